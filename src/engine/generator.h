@@ -1,0 +1,196 @@
+// The face of everything that generates text: our engine, and later an upstream
+// or a router over many. api/ and the agents see nothing else.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "base/json.h"
+#include "base/result.h"
+
+namespace ashlar::engine {
+
+using Clock = std::chrono::steady_clock;
+
+// A conversation, rendered by the model's own template.
+struct Chat {
+  std::shared_ptr<const Json> messages;         // array, as OpenAI writes it
+  std::shared_ptr<const Json> tools;            // array, or null
+  std::shared_ptr<const Json> template_kwargs;  // object of further template variables, or null
+  std::string chat_template;                    // instead of the model's own, if not empty
+  bool add_generation_prompt = true;
+  bool continue_final_message = false;
+  bool add_special_tokens = false;              // templates write their own
+};
+
+struct Prompt {
+  // text: tokenized with BOS where the model wants it. ids: taken as they are.
+  std::variant<Chat, std::string, std::vector<std::int32_t>> input;
+  bool add_special_tokens = true;  // for text
+};
+
+struct Sampling {
+  float temperature = 1;
+  int top_k = 0;  // 0 or -1: all
+  float top_p = 1;
+  float min_p = 0;
+  float typical_p = 1;
+  float repetition_penalty = 1;  // over prompt and answer
+  float presence_penalty = 0;    // over the answer
+  float frequency_penalty = 0;
+  std::vector<std::pair<std::int32_t, float>> logit_bias;
+  std::vector<std::int32_t> allowed_token_ids;  // empty: all
+  std::optional<std::uint64_t> seed;
+};
+
+struct Stopping {
+  int max_tokens = -1;  // -1: as many as the context holds
+  int min_tokens = 0;
+  std::vector<std::string> stop;
+  std::vector<std::int32_t> stop_token_ids;
+  bool ignore_eos = false;
+  bool include_stop_in_output = false;
+};
+
+// Lower is more urgent. A class is served before the next; within one, tenants
+// take turns by the tokens they used.
+struct Request {
+  std::string id;      // "chatcmpl-..."; unique
+  std::string model;   // a served name
+  std::string tenant;  // who pays: fairness and the prefix cache's salt
+  std::string cache_salt;
+  int priority = 0;
+  Prompt prompt;
+  int n = 1;
+  Sampling sampling;
+  Stopping stopping;
+  int logprobs = -1;         // -1: none; else how many alternatives of each token, 0 to 20
+  int prompt_logprobs = -1;  // the same for the prompt's own tokens
+  bool skip_special_tokens = true;
+  bool echo = false;  // the prompt's text comes first
+  Clock::time_point arrived = Clock::now();
+  Clock::time_point deadline = Clock::time_point::max();
+};
+
+struct TokenLogprob {
+  std::int32_t id = 0;
+  float logprob = 0;
+  std::string bytes;  // the token's raw bytes: may be part of a character
+  struct Alternative {
+    std::int32_t id = 0;
+    float logprob = 0;
+    std::string bytes;
+  };
+  std::vector<Alternative> top;
+};
+
+enum class FinishReason { stop, length, tool_calls, content_filter, abort };
+std::string_view name(FinishReason reason);
+
+struct Usage {
+  int prompt_tokens = 0;
+  int completion_tokens = 0;
+  int cached_tokens = 0;     // of the prompt, found in the prefix cache
+  int reasoning_tokens = 0;
+};
+
+// What happens to a request, in this order: Started, then Text and ChoiceEnd
+// mixed over the choices, then one Finished; or Failed at any point, alone last.
+struct Started {
+  int prompt_tokens = 0;
+  int cached_tokens = 0;
+  std::vector<std::int32_t> prompt_ids;              // when echo or prompt_logprobs is asked
+  std::vector<TokenLogprob> prompt_logprobs;         // [prompt_tokens]; the first has logprob 0 and no alternatives
+};
+struct Text {
+  int choice = 0;
+  std::string text;                    // whole UTF-8 characters; may be empty when only logprobs are ready
+  std::vector<std::int32_t> ids;       // the tokens that gave it
+  std::vector<TokenLogprob> logprobs;  // one for each id, if asked
+};
+struct ChoiceEnd {
+  int choice = 0;
+  FinishReason reason = FinishReason::stop;
+  std::optional<std::string> stop_string;      // which one matched
+  std::optional<std::int32_t> stop_token;
+};
+struct Finished {
+  Usage usage;
+  double queue_seconds = 0, prefill_seconds = 0, decode_seconds = 0;
+};
+struct Failed {
+  Error error;
+  std::chrono::milliseconds retry_after{0};  // > 0: say so to the client
+};
+using Event = std::variant<Started, Text, ChoiceEnd, Finished, Failed>;
+
+// Called on the generator's own thread, one event at a time: hand over and
+// return. Never called again after Finished or Failed, nor after the ticket
+// died (whose destruction waits for a call in progress).
+class Sink {
+ public:
+  virtual ~Sink() = default;
+  virtual void on(Event event) = 0;
+};
+
+// A running request. Dropping it cancels: its work stops within one step.
+class Ticket {
+ public:
+  virtual ~Ticket() = default;
+};
+
+struct ModelCard {
+  std::string id;
+  std::int64_t created = 0;  // seconds since 1970
+  int context = 0;           // max_model_len
+  std::int64_t parameters = 0;
+  std::int64_t bytes = 0;
+  int vocabulary = 0;
+  bool has_chat_template = false;
+};
+
+struct Tokenized {
+  std::vector<std::int32_t> ids;
+  std::vector<std::string> pieces;  // raw bytes, one for each id
+  int context = 0;
+};
+
+// Any thread may call. Errors that are known at once (unknown model: not_found;
+// prompt over the context: invalid; queue full: exhausted or unavailable) come
+// as the result of start(); later ones as Failed.
+class Generator {
+ public:
+  virtual ~Generator() = default;
+
+  // The error with the wait that would clear it, where waiting helps.
+  struct Refusal {
+    Error error;
+    std::chrono::milliseconds retry_after{0};
+  };
+  // Renders and tokenizes on the caller's thread, then queues. `sink` must live
+  // until its last event or until the ticket is dropped.
+  virtual std::expected<std::unique_ptr<Ticket>, Refusal> start(Request request, Sink& sink) = 0;
+
+  virtual std::vector<ModelCard> models() const = 0;
+  virtual Result<Tokenized> tokenize(const std::string& model, const Prompt& prompt, bool parse_special) const = 0;
+  virtual Result<std::string> detokenize(const std::string& model, const std::vector<std::int32_t>& ids) const = 0;
+  virtual Result<std::string> render(const std::string& model, const Chat& chat) const = 0;
+
+  // What the page and /health show.
+  struct Load {
+    int running = 0, waiting = 0;
+    double kv_used = 0;  // share, 0 to 1
+    double prefill_tokens_per_second = 0, decode_tokens_per_second = 0;  // over the last seconds
+    bool healthy = true;
+  };
+  virtual Load load() const = 0;
+};
+
+}  // namespace ashlar::engine

@@ -1,0 +1,70 @@
+// A loaded model: one forward pass over the tokens of many sequences.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/bytes.h"
+#include "base/result.h"
+
+namespace ashlar::models {
+
+inline constexpr int kBlockTokens = 16;  // positions in one KV block
+
+enum class KvType { f16, bf16 };
+
+// Sizes of a transformer, whatever its architecture.
+struct Shape {
+  std::string architecture;  // "llama"
+  int layers = 0;
+  int width = 0;     // of the residual stream
+  int hidden = 0;    // of the feed-forward
+  int heads = 0;
+  int kv_heads = 0;
+  int head_dim = 0;
+  int vocabulary = 0;
+  int context = 0;         // positions the model was trained for
+  int sliding_window = 0;  // 0: full attention
+};
+
+// Keys and values of every layer, in numbered blocks of kBlockTokens positions.
+// Allocated whole at start; who owns which block is the caller's business.
+class KvStore {
+ public:
+  virtual ~KvStore() = default;
+  virtual int blocks() const = 0;
+  virtual Bytes bytes() const = 0;
+  // The contents of `from` into `to`, all layers. Engine thread.
+  virtual void copy_block(int from, int to) = 0;
+};
+
+// One forward pass. Rows are tokens; each sequence's rows stand together.
+struct Step {
+  struct Sequence {
+    int first_row = 0;
+    int rows = 0;
+    int first_position = 0;            // position of its first row; earlier ones are in the KV store
+    std::span<const int> blocks;       // its block table, covering first_position + rows
+  };
+  std::span<const std::int32_t> tokens;      // [rows]
+  std::span<const Sequence> sequences;
+  std::span<const int> logit_rows;           // rows whose logits are wanted, rising
+  std::span<float> logits;                   // out: [logit_rows, vocabulary], row-major
+};
+
+// Frozen after loading. forward() belongs to one thread at a time. A row's
+// result does not depend on which other rows share the pass.
+class Model {
+ public:
+  virtual ~Model() = default;
+  virtual const Shape& shape() const = 0;
+  virtual Bytes kv_block_bytes(KvType type) const = 0;
+  // exhausted: the memory cannot be had.
+  virtual Result<std::unique_ptr<KvStore>> make_kv_store(int blocks, KvType type) const = 0;
+  virtual void forward(const Step& step, KvStore& kv) = 0;
+};
+
+}  // namespace ashlar::models

@@ -1,0 +1,62 @@
+// The HTTP server: sockets, TLS, HTTP/1.1 and HTTP/2, limits and timeouts.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "base/bytes.h"
+#include "base/result.h"
+#include "net/http.h"
+
+namespace ashlar::net {
+
+struct ServerOptions {
+  std::string host = "127.0.0.1";
+  int port = 8080;
+  std::string tls_cert;  // PEM files; both or neither
+  std::string tls_key;
+  std::string tls_client_ca;  // clients must show a certificate signed by it
+  int http_threads = 0;
+  Bytes max_body{32 << 20};
+  Bytes max_header{64 << 10};
+  int max_connections = 16384;
+  std::chrono::milliseconds header_timeout{10'000};
+  std::chrono::milliseconds body_timeout{60'000};
+  std::chrono::milliseconds idle_timeout{75'000};
+  std::chrono::milliseconds write_timeout{30'000};
+  Bytes max_unsent{4 << 20};
+  void fields(auto&& field) {
+    field("host", host, "Address to listen on. Without an API key only a loopback address is allowed.");
+    field("port", port, "Port to listen on; 0 takes a free one and prints it.");
+    field("tls_cert", tls_cert, "Certificate chain (PEM); with --tls-key the server speaks TLS 1.3 only.");
+    field("tls_key", tls_key, "Private key (PEM).");
+    field("tls_client_ca", tls_client_ca, "Clients must present a certificate signed by this CA (PEM).");
+    field("http_threads", http_threads, "Threads for the network; 0: one for each four cores, at least one.");
+    field("max_body", max_body, "Largest request body; a larger one is answered 413.");
+    field("max_header", max_header, "Largest request header; a larger one is answered 431.");
+    field("max_connections", max_connections, "Most connections open at once; further ones wait to be accepted.");
+    field("header_timeout", header_timeout, "Milliseconds in which a request's header must arrive.");
+    field("body_timeout", body_timeout, "Milliseconds in which a request's body must arrive.");
+    field("idle_timeout", idle_timeout, "Milliseconds a connection may idle between requests.");
+    field("write_timeout", write_timeout, "Milliseconds a client may stop reading before it is dropped.");
+    field("max_unsent", max_unsent, "Most bytes held for a client that reads slowly before it is dropped.");
+  }
+};
+
+class HttpServer {
+ public:
+  // io: the port is in use or may not be bound, with the sentence that helps;
+  // invalid: a certificate or key that cannot be read.
+  static Result<std::unique_ptr<HttpServer>> listen(const ServerOptions& options, Handler handler);
+  virtual ~HttpServer() = default;  // stops at once
+
+  virtual int port() const = 0;
+  // Stops accepting, tells clients to go elsewhere (connection: close, GOAWAY),
+  // and returns when every exchange has ended or `limit` has passed: true if
+  // all had ended.
+  virtual bool drain(std::chrono::milliseconds limit) = 0;
+};
+
+}  // namespace ashlar::net
