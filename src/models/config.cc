@@ -54,7 +54,8 @@ Status read_rope(const Keys& keys, const Shape& s, RopeConfig& r) {
     return keys.bad("rope.scaling.type", fmt::format("is {}; none, linear and yarn are supported", gguf::quoted(type)), Code::unsupported);
   r.scaling = RopeConfig::Scaling::yarn;
   r.original_context = TRY(keys.size("rope.scaling.original_context_length", kMostContext, s.context));
-  r.attention_factor = TRY(keys.positive("rope.scaling.attn_factor", TRY(keys.positive("rope.scaling.yarn_attn_factor", 1.0))));
+  const double yarn_factor = TRY(keys.positive("rope.scaling.yarn_attn_factor", 1.0));
+  r.attention_factor = TRY(keys.positive("rope.scaling.attn_factor", yarn_factor));
   r.extrapolation = TRY(keys.get<double>("rope.scaling.yarn_ext_factor", 1.0));
   r.beta_fast = TRY(keys.positive("rope.scaling.yarn_beta_fast", 32.0));
   r.beta_slow = TRY(keys.positive("rope.scaling.yarn_beta_slow", 1.0));

@@ -166,13 +166,19 @@ void Pass::attend(const Layer& layer) {
 
 // Moves the asked rows of x and q to the front and forgets the others.
 void Pass::keep_asked_rows() {
-  std::size_t from = 0;  // in sequences_; rows and sequences both rise
   const std::size_t q_bytes = rows_of(q_rows(config_.shape)) * sizeof(float);
   asked_sequences_.clear();
+  auto sequence = sequences_.begin();  // rows and sequences both rise
+  int last_row = -2;
   for (std::size_t i = 0; i < asked_.size(); ++i) {
     const int row = asked_[i];
-    while (row >= sequences_[from].first_row + sequences_[from].rows) ++from;
-    asked_sequences_.push_back({.first_row = static_cast<int>(i), .rows = 1, .first_position = positions_[rows_of(row)], .blocks = sequences_[from].blocks});
+    const bool next_sequence = row >= sequence->first_row + sequence->rows;
+    while (row >= sequence->first_row + sequence->rows) ++sequence;
+    if (row == last_row + 1 && !next_sequence)
+      ++asked_sequences_.back().rows;
+    else
+      asked_sequences_.push_back({.first_row = static_cast<int>(i), .rows = 1, .first_position = positions_[rows_of(row)], .blocks = sequence->blocks});
+    last_row = row;
     if (rows_of(row) == i) continue;
     std::memcpy(y_.data() + i * ldy_, y_.data() + rows_of(row) * ldy_, q_bytes);
     std::memcpy(x_.data() + i * ldx_, x_.data() + rows_of(row) * ldx_, ldx_ * sizeof(float));
