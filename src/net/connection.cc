@@ -197,11 +197,16 @@ void Connection::refuse_plain_http() {
 }
 
 void Connection::apply(std::vector<AnswerPart> parts) {
+  std::size_t added = 0;
   for (AnswerPart& part : parts) {
     if (!protocol_) return;
+    added += part.data.size();
     protocol_->answer(std::move(part));
     // What can leave now must not count as piled up for the next part.
-    if (out_.size() >= kFill) pump();
+    if (added >= kFill) {
+      added = 0;
+      pump();
+    }
   }
   if (state_ != State::closed) pump();
 }
