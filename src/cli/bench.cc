@@ -152,9 +152,9 @@ std::string row_text(const Test& test) {
 // alone reads every one of them once.
 Test finish(Test test, const Limits& limits, const models::Model& model, bool decodes, bool prefills) {
   if (decodes && !prefills && test.batch == 1)
-    test.bandwidth_share = test.rate.median * static_cast<double>(model.bytes_per_token().count) / (limits.gigabytes_per_second * 1e9);
+    test.bandwidth_share = test.rate.median * static_cast<double>(model.work_per_token().bytes.count) / (limits.gigabytes_per_second * 1e9);
   if (prefills && !decodes)
-    test.peak_share = test.rate.median * 2 * static_cast<double>(model.weights_per_token()) / limits.operations_per_second;
+    test.peak_share = test.rate.median * 2 * static_cast<double>(model.work_per_token().weights) / limits.operations_per_second;
   return test;
 }
 
@@ -197,7 +197,7 @@ Status bench_all(const std::string& path, const BenchOptions& options) {
   if (!options.write.empty()) return models::write_random_model(options.shape, options.type, options.vocabulary, options.write, pool);
   const auto subject = TRY(open_subject(path, options, pool));
   const auto probe = kernels::probe(pool);
-  const bool integers = subject.model->integer_products();
+  const bool integers = subject.model->work_per_token().integers;
   const Limits limits{probe.read_gigabytes_per_second, integers ? probe.integer_operations_per_second : probe.float_operations_per_second};
   if (!options.json) {
     const Palette colour = palette(stdout);
