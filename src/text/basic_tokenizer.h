@@ -18,6 +18,8 @@ inline constexpr std::string_view kSpaceMark = "\xE2\x96\x81";  // U+2581, Sente
 // Where text is taken apart before a family's own work begins.
 class BasicTokenizer : public Tokenizer {
  public:
+  explicit BasicTokenizer(Vocabulary vocabulary);
+
   std::vector<TokenId> encode(std::string_view text, EncodeOptions options) const final;
   std::string_view piece(TokenId id, bool special) const final;
   std::string decode(std::span<const TokenId> ids, bool special) const final;
@@ -26,7 +28,10 @@ class BasicTokenizer : public Tokenizer {
   TokenId find(std::string_view token) const final { return index_.find(token); }
 
  protected:
-  explicit BasicTokenizer(Vocabulary vocabulary);
+  struct Texts {
+    const std::vector<std::string>* tokens;
+    std::string_view operator()(TokenId id) const { return (*tokens)[static_cast<std::size_t>(id)]; }
+  };
 
   // corrupt: the vocabulary contradicts itself. To be called once, before all else.
   Status prepare();
@@ -41,6 +46,9 @@ class BasicTokenizer : public Tokenizer {
 
   // Appends the bytes that a token of type normal or unused stands for.
   virtual void append_piece(TokenId id, std::string& bytes) const = 0;
+
+  // Of all tokens, by their text.
+  const TokenIndex<Texts>& index() const { return index_; }
 
   bool in_range(TokenId id) const { return id >= 0 && id < size(); }
   TokenType type(TokenId id) const {
@@ -58,11 +66,6 @@ class BasicTokenizer : public Tokenizer {
   }
 
  private:
-  struct Texts {
-    const std::vector<std::string>* tokens;
-    std::string_view operator()(TokenId id) const { return (*tokens)[static_cast<std::size_t>(id)]; }
-  };
-
   Status check() const;
   Status index_tokens();
   void find_byte_tokens();
