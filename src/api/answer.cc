@@ -84,7 +84,8 @@ void Answer::start(engine::Generator& generator, std::vector<engine::Request> re
     // Clients look for this one code to shorten the conversation and try again.
     if (fault.error.code == Code::invalid) {
       const auto counted = generator.tokenize(model, prompt, true);
-      if (counted && static_cast<std::int64_t>(counted->ids.size()) + std::max(wanted, 1) > counted->context) {
+      const std::int64_t least = wanted < 0 ? 1 : wanted;
+      if (counted && static_cast<std::int64_t>(counted->ids.size()) + least > counted->context) {
         fault.reason = "context_length_exceeded";
         fault.param = std::holds_alternative<engine::Chat>(prompt.input) ? "messages" : "prompt";
       }

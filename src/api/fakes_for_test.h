@@ -59,6 +59,18 @@ class FakeGenerator final : public engine::Generator {
       for (const auto id : ids)
         started.prompt_logprobs.push_back(token(id, started.prompt_logprobs.empty() ? -1 : request.prompt_logprobs));
     events.emplace_back(std::move(started));
+    for (int choice = 0; request.echo && choice < request.n; ++choice)
+      events.emplace_back(engine::Text{.choice = choice, .text = std::string(ids.begin(), ids.end())});
+    if (request.stopping.max_tokens != 0) say_hello(request, events);
+    for (int choice = 0; choice < request.n; ++choice)
+      events.emplace_back(engine::ChoiceEnd{
+          .choice = choice,
+          .reason = request.stopping.max_tokens == 0 ? engine::FinishReason::length : engine::FinishReason::stop});
+    events.emplace_back(engine::Finished{
+        .usage = {static_cast<int>(ids.size()), request.stopping.max_tokens == 0 ? 0 : 5 * request.n, 1, 0}});
+    return events;
+  }
+  static void say_hello(const engine::Request& request, std::vector<engine::Event>& events) {
     for (const char* piece : {"Hel", "lo"})
       for (int choice = 0; choice < request.n; ++choice) {
         engine::Text text{.choice = choice, .text = piece};
@@ -68,9 +80,6 @@ class FakeGenerator final : public engine::Generator {
         }
         events.emplace_back(std::move(text));
       }
-    for (int choice = 0; choice < request.n; ++choice) events.emplace_back(engine::ChoiceEnd{.choice = choice});
-    events.emplace_back(engine::Finished{.usage = {static_cast<int>(ids.size()), 5 * request.n, 1, 0}});
-    return events;
   }
 
   std::expected<std::unique_ptr<engine::Ticket>, Refusal> start(engine::Request request, engine::Sink& sink) override {
