@@ -55,12 +55,21 @@ struct Step {
   std::span<float> logits;          // out: [logit_rows, vocabulary], row-major
 };
 
+// What one token costs: each weight is a multiplication and an addition, and
+// decoding one sequence reads every byte once.
+struct Work {
+  std::int64_t weights = 0;
+  Bytes bytes;
+  bool integers = false;  // most products are int8, else f32
+};
+
 // Frozen after loading. forward() belongs to one thread at a time. A row's
 // result does not depend on which other rows share the pass.
 class Model {
  public:
   virtual ~Model() = default;
   virtual const Shape& shape() const = 0;
+  virtual Work work_per_token() const { return {}; }
   virtual Bytes kv_block_bytes(KvType type) const = 0;
   // exhausted: the memory cannot be had.
   virtual Result<std::unique_ptr<KvStore>> make_kv_store(int blocks, KvType type) const = 0;

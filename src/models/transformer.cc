@@ -23,6 +23,22 @@ Result<std::unique_ptr<KvStore>> Transformer::make_kv_store(int blocks, KvType t
   return BlockStore::create(config_.shape, blocks, type);
 }
 
+Work Transformer::work_per_token() const {
+  Work work;
+  std::int64_t integer_weights = 0;
+  const auto add = [&](const kernels::PackedMatrix& matrix) {
+    const std::int64_t weights = static_cast<std::int64_t>(matrix.rows()) * matrix.columns();
+    work.weights += weights;
+    work.bytes.count += matrix.bytes();
+    if (matrix.forms().quantized) integer_weights += weights;
+  };
+  for (const Layer& layer : weights_.layers)
+    for (const auto* matrix : {&layer.qkv, &layer.attention_output, &layer.gate_up, &layer.down}) add(*matrix);
+  add(weights_.output);
+  work.integers = 2 * integer_weights > work.weights;
+  return work;
+}
+
 void Transformer::forward(const Step& step, KvStore& kv) {
   const int rows = static_cast<int>(step.tokens.size());
   for (int first = 0; first < rows; first += pass_->max_rows()) {

@@ -61,6 +61,11 @@ class Tokenizer {
   // Ids that end an answer: EOS, EOT and their kin.
   virtual bool is_end(TokenId id) const = 0;
   bool is_control(TokenId id) const;
+  // Of type control or user_defined: found in a text before all else.
+  bool is_special(TokenId id) const;
+  // The family puts a space before a text, and before what follows a special
+  // token: decoding drops one there.
+  bool space_prefixed() const;
   // The id whose text is exactly `token`; -1: none.
   virtual TokenId find(std::string_view token) const = 0;
 };
