@@ -68,6 +68,9 @@ class BasicTokenizer : public Tokenizer {
  private:
   Status check() const;
   Status index_tokens();
+  // White space after this special token belongs to it. GGUF has no key for
+  // that; among the families here only Phi-3's tokens are so.
+  bool swallows_space(TokenId id) const;
   void find_byte_tokens();
   void lay_out_pieces();
   void find_ends();
@@ -78,6 +81,7 @@ class BasicTokenizer : public Tokenizer {
   std::vector<std::uint32_t> offsets_;
   std::array<TokenId, 256> byte_ids_;
   std::vector<bool> ends_;
+  bool phi3_ = false;
   PrefixMatcher user_defined_;  // found in any text
   PrefixMatcher special_;       // those, and control tokens
 };
