@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "models/architecture.h"
+#include "models/mix.h"
 #include "models/transformer.h"
 
 namespace ashlar::models {
@@ -17,23 +18,13 @@ class FileSource final : public TensorSource {
   const std::string& name() const override { return file_->path(); }
   std::span<const gguf::Tensor> tensors() const override { return file_->tensors(); }
   const gguf::Tensor* find(std::string_view name) const override { return file_->find_tensor(name); }
-  std::span<const std::byte> data(const gguf::Tensor& tensor) override { return tensor.data; }
+  Result<std::span<const std::byte>> data(const gguf::Tensor& tensor) override { return tensor.data; }
   // Packed weights need their pages no more; looked-up rows come back from the file as they are read.
   void release(const gguf::Tensor& tensor, bool) override { file_->release(tensor); }
 
  private:
   std::shared_ptr<const gguf::File> file_;
 };
-
-// As published with the format: general.file_type.
-std::string_view file_type_name(std::int64_t type) {
-  static const std::map<std::int64_t, std::string_view> kNames{
-      {0, "F32"},     {1, "F16"},     {2, "Q4_0"},    {3, "Q4_1"},    {7, "Q8_0"},    {8, "Q5_0"},    {9, "Q5_1"},
-      {10, "Q2_K"},   {11, "Q3_K_S"}, {12, "Q3_K_M"}, {13, "Q3_K_L"}, {14, "Q4_K_S"}, {15, "Q4_K_M"}, {16, "Q5_K_S"},
-      {17, "Q5_K_M"}, {18, "Q6_K"},   {25, "IQ4_NL"}, {30, "IQ4_XS"}, {32, "BF16"}};
-  const auto found = kNames.find(type);
-  return found == kNames.end() ? std::string_view() : found->second;
-}
 
 Result<ModelFacts> read_facts(const gguf::File& file) {
   ModelFacts facts;
@@ -45,8 +36,10 @@ Result<ModelFacts> read_facts(const gguf::File& file) {
     facts.parameters += tensor.elements();
     facts.type_bytes[std::string(kernels::type_info(tensor.type).name)].count += tensor.data.size();
   }
-  facts.file_type = file_type_name(TRY(file.get<std::int64_t>("general.file_type", -1)));
-  if (facts.file_type.empty() && !facts.type_bytes.empty())
+  const auto file_type = TRY(file.get<std::int64_t>("general.file_type", -1));
+  if (const Mix* mix = find_mix(file_type))
+    facts.file_type = mix->name;
+  else if (!facts.type_bytes.empty())
     facts.file_type = std::ranges::max_element(facts.type_bytes, {}, [](const auto& entry) { return entry.second; })->first;
   return facts;
 }
