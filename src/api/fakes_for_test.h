@@ -86,12 +86,15 @@ class FakeGenerator final : public engine::Generator {
     if (refusal) return std::unexpected(*refusal);
     const auto ids = ids_of(request.prompt);
     if (static_cast<int>(ids.size()) >= context)
-      return std::unexpected(Refusal{{Code::invalid, "the prompt has " + std::to_string(ids.size()) +
-                                                         " tokens; the context holds " + std::to_string(context)}});
+      return std::unexpected(
+          Refusal{.error = {Code::invalid, "the prompt has " + std::to_string(ids.size()) +
+                                               " tokens; the context holds " + std::to_string(context)},
+                  .over_context = true});
     std::lock_guard lock(mutex_);
     auto job = std::make_shared<Job>();
     job->sink = &sink;
     for (auto& event : script(request)) job->events.push_back(std::move(event));
+    if (seen_.size() >= 1000) seen_.clear();  // a fuzzer asks for hours
     seen_.push_back(std::move(request));
     jobs_.push_back(job);
     ++alive_;
