@@ -19,9 +19,9 @@ class Neighbours {
  public:
   void add(std::string_view token) {
     for (const char *at = token.data(), *end = at + token.size(); at < end;) {
-      const unicode::Char c = unicode::read(at, end);
+      const unicode::CodePoint c = unicode::read_code(at, end);
       at += c.bytes;
-      if (at < end) pairs_.set(place(c.code, unicode::read(at, end).code));
+      if (at < end) pairs_.set(place(c.code, unicode::read_code(at, end).code));
     }
   }
   bool has(char32_t left, char32_t right) const { return pairs_[place(left, right)]; }
@@ -84,7 +84,7 @@ void SentencePieceBpe::encode_words(std::string_view text, bool beginning, std::
   const char* word = escaped.data();
   char32_t before = 0;
   for (const char* at = word; at < end;) {
-    const unicode::Char c = unicode::read(at, end);
+    const unicode::CodePoint c = unicode::read_code(at, end);
     if (at != word && !neighbours_.has(before, c.code)) {
       run.word({word, at});
       word = at;
@@ -107,7 +107,7 @@ Pair SentencePieceBpe::join(std::string_view joined) const {
 void SentencePieceBpe::merge_word(std::string_view word, MergeScratch& scratch, std::vector<TokenId>& out) const {
   scratch.symbols.clear();
   for (const char *at = word.data(), *end = at + word.size(); at < end;) {
-    const std::uint32_t bytes = unicode::read(at, end).bytes;
+    const std::uint32_t bytes = unicode::read_code(at, end).bytes;
     scratch.symbols.push_back({static_cast<std::uint32_t>(at - word.data()), bytes, -1});
     at += bytes;
   }
