@@ -28,11 +28,6 @@ class BasicTokenizer : public Tokenizer {
   TokenId find(std::string_view token) const final { return index_.find(token); }
 
  protected:
-  struct Texts {
-    const std::vector<std::string>* tokens;
-    std::string_view operator()(TokenId id) const { return (*tokens)[static_cast<std::size_t>(id)]; }
-  };
-
   // corrupt: the vocabulary contradicts itself. To be called once, before all else.
   Status prepare();
 
@@ -48,7 +43,7 @@ class BasicTokenizer : public Tokenizer {
   virtual void append_piece(TokenId id, std::string& bytes) const = 0;
 
   // Of all tokens, by their text.
-  const TokenIndex<Texts>& index() const { return index_; }
+  const TokenIndex<TokenTexts>& index() const { return index_; }
 
   bool in_range(TokenId id) const { return id >= 0 && id < size(); }
   TokenType type(TokenId id) const {
@@ -76,7 +71,7 @@ class BasicTokenizer : public Tokenizer {
   void find_ends();
 
   Vocabulary vocabulary_;
-  TokenIndex<Texts> index_;
+  TokenIndex<TokenTexts> index_;
   std::string bytes_;  // of all tokens, one after the other
   std::vector<std::uint32_t> offsets_;
   std::array<TokenId, 256> byte_ids_;
