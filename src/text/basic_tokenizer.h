@@ -2,12 +2,16 @@
 // each token, special tokens found in the text, and decoding.
 #pragma once
 
+#include <array>
+#include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "text/prefix_matcher.h"
+#include "text/pretokenizer.h"
 #include "text/token_index.h"
 #include "text/tokenizer.h"
 
@@ -83,6 +87,7 @@ class BasicTokenizer : public Tokenizer {
 
 // The families. Each checks what only it needs.
 Result<std::shared_ptr<const Tokenizer>> create_bpe(Vocabulary vocabulary);
+Result<std::shared_ptr<const Tokenizer>> create_character_bpe(Vocabulary vocabulary, const PreTokenizer& pre);
 Result<std::shared_ptr<const Tokenizer>> create_sentencepiece(Vocabulary vocabulary);
 Result<std::shared_ptr<const Tokenizer>> create_unigram(Vocabulary vocabulary);
 Result<std::shared_ptr<const Tokenizer>> create_wordpiece(Vocabulary vocabulary);

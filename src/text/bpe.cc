@@ -105,6 +105,7 @@ void ByteLevelBpe::merge_word(std::string_view word, MergeScratch& scratch, std:
 
 Result<std::shared_ptr<const Tokenizer>> create_bpe(Vocabulary vocabulary) {
   const PreTokenizer* pre = TRY(find_pre_tokenizer(vocabulary.pre));
+  if (pre->raw_characters) return create_character_bpe(std::move(vocabulary), *pre);
   auto tokenizer = std::make_shared<ByteLevelBpe>(std::move(vocabulary), *pre);
   TRY(tokenizer->load());
   return tokenizer;
