@@ -42,7 +42,7 @@ constexpr std::string_view kSteering[] = {
 }  // namespace
 
 BasicTokenizer::BasicTokenizer(Vocabulary vocabulary)
-    : vocabulary_(std::move(vocabulary)), index_(vocabulary_.tokens.size(), Texts{&vocabulary_.tokens}) {}
+    : vocabulary_(std::move(vocabulary)), index_(vocabulary_.tokens.size(), TokenTexts{&vocabulary_.tokens}) {}
 
 Status BasicTokenizer::prepare() {
   TRY(check());
