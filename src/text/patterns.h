@@ -32,6 +32,10 @@ struct Without {
   static bool has(Char c) { return Set::has(c) && !(Excluded::has(c) || ...); }
 };
 
+struct DecimalDigits {  // \d
+  static bool has(Char c) { return (c.kinds & kNumber) != 0 && is_decimal_digit(c.code); }
+};
+
 using Letters = Of<kLetter>;
 using Numbers = Of<kNumber>;
 using Spaces = Of<kSpace>;

@@ -193,7 +193,7 @@ using AfmoeAsian =
           Range<U'\uAA60', U'\uAA7F'>, Range<U'\uA9E0', U'\uA9FF'>, Range<U'\uAC00', U'\uD7AF'>,
           Range<U'\u1100', U'\u11FF'>>;
 using Afmoe = Stages<Thousands<Numbers, false>, Pattern<Run<AfmoeAsian>>, DeepSeek3Words>;
-using TinyAya = Stages<Thousands<Numbers, true>, O200k<3>>;
+using TinyAya = Stages<Thousands<DecimalDigits, true>, O200k<3>>;
 using SuperBpe = Thousands<Numbers, false>;
 
 using YoutuAsian =

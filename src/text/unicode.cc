@@ -33,4 +33,8 @@ Kinds kinds_beyond_ascii(char32_t code) {
   }
 }
 
+bool is_decimal_digit(char32_t code) {
+  return utf8proc_category(static_cast<utf8proc_int32_t>(code)) == UTF8PROC_CATEGORY_ND;
+}
+
 }  // namespace ashlar::text::unicode

@@ -48,6 +48,8 @@ Kinds kinds_beyond_ascii(char32_t code);
 
 inline Kinds kinds(char32_t code) { return code < 128 ? detail::kAscii[code] : kinds_beyond_ascii(code); }
 
+bool is_decimal_digit(char32_t code);  // Nd
+
 struct CodePoint {
   char32_t code;
   std::uint8_t bytes;
