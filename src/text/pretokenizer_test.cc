@@ -22,9 +22,8 @@ Words split(std::string_view family, std::string_view text) {
   Words words;
   const auto pre = find_pre_tokenizer(family);
   EXPECT_TRUE(pre.has_value()) << family;
-  (*pre)->split(text, {&words, [](void* self, std::string_view word) {
-                         static_cast<Words*>(self)->emplace_back(word);
-                       }});
+  (*pre)->split(text,
+                {&words, [](void* self, std::string_view word) { static_cast<Words*>(self)->emplace_back(word); }});
   return words;
 }
 
@@ -88,9 +87,12 @@ std::string with_white_space(std::string_view pattern) {
       continue;
     }
     const char next = pattern[++i];
-    if (next == 's') out += in_brackets ? std::string(kSet) : '[' + std::string(kSet) + ']';
-    else if (next == 'S') out += "[^" + std::string(kSet) + ']';
-    else out += c, out += next;
+    if (next == 's')
+      out += in_brackets ? std::string(kSet) : '[' + std::string(kSet) + ']';
+    else if (next == 'S')
+      out += "[^" + std::string(kSet) + ']';
+    else
+      out += c, out += next;
   }
   return out;
 }
@@ -131,16 +133,15 @@ class Regex {
   std::unique_ptr<pcre2_match_data, Free> match_;
 };
 
-constexpr const char* kGpt2 =
-    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+constexpr const char* kGpt2 = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 #define ANY_CASE R"('[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
 #define SPACES R"(|\s*[\r\n]+|\s+(?!\S)|\s+)"
 #define CL100K(digits) ANY_CASE R"(|[^\r\n\p{L}\p{N}]?\p{L}+|)" digits R"(| ?[^\s\p{L}\p{N}]+[\r\n]*)" SPACES
 #define UPPER R"([\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}])"
 #define LOWER R"([\p{Ll}\p{Lm}\p{Lo}\p{M}])"
-#define O200K(contractions, digits)                                                               \
+#define O200K(contractions, digits)                                                                                  \
   R"([^\r\n\p{L}\p{N}]?)" UPPER "*" LOWER "+" contractions R"(|[^\r\n\p{L}\p{N}]?)" UPPER "+" LOWER "*" contractions \
-      "|" digits R"(| ?[^\s\p{L}\p{N}]+[\r\n/]*)" SPACES
+  "|" digits R"(| ?[^\s\p{L}\p{N}]+[\r\n/]*)" SPACES
 #define DEEPSEEK3 R"([!-/:-@\[-`{-~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+)"
 
 // The patterns as their publishers and llama.cpp have them, one after the other
@@ -168,7 +169,8 @@ const std::map<std::string, std::vector<const char*>>& references() {
       {"gpt-4o", {O200K("(?:" ANY_CASE ")?", R"(\p{N}{1,3})")}},
       {"tekken", {O200K("", R"(\p{N})")}},
       {"youtu",
-       {"[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥぀-ゟ゠-ヿ]+", O200K("(?:" ANY_CASE ")?", R"(\p{N})")}},
+       {"[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥぀-ゟ゠-ヿ]+",
+        O200K("(?:" ANY_CASE ")?", R"(\p{N})")}},
       {"kimi-k2",
        {R"(\p{sc:Han}+|[^\r\n\p{L}\p{N}]?(?:(?!\p{sc:Han}))" UPPER R"()*(?:(?!\p{sc:Han}))" LOWER ")+(?:" ANY_CASE
         R"()?|[^\r\n\p{L}\p{N}]?(?:(?!\p{sc:Han}))" UPPER R"()+(?:(?!\p{sc:Han}))" LOWER ")*(?:" ANY_CASE
@@ -198,7 +200,8 @@ const std::map<std::string, std::vector<const char*>>& references() {
       {"spark2_5", {R"(\p{N}{1,3})", "[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK3 R"(|[\r\n]|\s+(?!\S)|\s+)", R"(\p{N})"}},
       {"afmoe",
        {R"(\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N})))",
-        "[一-鿿㐀-䶿\\x{F900}-\\x{FAFF}\\x{3040}-ゟ゠-ヿ･-ﾟ\\x{2F00}-\\x{2FDF}\\x{E00}-\\x{E7F}\\x{E80}-\\x{EFF}ក-\\x{17FF}က-"
+        "[一-鿿㐀-䶿\\x{F900}-\\x{FAFF}\\x{3040}-ゟ゠-ヿ･-ﾟ\\x{2F00}-\\x{2FDF}\\x{E00}-\\x{E7F}\\x{E80}-\\x{EFF}ក-\\x{"
+        "17FF}က-"
         "\\x{109F}\\x{AA60}-\\x{AA7F}\\x{A9E0}-\\x{A9FF}가-\\x{D7AF}ᄀ-ᇿ]+",
         DEEPSEEK3 R"([\r\n]*)" SPACES}},
       {"bloom", {R"( ?[^(\s|.,!?…。，、।۔،)]+)"}},
@@ -214,20 +217,22 @@ const std::map<std::string, std::vector<const char*>>& references() {
 // characters that were assigned by Unicode 13: PCRE2's tables are a version older.
 std::string random_text(std::mt19937& random) {
   static constexpr std::pair<char32_t, char32_t> kBlocks[] = {
-      {'a', 'z'},         {'A', 'Z'},         {'0', '9'},       {'!', '/'},         {':', '@'},       {'[', '`'},
-      {'{', '~'},         {0x00, 0x1F},       {0x80, 0xFF},     {0x100, 0x24F},     {0x250, 0x2FF},   {0x300, 0x36F},
-      {0x391, 0x3A1},     {0x3B1, 0x3C9},     {0x410, 0x44F},   {0x483, 0x489},     {0x5D0, 0x5EA},   {0x620, 0x669},
-      {0x904, 0x94D},     {0x966, 0x96F},     {0xE01, 0xE3A},   {0xE81, 0xE82},     {0x10D0, 0x10FA}, {0x10A0, 0x10C5},
-      {0x1100, 0x11FF},   {0x1780, 0x17DD},   {0x1C90, 0x1CBA}, {0x1E00, 0x1E99},   {0x1F80, 0x1FAF}, {0x2010, 0x2027},
-      {0x2030, 0x205E},   {0x2070, 0x2071},   {0x20A0, 0x20BF}, {0x2100, 0x218B},   {0x2190, 0x21FF}, {0x2460, 0x249B},
-      {0x2E80, 0x2E99},   {0x2F00, 0x2FD5},   {0x3001, 0x303F}, {0x3041, 0x3096},   {0x30A1, 0x30FF}, {0x3105, 0x312F},
-      {0x3131, 0x318E},   {0x3400, 0x3410},   {0x4E00, 0x9FA5}, {0xAC00, 0xD7A3},   {0xF900, 0xFA6D}, {0xFE30, 0xFE4F},
-      {0xFF01, 0xFF5E},   {0xFF65, 0xFF9F},   {0x10400, 0x1044F}, {0x1D400, 0x1D454}, {0x1E900, 0x1E943},
-      {0x1F300, 0x1F5FF}, {0x20000, 0x20010}, {0xE000, 0xE010}, {0x1BB, 0x1C3},     {0x294, 0x294},   {0xA9E0, 0xA9FE}};
+      {'a', 'z'},         {'A', 'Z'},         {'0', '9'},         {'!', '/'},         {':', '@'},
+      {'[', '`'},         {'{', '~'},         {0x00, 0x1F},       {0x80, 0xFF},       {0x100, 0x24F},
+      {0x250, 0x2FF},     {0x300, 0x36F},     {0x391, 0x3A1},     {0x3B1, 0x3C9},     {0x410, 0x44F},
+      {0x483, 0x489},     {0x5D0, 0x5EA},     {0x620, 0x669},     {0x904, 0x94D},     {0x966, 0x96F},
+      {0xE01, 0xE3A},     {0xE81, 0xE82},     {0x10D0, 0x10FA},   {0x10A0, 0x10C5},   {0x1100, 0x11FF},
+      {0x1780, 0x17DD},   {0x1C90, 0x1CBA},   {0x1E00, 0x1E99},   {0x1F80, 0x1FAF},   {0x2010, 0x2027},
+      {0x2030, 0x205E},   {0x2070, 0x2071},   {0x20A0, 0x20BF},   {0x2100, 0x218B},   {0x2190, 0x21FF},
+      {0x2460, 0x249B},   {0x2E80, 0x2E99},   {0x2F00, 0x2FD5},   {0x3001, 0x303F},   {0x3041, 0x3096},
+      {0x30A1, 0x30FF},   {0x3105, 0x312F},   {0x3131, 0x318E},   {0x3400, 0x3410},   {0x4E00, 0x9FA5},
+      {0xAC00, 0xD7A3},   {0xF900, 0xFA6D},   {0xFE30, 0xFE4F},   {0xFF01, 0xFF5E},   {0xFF65, 0xFF9F},
+      {0x10400, 0x1044F}, {0x1D400, 0x1D454}, {0x1E900, 0x1E943}, {0x1F300, 0x1F5FF}, {0x20000, 0x20010},
+      {0xE000, 0xE010},   {0x1BB, 0x1C3},     {0x294, 0x294},     {0xA9E0, 0xA9FE}};
   static constexpr std::string_view kPieces[] = {
-      " ", " ", " ", "  ", "   ", "\n", "\n\n", "\r\n", "\t", " \n ", "\u00A0", "\u3000", "\u2028", "'s", "'S", "'re",
-      "'LL", "'ve", "'x", "don't", "I'm", "123", "4567", "HTTPServer", "éÉa", "ǅ", "/", "//", "_", "1_000", "12a", "٣٤٥٦",
-      "Ⅷ", "²"};
+      " ",      " ",  " ",  "  ",  "   ", "\n",    "\n\n", "\r\n",  "\t",  " \n ", "\u00A0", "\u3000",
+      "\u2028", "'s", "'S", "'re", "'LL", "'ve",   "'x",   "don't", "I'm", "123",  "4567",   "HTTPServer",
+      "éÉa",    "ǅ",  "/",  "//",  "_",   "1_000", "12a",  "٣٤٥٦",  "Ⅷ",   "²"};
   const auto pick = [&](std::size_t n) { return std::uniform_int_distribution<std::size_t>(0, n - 1)(random); };
   std::string text;
   for (std::size_t n = pick(40) + 1; n > 0; --n) {
