@@ -22,9 +22,9 @@ struct HttpRequest {
   std::string path;    // "/v1/models", percent-decoded, without the query
   std::string query;   // as sent, without "?"
   Headers headers;
-  std::string body;    // whole, within the server's limit
-  std::string peer;    // "127.0.0.1:40312"
-  int version = 11;    // 11 or 20
+  std::string body;  // whole, within the server's limit
+  std::string peer;  // "127.0.0.1:40312"
+  int version = 11;  // 11 or 20
   bool tls = false;
 };
 

@@ -1,0 +1,55 @@
+// Attention over paged keys and values.
+#pragma once
+
+#include <cstddef>
+#include <span>
+
+#include "base/threads.h"
+#include "kernels/table.h"
+
+namespace ashlar::kernels {
+
+enum class KvType { f16, bf16 };
+
+// One layer's keys and values. Block b of KV head h starts at
+// b * block_bytes + h * head_bytes() from `keys` and `values`; there it is
+//   keys   [head_dim][16 positions]
+//   values [16 positions][head_dim]
+// of two bytes each. Borrowed. Fresh blocks must hold zeros (finite numbers at least).
+struct KvView {
+  std::byte* keys = nullptr;
+  std::byte* values = nullptr;
+  std::size_t block_bytes = 0;  // from one block to the next: at least kv_heads * head_bytes()
+  int kv_heads = 0;
+  int head_dim = 0;  // a multiple of 8, at most 256
+  KvType type = KvType::f16;
+
+  std::size_t head_bytes() const { return static_cast<std::size_t>(head_dim) * kKvBlock * 2; }
+};
+
+// Consecutive rows of one sequence.
+struct KvSequence {
+  int first_row = 0;
+  int rows = 0;
+  int first_position = 0;       // of its first row
+  std::span<const int> blocks;  // block table, covering first_position + rows
+};
+
+struct AttentionShape {
+  int heads = 0;   // a multiple of the KV heads
+  int window = 0;  // a row sees this many positions, its own included; 0: all
+  float scale = 0; // of q, usually 1 / sqrt(head_dim)
+};
+
+// Writes the keys and values of new rows, k and v [row, kv_heads, head_dim] with rows ldk and ldv
+// floats apart, into the blocks of their sequences. Values beyond the range of f16 are clamped.
+void store_kv(const KvView& kv, std::span<const KvSequence> sequences, const float* k, std::size_t ldk, const float* v,
+              std::size_t ldv, ThreadPool& pool);
+
+// out[row, head] = softmax(scale * q . K) V over the positions that the row sees; q and out
+// [row, heads, head_dim], rows ldq and ldo floats apart. The rows' own keys and values are stored before.
+// A row's result depends on its own position and KV alone, bit for bit.
+void attention(const KvView& kv, const AttentionShape& shape, std::span<const KvSequence> sequences, const float* q,
+               std::size_t ldq, float* out, std::size_t ldo, ThreadPool& pool);
+
+}  // namespace ashlar::kernels

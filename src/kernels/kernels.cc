@@ -1,0 +1,92 @@
+#include "kernels/kernels.h"
+
+#include <atomic>
+#include <string>
+#include <vector>
+
+#include "fmt/format.h"
+#include "kernels/ref/ref.h"
+#include "kernels/x86/rows.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace ashlar::kernels {
+namespace {
+
+#if defined(__x86_64__)
+struct Cpuid {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+};
+
+Cpuid cpuid(unsigned leaf, unsigned subleaf = 0) {
+  Cpuid r;
+  if (__get_cpuid_count(leaf, subleaf, &r.a, &r.b, &r.c, &r.d) == 0) return {};
+  return r;
+}
+
+bool bit(unsigned word, int index) { return (word >> index & 1) != 0; }
+
+struct Cpu {
+  bool avx2 = false;
+  bool avx512 = false;  // F BW VL DQ CD VBMI VNNI BF16, as the files are compiled
+};
+
+// What the CPU has and the operating system saves on a task switch (XCR0).
+Cpu look() {
+  const Cpuid one = cpuid(1);
+  if (!bit(one.c, 27)) return {};  // OSXSAVE: XGETBV may be asked
+  unsigned low, high;
+  asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  const Cpuid seven = cpuid(7), seven_one = cpuid(7, 1);
+  const bool ymm = (low & 0x6) == 0x6, zmm = (low & 0xe6) == 0xe6;
+  Cpu cpu;
+  cpu.avx2 = ymm && bit(one.c, 28) && bit(one.c, 12) && bit(one.c, 29) && bit(seven.b, 5) && bit(seven.b, 8);
+  cpu.avx512 = cpu.avx2 && zmm && bit(seven.b, 16) && bit(seven.b, 17) && bit(seven.b, 28) && bit(seven.b, 30) &&
+               bit(seven.b, 31) && bit(seven.c, 1) && bit(seven.c, 11) && bit(seven_one.a, 5);
+  return cpu;
+}
+#endif
+
+std::vector<const Kernels*> find_rows() {
+  std::vector<const Kernels*> rows{&ref::kTable};
+#if defined(__x86_64__)
+  const Cpu cpu = look();
+  if (cpu.avx2) rows.push_back(&kAvx2);
+  if (cpu.avx512) rows.push_back(&kAvx512);
+#endif
+  return rows;
+}
+
+std::atomic<const Kernels*> chosen{nullptr};
+
+}  // namespace
+
+std::span<const Kernels* const> kernel_rows() {
+  static const std::vector<const Kernels*> rows = find_rows();
+  return rows;
+}
+
+const Kernels& kernels() {
+  const Kernels* row = chosen.load(std::memory_order_relaxed);
+  if (row == nullptr) {
+    row = kernel_rows().back();
+    chosen.store(row, std::memory_order_relaxed);
+  }
+  return *row;
+}
+
+Status select_isa(std::string_view isa) {
+  std::string known;
+  for (const Kernels* row : kernel_rows()) {
+    known += fmt::format("{}{}", known.empty() ? "" : ", ", row->isa);
+    if (isa == row->isa || (isa == "auto" && row == kernel_rows().back())) {
+      chosen.store(row, std::memory_order_relaxed);
+      return {};
+    }
+  }
+  return Error{Code::unsupported, fmt::format("this CPU has no kernels '{}'; it has auto, {}", isa, known)};
+}
+
+}  // namespace ashlar::kernels

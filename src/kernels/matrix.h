@@ -1,0 +1,116 @@
+// Weight matrices repacked for the kernels, activations in the forms they need,
+// and their product.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/result.h"
+#include "base/threads.h"
+#include "kernels/types.h"
+
+namespace ashlar::kernels {
+
+// Memory on 2 MiB pages where the system grants them; aligned to 64 bytes at least, zeroed. Move-only.
+class HugeMemory {
+ public:
+  HugeMemory() = default;
+  // exhausted: the system has no such amount.
+  static Result<HugeMemory> allocate(std::size_t bytes);
+
+  std::byte* data() const { return memory_.get(); }
+  std::size_t bytes() const { return memory_.get_deleter().bytes; }
+
+ private:
+  struct Unmap {
+    std::size_t bytes;
+    void operator()(std::byte* p) const;
+  };
+  explicit HugeMemory(std::byte* p, std::size_t bytes) : memory_(p, Unmap{bytes}) {}
+  std::unique_ptr<std::byte, Unmap> memory_;
+};
+
+// A matrix as it lies in a file: [rows, columns] row-major in blocks of `type`.
+// Borrowed; needs no alignment.
+struct RawMatrix {
+  Type type = Type::f32;
+  int rows = 0;
+  int columns = 0;
+  const std::byte* data = nullptr;
+};
+
+// What forms of the activations a product reads.
+struct Forms {
+  bool quantized = false;
+  bool floats = false;
+  Forms operator|(Forms other) const { return {quantized || other.quantized, floats || other.floats}; }
+};
+
+// A matrix W in the layout of table.h. Made by pack(); frozen; any thread. Move-only.
+class PackedMatrix {
+ public:
+  // Consecutive weight rows of one type.
+  struct Segment {
+    Type type;
+    int first_row;
+    int rows;
+    int units;
+    std::size_t tile_bytes;
+    std::size_t offset;
+  };
+
+  int rows() const { return rows_; }
+  int columns() const { return columns_; }
+  // Of the first rows.
+  Type type() const { return segments_.empty() ? Type::f32 : segments_.front().type; }
+  std::size_t bytes() const { return memory_.bytes(); }
+  Forms forms() const;
+  std::span<const Segment> segments() const { return segments_; }
+  const std::byte* data() const { return memory_.data(); }
+
+ private:
+  friend Result<PackedMatrix> pack(std::span<const RawMatrix> stacked, ThreadPool& pool);
+  int rows_ = 0;
+  int columns_ = 0;
+  std::vector<Segment> segments_;
+  HugeMemory memory_;
+};
+
+// Stacks matrices of equal columns, possibly of different types, in this order: so one product serves
+// q, k and v. invalid: nothing to stack, unequal columns, or columns that are not whole blocks.
+Result<PackedMatrix> pack(std::span<const RawMatrix> stacked, ThreadPool& pool);
+
+// Some rows x, converted once and read by any number of products. Keeps its memory
+// between assignments. One thread at a time.
+class Activations {
+ public:
+  // x [rows, columns], rows `ldx` floats apart. columns a multiple of 32 if quantized.
+  // Quantized: each 32 columns of a row to int8 with the scale max|x| / 127.
+  void assign(const float* x, std::size_t ldx, int rows, int columns, Forms forms, ThreadPool& pool);
+
+  int rows() const { return rows_; }
+  int columns() const { return columns_; }
+  Forms forms() const { return forms_; }
+  const void* quantized() const { return quantized_.data(); }
+  const void* floats() const { return floats_.data(); }
+  std::size_t quantized_panel_bytes() const;
+  std::size_t float_panel_bytes() const;
+
+ private:
+  void transpose(const float* x, std::size_t ldx, int panel);
+  int rows_ = 0;
+  int columns_ = 0;
+  Forms forms_;
+  HugeMemory quantized_;
+  HugeMemory floats_;
+};
+
+// y[r, o] = sum over k of W[o, k] x[r, k]; y [x.rows(), w.rows()], rows `ldy` floats apart.
+// x has the columns and at least the forms of w. A row's result does not depend on the other
+// rows, nor on the pool.
+void matmul(const PackedMatrix& w, const Activations& x, float* y, std::size_t ldy, ThreadPool& pool);
+
+}  // namespace ashlar::kernels

@@ -1,0 +1,37 @@
+// The reference kernels: plain loops that say what every other row must compute, bit for bit.
+#pragma once
+
+#include "kernels/table.h"
+
+namespace ashlar::kernels::ref {
+
+template <Format format>
+void matmul(const MatmulJob* job);
+void matmul_floats(Format format, const MatmulJob& job);
+void matmul_quantized(Format format, const MatmulJob& job);
+void quantize_panel(const float* x, size_t ldx, int rows, int columns, PanelBlock* panel);
+
+void attend(const AttentionJob* job);
+void store_key(const float* key, int head_dim, int bf16, uint8_t* block, int slot);
+void store_value(const float* value, int head_dim, int bf16, uint8_t* block, int slot);
+
+void rms_norm(const float* x, const float* weight, float epsilon, int n, float* y);
+void add(const float* y, int n, float* x);
+void rope(const float* cosine, const float* sine, int n, int halves, float* x);
+void silu_mul(const float* gate, const float* up, int n, float* y);
+void exp_sum(const float* x, int n, float* greatest, float* sum);
+void exp_scale(const float* x, int n, float shift, float factor, float* y);
+
+uint64_t read_memory(const uint8_t* data, size_t bytes);
+double int8_operations(int64_t rounds);
+double float_operations(int64_t rounds);
+
+// e^x with a relative error below 2e-7: 0 below -87, e^88 above 88.
+float exponential(float x);
+
+// Sixteen partial sums, added by halves: 16 to 8 to 4 to 2 to 1.
+float sum_by_halves(float (&partial)[kLanes]);
+
+extern const Kernels kTable;
+
+}  // namespace ashlar::kernels::ref

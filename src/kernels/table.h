@@ -1,0 +1,143 @@
+// The plain structures that kernels of every instruction set share: how packed
+// weights and activations lie in memory, and what a call gets. Only plain C
+// here: files under x86/ include this and are compiled with their own flags.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace ashlar::kernels {
+
+// Packed weights stand in tiles of 16 weight rows; a SIMD lane is a weight row.
+inline constexpr int kLanes = 16;
+// Activations stand in panels of 16 (quantized) or 8 (float) rows.
+inline constexpr int kPanelRows = 16;
+inline constexpr int kFloatPanelRows = 8;
+// Elements of a quantized row that share one activation scale.
+inline constexpr int kBlock = 32;
+// Positions of one KV block.
+inline constexpr int kKvBlock = 16;
+// Attention rescales its running sums every so many positions (from position 0).
+inline constexpr int kKvChunk = 256;
+// Rows (query heads of one KV group times query positions) of one attention job.
+inline constexpr int kAttentionRows = 16;
+inline constexpr int kMaxHeadDim = 256;
+
+// Index into the tables below; one per weight type.
+enum Format : int {
+  kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ2_K, kQ3_K, kQ4_K, kQ5_K, kQ6_K, kIQ4_NL, kIQ4_XS, kFormats
+};
+
+// A packed quantized tile is `units` units; a unit is one block of the file format for 16 rows:
+//
+//   f16 scale[16]  (f16 min[16])                       once
+//   then for each 32 elements (1 or 8 times):
+//     integer scales and mins [16] each, if the type has them
+//     codes: planes of 64-byte groups; in a group, lane l has bytes 4l..4l+3, for 4 consecutive elements
+//
+//   4-bit plane, 256 bytes: group j has elements 4j..4j+3 low, 16+4j..16+4j+3 high
+//   2-bit plane, 128 bytes: group h has elements 16h+4f.. in bits 2f, 2f+1 of each byte
+//   1-bit plane,  64 bytes: elements 4g.. in bit g of each byte
+//   8-bit plane, 512 bytes: group g has elements 4g..4g+3
+//
+// type   once      per 32 elements                      value
+// Q8_0   d         8-bit                                d * (c - 128)
+// Q4_0   d         4-bit                                d * (c - 8)
+// Q4_1   d m       4-bit                                d * c + m
+// Q5_0   d         4-bit 1-bit                          d * (c - 16)
+// Q5_1   d m       4-bit 1-bit                          d * c + m
+// Q2_K   d dmin    s|m<<4 for each half, 2-bit          d * s * c - dmin * m
+// Q3_K   d         s (signed) for each half, 2-bit 1-bit  d * s * (c - 4)
+// Q4_K   d dmin    s m, 4-bit                           d * s * c - dmin * m
+// Q5_K   d dmin    s m, 4-bit 1-bit                     d * s * c - dmin * m
+// Q6_K   d         s (signed) for each half, 4-bit 2-bit  d * s * (c - 32)
+// IQ4_NL d         4-bit                                d * table[c]
+// IQ4_XS d         s (signed), 4-bit                    d * s * table[c]
+//
+// Float tiles: F32 and F16 [column][16]; BF16 [column / 2][16][2], an odd column padded with zero.
+struct Layout {
+  bool min;          // a second f16 per unit
+  int blocks;        // of 32 elements in a unit
+  int subs;          // sub-blocks with their own scale in 32 elements
+  int scale_bytes;   // integer scales and mins, per lane and 32 elements
+  int bits;          // of a code
+  int offset;        // subtracted from a code (0 with a table or a min)
+};
+extern const Layout kLayouts[kFormats];
+// Values of the IQ4 codes, plus 128.
+extern const uint8_t kIq4Table[16];
+
+// 32 columns of 16 activation rows: int8 codes with one scale per row.
+struct PanelBlock {
+  int8_t codes[kPanelRows][kBlock];
+  float scale[kPanelRows];
+  int32_t bias[kPanelRows];          // -128 * the sum of the codes
+  int32_t bias_half[2][kPanelRows];  // the same for each 16 columns
+  float sum[kPanelRows];             // scale * the sum of the codes
+  float sum_half[2][kPanelRows];
+};
+
+// y[r, o] = sum_k W[o, k] x[r, k] for some tiles and all rows of x.
+struct MatmulJob {
+  const uint8_t* tiles;
+  size_t tile_bytes;
+  int outputs;        // weight rows; the last tile may be partly used
+  int units;          // of a quantized row; columns (even for BF16) of a float row
+  const void* x;      // PanelBlock[panel][block], or float panels: [panel][column][width], the last panel's width
+                      // the smallest of 1, 2, 4, 8 that has room for its rows
+  size_t panel_bytes;
+  int rows;           // of x
+  float* y;           // [rows, ldy]
+  size_t ldy;
+};
+
+// Up to 16 rows of attention over one KV head: rows are query heads of its group times query positions.
+struct AttentionJob {
+  const float* q[kAttentionRows];     // [head_dim] each
+  float* out[kAttentionRows];         // [head_dim] each
+  int position[kAttentionRows];       // of the row's token; it sees positions (position - window, position]
+  int rows;
+  int head_dim;                       // a multiple of 8, at most kMaxHeadDim
+  int window;                         // at least 1
+  float scale;                        // of q
+  int bf16;                           // else f16
+  const uint8_t* keys;                // block b: [head_dim][16] at keys + b * block_bytes
+  const uint8_t* values;              // block b: [16][head_dim] at values + b * block_bytes
+  size_t block_bytes;
+  const int* blocks;                  // block table
+  float* scratch;                     // kAttentionScratch floats, 64-byte aligned
+};
+inline constexpr int kAttentionScratch =
+    kAttentionRows * (2 * kMaxHeadDim + kKvChunk) + 4 * kAttentionRows * kLanes;
+
+// One row per instruction set. Functions are pure: no allocation, no threads, no state.
+// Every row gives bit for bit the results of ref.
+struct Kernels {
+  const char* isa;
+  void (*matmul[kFormats])(const MatmulJob* job);
+  // x [rows <= 16, columns] into one panel; columns a multiple of 32.
+  void (*quantize_panel)(const float* x, size_t ldx, int rows, int columns, PanelBlock* panel);
+  void (*attend)(const AttentionJob* job);
+  // One position's key and value [head_dim] into slot 0..15 of a block. Values beyond f16 are clamped to its range.
+  void (*store_key)(const float* key, int head_dim, int bf16, uint8_t* block, int slot);
+  void (*store_value)(const float* value, int head_dim, int bf16, uint8_t* block, int slot);
+  // y = x / sqrt(mean(x^2) + epsilon) * weight, n elements.
+  void (*rms_norm)(const float* x, const float* weight, float epsilon, int n, float* y);
+  // x += y
+  void (*add)(const float* y, int n, float* x);
+  // Rotates pairs by their angles: (x[i], x[i + n/2]) if `halves`, else (x[2i], x[2i+1]); cosine and sine [n/2].
+  void (*rope)(const float* cosine, const float* sine, int n, int halves, float* x);
+  // y = silu(gate) * up
+  void (*silu_mul)(const float* gate, const float* up, int n, float* y);
+  // The greatest x, and the sum of exp(x - greatest).
+  void (*exp_sum)(const float* x, int n, float* greatest, float* sum);
+  // y = exp(x - shift) * factor
+  void (*exp_scale)(const float* x, int n, float shift, float factor, float* y);
+  // Reads memory and gives a checksum: to measure bandwidth.
+  uint64_t (*read_memory)(const uint8_t* data, size_t bytes);
+  // Does `rounds` rounds of independent register arithmetic; returns the operations done (a multiply-add is two).
+  double (*int8_operations)(int64_t rounds);
+  double (*float_operations)(int64_t rounds);
+};
+
+}  // namespace ashlar::kernels

@@ -1,0 +1,73 @@
+// One connection's HTTP, without its socket: bytes in, exchanges out, answers in,
+// bytes out. Connection drives it on its io thread; tests and the fuzz target
+// drive it in memory.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "net/exchange.h"
+#include "net/http.h"
+#include "net/http_server.h"
+#include "net/outbox.h"
+
+namespace ashlar::net {
+
+using Clock = std::chrono::steady_clock;
+using TimePoint = Clock::time_point;
+constexpr TimePoint kNever = TimePoint::max();
+
+// What a connection gives its protocol; all of it outlives the protocol.
+struct ProtocolHome {
+  const ServerOptions& options;
+  const Handler& handler;
+  std::shared_ptr<AnswerDoor> door;
+  std::string peer;
+  bool tls = false;
+  Outbox& out;
+};
+
+class Protocol {
+ public:
+  virtual ~Protocol() = default;
+
+  // The client's next bytes. They are not kept by reference.
+  virtual void receive(std::string_view bytes) = 0;
+  // The client will send no more.
+  virtual void receive_end() = 0;
+  // False while so much is held that the client should wait.
+  virtual bool wants_input() const = 0;
+
+  virtual void answer(AnswerPart&& part) = 0;
+  // Moves what waited for room into `out`, until it holds `target` bytes.
+  virtual void fill(std::size_t /*target*/) {}
+
+  // No further request; what has begun is answered.
+  virtual void drain() = 0;
+  // The connection is lost: every open exchange is told. Nothing follows but
+  // the destructor.
+  virtual void lost() = 0;
+
+  // When the client will have taken too long, and what then happens.
+  virtual TimePoint deadline() const = 0;
+  virtual void expire(TimePoint now) = 0;
+
+  enum class Fate {
+    open,
+    close,  // once `out` is empty
+    reset,  // now, without sending the rest
+  };
+  virtual Fate fate() const = 0;
+  // Requests under way: begun to arrive, or not yet wholly answered.
+  virtual bool busy() const = 0;
+};
+
+std::unique_ptr<Protocol> make_http1(ProtocolHome& home);
+std::unique_ptr<Protocol> make_http2(ProtocolHome& home);
+
+// The first bytes of every HTTP/2 connection (RFC 9113, 3.4).
+constexpr std::string_view kHttp2Preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+}  // namespace ashlar::net
