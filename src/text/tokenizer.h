@@ -19,7 +19,8 @@ enum class TokenType : std::int32_t { normal = 1, unknown = 2, control = 3, user
 
 // All that a file says of its vocabulary.
 struct Vocabulary {
-  std::string model;  // GGUF's tokenizer.ggml.model: "gpt2" byte-level BPE, "llama" SentencePiece BPE, "t5" unigram, "bert" WordPiece
+  std::string model;  // GGUF's tokenizer.ggml.model: "gpt2" byte-level BPE, "llama" SentencePiece BPE, "t5" unigram,
+                      // "bert" WordPiece
   std::string pre;    // tokenizer.ggml.pre: the pre-tokenizer pattern's family
   std::vector<std::string> tokens;
   std::vector<float> scores;         // empty, or one for each token
