@@ -18,7 +18,7 @@ namespace {
 constexpr std::uint32_t kMostStreams = 256;
 constexpr std::int32_t kStreamWindow = 256 << 10;
 constexpr std::int32_t kConnectionWindow = 4 << 20;
-constexpr int kMostIdleFrames = 10'000;  // pings, settings, empty data... since the last useful one
+constexpr std::size_t kMostIdleBytes = 256 << 10;             // that ask for nothing and bring nothing
 constexpr double kBrokenBurst = 1000, kBrokenPerSecond = 33;  // streams that end early, as nghttp2 has it for resets
 constexpr std::size_t kMostUnread = 64 << 10;  // unsent bytes at which we stop reading a client that does not
 constexpr std::chrono::seconds kLinger{1};
@@ -78,7 +78,6 @@ class Http2 final : public Protocol {
   void reset(std::int32_t id, std::uint32_t code) { nghttp2_submit_rst_stream(session_, NGHTTP2_FLAG_NONE, id, code); }
   void give_up(Stream& stream, std::uint32_t code);
   void watch(Stream& stream, TimePoint until);
-  void count_idle_frame();
 
   ProtocolHome& home_;
   nghttp2_session* session_ = nullptr;
@@ -87,7 +86,7 @@ class Http2 final : public Protocol {
   TimePoint idle_until_;
   const TimePoint born_ = Clock::now();
   std::uint64_t arriving_bytes_ = 0;
-  int idle_frames_ = 0;
+  std::size_t idle_bytes_ = 0;  // pings, settings, unknown frames... since the last useful one
   double broken_ = 0;
   bool failed_ = false;
 };
@@ -96,6 +95,15 @@ const nghttp2_session_callbacks* Http2::callbacks() {
   static const nghttp2_session_callbacks* const made = [] {
     nghttp2_session_callbacks* all = nullptr;
     nghttp2_session_callbacks_new(&all);
+    nghttp2_session_callbacks_set_on_begin_headers_callback(
+        all,
+        [](nghttp2_session*, const nghttp2_frame* frame, void* user) { return self(user).on_begin_headers(*frame); });
+    nghttp2_session_callbacks_set_on_header_callback(
+        all, [](nghttp2_session*, const nghttp2_frame* frame, const std::uint8_t* name, std::size_t name_size,
+                const std::uint8_t* value, std::size_t value_size, std::uint8_t, void* user) {
+          return self(user).on_header(*frame, {reinterpret_cast<const char*>(name), name_size},
+                                      {reinterpret_cast<const char*>(value), value_size});
+        });
     nghttp2_session_callbacks_set_on_begin_headers_callback(
         all,
         [](nghttp2_session*, const nghttp2_frame* frame, void* user) { return self(user).on_begin_headers(*frame); });
@@ -145,8 +153,12 @@ Stream* Http2::find(std::int32_t id) {
 
 void Http2::receive(std::string_view bytes) {
   if (failed_) return;
+  idle_bytes_ += bytes.size();
   const ssize_t taken =
       nghttp2_session_mem_recv(session_, reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
+  // Such frames cost the client nothing, and us work.
+  if (taken >= 0 && idle_bytes_ > kMostIdleBytes)
+    nghttp2_session_terminate_session(session_, NGHTTP2_ENHANCE_YOUR_CALM);
   if (taken >= 0) return;
   log::debug("http2_failed", {{"peer", home_.peer}, {"why", nghttp2_strerror(static_cast<int>(taken))}});
   failed_ = true;
@@ -220,18 +232,17 @@ int Http2::on_frame(const nghttp2_frame& frame) {
       if (ends && stream->arriving) hand_over(*stream);
       return 0;
     case NGHTTP2_DATA:
-      if (!ends && frame.hd.length == 0) count_idle_frame();
       if (!stream || !ends) return 0;
       stream->input_done = true;
       if (stream->arriving) hand_over(*stream);
       return 0;
     default:
-      count_idle_frame();
       return 0;
   }
 }
 
 void Http2::head_arrived(Stream& stream) {
+  idle_bytes_ = 0;
   HttpRequest& request = *stream.arriving;
   stream.method = request.method;
   const std::uint64_t most = home_.options.max_body.count;
@@ -255,7 +266,7 @@ void Http2::head_arrived(Stream& stream) {
 }
 
 int Http2::on_data(std::int32_t id, std::string_view bytes) {
-  idle_frames_ = 0;
+  idle_bytes_ = 0;
   Stream* stream = find(id);
   if (!stream || !stream->arriving) return 0;
   const std::uint64_t most = home_.options.max_body.count;
@@ -278,7 +289,6 @@ void Http2::forget_arriving(Stream& stream) {
 }
 
 void Http2::hand_over(Stream& stream) {
-  idle_frames_ = 0;
   stream.deadline = kNever;
   HttpRequest request = std::move(*stream.arriving);
   arriving_bytes_ -= request.body.size();
@@ -382,7 +392,7 @@ ssize_t Http2::read_body(Stream& stream, std::uint8_t* out, std::size_t size, st
     done += run.size();
     stream.pending.consume(run.size());
   }
-  if (done > 0) idle_frames_ = 0;
+  if (done > 0) idle_bytes_ = 0;
   stream.deadline = kNever;
   if (!stream.pending.empty())
     watch(stream, Clock::now() + home_.options.write_timeout);
@@ -443,10 +453,6 @@ void Http2::give_up(Stream& stream, std::uint32_t code) {
 void Http2::watch(Stream& stream, TimePoint until) {
   stream.deadline = until;
   check_at_ = std::min(check_at_, until);
-}
-
-void Http2::count_idle_frame() {
-  if (++idle_frames_ > kMostIdleFrames) nghttp2_session_terminate_session(session_, NGHTTP2_ENHANCE_YOUR_CALM);
 }
 
 void Http2::expire(TimePoint now) {
