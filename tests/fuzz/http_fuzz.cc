@@ -70,8 +70,9 @@ void serve(std::string_view bytes, std::uint8_t seed, bool http2) {
         held.push_back(exchange);
     }
   };
+  BodyBudget bodies({6000});
   Outbox out;
-  ProtocolHome home{.options = options, .handler = handler, .door = door, .peer = "fuzz", .out = out};
+  ProtocolHome home{.options = options, .handler = handler, .bodies = bodies, .door = door, .peer = "fuzz", .out = out};
   {
     const auto protocol = http2 ? make_http2(home) : make_http1(home);
     const auto settle = [&] {
