@@ -113,17 +113,17 @@ void simulate(EngineOptions options, int context, int requests, unsigned seed) {
 }
 
 TEST(EngineSimulation, ATinyCache) {
-  simulate({.max_num_seqs = 8, .max_num_batched_tokens = 24, .kv_cache_memory = fake::blocks(8)}, 128, 1500, 1);
+  simulate({.max_num_seqs = 8, .max_num_batched_tokens = 24, .kv_cache_memory = fake::blocks(8)}, 128, 700, 1);
 }
 
 TEST(EngineSimulation, AnyBudget) {
   for (const int budget : {4, 16, 17, 100})
-    simulate({.max_num_seqs = 4, .max_num_batched_tokens = budget, .kv_cache_memory = fake::blocks(6)}, 96, 200,
+    simulate({.max_num_seqs = 4, .max_num_batched_tokens = budget, .kv_cache_memory = fake::blocks(6)}, 96, 100,
              static_cast<unsigned>(budget));
 }
 
 TEST(EngineSimulation, ManySequencesAndRoomForHalf) {
-  simulate({.max_num_seqs = 32, .max_num_batched_tokens = 64, .kv_cache_memory = fake::blocks(40)}, 96, 800, 3);
+  simulate({.max_num_seqs = 32, .max_num_batched_tokens = 64, .kv_cache_memory = fake::blocks(40)}, 96, 500, 3);
 }
 
 TEST(EngineSimulation, WithoutAPrefixCache) {
