@@ -71,9 +71,7 @@ void Answer::start(engine::Generator& generator, std::vector<engine::Request> re
     }
   }
   for (std::size_t i = 0; i < requests.size(); ++i) {
-    const auto prompt = requests[i].prompt;
-    const int wanted = requests[i].stopping.max_tokens;
-    const std::string model = requests[i].model;
+    const bool chat = std::holds_alternative<engine::Chat>(requests[i].prompt.input);
     auto ticket = generator.start(std::move(requests[i]), *parts_[i]);
     if (ticket) {
       tickets_.push_back(std::move(*ticket));
@@ -81,16 +79,12 @@ void Answer::start(engine::Generator& generator, std::vector<engine::Request> re
     }
     Fault fault(std::move(ticket.error().error));
     fault.retry_after = ticket.error().retry_after;
-    // Clients look for this one code to shorten the conversation and try again.
-    if (fault.error.code == Code::invalid) {
-      const auto counted = generator.tokenize(model, prompt, true);
-      if (counted && static_cast<std::int64_t>(counted->ids.size()) + std::max(wanted, 1) > counted->context) {
-        fault.reason = "context_length_exceeded";
-        fault.param = std::holds_alternative<engine::Chat>(prompt.input) ? "messages" : "prompt";
-      }
+    if (ticket.error().over_context) {
+      fault.reason = "context_length_exceeded";  // clients look for it, to shorten the conversation and try again
+      fault.param = chat ? "messages" : "prompt";
     }
     std::lock_guard lock(mutex_);
-    fail(fault);
+    if (!over_) fail(fault);
     return;
   }
 }

@@ -236,7 +236,7 @@ TEST(Api, ThePageRunsItsOwnScriptAlone) {
   EXPECT_THAT(answer->header("content-security-policy"), HasSubstr("default-src 'none'; script-src 'sha256-"));
   const std::string text = answer->body();
   const std::regex outside(
-      R"((src|href)\s*=|https?://(?!www\.w3\.org)|innerHTML|outerHTML|insertAdjacentHTML|document\.write|\son[a-z]+=|style=)");
+      R"((src|href)\s*=(?!"data:)|https?://(?!www\.w3\.org)|innerHTML|outerHTML|insertAdjacentHTML|document\.write|\son[a-z]+=|style=)");
   std::smatch found;
   EXPECT_FALSE(std::regex_search(text, found, outside)) << found.str();
 }

@@ -14,18 +14,16 @@ namespace {
 constexpr std::size_t kMaxChoices = 2048;  // of one request: prompts times n
 
 struct Settings {
-  bool echo = false;
   int logprobs = -1;
+  bool echo_logprobs = false;    // the prompt's tokens are listed too
   bool prompt_logprobs = false;  // asked by that name
-  bool nothing_new = false;      // max_tokens 0: only the prompt is of interest
 };
 
 class CompletionDialect final : public Dialect {
  public:
-  // prompts: their texts (for echo) and ids (for token_ids), or empty.
-  CompletionDialect(Reply reply, Settings settings, std::vector<std::string> texts,
-                    std::vector<std::vector<std::int32_t>> ids)
-      : reply_(std::move(reply)), settings_(settings), texts_(std::move(texts)), ids_(std::move(ids)) {
+  // ids: of each prompt, if they are to be shown.
+  CompletionDialect(Reply reply, Settings settings, std::vector<std::vector<std::int32_t>> ids)
+      : reply_(std::move(reply)), settings_(settings), ids_(std::move(ids)) {
     std::string id, model;
     append_json_string(id, reply_.id);
     append_json_string(model, reply_.model);
@@ -33,72 +31,47 @@ class CompletionDialect final : public Dialect {
                         reply_.created, model);
   }
 
-  void started(Choice& choice, const engine::Started& started, std::string& out) override {
-    LogprobLists lists;
-    if (settings_.echo && settings_.logprobs >= 0) append_logprobs(lists, choice, started.prompt_logprobs, true);
-    std::string extras;
-    if (reply_.token_ids) append_ids(extras.append(R"(,"prompt_token_ids":)"), ids_[choice.prompt]);
-    if (settings_.prompt_logprobs) extras += R"(,"prompt_logprobs":)" + prompt_logprobs_json(started.prompt_logprobs);
-    if (reply_.stream) {
-      if (!settings_.echo && extras.empty()) return;
-      write_chunk(out, choice, settings_.echo ? texts_[choice.prompt] : std::string_view(), lists, extras,
-                  {.prompt_tokens = started.prompt_tokens, .cached_tokens = started.cached_tokens});
-    } else {
-      if (settings_.echo) choice.text = texts_[choice.prompt];
-      choice.logprobs = std::move(lists);
-      choice.extras = std::move(extras);
-    }
+  // In a stream, a choice's logprobs and extras are those not yet sent.
+  void started(Choice& choice, const engine::Started& started, std::string&) override {
+    if (settings_.echo_logprobs) append_logprobs(choice, started.prompt_logprobs, true);
+    if (reply_.token_ids) append_ids(choice.extras.append(R"(,"prompt_token_ids":)"), ids_[choice.prompt]);
+    if (settings_.prompt_logprobs)
+      choice.extras += R"(,"prompt_logprobs":)" + prompt_logprobs_json(started.prompt_logprobs);
   }
 
   void text(Choice& choice, const engine::Text& text, const engine::Usage& usage, std::string& out) override {
-    if (settings_.nothing_new) return;
+    if (settings_.logprobs >= 0) append_logprobs(choice, text.logprobs, false);
     if (!reply_.stream) {
       choice.text.append(text.text);
       if (reply_.token_ids) choice.ids.insert(choice.ids.end(), text.ids.begin(), text.ids.end());
-      append_logprobs(choice.logprobs, choice, text.logprobs, false);
       return;
     }
-    if (text.text.empty() && text.logprobs.empty() && !reply_.token_ids) return;
-    LogprobLists lists;
-    append_logprobs(lists, choice, text.logprobs, false);
-    std::string extras;
-    if (reply_.token_ids) append_ids(extras.append(R"(,"token_ids":)"), text.ids);
-    write_chunk(out, choice, text.text, lists, extras, usage);
+    if (text.text.empty() && choice.logprobs.tokens.empty() && !reply_.token_ids) return;
+    write_chunk(out, choice, text.text, text.ids, usage);
   }
 
   void ended(Choice& choice, const engine::Usage& usage, std::string& out) override {
-    if (settings_.nothing_new) {
-      choice.finish_reason = R"("length")";
-      choice.stop_reason = "null";
-    }
-    if (reply_.stream) write_chunk(out, choice, "", {}, "", usage);
+    if (reply_.stream) write_chunk(out, choice, "", {}, usage);
   }
 
   void usage(const engine::Usage& usage, std::string& out) override {
-    fmt::format_to(std::back_inserter(out), "data: {}],\"usage\":{}}}\n\n", head_, usage_json(shown(usage)));
+    fmt::format_to(std::back_inserter(out), "data: {}],\"usage\":{}}}\n\n", head_, usage_json(usage));
   }
 
   std::string whole(std::span<const Choice> choices, const engine::Usage& usage) override {
     std::string out = head_;
     for (const Choice& choice : choices) {
       if (choice.index > 0) out.push_back(',');
-      std::string extras = choice.extras;
-      if (reply_.token_ids) append_ids(extras.append(R"(,"token_ids":)"), choice.ids);
-      write_choice(out, choice, choice.text, choice.logprobs, extras);
+      write_choice(out, choice, choice.text, choice.ids);
     }
-    fmt::format_to(std::back_inserter(out), R"(],"usage":{}}})", usage_json(shown(usage)));
+    fmt::format_to(std::back_inserter(out), R"(],"usage":{}}})", usage_json(usage));
     return out;
   }
 
  private:
-  engine::Usage shown(engine::Usage usage) const {
-    if (settings_.nothing_new) usage.completion_tokens = 0;
-    return usage;
-  }
-
-  // extras: further members, each with a comma before it.
-  void write_choice(std::string& out, const Choice& choice, std::string_view text, const LogprobLists& lists,
-                    std::string_view extras) const {
+  void write_choice(std::string& out, const Choice& choice, std::string_view text,
+                    std::span<const std::int32_t> ids) const {
+    const LogprobLists& lists = choice.logprobs;
     fmt::format_to(std::back_inserter(out), R"({{"index":{},"text":)", choice.index);
     append_json_string(out, text);
     if (settings_.logprobs >= 0 && (!reply_.stream || !lists.tokens.empty()))
@@ -107,27 +80,31 @@ class CompletionDialect final : public Dialect {
                      lists.tokens, lists.token_logprobs, lists.top_logprobs, lists.text_offset);
     else
       out.append(R"(,"logprobs":null)");
-    fmt::format_to(std::back_inserter(out), R"(,"finish_reason":{},"stop_reason":{}{}}})", choice.finish_reason,
-                   choice.stop_reason, extras);
+    fmt::format_to(std::back_inserter(out), R"(,"finish_reason":{},"stop_reason":{})", choice.finish_reason,
+                   choice.stop_reason);
+    if (reply_.token_ids) append_ids(out.append(R"(,"token_ids":)"), ids);
+    out.append(choice.extras);
+    out.push_back('}');
   }
 
-  void write_chunk(std::string& out, const Choice& choice, std::string_view text, const LogprobLists& lists,
-                   std::string_view extras, const engine::Usage& usage) const {
+  void write_chunk(std::string& out, Choice& choice, std::string_view text, std::span<const std::int32_t> ids,
+                   const engine::Usage& usage) const {
     out.append("data: ");
     out.append(head_);
-    write_choice(out, choice, text, lists, extras);
+    write_choice(out, choice, text, ids);
+    choice.logprobs = {};
+    choice.extras.clear();
     out.push_back(']');
     if (reply_.continuous_usage)
-      fmt::format_to(std::back_inserter(out), R"(,"usage":{})", usage_json(shown(usage)));
+      fmt::format_to(std::back_inserter(out), R"(,"usage":{})", usage_json(usage));
     else if (reply_.include_usage)
       out.append(R"(,"usage":null)");
     out.append("}\n\n");
   }
 
   // `prompt`: these are the prompt's tokens, whose first has no logprob.
-  void append_logprobs(LogprobLists& lists, Choice& choice, std::span<const engine::TokenLogprob> logprobs,
-                       bool prompt) const {
-    if (settings_.logprobs < 0) return;
+  void append_logprobs(Choice& choice, std::span<const engine::TokenLogprob> logprobs, bool prompt) const {
+    LogprobLists& lists = choice.logprobs;
     for (std::size_t i = 0; i < logprobs.size(); ++i) {
       const auto& token = logprobs[i];
       if (!lists.tokens.empty())
@@ -169,7 +146,6 @@ class CompletionDialect final : public Dialect {
 
   const Reply reply_;
   const Settings settings_;
-  const std::vector<std::string> texts_;
   const std::vector<std::vector<std::int32_t>> ids_;
   std::string head_;  // up to and with `"choices":[`
 };
@@ -211,16 +187,16 @@ Outcome<std::vector<Input>> read_prompts(Fields& fields, int vocabulary) {
 }
 
 void read_settings(Fields& fields, engine::Request& request, Settings& settings) {
-  fields.read("echo", settings.echo);
+  fields.read("echo", request.echo);
   fields.read("logprobs", settings.logprobs, {0, 20});
   request.logprobs = settings.logprobs;
+  settings.echo_logprobs = request.echo && settings.logprobs >= 0;
+  settings.prompt_logprobs = request.prompt_logprobs >= 0;
+  if (settings.echo_logprobs) request.prompt_logprobs = std::max(request.prompt_logprobs, settings.logprobs);
   request.stopping.max_tokens = 16;  // OpenAI's default
   fields.read("max_tokens", request.stopping.max_tokens, {0});
-  if (request.stopping.max_tokens == 0) {
-    if (!settings.echo) fields.fail(bad("max_tokens", "'max_tokens' is 0, which needs \"echo\": true"));
-    settings.nothing_new = true;
-    request.stopping.max_tokens = 1;  // made and not shown
-  }
+  if (request.stopping.max_tokens == 0 && !request.echo)
+    fields.fail(bad("max_tokens", "'max_tokens' is 0, which needs \"echo\": true"));
   if (request.stopping.min_tokens > request.stopping.max_tokens)
     fields.fail(bad("min_tokens", "'min_tokens' is greater than 'max_tokens'"));
   fields.refuse("suffix");
@@ -250,25 +226,16 @@ Outcome<void> completions(Call& call) {
     return bad("n", fmt::format("{} prompts times n = {} are too many answers; at most {} are allowed", prompts.size(),
                                 base.n, kMaxChoices));
 
-  settings.prompt_logprobs = base.prompt_logprobs >= 0;
-  if (settings.echo && settings.logprobs >= 0) base.prompt_logprobs = std::max(base.prompt_logprobs, settings.logprobs);
   std::vector<engine::Request> requests;
-  std::vector<std::string> texts;
   std::vector<std::vector<std::int32_t>> ids;
   for (Input& input : prompts) {
     engine::Request request = base;
     request.id = "text-" + random_hex(24);
     request.prompt.input = std::move(input);
-    if (settings.echo) {
-      const auto* text = std::get_if<std::string>(&request.prompt.input);
-      texts.push_back(text != nullptr ? *text
-                                      : TRY(generator.detokenize(
-                                            model.id, std::get<std::vector<std::int32_t>>(request.prompt.input))));
-    }
     if (reply.token_ids) ids.push_back(TRY(generator.tokenize(model.id, request.prompt, true)).ids);
     requests.push_back(std::move(request));
   }
-  auto dialect = std::make_unique<CompletionDialect>(reply, settings, std::move(texts), std::move(ids));
+  auto dialect = std::make_unique<CompletionDialect>(reply, settings, std::move(ids));
   call.shared.keeper->start(call.exchange, generator, std::move(dialect), std::move(reply), std::move(requests));
   return {};
 }

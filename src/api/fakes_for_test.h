@@ -59,6 +59,18 @@ class FakeGenerator final : public engine::Generator {
       for (const auto id : ids)
         started.prompt_logprobs.push_back(token(id, started.prompt_logprobs.empty() ? -1 : request.prompt_logprobs));
     events.emplace_back(std::move(started));
+    for (int choice = 0; request.echo && choice < request.n; ++choice)
+      events.emplace_back(engine::Text{.choice = choice, .text = std::string(ids.begin(), ids.end())});
+    if (request.stopping.max_tokens != 0) say_hello(request, events);
+    for (int choice = 0; choice < request.n; ++choice)
+      events.emplace_back(engine::ChoiceEnd{
+          .choice = choice,
+          .reason = request.stopping.max_tokens == 0 ? engine::FinishReason::length : engine::FinishReason::stop});
+    events.emplace_back(engine::Finished{
+        .usage = {static_cast<int>(ids.size()), request.stopping.max_tokens == 0 ? 0 : 5 * request.n, 1, 0}});
+    return events;
+  }
+  static void say_hello(const engine::Request& request, std::vector<engine::Event>& events) {
     for (const char* piece : {"Hel", "lo"})
       for (int choice = 0; choice < request.n; ++choice) {
         engine::Text text{.choice = choice, .text = piece};
@@ -68,21 +80,21 @@ class FakeGenerator final : public engine::Generator {
         }
         events.emplace_back(std::move(text));
       }
-    for (int choice = 0; choice < request.n; ++choice) events.emplace_back(engine::ChoiceEnd{.choice = choice});
-    events.emplace_back(engine::Finished{.usage = {static_cast<int>(ids.size()), 5 * request.n, 1, 0}});
-    return events;
   }
 
   std::expected<std::unique_ptr<engine::Ticket>, Refusal> start(engine::Request request, engine::Sink& sink) override {
     if (refusal) return std::unexpected(*refusal);
     const auto ids = ids_of(request.prompt);
     if (static_cast<int>(ids.size()) >= context)
-      return std::unexpected(Refusal{{Code::invalid, "the prompt has " + std::to_string(ids.size()) +
-                                                         " tokens; the context holds " + std::to_string(context)}});
+      return std::unexpected(
+          Refusal{.error = {Code::invalid, "the prompt has " + std::to_string(ids.size()) +
+                                               " tokens; the context holds " + std::to_string(context)},
+                  .over_context = true});
     std::lock_guard lock(mutex_);
     auto job = std::make_shared<Job>();
     job->sink = &sink;
     for (auto& event : script(request)) job->events.push_back(std::move(event));
+    if (seen_.size() >= 1000) seen_.clear();  // a fuzzer asks for hours
     seen_.push_back(std::move(request));
     jobs_.push_back(job);
     ++alive_;

@@ -23,12 +23,18 @@ namespace {
 
 using Seconds = std::chrono::duration<double>;
 
+std::string shape_list() {
+  std::string out;
+  for (const std::string_view name : models::shape_names()) out += (out.empty() ? "" : ", ") + std::string(name);
+  return out;
+}
+
 struct BenchOptions {
   std::string shape, type = "Q4_0", prompt = "512", generate = "128", batch = "1", isa, kv_type = "f16", write, vocabulary;
   int repeat = 5, threads = 0, chunk = 512;
   bool json = false;
   void fields(auto&& field) {
-    field("shape", shape, "Random weights of a known shape in memory, no file needed: " + models::shape_names() + ".");
+    field("shape", shape, "Random weights of a known shape in memory, no file needed: " + shape_list() + ".");
     field("type", type, "With --shape: the weights' type, e.g. Q4_0, Q8_0, Q4_K_M, BF16.");
     field("prompt", prompt, "Prompt lengths for prefill, e.g. 512,2048; 0: none.");
     field("generate", generate, "Tokens to decode, e.g. 128; 0: none.");
@@ -152,9 +158,9 @@ std::string row_text(const Test& test) {
 // alone reads every one of them once.
 Test finish(Test test, const Limits& limits, const models::Model& model, bool decodes, bool prefills) {
   if (decodes && !prefills && test.batch == 1)
-    test.bandwidth_share = test.rate.median * static_cast<double>(model.bytes_per_token().count) / (limits.gigabytes_per_second * 1e9);
+    test.bandwidth_share = test.rate.median * static_cast<double>(model.work_per_token().bytes.count) / (limits.gigabytes_per_second * 1e9);
   if (prefills && !decodes)
-    test.peak_share = test.rate.median * 2 * static_cast<double>(model.weights_per_token()) / limits.operations_per_second;
+    test.peak_share = test.rate.median * 2 * static_cast<double>(model.work_per_token().weights) / limits.operations_per_second;
   return test;
 }
 
@@ -186,7 +192,8 @@ Result<std::vector<Test>> run_tests(const Subject& subject, const BenchOptions& 
 
 Result<Subject> open_subject(const std::string& path, const BenchOptions& options, ThreadPool& pool) {
   if (path.empty() == options.shape.empty()) return Error{Code::invalid, "give either a MODEL file or --shape NAME"};
-  auto loaded = path.empty() ? TRY(models::random_model(options.shape, options.type, pool)) : TRY(models::load(path, {.max_rows = options.chunk}, pool));
+  auto loaded = path.empty() ? TRY(models::random_model(options.shape, options.type, {.max_rows = options.chunk}, pool))
+                             : TRY(models::load(path, {.max_rows = options.chunk}, pool));
   if (loaded.model == nullptr) return Error{Code::invalid, fmt::format("{}: has a vocabulary but no weights", path)};
   return Subject{path.empty() ? options.shape + " " + options.type : loaded.facts.name, loaded.facts, std::move(loaded.model)};
 }
@@ -196,9 +203,9 @@ Status bench_all(const std::string& path, const BenchOptions& options) {
   ThreadPool pool(options.threads, /*pin=*/true);
   if (!options.write.empty()) return models::write_random_model(options.shape, options.type, options.vocabulary, options.write, pool);
   const auto subject = TRY(open_subject(path, options, pool));
-  const auto probe = kernels::probe(pool);
-  const bool integers = subject.model->integer_products();
-  const Limits limits{probe.read_gigabytes_per_second, integers ? probe.integer_operations_per_second : probe.float_operations_per_second};
+  const bool integers = subject.model->work_per_token().integers;
+  const kernels::Peaks peaks = kernels::compute_peaks(pool);
+  const Limits limits{TRY(kernels::read_bandwidth(pool)) / 1e9, (integers ? peaks.int8_tops : peaks.float_tflops) * 1e12};
   if (!options.json) {
     const Palette colour = palette(stdout);
     fmt::print("{}{}{}: {}, {} threads, {}\n", colour.bold, subject.name, colour.plain, to_string(subject.facts.bytes), pool.size(), kernels::kernels().isa);

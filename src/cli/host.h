@@ -35,8 +35,6 @@ class Host {
 
   virtual engine::Generator& generator() = 0;
   virtual const std::vector<std::string>& models() const = 0;  // served names, in order
-  // Refuses new requests and waits for those running, at most `limit`: true if all ended.
-  virtual bool drain(std::chrono::milliseconds limit) = 0;
 };
 
 }  // namespace ashlar::cli

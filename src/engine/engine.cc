@@ -186,7 +186,11 @@ std::expected<std::unique_ptr<Ticket>, Generator::Refusal> Engine::start(Request
   if (!prompt) return refuse(std::move(prompt).error());
   const Result<int> length =
       answer_length(static_cast<int>(prompt->ids.size()), request.stopping.max_tokens, state.cache.context);
-  if (!length) return refuse(length.error());
+  if (!length) {
+    Refusal refused = refusal(length.error());
+    refused.over_context = !prompt->ids.empty();
+    return std::unexpected(std::move(refused));
+  }
   const Clock::time_point now = state.parts.clock();
   std::unique_ptr<Job> job = state.make_job(request, std::move(prompt->ids), *length, sink);
   if (request.echo) job->echo = std::move(prompt->text);

@@ -6,6 +6,7 @@
 
 #include "fmt/format.h"
 #include "kernels/ref/ref.h"
+#include "kernels/x86/rows.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -51,7 +52,9 @@ Cpu look() {
 std::vector<const Kernels*> find_rows() {
   std::vector<const Kernels*> rows{&ref::kTable};
 #if defined(__x86_64__)
-  [[maybe_unused]] const Cpu cpu = look();
+  const Cpu cpu = look();
+  if (cpu.avx2) rows.push_back(&kAvx2);
+  if (cpu.avx512) rows.push_back(&kAvx512);
 #endif
   return rows;
 }

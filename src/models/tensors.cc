@@ -26,7 +26,7 @@ Result<kernels::PackedMatrix> pack_stack(TensorSource& source, std::span<const g
     stack.push_back({.type = tensor->type,
                      .rows = static_cast<int>(tensor->rows()),
                      .columns = static_cast<int>(tensor->columns()),
-                     .data = source.data(*tensor).data()});
+                     .data = TRY(source.data(*tensor)).data()});
   return kernels::pack(stack, pool);
 }
 
@@ -35,7 +35,7 @@ Result<std::vector<float>> read_vector(TensorSource& source, std::span<const ggu
   for (const gguf::Tensor* tensor : tensors) {
     const std::size_t begin = joined.size();
     joined.resize(begin + static_cast<std::size_t>(tensor->elements()));
-    kernels::dequantize_row(tensor->type, source.data(*tensor).data(), joined.data() + begin, tensor->elements());
+    kernels::dequantize_row(tensor->type, TRY(source.data(*tensor)).data(), joined.data() + begin, tensor->elements());
     if (!std::ranges::all_of(std::span(joined).subspan(begin), [](float x) { return std::isfinite(x); }))
       return wrong(source, tensor->name, "holds a value that is not finite");
   }
@@ -116,7 +116,7 @@ Status TensorList::fill(TensorSource& source, ThreadPool& pool) const {
     *need.embedding = {.type = tensor->type,
                        .width = need.columns,
                        .row_bytes = kernels::row_bytes(tensor->type, need.columns),
-                       .rows = source.data(*tensor)};
+                       .rows = TRY(source.data(*tensor))};
   }
   for (const Need& need : needs_) {
     if (need.use == Use::embedding || need.found.empty()) continue;

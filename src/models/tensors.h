@@ -26,8 +26,8 @@ class TensorSource {
   // Names, types and dims. The data may be missing until it is asked for.
   virtual std::span<const gguf::Tensor> tensors() const = 0;
   virtual const gguf::Tensor* find(std::string_view name) const = 0;
-  // The tensor's bytes. Valid until release().
-  virtual std::span<const std::byte> data(const gguf::Tensor& tensor) = 0;
+  // The tensor's bytes. Valid until release(). exhausted: no memory for them.
+  virtual Result<std::span<const std::byte>> data(const gguf::Tensor& tensor) = 0;
   // The bytes have been used. `again`: they will be read a little, now and
   // then, and stay valid.
   virtual void release(const gguf::Tensor& tensor, bool again) = 0;
@@ -70,19 +70,21 @@ class TensorList {
   // Fills every destination. After check().
   Status fill(TensorSource& source, ThreadPool& pool) const;
 
- private:
   enum class Use { matrix, vector, embedding };
   struct Need {
     Use use;
-    bool optional;
-    int columns;  // 0: a vector
+    bool optional = false;
+    int columns = 0;  // 0: a vector
     std::vector<Rows> parts;
-    std::string otherwise;
+    std::string otherwise;  // stands in where the file lacks the one part; may be empty
     kernels::PackedMatrix* matrix = nullptr;
     std::vector<float>* vector = nullptr;
     Embedding* embedding = nullptr;
     std::vector<const gguf::Tensor*> found;  // set by check(); empty: an optional need that is not met
   };
+  std::span<const Need> needs() const { return needs_; }
+
+ private:
   Status check_need(const TensorSource& source, Need& need) const;
 
   std::vector<Need> needs_;

@@ -211,7 +211,7 @@ void split(std::string_view text, WordSink words) {
   Splitter::split(text, words);
 }
 
-using Flags = struct {
+struct Flags {
   bool ignore_merges = false, add_bos = false, raw_characters = false;
 };
 

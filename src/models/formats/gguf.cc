@@ -436,9 +436,8 @@ Result<File> File::open(const std::string& path) {
   } else {
     const auto stem = split_stem(path, count);
     if (!stem)
-      return Error{Code::corrupt,
-                   fmt::format("{}: split.count is {}, but the file is not named like ...-00001-of-{:05}.gguf", path,
-                               count, count)};
+      return Error{Code::corrupt, fmt::format("{}: split.count is {}, but the file is not named like ...-00001-of-{:05}.gguf",
+                                              path, count, count)};
     for (std::int64_t number = 0; number < count; ++number) {
       auto [next_mapped, next] = TRY(open_part(part_path(*stem, number, count), number, count));
       if (number == 0) {
@@ -453,20 +452,36 @@ Result<File> File::open(const std::string& path) {
       file.parts_.push_back(std::move(next_mapped));
     }
   }
+  file.path_ = file.parts_.front().path();
   if (tensors_wanted >= 0 && tensors_wanted != static_cast<std::int64_t>(file.tensors_.size()))
     return Error{Code::corrupt, fmt::format("{}: split.tensors.count is {}, but the parts hold {}", file.path(),
                                             tensors_wanted, file.tensors_.size())};
-  file.keys_by_name_ = order_by_name(file.keys_);
-  file.tensors_by_name_ = order_by_name(file.tensors_);
-  if (const Tensor* twice = find_twice(file.tensors_, file.tensors_by_name_))
-    return Error{Code::corrupt,
-                 fmt::format("{}: tensor {} appears twice", file.parts_[static_cast<std::size_t>(twice->part)].path(),
-                             quoted(twice->name))};
+  TRY(file.index());
   return file;
 }
 
+Result<File> File::in_memory(std::vector<std::byte> bytes, std::string name) {
+  File file;
+  file.path_ = std::move(name);
+  file.memory_ = std::move(bytes);
+  auto part = TRY(read_part(file.memory_, file.path_));
+  file.version_ = part.version;
+  file.keys_ = std::move(part.keys);
+  file.tensors_ = std::move(part.tensors);
+  TRY(file.index());
+  return file;
+}
+
+Status File::index() {
+  keys_by_name_ = order_by_name(keys_);
+  tensors_by_name_ = order_by_name(tensors_);
+  if (const Tensor* twice = find_twice(tensors_, tensors_by_name_))
+    return Error{Code::corrupt, fmt::format("{}: tensor {} appears in two parts", path_, quoted(twice->name))};
+  return {};
+}
+
 std::uint64_t File::bytes() const {
-  std::uint64_t sum = 0;
+  std::uint64_t sum = memory_.size();
   for (const MappedFile& part : parts_) sum += part.bytes().size();
   return sum;
 }
@@ -478,7 +493,9 @@ const Value* File::find(std::string_view key) const {
 
 const Tensor* File::find_tensor(std::string_view name) const { return find_by_name(tensors_, tensors_by_name_, name); }
 
-void File::release(const Tensor& tensor) const { parts_[static_cast<std::size_t>(tensor.part)].release(tensor.data); }
+void File::release(const Tensor& tensor) const {
+  if (!parts_.empty()) parts_[static_cast<std::size_t>(tensor.part)].release(tensor.data);
+}
 
 template <class T>
 Result<std::optional<T>> File::maybe(std::string_view key) const {

@@ -120,9 +120,11 @@ class File {
   // As read_part(); not_found and io as MappedFile::open().
   static Result<File> open(const std::string& path);
 
-  const std::string& path() const { return parts_.front().path(); }
+  // A file that exists in memory alone; `name` is what errors call it.
+  static Result<File> in_memory(std::vector<std::byte> bytes, std::string name);
+
+  const std::string& path() const { return path_; }
   std::uint32_t version() const { return version_; }
-  std::span<const MappedFile> parts() const { return parts_; }
   std::uint64_t bytes() const;  // of all parts
 
   std::span<const Key> keys() const { return keys_; }  // the first part's
@@ -147,11 +149,15 @@ class File {
   }
 
   // Lets go of the memory that holds the tensor's bytes; reading them again
-  // brings them back from the file.
+  // brings them back from the file. Nothing happens to files in memory.
   void release(const Tensor& tensor) const;
 
  private:
+  Status index();
+
+  std::string path_;  // of the first part
   std::vector<MappedFile> parts_;
+  std::vector<std::byte> memory_;  // instead of parts
   std::uint32_t version_ = 0;
   std::vector<Key> keys_;
   std::vector<Tensor> tensors_;

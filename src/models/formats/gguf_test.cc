@@ -76,7 +76,7 @@ std::string sample() {
   writer.add("a.floats", floats);
   writer.add_tensor("first", kernels::Type::f32, {4, 2}, std::span(kZeros).first(32));
   writer.add_tensor("second", kernels::Type::q4_0, {32, 3, 2}, std::span(kZeros).first(108));
-  return writer.bytes();
+  return writer.bytes().value();
 }
 
 TEST(Gguf, ReadsWhatTheWriterWrote) {

@@ -72,7 +72,12 @@ void Writer::add(std::string_view name, const Value& value) {
 
 void Writer::add_tensor(std::string_view name, kernels::Type type, std::vector<std::int64_t> dims,
                         std::span<const std::byte> data) {
-  tensors_.push_back({std::string(name), type, std::move(dims), data});
+  add_tensor(name, type, std::move(dims), data.size(), [data] { return Result<std::span<const std::byte>>(data); });
+}
+
+void Writer::add_tensor(std::string_view name, kernels::Type type, std::vector<std::int64_t> dims, std::uint64_t size,
+                        Produce produce) {
+  tensors_.push_back({std::string(name), type, std::move(dims), size, std::move(produce)});
 }
 
 std::string Writer::head() const {
@@ -88,18 +93,29 @@ std::string Writer::head() const {
     for (const std::int64_t dim : tensor.dims) put(out, dim);
     put(out, tensor.type);
     put(out, offset);
-    offset += tensor.data.size() + padding(tensor.data.size());
+    offset += tensor.size + padding(tensor.size);
   }
   out.append(padding(out.size()), '\0');
   return out;
 }
 
-std::string Writer::bytes() const {
-  std::string out = head();
+Status Writer::give(const std::function<Status(std::string_view)>& put) const {
+  TRY(put(head()));
   for (const Pending& tensor : tensors_) {
-    out.append(reinterpret_cast<const char*>(tensor.data.data()), tensor.data.size());
-    out.append(padding(tensor.data.size()), '\0');
+    const auto data = TRY(tensor.produce());
+    CHECK(data.size() == tensor.size, "a tensor has the size that was announced");
+    TRY(put({reinterpret_cast<const char*>(data.data()), data.size()}));
+    TRY(put(std::string(padding(tensor.size), '\0')));
   }
+  return {};
+}
+
+Result<std::string> Writer::bytes() const {
+  std::string out;
+  TRY(give([&](std::string_view piece) -> Status {
+    out += piece;
+    return {};
+  }));
   return out;
 }
 
@@ -109,16 +125,10 @@ Status Writer::write(const std::string& path) const {
   };
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "wb"), std::fclose);
   if (!file) return failed();
-  const auto put_all = [&](const void* data, std::size_t size) {
-    return std::fwrite(data, 1, size, file.get()) == size;
-  };
-  const std::string begin = head();
-  if (!put_all(begin.data(), begin.size())) return failed();
-  for (const Pending& tensor : tensors_) {
-    static constexpr char kZeros[kAlignment] = {};
-    if (!put_all(tensor.data.data(), tensor.data.size()) || !put_all(kZeros, padding(tensor.data.size())))
-      return failed();
-  }
+  TRY(give([&](std::string_view piece) -> Status {
+    if (std::fwrite(piece.data(), 1, piece.size(), file.get()) != piece.size()) return failed();
+    return {};
+  }));
   if (std::fflush(file.get()) != 0) return failed();
   return {};
 }

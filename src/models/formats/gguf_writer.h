@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -34,8 +35,13 @@ class Writer {
   void add_tensor(std::string_view name, kernels::Type type, std::vector<std::int64_t> dims,
                   std::span<const std::byte> data);
 
-  // The file's bytes.
-  std::string bytes() const;
+  // The same for data too large to stand around: `produce` is called when its
+  // turn comes and gives `size` bytes, which stay valid until the next call.
+  using Produce = std::function<Result<std::span<const std::byte>>()>;
+  void add_tensor(std::string_view name, kernels::Type type, std::vector<std::int64_t> dims, std::uint64_t size, Produce produce);
+
+  // The file's bytes. Errors: those of a producer.
+  Result<std::string> bytes() const;
   // io: the file cannot be written.
   Status write(const std::string& path) const;
   // As `count` files PREFIX-00001-of-0000N.gguf, the keys in the first, the
@@ -47,9 +53,12 @@ class Writer {
     std::string name;
     kernels::Type type;
     std::vector<std::int64_t> dims;
-    std::span<const std::byte> data;
+    std::uint64_t size;
+    Produce produce;
   };
   std::string head() const;  // everything before the tensors' data
+  // All of the file, piece by piece, to put(bytes).
+  Status give(const std::function<Status(std::string_view)>& put) const;
   std::string& key(std::string_view name, ValueType type);
 
   std::string keys_;

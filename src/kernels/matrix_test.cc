@@ -1,0 +1,238 @@
+#include "kernels/matrix.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/blocks.h"
+#include "kernels/kernels.h"
+
+namespace ashlar::kernels {
+namespace {
+
+constexpr Type kAll[] = {Type::f32,  Type::f16,  Type::bf16, Type::q8_0, Type::q4_0, Type::q4_1,   Type::q5_0,  Type::q5_1,
+                         Type::q2_k, Type::q3_k, Type::q4_k, Type::q5_k, Type::q6_k, Type::iq4_nl, Type::iq4_xs};
+
+struct Matrix {
+  Type type;
+  int rows, columns;
+  std::vector<std::byte> data;
+  RawMatrix raw() const { return {type, rows, columns, data.data()}; }
+};
+
+std::vector<float> normals(std::size_t n, unsigned seed, float deviation = 1) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal(0, deviation);
+  std::vector<float> x(n);
+  for (float& v : x) v = normal(random);
+  return x;
+}
+
+Matrix random_matrix(Type type, int rows, int columns, unsigned seed) {
+  Matrix m{type, rows, columns, {}};
+  const std::vector<float> w = normals(static_cast<std::size_t>(rows * columns), seed, 0.02f);
+  const std::size_t row = row_bytes(type, columns);
+  m.data.resize(row * static_cast<std::size_t>(rows));
+  for (int r = 0; r < rows; ++r)
+    quantize_row(type, w.data() + static_cast<std::ptrdiff_t>(r) * columns, m.data.data() + row * static_cast<std::size_t>(r), columns);
+  return m;
+}
+
+// Random bytes are a valid block of every quantized type: codes, scales and mins at all their ends.
+// The f16 factors are made finite and moderate.
+Matrix noise_matrix(Type type, int rows, int columns, unsigned seed) {
+  Matrix m = random_matrix(type, rows, columns, seed);
+  const TypeInfo& info = type_info(type);
+  if (info.block == 1) return m;
+  std::mt19937 random(seed);
+  for (std::size_t at = 0; at < m.data.size(); at += static_cast<std::size_t>(info.bytes)) {
+    for (int i = 0; i < info.bytes; ++i) {
+      const unsigned kind = random() % 4;
+      m.data[at + static_cast<std::size_t>(i)] = static_cast<std::byte>(kind == 0 ? 0xff : kind == 1 ? 0x00 : kind == 2 ? 0x80 : random() % 256);
+    }
+    const auto set_half = [&](int where, std::uint16_t half) {
+      m.data[at + static_cast<std::size_t>(where)] = static_cast<std::byte>(half);
+      m.data[at + static_cast<std::size_t>(where) + 1] = static_cast<std::byte>(half >> 8);
+    };
+    const auto half = [&] { return f32_to_f16(static_cast<float>(static_cast<int>(random() % 17) - 8) / 64); };
+    const int d = type == Type::q2_k ? 80 : type == Type::q3_k ? 108 : type == Type::q6_k ? 208 : 0;
+    set_half(d, half());
+    if (kLayouts[format_of(type)].min) set_half(d + 2, half());
+  }
+  return m;
+}
+
+PackedMatrix packed(const std::vector<RawMatrix>& raw, ThreadPool& pool) {
+  auto result = pack(raw, pool);
+  EXPECT_TRUE(result.has_value()) << (result ? "" : result.error().message);
+  return std::move(*result);
+}
+
+std::vector<float> product(const PackedMatrix& w, const std::vector<float>& x, int rows, ThreadPool& pool) {
+  Activations a;
+  a.assign(x.data(), static_cast<std::size_t>(w.columns()), rows, w.columns(), w.forms(), pool);
+  std::vector<float> y(static_cast<std::size_t>(rows * w.rows()) + 3, 12345.0f);
+  matmul(w, a, y.data(), static_cast<std::size_t>(w.rows()), pool);
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(y[y.size() - 1 - static_cast<std::size_t>(i)], 12345.0f) << "written beyond the end";
+  y.resize(y.size() - 3);
+  return y;
+}
+
+class MatrixTest : public testing::Test {
+ protected:
+  ~MatrixTest() override { EXPECT_TRUE(select_isa("auto")); }
+  static void choose(const Kernels& row) { ASSERT_TRUE(select_isa(row.isa)); }
+  ThreadPool pool{2};
+};
+
+// Against sums in double precision over the dequantized weights and the activations as quantized.
+TEST_F(MatrixTest, RefIsTheSumOfProducts) {
+  choose(*kernel_rows().front());
+  for (const Type type : kAll) {
+    const int rows = 21, columns = 512, count = 3;
+    const Matrix m = noise_matrix(type, rows, columns, 3);
+    std::vector<float> x = normals(static_cast<std::size_t>(count * columns), 5);
+    std::fill(x.begin() + 64, x.begin() + 128, 0.0f);
+    const std::vector<float> y = product(packed({m.raw()}, pool), x, count, pool);
+    std::vector<float> w(static_cast<std::size_t>(columns));
+    for (int o = 0; o < rows; ++o) {
+      dequantize_row(type, m.data.data() + row_bytes(type, columns) * static_cast<std::size_t>(o), w.data(), columns);
+      for (int r = 0; r < count; ++r) {
+        double sum = 0, size = 0;
+        for (int b = 0; b < columns; b += 32) {
+          const float* v = x.data() + r * columns + b;
+          float most = 0;
+          for (int k = 0; k < 32; ++k) most = std::max(most, std::abs(v[k]));
+          for (int k = 0; k < 32; ++k) {
+            double xk = v[k];
+            if (type_info(type).block > 1) xk = most == 0 ? 0 : std::nearbyint(v[k] * (127.0f / most)) * double{most / 127.0f};
+            sum += xk * double{w[static_cast<std::size_t>(b + k)]};
+            size += std::abs(xk * double{w[static_cast<std::size_t>(b + k)]});
+          }
+        }
+        ASSERT_NEAR(y[static_cast<std::size_t>(r * rows + o)], sum, 1e-5 * size + 1e-9) << type_info(type).name << " " << o;
+      }
+    }
+  }
+}
+
+TEST_F(MatrixTest, EveryRowOfTheTableGivesTheBitsOfRef) {
+  struct Case { int rows, columns, count; };
+  const Case cases[] = {{1, 256, 1}, {16, 256, 2}, {17, 512, 3}, {33, 1024, 5}, {70, 256, 40}, {48, 768, 17}, {5, 4096, 9}, {64, 512, 33}};
+  for (const Type type : kAll) {
+    for (const Case& c : cases) {
+      for (const bool noise : {false, true}) {
+        const Matrix m = noise ? noise_matrix(type, c.rows, c.columns, 11) : random_matrix(type, c.rows, c.columns, 12);
+        std::vector<float> x = normals(static_cast<std::size_t>(c.count * c.columns), 13, noise ? 100 : 1);
+        if (noise) {
+          std::fill(x.begin() + 32, x.begin() + 96, 0.0f);       // scale 0
+          for (int k = 128; k < 160; ++k) x[static_cast<std::size_t>(k)] = k % 2 == 0 ? 3.0f : -3.0f;  // codes at both ends
+          x[200] = 1e-37f;
+        }
+        const PackedMatrix w = packed({m.raw()}, pool);
+        choose(*kernel_rows().front());
+        const std::vector<float> expected = product(w, x, c.count, pool);
+        for (const Kernels* row : kernel_rows()) {
+          choose(*row);
+          ASSERT_EQ(product(w, x, c.count, pool), expected)
+              << row->isa << " " << type_info(type).name << " " << c.rows << "x" << c.columns << " rows " << c.count;
+        }
+      }
+    }
+  }
+}
+
+TEST_F(MatrixTest, SmallBlocksTakeAnyMultipleOf32) {
+  for (const Type type : kAll) {
+    if (type_info(type).block > 32) continue;
+    for (const int columns : {32, 64, 96, 288, 896}) {
+      const Matrix m = random_matrix(type, 19, columns, 1);
+      const std::vector<float> x = normals(static_cast<std::size_t>(4 * columns), 2);
+      const PackedMatrix w = packed({m.raw()}, pool);
+      choose(*kernel_rows().front());
+      const std::vector<float> expected = product(w, x, 4, pool);
+      for (const Kernels* row : kernel_rows()) {
+        choose(*row);
+        ASSERT_EQ(product(w, x, 4, pool), expected) << row->isa << " " << type_info(type).name << " " << columns;
+      }
+    }
+  }
+}
+
+TEST_F(MatrixTest, FloatTypesTakeAnyColumns) {
+  for (const Type type : {Type::f32, Type::f16, Type::bf16})
+    for (const int columns : {1, 2, 7, 33}) {
+      const Matrix m = random_matrix(type, 18, columns, 1);
+      const std::vector<float> x = normals(static_cast<std::size_t>(6 * columns), 2);
+      const PackedMatrix w = packed({m.raw()}, pool);
+      choose(*kernel_rows().front());
+      const std::vector<float> expected = product(w, x, 6, pool);
+      for (const Kernels* row : kernel_rows()) {
+        choose(*row);
+        ASSERT_EQ(product(w, x, 6, pool), expected) << row->isa << " " << type_info(type).name << " " << columns;
+      }
+    }
+}
+
+TEST_F(MatrixTest, ARowDoesNotDependOnItsCompany) {
+  ThreadPool alone(1);
+  for (const Kernels* row : kernel_rows()) {
+    if (row == kernel_rows().front()) continue;  // held to the others above
+    choose(*row);
+    for (const Type type : kAll) {
+      const int columns = 512, most = 40;
+      const Matrix m = random_matrix(type, 100, columns, 21);
+      const PackedMatrix w = packed({m.raw()}, pool);
+      const std::vector<float> x = normals(static_cast<std::size_t>(most * columns), 22);
+      std::vector<float> singly;
+      for (int r = 0; r < most; ++r) {
+        const std::vector<float> one(x.begin() + r * columns, x.begin() + (r + 1) * columns);
+        const std::vector<float> y = product(w, one, 1, alone);
+        singly.insert(singly.end(), y.begin(), y.end());
+      }
+      for (int count = 1; count <= most; ++count) {
+        const std::vector<float> y = product(w, {x.begin(), x.begin() + count * columns}, count, pool);
+        ASSERT_TRUE(std::equal(y.begin(), y.end(), singly.begin())) << row->isa << " " << type_info(type).name << " " << count;
+      }
+    }
+  }
+}
+
+TEST_F(MatrixTest, StackedTypesGiveTheirSeparateProducts) {
+  const Matrix q = random_matrix(Type::q4_k, 40, 512, 1), k = random_matrix(Type::q6_k, 24, 512, 2);
+  const Matrix v = random_matrix(Type::bf16, 9, 512, 3);
+  const std::vector<float> x = normals(5 * 512, 4);
+  const PackedMatrix all = packed({q.raw(), k.raw(), v.raw()}, pool);
+  ASSERT_EQ(all.rows(), 73);
+  const std::vector<float> together = product(all, x, 5, pool);
+  int first = 0;
+  for (const Matrix* part : {&q, &k, &v}) {
+    const std::vector<float> y = product(packed({part->raw()}, pool), x, 5, pool);
+    for (int r = 0; r < 5; ++r)
+      for (int o = 0; o < part->rows; ++o)
+        ASSERT_EQ(together[static_cast<std::size_t>(r * 73 + first + o)], y[static_cast<std::size_t>(r * part->rows + o)]);
+    first += part->rows;
+  }
+}
+
+TEST_F(MatrixTest, PackRefusesWhatDoesNotFit) {
+  const Matrix a = random_matrix(Type::q8_0, 2, 64, 1), b = random_matrix(Type::q8_0, 2, 96, 1);
+  EXPECT_EQ(pack(std::vector<RawMatrix>{}, pool).error().code, Code::invalid);
+  EXPECT_EQ(pack(std::vector{a.raw(), b.raw()}, pool).error().code, Code::invalid);
+  RawMatrix odd = a.raw();
+  odd.columns = 48;
+  EXPECT_EQ(pack(std::vector{odd}, pool).error().code, Code::invalid);
+}
+
+TEST_F(MatrixTest, AnUnknownIsaNamesTheKnown) {
+  const Status status = select_isa("avx1024");
+  ASSERT_FALSE(status);
+  EXPECT_NE(status.error().message.find("ref"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace ashlar::kernels
