@@ -203,9 +203,9 @@ Status bench_all(const std::string& path, const BenchOptions& options) {
   ThreadPool pool(options.threads, /*pin=*/true);
   if (!options.write.empty()) return models::write_random_model(options.shape, options.type, options.vocabulary, options.write, pool);
   const auto subject = TRY(open_subject(path, options, pool));
-  const auto probe = kernels::probe(pool);
   const bool integers = subject.model->work_per_token().integers;
-  const Limits limits{probe.read_gigabytes_per_second, integers ? probe.integer_operations_per_second : probe.float_operations_per_second};
+  const kernels::Peaks peaks = kernels::compute_peaks(pool);
+  const Limits limits{TRY(kernels::read_bandwidth(pool)) / 1e9, (integers ? peaks.int8_tops : peaks.float_tflops) * 1e12};
   if (!options.json) {
     const Palette colour = palette(stdout);
     fmt::print("{}{}{}: {}, {} threads, {}\n", colour.bold, subject.name, colour.plain, to_string(subject.facts.bytes), pool.size(), kernels::kernels().isa);

@@ -90,7 +90,7 @@ class LoadedHost final : public Host {
 
 Result<std::unique_ptr<Host>> Host::open(const std::vector<std::string>& models, const HostOptions& options) {
   if (!options.isa.empty()) TRY(kernels::select_isa(options.isa));
-  auto host = std::make_unique<LoadedHost>(options.engine.threads);
+  auto host = std::make_unique<LoadedHost>(options.threads);
   for (const std::string& model : models) TRY(host->add(model, options.engine));
   TRY(host->finish());
   return host;

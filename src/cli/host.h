@@ -18,8 +18,10 @@ inline constexpr const char* kDefaultModel = "ashlar-assistant";
 struct HostOptions {
   engine::EngineOptions engine;
   std::string isa;
+  int threads = 0;
   void fields(auto&& field) {
     engine.fields(field);
+    field("threads", threads, "Threads that compute; 0: one for each core.");
     field("isa", isa, "Use the kernels of this instruction set instead of the best that this processor has.");
   }
 };

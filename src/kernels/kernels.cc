@@ -53,6 +53,7 @@ std::vector<const Kernels*> find_rows() {
   std::vector<const Kernels*> rows{&ref::kTable};
 #if defined(__x86_64__)
   const Cpu cpu = look();
+  if (cpu.avx2) rows.push_back(&kAvx2);
   if (cpu.avx512) rows.push_back(&kAvx512);
 #endif
   return rows;

@@ -31,8 +31,8 @@ Result<std::unique_ptr<BlockStore>> BlockStore::create(const Shape& shape, int b
   const std::uint64_t bytes = block_bytes(shape).count * static_cast<std::uint64_t>(blocks);
   // The system hands out addresses freely and finds out too late that it lacks the memory.
   if (bytes > physical_memory())
-    return Error{Code::exhausted, fmt::format("{} blocks of keys and values need {}, but this machine has {} of memory", blocks,
-                                              to_string(Bytes{bytes}), to_string(Bytes{physical_memory()}))};
+    return Error{Code::exhausted, fmt::format("{} blocks of keys and values need {}, but this machine has {} of memory",
+                                              blocks, to_string(Bytes{bytes}), to_string(Bytes{physical_memory()}))};
   std::unique_ptr<BlockStore> store(new BlockStore());
   store->layers_ = shape.layers;
   store->kv_heads_ = shape.kv_heads;
@@ -60,7 +60,8 @@ void BlockStore::copy_block(int from, int to) {
   for (int index = 0; index < layers_; ++index) {
     const kernels::KvView view = layer(index);
     for (std::byte* half : {view.keys, view.values})
-      std::memcpy(half + block_bytes_ * static_cast<std::size_t>(to), half + block_bytes_ * static_cast<std::size_t>(from), block_bytes_);
+      std::memcpy(half + block_bytes_ * static_cast<std::size_t>(to),
+                  half + block_bytes_ * static_cast<std::size_t>(from), block_bytes_);
   }
 }
 

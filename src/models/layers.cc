@@ -28,8 +28,9 @@ void list_embedding(const Shape& s, Weights& weights, TensorList& list) {
 void list_attention(const Shape& s, int index, Layer& layer, TensorList& list) {
   const auto name = [&](std::string_view part) { return tensor_name(index, part); };
   list.vector({{name("attn_norm.weight"), s.width}}, layer.attention_norm);
-  list.matrix({{name("attn_q.weight"), q_rows(s)}, {name("attn_k.weight"), kv_rows(s)}, {name("attn_v.weight"), kv_rows(s)}},
-              s.width, layer.qkv);
+  list.matrix(
+      {{name("attn_q.weight"), q_rows(s)}, {name("attn_k.weight"), kv_rows(s)}, {name("attn_v.weight"), kv_rows(s)}},
+      s.width, layer.qkv);
   list.matrix({{name("attn_output.weight"), s.width}}, q_rows(s), layer.attention_output);
 }
 
@@ -99,7 +100,8 @@ void Pass::take_sequences(const Step& step, int first) {
     const int position = sequence.first_position + begin - sequence.first_row;
     CHECK(begin - first == static_cast<int>(positions_.size()), "sequences fill the rows, in order");
     for (int row = begin; row < end; ++row) positions_.push_back(position + row - begin);
-    sequences_.push_back({.first_row = begin - first, .rows = end - begin, .first_position = position, .blocks = sequence.blocks});
+    sequences_.push_back(
+        {.first_row = begin - first, .rows = end - begin, .first_position = position, .blocks = sequence.blocks});
   }
   CHECK(static_cast<int>(positions_.size()) == rows_, "each row belongs to a sequence");
 }
@@ -110,7 +112,8 @@ void Pass::take_logit_rows(const Step& step, int first) {
   asked_.clear();
   for (auto row = begin; row != end; ++row) asked_.push_back(*row - first);
   const std::size_t vocabulary = rows_of(config_.shape.vocabulary);
-  logits_ = step.logits.subspan(static_cast<std::size_t>(begin - step.logit_rows.begin()) * vocabulary, asked_.size() * vocabulary);
+  logits_ = step.logits.subspan(static_cast<std::size_t>(begin - step.logit_rows.begin()) * vocabulary,
+                                asked_.size() * vocabulary);
 }
 
 void Pass::embed(const Embedding& embedding) {
@@ -125,7 +128,8 @@ void Pass::embed(const Embedding& embedding) {
 void Pass::norm(std::span<const float> weight) {
   const int width = config_.shape.width;
   if (delta_pending_)
-    kernels::add_rms_norm(x_.data(), ldx_, delta_.data(), ldx_, weight.data(), config_.rms_epsilon, rows_, width, h_.data(), ldh_, pool_);
+    kernels::add_rms_norm(x_.data(), ldx_, delta_.data(), ldx_, weight.data(), config_.rms_epsilon, rows_, width,
+                          h_.data(), ldh_, pool_);
   else
     kernels::rms_norm(x_.data(), ldx_, weight.data(), config_.rms_epsilon, rows_, width, h_.data(), ldh_, pool_);
   delta_pending_ = false;
@@ -139,13 +143,15 @@ void Pass::multiply(const kernels::PackedMatrix& matrix, float* y, std::size_t l
 
 void Pass::qkv(const Layer& layer) {
   multiply(layer.qkv, y_.data(), ldy_);
-  if (!layer.qkv_bias.empty()) kernels::add_bias(y_.data(), ldy_, layer.qkv_bias.data(), rows_, layer.qkv.rows(), pool_);
+  if (!layer.qkv_bias.empty())
+    kernels::add_bias(y_.data(), ldy_, layer.qkv_bias.data(), rows_, layer.qkv.rows(), pool_);
 }
 
 void Pass::norm_heads(const Layer& layer) {
   const Shape& s = config_.shape;
   kernels::rms_norm_heads(y_.data(), ldy_, layer.q_norm.data(), config_.rms_epsilon, rows_, s.heads, s.head_dim, pool_);
-  kernels::rms_norm_heads(y_.data() + q_rows(s), ldy_, layer.k_norm.data(), config_.rms_epsilon, rows_, s.kv_heads, s.head_dim, pool_);
+  kernels::rms_norm_heads(y_.data() + q_rows(s), ldy_, layer.k_norm.data(), config_.rms_epsilon, rows_, s.kv_heads,
+                          s.head_dim, pool_);
 }
 
 void Pass::rotate() {
@@ -177,7 +183,10 @@ void Pass::keep_asked_rows() {
     if (row == last_row + 1 && !next_sequence)
       ++asked_sequences_.back().rows;
     else
-      asked_sequences_.push_back({.first_row = static_cast<int>(i), .rows = 1, .first_position = positions_[rows_of(row)], .blocks = sequence->blocks});
+      asked_sequences_.push_back({.first_row = static_cast<int>(i),
+                                  .rows = 1,
+                                  .first_position = positions_[rows_of(row)],
+                                  .blocks = sequence->blocks});
     last_row = row;
     if (rows_of(row) == i) continue;
     std::memcpy(y_.data() + i * ldy_, y_.data() + rows_of(row) * ldy_, q_bytes);

@@ -19,18 +19,18 @@ namespace ashlar::models {
 
 struct Layer {
   int index = 0;
-  std::vector<float> attention_norm;      // [width]
-  kernels::PackedMatrix qkv;              // [(heads + 2 kv_heads) head_dim, width]
-  std::vector<float> qkv_bias;            // [its rows], or empty
-  std::vector<float> q_norm, k_norm;      // [head_dim] each
-  kernels::PackedMatrix attention_output; // [width, heads head_dim]
-  std::vector<float> feed_forward_norm;   // [width]
-  kernels::PackedMatrix gate_up;          // [2 hidden, width]
-  kernels::PackedMatrix down;             // [width, hidden]
+  std::vector<float> attention_norm;       // [width]
+  kernels::PackedMatrix qkv;               // [(heads + 2 kv_heads) head_dim, width]
+  std::vector<float> qkv_bias;             // [its rows], or empty
+  std::vector<float> q_norm, k_norm;       // [head_dim] each
+  kernels::PackedMatrix attention_output;  // [width, heads head_dim]
+  std::vector<float> feed_forward_norm;    // [width]
+  kernels::PackedMatrix gate_up;           // [2 hidden, width]
+  kernels::PackedMatrix down;              // [width, hidden]
 };
 
 struct Weights {
-  Embedding embedding;              // [vocabulary, width]
+  Embedding embedding;  // [vocabulary, width]
   std::vector<Layer> layers;
   std::vector<float> output_norm;   // [width]
   kernels::PackedMatrix output;     // [vocabulary, width]
@@ -95,19 +95,19 @@ class Pass {
   int max_rows_;
   ThreadPool& pool_;
   kernels::Rope rope_;
-  std::size_t ldx_, ldh_, ldy_;      // floats from one row to the next
+  std::size_t ldx_, ldh_, ldy_;  // floats from one row to the next
   std::vector<float> x_, h_, y_, delta_;
   kernels::Activations activations_;
 
   // The rows at hand.
   int rows_ = 0;
   BlockStore* kv_ = nullptr;
-  bool delta_pending_ = false;       // x is still to receive delta
+  bool delta_pending_ = false;  // x is still to receive delta
   std::span<const std::int32_t> tokens_;
   std::vector<int> positions_;
   std::vector<kernels::KvSequence> sequences_, asked_sequences_;
-  std::vector<int> asked_;           // rising
-  std::span<float> logits_;          // [asked, vocabulary]
+  std::vector<int> asked_;   // rising
+  std::span<float> logits_;  // [asked, vocabulary]
 };
 
 }  // namespace ashlar::models

@@ -40,7 +40,8 @@ Result<ModelFacts> read_facts(const gguf::File& file) {
   if (const Mix* mix = find_mix(file_type))
     facts.file_type = mix->name;
   else if (!facts.type_bytes.empty())
-    facts.file_type = std::ranges::max_element(facts.type_bytes, {}, [](const auto& entry) { return entry.second; })->first;
+    facts.file_type =
+        std::ranges::max_element(facts.type_bytes, {}, [](const auto& entry) { return entry.second; })->first;
   return facts;
 }
 
@@ -51,19 +52,20 @@ Status take_vocabulary_size(const gguf::File& file, const text::Vocabulary& voca
   if (embedding == nullptr)
     return Error{Code::corrupt, fmt::format("{}: tensor 'token_embd.weight' is missing", file.path())};
   if (embedding->rows() > kMost)
-    return Error{Code::corrupt, fmt::format("{}: tensor 'token_embd.weight' is {}; at most {} tokens are possible", file.path(),
-                                            gguf::dims_text(*embedding), kMost)};
+    return Error{Code::corrupt, fmt::format("{}: tensor 'token_embd.weight' is {}; at most {} tokens are possible",
+                                            file.path(), gguf::dims_text(*embedding), kMost)};
   shape.vocabulary = static_cast<int>(embedding->rows());
   if (vocabulary.tokens.size() > static_cast<std::size_t>(shape.vocabulary))
-    return Error{Code::corrupt, fmt::format("{}: the vocabulary has {} tokens, but tensor 'token_embd.weight' is {}", file.path(),
-                                            vocabulary.tokens.size(), gguf::dims_text(*embedding))};
+    return Error{Code::corrupt, fmt::format("{}: the vocabulary has {} tokens, but tensor 'token_embd.weight' is {}",
+                                            file.path(), vocabulary.tokens.size(), gguf::dims_text(*embedding))};
   return {};
 }
 
 Result<Config> read_model_config(const gguf::File& file, const Architecture* architecture, const ModelFacts& facts) {
   if (architecture == nullptr)
-    return Error{Code::unsupported, fmt::format("{}: the architecture {} is not supported; {} are", file.path(),
-                                                gguf::quoted(facts.architecture), fmt::join(architecture_names(), ", "))};
+    return Error{Code::unsupported,
+                 fmt::format("{}: the architecture {} is not supported; {} are", file.path(),
+                             gguf::quoted(facts.architecture), fmt::join(architecture_names(), ", "))};
   return architecture->configure(Keys(file, facts.architecture));
 }
 

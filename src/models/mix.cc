@@ -9,15 +9,16 @@ namespace {
 using kernels::Type;
 
 constexpr Mix kMixes[] = {
-    {"F32", Type::f32, 0},         {"F16", Type::f16, 1},         {"BF16", Type::bf16, 32},      {"Q8_0", Type::q8_0, 7},
-    {"Q4_0", Type::q4_0, 2},       {"Q4_1", Type::q4_1, 3},       {"Q5_0", Type::q5_0, 8},       {"Q5_1", Type::q5_1, 9},
-    {"Q2_K", Type::q2_k, 10},      {"Q3_K_S", Type::q3_k, 11},    {"Q3_K_M", Type::q3_k, 12},    {"Q3_K_L", Type::q3_k, 13},
-    {"Q4_K_S", Type::q4_k, 14},    {"Q4_K_M", Type::q4_k, 15},    {"Q5_K_S", Type::q5_k, 16},    {"Q5_K_M", Type::q5_k, 17},
-    {"Q6_K", Type::q6_k, 18},      {"IQ4_NL", Type::iq4_nl, 25},  {"IQ4_XS", Type::iq4_xs, 30},
+    {"F32", Type::f32, 0},      {"F16", Type::f16, 1},        {"BF16", Type::bf16, 32},     {"Q8_0", Type::q8_0, 7},
+    {"Q4_0", Type::q4_0, 2},    {"Q4_1", Type::q4_1, 3},      {"Q5_0", Type::q5_0, 8},      {"Q5_1", Type::q5_1, 9},
+    {"Q2_K", Type::q2_k, 10},   {"Q3_K_S", Type::q3_k, 11},   {"Q3_K_M", Type::q3_k, 12},   {"Q3_K_L", Type::q3_k, 13},
+    {"Q4_K_S", Type::q4_k, 14}, {"Q4_K_M", Type::q4_k, 15},   {"Q5_K_S", Type::q5_k, 16},   {"Q5_K_M", Type::q5_k, 17},
+    {"Q6_K", Type::q6_k, 18},   {"IQ4_NL", Type::iq4_nl, 25}, {"IQ4_XS", Type::iq4_xs, 30},
 };
 
 bool same(std::string_view a, std::string_view b) {
-  return std::ranges::equal(a, b, {}, [](unsigned char c) { return std::toupper(c); }, [](unsigned char c) { return std::toupper(c); });
+  return std::ranges::equal(
+      a, b, {}, [](unsigned char c) { return std::toupper(c); }, [](unsigned char c) { return std::toupper(c); });
 }
 
 // The layers at both ends, and every third one between.
@@ -59,11 +60,21 @@ Type fitting(Type type, int columns) {
   switch (type) {
     case Type::q2_k:
     case Type::q3_k:
-    case Type::iq4_xs: type = Type::iq4_nl; break;
-    case Type::q4_k: type = Type::q5_0; break;
-    case Type::q5_k: type = Type::q5_1; break;
-    case Type::q6_k: type = Type::q8_0; break;
-    default: type = Type::f16; break;
+    case Type::iq4_xs:
+      type = Type::iq4_nl;
+      break;
+    case Type::q4_k:
+      type = Type::q5_0;
+      break;
+    case Type::q5_k:
+      type = Type::q5_1;
+      break;
+    case Type::q6_k:
+      type = Type::q8_0;
+      break;
+    default:
+      type = Type::f16;
+      break;
   }
   return fitting(type, columns);
 }
@@ -73,7 +84,8 @@ Type fitting(Type type, int columns) {
 const Mix* find_mix(std::string_view name) {
   if (same(name, "Q3_K") || same(name, "Q4_K") || same(name, "Q5_K")) {
     for (const Mix& mix : kMixes)
-      if (mix.name.size() == name.size() + 2 && same(mix.name.substr(0, name.size()), name) && mix.name.ends_with("_M")) return &mix;
+      if (mix.name.size() == name.size() + 2 && same(mix.name.substr(0, name.size()), name) && mix.name.ends_with("_M"))
+        return &mix;
   }
   const auto found = std::ranges::find_if(kMixes, [&](const Mix& mix) { return same(mix.name, name); });
   return found == std::end(kMixes) ? nullptr : &*found;
@@ -95,8 +107,10 @@ Type choose_type(const Mix& mix, const Shape& shape, const MatrixPlace& place) {
   Type type = mix.type;
   if (!quantized) return type;
   if (place.output) {
-    if (place.columns % 256 != 0) type = Type::q8_0;
-    else if (type != Type::q8_0) type = Type::q6_k;
+    if (place.columns % 256 != 0)
+      type = Type::q8_0;
+    else if (type != Type::q8_0)
+      type = Type::q6_k;
   } else if (place.name.ends_with("attn_v.weight")) {
     type = value_type(mix, shape, place.layer);
   } else if (place.name.ends_with("ffn_down.weight")) {

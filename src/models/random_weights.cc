@@ -52,21 +52,46 @@ constexpr double kIq4Spread = 70.0;  // of the IQ4 table
 Recipe recipe(Type type) {
   Recipe r;
   switch (type) {
-    case Type::q8_0: r.scale = 1 / spread(256); break;
-    case Type::q4_0: r.scale = 1 / spread(16); break;
-    case Type::q5_0: r.scale = 1 / spread(32); break;
-    case Type::iq4_nl: r.scale = 1 / kIq4Spread; break;
-    case Type::iq4_xs: r.scale = 1 / (kIq4Spread * kSixBitSigned); break;
-    case Type::q4_1: r.scale = 1 / spread(16), r.min_at = 2, r.min = -7.5; break;
-    case Type::q5_1: r.scale = 1 / spread(32), r.min_at = 2, r.min = -15.5; break;
-    case Type::q2_k: r.scale = 1 / (spread(4) * kUpperFourBit), r.scale_at = 80, r.min_at = 82, r.min = 1.5; break;
-    case Type::q3_k: r.scale = 1 / (spread(8) * kSixBitSigned), r.scale_at = 108; break;
-    case Type::q4_k: r.scale = 1 / (spread(16) * kUpperSixBit), r.min_at = 2, r.min = 7.5; break;
-    case Type::q5_k: r.scale = 1 / (spread(32) * kUpperSixBit), r.min_at = 2, r.min = 15.5; break;
-    case Type::q6_k: r.scale = 1 / (spread(64) * kEightBitSigned), r.scale_at = 208; break;
+    case Type::q8_0:
+      r.scale = 1 / spread(256);
+      break;
+    case Type::q4_0:
+      r.scale = 1 / spread(16);
+      break;
+    case Type::q5_0:
+      r.scale = 1 / spread(32);
+      break;
+    case Type::iq4_nl:
+      r.scale = 1 / kIq4Spread;
+      break;
+    case Type::iq4_xs:
+      r.scale = 1 / (kIq4Spread * kSixBitSigned);
+      break;
+    case Type::q4_1:
+      r.scale = 1 / spread(16), r.min_at = 2, r.min = -7.5;
+      break;
+    case Type::q5_1:
+      r.scale = 1 / spread(32), r.min_at = 2, r.min = -15.5;
+      break;
+    case Type::q2_k:
+      r.scale = 1 / (spread(4) * kUpperFourBit), r.scale_at = 80, r.min_at = 82, r.min = 1.5;
+      break;
+    case Type::q3_k:
+      r.scale = 1 / (spread(8) * kSixBitSigned), r.scale_at = 108;
+      break;
+    case Type::q4_k:
+      r.scale = 1 / (spread(16) * kUpperSixBit), r.min_at = 2, r.min = 7.5;
+      break;
+    case Type::q5_k:
+      r.scale = 1 / (spread(32) * kUpperSixBit), r.min_at = 2, r.min = 15.5;
+      break;
+    case Type::q6_k:
+      r.scale = 1 / (spread(64) * kEightBitSigned), r.scale_at = 208;
+      break;
     case Type::f32:
     case Type::f16:
-    case Type::bf16: break;
+    case Type::bf16:
+      break;
   }
   return r;
 }
@@ -158,10 +183,14 @@ void fill_random(Type type, double deviation, std::uint64_t seed, std::span<std:
     const auto part = out.subspan(begin, std::min(piece, out.size() - begin));
     Random random{seed * 0xD1342543DE82EF95 + static_cast<std::uint64_t>(index)};
     random();
-    if (type == Type::f32) fill_from(f32, part, random);
-    else if (type == Type::f16) fill_from(f16, part, random);
-    else if (type == Type::bf16) fill_from(bf16, part, random);
-    else fill_blocks(type, deviation, part, random);
+    if (type == Type::f32)
+      fill_from(f32, part, random);
+    else if (type == Type::f16)
+      fill_from(f16, part, random);
+    else if (type == Type::bf16)
+      fill_from(bf16, part, random);
+    else
+      fill_blocks(type, deviation, part, random);
   });
 }
 

@@ -47,12 +47,14 @@ constexpr KnownShape kShapes[] = {
 Result<const KnownShape*> find_shape(std::string_view name) {
   const auto found = std::ranges::find(kShapes, name, &KnownShape::name);
   if (found != std::end(kShapes)) return &*found;
-  return Error{Code::invalid, fmt::format("no shape is called {}; known are {}", gguf::quoted(name), fmt::join(shape_names(), ", "))};
+  return Error{Code::invalid,
+               fmt::format("no shape is called {}; known are {}", gguf::quoted(name), fmt::join(shape_names(), ", "))};
 }
 
 Result<const Mix*> need_mix(std::string_view name) {
   if (const Mix* mix = find_mix(name)) return mix;
-  return Error{Code::invalid, fmt::format("no type is called {}; known are {}", gguf::quoted(name), fmt::join(mix_names(), ", "))};
+  return Error{Code::invalid,
+               fmt::format("no type is called {}; known are {}", gguf::quoted(name), fmt::join(mix_names(), ", "))};
 }
 
 void add_keys(const KnownShape& s, const Mix& mix, gguf::Writer& writer) {
@@ -132,7 +134,8 @@ class RandomSource final : public TensorSource {
       const bool output = !need.otherwise.empty() || (need.use == TensorList::Use::embedding && known_.tied);
       int layer = -1;
       if (part.name.starts_with("blk.")) layer = std::atoi(part.name.c_str() + 4);
-      tensor.type = choose_type(mix, shape, {.name = part.name, .layer = layer, .columns = need.columns, .output = output});
+      tensor.type =
+          choose_type(mix, shape, {.name = part.name, .layer = layer, .columns = need.columns, .output = output});
     }
     tensors_.push_back(tensor);
   }
@@ -205,10 +208,12 @@ Status copy_vocabulary(const gguf::File& file, const KnownShape& known, gguf::Wr
   auto vocabulary = TRY(read_vocabulary(file));
   const std::size_t have = vocabulary.tokens.size();
   if (have > wanted)
-    return Error{Code::invalid, fmt::format("{}: has {} tokens, but {} has room for {}", file.path(), have, known.name, wanted)};
+    return Error{Code::invalid,
+                 fmt::format("{}: has {} tokens, but {} has room for {}", file.path(), have, known.name, wanted)};
   for (const gguf::Key& key : file.keys()) {
     if (!key.name.starts_with("tokenizer.")) continue;
-    const bool for_each_token = key.name == "tokenizer.ggml.tokens" || key.name == "tokenizer.ggml.scores" || key.name == "tokenizer.ggml.token_type";
+    const bool for_each_token = key.name == "tokenizer.ggml.tokens" || key.name == "tokenizer.ggml.scores" ||
+                                key.name == "tokenizer.ggml.token_type";
     if (!for_each_token || have == wanted) writer.add(key.name, key.value);
   }
   if (have == wanted) return {};
@@ -235,7 +240,8 @@ std::vector<std::string_view> shape_names() {
   return names;
 }
 
-Result<LoadedModel> random_model(std::string_view shape, std::string_view type, const LoadOptions& options, ThreadPool& pool) {
+Result<LoadedModel> random_model(std::string_view shape, std::string_view type, const LoadOptions& options,
+                                 ThreadPool& pool) {
   Plan plan = TRY(make_plan(shape, type));
   auto source = make_source(plan, pool);
   LoadedModel loaded;
@@ -250,7 +256,8 @@ Result<LoadedModel> random_model(std::string_view shape, std::string_view type, 
     loaded.facts.type_bytes[std::string(kernels::type_info(tensor.type).name)].count += size;
   }
   if (options.weights)
-    loaded.model = TRY(Transformer::create(*plan.architecture, std::move(plan.config), std::move(source), options.max_rows, pool));
+    loaded.model =
+        TRY(Transformer::create(*plan.architecture, std::move(plan.config), std::move(source), options.max_rows, pool));
   return loaded;
 }
 

@@ -16,7 +16,8 @@ std::vector<std::string_view> shape_names();  // "llama-3.2-1b", ...
 // A model of the shape, in memory, its matrices of `type`: the name of a mix
 // (mix.h). It has neither vocabulary nor template. invalid: an unknown shape or
 // type, with the names that are known; exhausted: no memory.
-Result<LoadedModel> random_model(std::string_view shape, std::string_view type, const LoadOptions& options, ThreadPool& pool);
+Result<LoadedModel> random_model(std::string_view shape, std::string_view type, const LoadOptions& options,
+                                 ThreadPool& pool);
 
 // The very same model as a GGUF file at `out_path`, with the tokenizer keys of
 // `vocabulary_path`, a GGUF file too. The vocabulary is padded to the shape's.

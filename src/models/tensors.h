@@ -74,9 +74,9 @@ class TensorList {
   struct Need {
     Use use;
     bool optional = false;
-    int columns = 0;           // 0: a vector
+    int columns = 0;  // 0: a vector
     std::vector<Rows> parts;
-    std::string otherwise;     // stands in where the file lacks the one part; may be empty
+    std::string otherwise;  // stands in where the file lacks the one part; may be empty
     kernels::PackedMatrix* matrix = nullptr;
     std::vector<float>* vector = nullptr;
     Embedding* embedding = nullptr;

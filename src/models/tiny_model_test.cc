@@ -69,7 +69,9 @@ std::vector<double> plain_values(Type type, std::span<const std::byte> bytes) {
         out.push_back(static_cast<double>(value));
         break;
       }
-      case Type::f16: out.push_back(half(block)); break;
+      case Type::f16:
+        out.push_back(half(block));
+        break;
       case Type::bf16: {
         std::uint32_t bits = 0;
         std::memcpy(reinterpret_cast<std::byte*>(&bits) + 2, block, 2);
@@ -83,9 +85,14 @@ std::vector<double> plain_values(Type type, std::span<const std::byte> bytes) {
         for (int i = 0; i < 32; ++i)
           out.push_back(half(block) * ((i < 16 ? u8(block[2 + i]) & 15 : u8(block[2 + i - 16]) >> 4) - 8));
         break;
-      case Type::q4_k: read_q4_k(block, out); break;
-      case Type::q6_k: read_q6_k(block, out); break;
-      default: ADD_FAILURE() << "no plain reading of this type";
+      case Type::q4_k:
+        read_q4_k(block, out);
+        break;
+      case Type::q6_k:
+        read_q6_k(block, out);
+        break;
+      default:
+        ADD_FAILURE() << "no plain reading of this type";
     }
   }
   return out;
@@ -189,9 +196,11 @@ TinyModel::Vector TinyModel::multiply(const std::string& name, const Vector& x) 
 TinyModel::Vector TinyModel::normalize(const std::string& name, const Vector& x, int from, int count) const {
   Vector y = x;
   double squares = 0;
-  for (int i = 0; i < count; ++i) squares += x[static_cast<std::size_t>(from + i)] * x[static_cast<std::size_t>(from + i)];
+  for (int i = 0; i < count; ++i)
+    squares += x[static_cast<std::size_t>(from + i)] * x[static_cast<std::size_t>(from + i)];
   const double over = 1 / std::sqrt(squares / count + kEpsilon);
-  for (int i = 0; i < count; ++i) y[static_cast<std::size_t>(from + i)] *= over * tensor(name).values[static_cast<std::size_t>(i)];
+  for (int i = 0; i < count; ++i)
+    y[static_cast<std::size_t>(from + i)] *= over * tensor(name).values[static_cast<std::size_t>(i)];
   return y;
 }
 
@@ -226,7 +235,8 @@ TinyModel::Vector TinyModel::attend(int layer, int position, Vector x, std::vect
                                     std::vector<Vector>& values) const {
   const TinySpec& s = spec_;
   const std::string blk = "blk." + std::to_string(layer) + ".";
-  Vector q = multiply(blk + "attn_q.weight", x), k = multiply(blk + "attn_k.weight", x), v = multiply(blk + "attn_v.weight", x);
+  Vector q = multiply(blk + "attn_q.weight", x), k = multiply(blk + "attn_k.weight", x),
+         v = multiply(blk + "attn_v.weight", x);
   if (s.qkv_bias) {
     for (std::size_t i = 0; i < q.size(); ++i) q[i] += tensor(blk + "attn_q.bias").values[i];
     for (std::size_t i = 0; i < k.size(); ++i) k[i] += tensor(blk + "attn_k.bias").values[i];
@@ -250,14 +260,16 @@ TinyModel::Vector TinyModel::attend(int layer, int position, Vector x, std::vect
     for (int p = first; p <= position; ++p) {
       double dot = 0;
       for (int i = 0; i < s.head_dim; ++i)
-        dot += q[q_at + static_cast<std::size_t>(i)] * keys[static_cast<std::size_t>(p)][kv_at + static_cast<std::size_t>(i)];
+        dot += q[q_at + static_cast<std::size_t>(i)] *
+               keys[static_cast<std::size_t>(p)][kv_at + static_cast<std::size_t>(i)];
       weights.push_back(std::exp(dot / std::sqrt(s.head_dim)));
       sum += weights.back();
     }
     for (int p = first; p <= position; ++p)
       for (int i = 0; i < s.head_dim; ++i)
-        heads[q_at + static_cast<std::size_t>(i)] += weights[static_cast<std::size_t>(p - first)] / sum *
-                                                     values[static_cast<std::size_t>(p)][kv_at + static_cast<std::size_t>(i)];
+        heads[q_at + static_cast<std::size_t>(i)] +=
+            weights[static_cast<std::size_t>(p - first)] / sum *
+            values[static_cast<std::size_t>(p)][kv_at + static_cast<std::size_t>(i)];
   }
   return multiply(blk + "attn_output.weight", heads);
 }
@@ -273,7 +285,8 @@ std::vector<std::vector<double>> TinyModel::logits(std::span<const std::int32_t>
     for (int layer = 0; layer < s.layers; ++layer) {
       const std::string blk = "blk." + std::to_string(layer) + ".";
       const auto l = static_cast<std::size_t>(layer);
-      const Vector attended = attend(layer, static_cast<int>(position), normalize(blk + "attn_norm.weight", x, 0, s.width), keys[l], values[l]);
+      const Vector attended = attend(layer, static_cast<int>(position),
+                                     normalize(blk + "attn_norm.weight", x, 0, s.width), keys[l], values[l]);
       for (std::size_t i = 0; i < x.size(); ++i) x[i] += attended[i];
       const Vector h = normalize(blk + "ffn_norm.weight", x, 0, s.width);
       Vector gate = multiply(blk + "ffn_gate.weight", h);
@@ -282,7 +295,8 @@ std::vector<std::vector<double>> TinyModel::logits(std::span<const std::int32_t>
       const Vector down = multiply(blk + "ffn_down.weight", gate);
       for (std::size_t i = 0; i < x.size(); ++i) x[i] += down[i];
     }
-    out.push_back(multiply(s.tied ? "token_embd.weight" : "output.weight", normalize("output_norm.weight", x, 0, s.width)));
+    out.push_back(
+        multiply(s.tied ? "token_embd.weight" : "output.weight", normalize("output_norm.weight", x, 0, s.width)));
   }
   return out;
 }

@@ -19,16 +19,16 @@ struct TinySpec {
   int rope_dims = 0;  // 0: the whole head
   int window = 0;
   bool tied = false;
-  bool halves = false;         // rope pairs (i, i + n/2)
+  bool halves = false;  // rope pairs (i, i + n/2)
   bool qkv_bias = false;
-  bool head_norms = false;     // of q and k
-  bool rope_factors = false;   // a rope_freqs.weight
-  std::string rope_scaling;    // "", "linear", "yarn"
+  bool head_norms = false;    // of q and k
+  bool rope_factors = false;  // a rope_freqs.weight
+  std::string rope_scaling;   // "", "linear", "yarn"
   double rope_base = 10000, rope_factor = 4;
   int original_context = 32;
-  kernels::Type type = kernels::Type::f32;       // of the matrices
-  kernels::Type other_type = kernels::Type::f32; // of W_v and W_down, where it differs
-  bool mixed = false;                            // other_type is used
+  kernels::Type type = kernels::Type::f32;        // of the matrices
+  kernels::Type other_type = kernels::Type::f32;  // of W_v and W_down, where it differs
+  bool mixed = false;                             // other_type is used
   std::uint64_t seed = 1;
 };
 

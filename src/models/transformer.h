@@ -17,7 +17,8 @@ class Transformer final : public Model {
   // is run in pieces of that many. The pool must outlive the model, which uses
   // it in forward(). Errors: those of TensorList; exhausted: no memory.
   static Result<std::unique_ptr<Transformer>> create(const Architecture& architecture, Config config,
-                                                     std::unique_ptr<TensorSource> source, int max_rows, ThreadPool& pool);
+                                                     std::unique_ptr<TensorSource> source, int max_rows,
+                                                     ThreadPool& pool);
 
   const Shape& shape() const override { return config_.shape; }
   Work work_per_token() const override;

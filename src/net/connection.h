@@ -1,50 +1,26 @@
-// One client's connection: its socket, TLS if any, and the protocol on top. All
-// of it runs on one io thread. A connection that idles or streams holds no
-// buffer: it waits for the socket and then reads into its thread's.
+// One client's connection to the server: a channel, the protocol on top, and the
+// time each may take. All of it runs on one io thread.
 #pragma once
 
 #include <atomic>
-#include <boost/asio/executor_work_guard.hpp>
-#include <boost/asio/io_context.hpp>
-#include <boost/asio/ip/tcp.hpp>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <string_view>
-#include <thread>
 #include <unordered_set>
+#include <vector>
 
+#include "net/channel.h"
 #include "net/deadlines.h"
-#include "net/outbox.h"
 #include "net/protocol.h"
-#include "net/tls.h"
 
 namespace ashlar::net {
 
-using Executor = boost::asio::io_context::executor_type;
-using Socket = boost::asio::basic_stream_socket<boost::asio::ip::tcp, Executor>;
-
 class Connection;
 
-// One network thread and what its connections share. Exchanges keep it alive
-// after the server is gone; nothing runs on it then.
-struct IoThread {
-  static constexpr std::size_t kScratch = 64 << 10;
-
-  boost::asio::io_context io{1};
-  Deadlines deadlines{io};
+// An io thread of the server and the connections that live on it.
+struct ServerThread : IoThread {
   std::unordered_set<std::shared_ptr<Connection>> connections;
-  std::unique_ptr<char[]> scratch{new char[kScratch]};  // what a readable socket is read into
-  std::string plain;                                    // and then opened into, under TLS
-
-  std::mutex mutex;
-  bool stopped = false;  // GUARDED_BY(mutex)
-  boost::asio::executor_work_guard<Executor> work{io.get_executor()};
-  std::thread thread;
-
-  // Runs `task` on this thread, or here if it has stopped. Any thread.
-  void run(std::function<void()> task);
 };
 
 // What all connections of a server share. Outlives them.
@@ -56,11 +32,10 @@ struct ServerShared {
   std::function<void()> on_close;  // a connection is gone or wants nothing more; io threads
 };
 
-class Connection : public std::enable_shared_from_this<Connection> {
+class Connection final : public ChannelOwner, public std::enable_shared_from_this<Connection> {
  public:
-  // Takes `fd`, a connected non-blocking socket.
-  Connection(ServerShared& shared, std::shared_ptr<IoThread> thread, int fd, bool v6, std::string peer);
-  ~Connection();
+  Connection(ServerShared& shared, std::shared_ptr<ServerThread> thread, Socket socket, std::string peer);
+  ~Connection() override;
 
   void start();
   void apply(std::vector<AnswerPart> parts);
@@ -69,43 +44,34 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // that the answer was cut.
   void drop(bool reset);
   // Whether a drain must wait for it.
-  bool busy() const { return state_ == State::open && (!nothing_to_send() || (protocol_ && protocol_->busy())); }
+  bool busy() const { return state_ == State::open && (!channel_.all_sent() || (protocol_ && protocol_->busy())); }
+
+  void readable() override;
+  void writable() override { pump(); }
 
  private:
   enum class State { open, lingering, closed };
 
-  void read_some();
   bool received(std::string_view bytes);
-  bool received_plain(std::string_view bytes);
-  void received_end();
-  void refuse_plain_http();
-
+  void choose_protocol(std::string_view bytes);
+  void input_ended();
+  void tls_refused();
   void pump();
-  bool send_once();
-  void seal();
   void linger();
   void expire();
-
-  void wait_read();
-  void wait_write();
-  bool wants_input() const;
-  bool nothing_to_send() const { return out_.empty() && sealed_.empty(); }
+  bool wants_input() const { return !input_ended_ && (!protocol_ || protocol_->wants_input()); }
 
   ServerShared& shared_;
-  const std::shared_ptr<IoThread> thread_;
-  Socket socket_;
-  Outbox out_;     // plain
-  Outbox sealed_;  // under TLS, what goes to the socket
-  std::unique_ptr<TlsSession> tls_;
+  const std::shared_ptr<ServerThread> thread_;
+  Channel channel_;
   std::string first_;  // bytes that may yet turn out to be the HTTP/2 preface
   ProtocolHome home_;
   std::unique_ptr<Protocol> protocol_;  // null until the first bytes tell which
 
   Deadlines::Entry deadline_;
-  TimePoint own_deadline_;  // of the handshake or the lingering
+  TimePoint own_deadline_;  // of the time without a protocol: first bytes, lingering
   TimePoint write_deadline_ = kNever;
   State state_ = State::open;
-  bool reading_ = false, writing_ = false;  // waits under way
   bool input_ended_ = false;
   bool draining_ = false;
 };

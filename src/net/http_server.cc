@@ -10,7 +10,6 @@
 #include <cerrno>
 #include <condition_variable>
 #include <cstring>
-#include <future>
 #include <vector>
 
 #include "base/log.h"
@@ -34,16 +33,6 @@ struct Entrance {
   bool v6;
 };
 
-// Runs `task` on a thread of the server and waits for it.
-void on_thread(IoThread& thread, auto task) {
-  std::promise<void> done;
-  asio::post(thread.io, [&] {
-    task();
-    done.set_value();
-  });
-  done.get_future().wait();
-}
-
 class Server final : public HttpServer {
  public:
   Server(const ServerOptions& options, Handler handler, std::shared_ptr<const TlsContext> tls,
@@ -58,12 +47,11 @@ class Server final : public HttpServer {
   void accept_some(Entrance& entrance);
   void rest(Entrance& entrance);
   void take(int fd, bool v6, std::string peer);
-  void run(IoThread& thread);
   void stop_accepting();
 
   ServerShared shared_;
   int port_ = 0;
-  std::vector<std::shared_ptr<IoThread>> threads_;
+  std::vector<std::shared_ptr<ServerThread>> threads_;
   std::vector<std::unique_ptr<Entrance>> entrances_;  // first io thread
   std::size_t next_ = 0;                              // first io thread
   bool accepting_ = true;                             // first io thread
@@ -88,14 +76,14 @@ Server::Server(const ServerOptions& options, Handler handler, std::shared_ptr<co
     changed_.notify_all();
   };
   const int count = options.http_threads > 0 ? options.http_threads : std::max(1, available_cores() / 4);
-  for (int i = 0; i < count; ++i) threads_.push_back(std::make_shared<IoThread>());
+  for (int i = 0; i < count; ++i) threads_.push_back(std::make_shared<ServerThread>());
   asio::io_context& first = threads_.front()->io;
   for (ListeningSocket& socket : sockets) {
     const auto protocol = socket.v6() ? asio::ip::tcp::v6() : asio::ip::tcp::v4();
     entrances_.push_back(std::make_unique<Entrance>(
         Entrance{Acceptor(first, protocol, socket.release()), decltype(Entrance::pause)(first), socket.v6()}));
   }
-  for (const auto& thread : threads_) thread->thread = std::thread([this, thread] { run(*thread); });
+  for (const auto& thread : threads_) thread->start("ashlar-net");
   asio::post(first, [this] {
     for (const auto& entrance : entrances_) wait_accept(*entrance);
   });
@@ -107,25 +95,10 @@ Server::~Server() {
     asio::post(thread->io, [thread = thread.get()] {
       const auto connections = thread->connections;
       for (const auto& connection : connections) connection->drop(true);
-      thread->deadlines.stop();
-      std::lock_guard lock(thread->mutex);
-      thread->stopped = true;
-      thread->work.reset();
+      thread->finish();
     });
   }
-  for (const auto& thread : threads_) thread->thread.join();
-}
-
-void Server::run(IoThread& thread) {
-  name_this_thread("ashlar-net");
-  while (true) {
-    try {
-      thread.io.run();
-      return;
-    } catch (const std::exception& e) {
-      log::error("network_thread_threw", {{"what", e.what()}});
-    }
-  }
+  for (const auto& thread : threads_) thread->join();
 }
 
 void Server::wait_accept(Entrance& entrance) {
@@ -168,9 +141,16 @@ void Server::rest(Entrance& entrance) {
 }
 
 void Server::take(int fd, bool v6, std::string peer) {
+  const std::shared_ptr<ServerThread>& thread = threads_[next_++ % threads_.size()];
+  Socket socket(thread->io);
+  boost::system::error_code failed;
+  socket.assign(v6 ? asio::ip::tcp::v6() : asio::ip::tcp::v4(), fd, failed);
+  if (failed) {
+    ::close(fd);
+    return;
+  }
   shared_.connections.fetch_add(1);
-  const std::shared_ptr<IoThread>& thread = threads_[next_++ % threads_.size()];
-  auto connection = std::make_shared<Connection>(shared_, thread, fd, v6, std::move(peer));
+  auto connection = std::make_shared<Connection>(shared_, thread, std::move(socket), std::move(peer));
   const auto start = [this, connection = std::move(connection), thread = thread.get()] {
     thread->connections.insert(connection);
     connection->start();
@@ -184,7 +164,7 @@ void Server::take(int fd, bool v6, std::string peer) {
 
 // On return no further connection comes to any thread.
 void Server::stop_accepting() {
-  on_thread(*threads_.front(), [this] {
+  threads_.front()->call([this] {
     accepting_ = false;
     for (const auto& entrance : entrances_) {
       boost::system::error_code ignored;
@@ -199,7 +179,7 @@ bool Server::drain(std::chrono::milliseconds limit) {
   stop_accepting();
   draining_ = true;
   for (const auto& thread : threads_) {
-    on_thread(*thread, [&] {
+    thread->call([&] {
       const auto connections = thread->connections;
       for (const auto& connection : connections) connection->drain();
     });
@@ -208,7 +188,7 @@ bool Server::drain(std::chrono::milliseconds limit) {
     const std::uint64_t seen = closes_;
     int busy = 0;
     for (const auto& thread : threads_) {
-      on_thread(*thread, [&] {
+      thread->call([&] {
         for (const auto& connection : thread->connections) busy += connection->busy();
       });
     }

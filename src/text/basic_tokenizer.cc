@@ -26,10 +26,23 @@ int byte_value(std::string_view token) {
   return high < 0 || low < 0 ? -1 : high * 16 + low;
 }
 
+// Tokens that steer a model. Some files call them user-defined, and then anybody
+// who writes one into a text would end the answer or begin to fill in the middle.
+constexpr std::string_view kSteering[] = {
+    "<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>",
+    "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<turn|>", "<|tool_response>", "<EOT>",
+    "_<EOT>", "[EOT]", "[EOS]", "[e~[", "<end_of_utterance>", "<｜end▁of▁sentence｜>",
+    // fill in the middle: prefix, suffix, middle, padding, repository, file
+    "<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>", "<|code_prefix|>",
+    "<|prefix|>", "<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<｜fim▁hole｜>", "<SUF>", "▁<SUF>",
+    "<|code_suffix|>", "<|suffix|>", "<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<｜fim▁end｜>", "<MID>",
+    "▁<MID>", "<|code_middle|>", "<|middle|>", "<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]",
+    "<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>", "<|file_sep|>"};
+
 }  // namespace
 
 BasicTokenizer::BasicTokenizer(Vocabulary vocabulary)
-    : vocabulary_(std::move(vocabulary)), index_(vocabulary_.tokens.size(), Texts{&vocabulary_.tokens}) {}
+    : vocabulary_(std::move(vocabulary)), index_(vocabulary_.tokens.size(), TokenTexts{&vocabulary_.tokens}) {}
 
 Status BasicTokenizer::prepare() {
   TRY(check());
@@ -73,15 +86,22 @@ Status BasicTokenizer::check() const {
 }
 
 Status BasicTokenizer::index_tokens() {
-  std::vector<PrefixMatcher::Entry> user_defined, special;
   for (TokenId id = 0; id < size(); ++id) {
     if (token(id).empty()) continue;  // a hole in the numbering
     if (const TokenId same = index_.insert(id); same >= 0)
       return corrupt(fmt::format("has the same token twice, as {} and as {}", same, id));
+  }
+  for (const std::string_view name : kSteering)
+    if (const TokenId id = find(name); id >= 0 && type(id) == TokenType::user_defined)
+      vocabulary_.types[static_cast<std::size_t>(id)] = TokenType::control;
+  std::vector<PrefixMatcher::Entry> user_defined, special;
+  for (TokenId id = 0; id < size(); ++id) {
+    if (token(id).empty()) continue;
     if (type(id) == TokenType::user_defined) user_defined.push_back({token(id), id});
     if (type(id) == TokenType::user_defined || type(id) == TokenType::control || type(id) == TokenType::unknown)
       special.push_back({token(id), id});
   }
+  phi3_ = vocabulary_.model == "llama" && find("<|placeholder1|>") >= 0 && find("<|assistant|>") >= 0;
   user_defined_ = PrefixMatcher(std::move(user_defined));
   special_ = PrefixMatcher(std::move(special));
   return {};
@@ -156,7 +176,9 @@ std::vector<TokenId> BasicTokenizer::encode(std::string_view text, EncodeOptions
         words_to(at);
         ids.push_back(match.id);
         beginning = true;
-        done = at += match.length;
+        at += match.length;
+        if (swallows_space(match.id)) at = std::min(text.find_first_not_of(" \t\n\v\f\r", at), text.size());
+        done = at;
       } else {
         ++at;
       }
@@ -166,6 +188,10 @@ std::vector<TokenId> BasicTokenizer::encode(std::string_view text, EncodeOptions
   words_to(text.size());
   if (const auto id = last_id(); options.add_special && id) ids.push_back(*id);
   return ids;
+}
+
+bool BasicTokenizer::swallows_space(TokenId id) const {
+  return phi3_ && id != vocabulary_.unknown && id != vocabulary_.bos && token(id) != "<|endoftext|>";
 }
 
 std::string_view BasicTokenizer::piece(TokenId id, bool special) const {

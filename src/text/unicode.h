@@ -48,20 +48,30 @@ Kinds kinds_beyond_ascii(char32_t code);
 
 inline Kinds kinds(char32_t code) { return code < 128 ? detail::kAscii[code] : kinds_beyond_ascii(code); }
 
+struct CodePoint {
+  char32_t code;
+  std::uint8_t bytes;
+};
+
+// The character at `at`, which is before `end`. A byte that begins no valid
+// character stands for U+FFFD, one byte long.
+inline CodePoint read_code(const char* at, const char* end) {
+  const auto lead = static_cast<unsigned char>(*at);
+  if (lead < 128) [[likely]] return {lead, 1};
+  const utf8::Step step = utf8::decode({at, static_cast<std::size_t>(end - at)});
+  if (!step.valid) return {0xFFFD, 1};
+  return {step.code, static_cast<std::uint8_t>(step.bytes)};
+}
+
 struct Char {
   char32_t code;
   Kinds kinds;
   std::uint8_t bytes;
 };
 
-// The character at `at`, which is before `end`. A byte that begins no valid
-// character stands for U+FFFD, one byte long.
 inline Char read(const char* at, const char* end) {
-  const auto lead = static_cast<unsigned char>(*at);
-  if (lead < 128) [[likely]] return {lead, detail::kAscii[lead], 1};
-  const utf8::Step step = utf8::decode({at, static_cast<std::size_t>(end - at)});
-  if (!step.valid) return {0xFFFD, kSymbol, 1};
-  return {step.code, kinds_beyond_ascii(step.code), static_cast<std::uint8_t>(step.bytes)};
+  const CodePoint code = read_code(at, end);
+  return {code.code, kinds(code.code), code.bytes};
 }
 
 }  // namespace ashlar::text::unicode

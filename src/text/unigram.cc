@@ -59,7 +59,7 @@ std::string Unigram::normalize(std::string_view text) const {
   while (!text.empty()) {
     Charsmap::Match match = charsmap_.longest(text);
     if (match.length == 0) {
-      const unicode::Char c = unicode::read(text.data(), text.data() + text.size());
+      const unicode::CodePoint c = unicode::read_code(text.data(), text.data() + text.size());
       match = {c.bytes, c.code == 0xFFFD ? "\uFFFD" : text.substr(0, c.bytes)};
     }
     text.remove_prefix(match.length);
@@ -85,11 +85,14 @@ void Unigram::encode_words(std::string_view raw, bool, std::vector<TokenId>& out
   std::vector<Way> ways(text.size() + 1);
   ways[0].score = 0;
   for (std::size_t at = 0; at < text.size();) {
-    const float score_here = ways[at].score;
-    const std::size_t character = unicode::read(text.data() + at, text.data() + text.size()).bytes;
+    // Sums are compared in double and kept in float: so does the original, and
+    // between ways that are equally good the rounding decides.
+    const double score_here = ways[at].score;
+    const std::size_t character = unicode::read_code(text.data() + at, text.data() + text.size()).bytes;
     const auto offer = [&](std::size_t length, float added, TokenId id) {
       Way& way = ways[at + length];
-      if (score_here + added > way.score) way = {score_here + added, static_cast<std::uint32_t>(at), id};
+      const double offered = score_here + added;
+      if (offered > way.score) way = {static_cast<float>(offered), static_cast<std::uint32_t>(at), id};
     };
     bool character_is_token = false;
     pieces_.each(std::string_view(text).substr(at), [&](TokenId id, std::size_t length) {

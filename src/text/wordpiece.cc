@@ -54,7 +54,8 @@ class WordPiece final : public BasicTokenizer {
   void add(char32_t c, Word& word, std::vector<TokenId>& out) const;
   void finish(Word& word, std::vector<TokenId>& out) const;
 
-  PrefixMatcher pieces_;
+  PrefixMatcher firsts_;         // of a word, U+2581 before them
+  PrefixMatcher continuations_;  // the rest
   bool lower_case_ = true;
   TokenId unknown_ = -1, cls_ = -1, separator_ = -1;
 };
@@ -67,15 +68,16 @@ Status WordPiece::load() {
   cls_ = first_of(v.cls, v.bos, "[CLS]");
   separator_ = first_of(v.separator, v.eos, "[SEP]");
   if (unknown_ < 0) return Error{Code::corrupt, "the vocabulary has no unknown token, which a WordPiece model needs"};
-  std::vector<PrefixMatcher::Entry> entries;
+  std::vector<PrefixMatcher::Entry> firsts, continuations;
   for (TokenId id = 0; id < size(); ++id) {
     const std::string_view text = token(id);
     if (text.empty() || (type(id) != TokenType::normal && type(id) != TokenType::unused)) continue;
-    entries.push_back({text, id});
+    (text.starts_with(kSpaceMark) ? firsts : continuations).push_back({text, id});
     // A vocabulary with capitals is one of a model that was trained on them.
     if (text[0] != '[' && std::ranges::any_of(text, [](char c) { return c >= 'A' && c <= 'Z'; })) lower_case_ = false;
   }
-  pieces_ = PrefixMatcher(std::move(entries));
+  firsts_ = PrefixMatcher(std::move(firsts));
+  continuations_ = PrefixMatcher(std::move(continuations));
   return {};
 }
 
@@ -134,7 +136,8 @@ void WordPiece::finish(Word& word, std::vector<TokenId>& out) const {
   const std::size_t before = out.size();
   std::string_view rest = word.text;
   while (!rest.empty() && word.characters <= kMaxWordCharacters) {
-    const PrefixMatcher::Match match = pieces_.longest(rest);
+    const PrefixMatcher& pieces = out.size() == before ? firsts_ : continuations_;
+    const PrefixMatcher::Match match = pieces.longest(rest);
     if (match.id < 0) break;
     out.push_back(match.id);
     rest.remove_prefix(match.length);

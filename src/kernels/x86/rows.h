@@ -8,6 +8,30 @@ namespace ashlar::kernels {
 extern const Kernels kAvx2;
 extern const Kernels kAvx512;
 
+namespace avx2 {
+
+void matmul_f32(const MatmulJob* job);
+void matmul_f16(const MatmulJob* job);
+void matmul_bf16(const MatmulJob* job);
+void matmul_q8_0(const MatmulJob* job);
+void matmul_q4_0(const MatmulJob* job);
+void matmul_q4_1(const MatmulJob* job);
+void matmul_q5_0(const MatmulJob* job);
+void matmul_q5_1(const MatmulJob* job);
+void matmul_q2_k(const MatmulJob* job);
+void matmul_q3_k(const MatmulJob* job);
+void matmul_q4_k(const MatmulJob* job);
+void matmul_q5_k(const MatmulJob* job);
+void matmul_q6_k(const MatmulJob* job);
+void matmul_iq4_nl(const MatmulJob* job);
+void matmul_iq4_xs(const MatmulJob* job);
+void quantize_panel(const float* x, size_t ldx, int rows, int columns, PanelBlock* panel);
+void attend(const AttentionJob* job);
+void store_key(const float* key, int head_dim, int bf16, uint8_t* block, int slot);
+void store_value(const float* value, int head_dim, int bf16, uint8_t* block, int slot);
+
+}  // namespace avx2
+
 namespace avx512 {
 
 void matmul_f32(const MatmulJob* job);

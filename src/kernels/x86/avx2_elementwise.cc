@@ -1,0 +1,158 @@
+// Element-wise steps, probes, and the AVX2 row of the table.
+#include <immintrin.h>
+
+#include "kernels/x86/avx2_math.h"
+#include "kernels/x86/rows.h"
+
+namespace ashlar::kernels {
+namespace avx2 {
+namespace {
+
+ASHLAR_INLINE __m256 load(const float* p, __m256i lanes) { return _mm256_maskload_ps(p, lanes); }
+
+// Lanes beyond the end as minus infinity.
+ASHLAR_INLINE __m256 load_or_nothing(const float* p, __m256i lanes) {
+  return _mm256_blendv_ps(_mm256_set1_ps(-__builtin_inff()), load(p, lanes), _mm256_castsi256_ps(lanes));
+}
+
+void rms_norm(const float* x, const float* weight, float epsilon, int n, float* y) {
+  __m256 squares[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+  for (int i = 0; i < n; i += 8) {
+    const __m256 v = load(x + i, lanes_of(n - i));
+    squares[i / 8 % 2] = _mm256_fmadd_ps(v, v, squares[i / 8 % 2]);
+  }
+  const float mean = sum_by_halves(squares[0], squares[1]) / (float)n + epsilon;
+  const __m256 factor = _mm256_set1_ps(1.0f / _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(mean))));
+  for (int i = 0; i < n; i += 8) {
+    const __m256i lanes = lanes_of(n - i);
+    _mm256_maskstore_ps(y + i, lanes, _mm256_mul_ps(_mm256_mul_ps(load(x + i, lanes), factor), load(weight + i, lanes)));
+  }
+}
+
+void add(const float* y, int n, float* x) {
+  for (int i = 0; i < n; i += 8) {
+    const __m256i lanes = lanes_of(n - i);
+    _mm256_maskstore_ps(x + i, lanes, _mm256_add_ps(load(x + i, lanes), load(y + i, lanes)));
+  }
+}
+
+void rope(const float* cosine, const float* sine, int n, int halves, float* x) {
+  const int half = n / 2;
+  if (halves) {
+    for (int i = 0; i < half; i += 8) {
+      const __m256i lanes = lanes_of(half - i);
+      const __m256 c = load(cosine + i, lanes), s = load(sine + i, lanes);
+      const __m256 u = load(x + i, lanes), v = load(x + half + i, lanes);
+      _mm256_maskstore_ps(x + i, lanes, _mm256_fmsub_ps(u, c, _mm256_mul_ps(v, s)));
+      _mm256_maskstore_ps(x + half + i, lanes, _mm256_fmadd_ps(u, s, _mm256_mul_ps(v, c)));
+    }
+    return;
+  }
+  const __m256i twice = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
+  for (int i = 0; i < n; i += 8) {
+    const __m256i lanes = lanes_of(n - i), angles = lanes_of(half - i / 2);
+    const __m128i four = _mm256_castsi256_si128(angles);
+    const __m256 c = _mm256_permutevar8x32_ps(_mm256_castps128_ps256(_mm_maskload_ps(cosine + i / 2, four)), twice);
+    const __m256 s = _mm256_permutevar8x32_ps(_mm256_castps128_ps256(_mm_maskload_ps(sine + i / 2, four)), twice);
+    const __m256 v = load(x + i, lanes), swapped = _mm256_permute_ps(v, 0xb1);
+    const __m256 even = _mm256_fmsub_ps(v, c, _mm256_mul_ps(swapped, s));
+    const __m256 odd = _mm256_fmadd_ps(swapped, s, _mm256_mul_ps(v, c));
+    _mm256_maskstore_ps(x + i, lanes, _mm256_blend_ps(even, odd, 0xaa));
+  }
+}
+
+void silu_mul(const float* gate, const float* up, int n, float* y) {
+  for (int i = 0; i < n; i += 8) {
+    const __m256i lanes = lanes_of(n - i);
+    const __m256 g = load(gate + i, lanes);
+    const __m256 e = exponential(_mm256_xor_ps(g, _mm256_set1_ps(-0.0f)));
+    const __m256 silu = _mm256_div_ps(g, _mm256_add_ps(_mm256_set1_ps(1.0f), e));
+    _mm256_maskstore_ps(y + i, lanes, _mm256_mul_ps(silu, load(up + i, lanes)));
+  }
+}
+
+void exp_sum(const float* x, int n, float* greatest, float* sum) {
+  __m256 most = _mm256_set1_ps(-__builtin_inff());
+  for (int i = 0; i < n; i += 8) most = _mm256_max_ps(most, load_or_nothing(x + i, lanes_of(n - i)));
+  *greatest = greatest_of(most);
+  most = _mm256_set1_ps(*greatest);
+  __m256 totals[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+  for (int i = 0; i < n; i += 8) {
+    const __m256 e = exponential(_mm256_sub_ps(load_or_nothing(x + i, lanes_of(n - i)), most));
+    totals[i / 8 % 2] = _mm256_add_ps(totals[i / 8 % 2], e);
+  }
+  *sum = sum_by_halves(totals[0], totals[1]);
+}
+
+void exp_scale(const float* x, int n, float shift, float factor, float* y) {
+  for (int i = 0; i < n; i += 8) {
+    const __m256i lanes = lanes_of(n - i);
+    const __m256 e = exponential(_mm256_sub_ps(load(x + i, lanes), _mm256_set1_ps(shift)));
+    _mm256_maskstore_ps(y + i, lanes, _mm256_mul_ps(e, _mm256_set1_ps(factor)));
+  }
+}
+
+// Four streams: one alone does not keep enough lines in flight.
+uint64_t read_memory(const uint8_t* data, size_t bytes) {
+  __m256i sums[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256()};
+  const size_t quarter = bytes / 4 / 32 * 32;
+  for (size_t i = 0; i < quarter; i += 32)
+    ASHLAR_UNROLL for (int s = 0; s < 4; ++s)
+        sums[s] = _mm256_xor_si256(sums[s], _mm256_loadu_si256((const __m256i*)(data + quarter * (size_t)s + i)));
+  uint64_t words[4], sum = 0;
+  _mm256_storeu_si256((__m256i*)words, _mm256_xor_si256(_mm256_xor_si256(sums[0], sums[1]), _mm256_xor_si256(sums[2], sums[3])));
+  for (int i = 0; i < 4; ++i) sum ^= words[i];
+  return sum;
+}
+
+double int8_operations(int64_t rounds) {
+  __m256i sums[8];
+  __m256i a = _mm256_set1_epi8(3), b = _mm256_set1_epi8(5);
+  const __m256i ones = _mm256_set1_epi16(1);
+  ASHLAR_UNROLL for (int i = 0; i < 8; ++i) sums[i] = _mm256_set1_epi32(i);
+  for (int64_t n = 0; n < rounds; ++n)
+    ASHLAR_UNROLL for (int i = 0; i < 8; ++i) {
+      asm volatile("" : "+x"(a), "+x"(b));
+      sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), ones));
+    }
+  ASHLAR_UNROLL for (int i = 0; i < 8; ++i) asm volatile("" ::"x"(sums[i]));
+  return 8.0 * 64.0 * (double)rounds;
+}
+
+double float_operations(int64_t rounds) {
+  __m256 sums[10];
+  __m256 a = _mm256_set1_ps(0.5f), b = _mm256_set1_ps(0.25f);
+  ASHLAR_UNROLL for (int i = 0; i < 10; ++i) sums[i] = _mm256_set1_ps((float)i);
+  for (int64_t n = 0; n < rounds; ++n) {
+    asm volatile("" : "+x"(a), "+x"(b));
+    ASHLAR_UNROLL for (int i = 0; i < 10; ++i) sums[i] = _mm256_fmadd_ps(sums[i], a, b);
+  }
+  ASHLAR_UNROLL for (int i = 0; i < 10; ++i) asm volatile("" ::"x"(sums[i]));
+  return 10.0 * 16.0 * (double)rounds;
+}
+
+}  // namespace
+}  // namespace avx2
+
+const Kernels kAvx2 = {
+    .isa = "avx2",
+    .matmul = {avx2::matmul_f32, avx2::matmul_f16, avx2::matmul_bf16, avx2::matmul_q8_0, avx2::matmul_q4_0,
+               avx2::matmul_q4_1, avx2::matmul_q5_0, avx2::matmul_q5_1, avx2::matmul_q2_k, avx2::matmul_q3_k,
+               avx2::matmul_q4_k, avx2::matmul_q5_k, avx2::matmul_q6_k, avx2::matmul_iq4_nl,
+               avx2::matmul_iq4_xs},
+    .quantize_panel = avx2::quantize_panel,
+    .attend = avx2::attend,
+    .store_key = avx2::store_key,
+    .store_value = avx2::store_value,
+    .rms_norm = avx2::rms_norm,
+    .add = avx2::add,
+    .rope = avx2::rope,
+    .silu_mul = avx2::silu_mul,
+    .exp_sum = avx2::exp_sum,
+    .exp_scale = avx2::exp_scale,
+    .read_memory = avx2::read_memory,
+    .int8_operations = avx2::int8_operations,
+    .float_operations = avx2::float_operations,
+};
+
+}  // namespace ashlar::kernels
