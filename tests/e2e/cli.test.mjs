@@ -120,17 +120,6 @@ test("run --raw continues a text as published", { skip: !haveStories && "no shar
   assert.ok(out.includes("there was a little girl named Lily. She loved to play outside in the park. One day, she saw a big, red ball."), out);
 });
 
-test("the embedded model answers questions it has not seen in training", () => {
-  const { questions } = { questions: JSON.parse(readFileSync(path.join(root, "assets/model/questions.json"), "utf8")) };
-  const list = Array.isArray(questions) ? questions : questions.questions;
-  const wrong = [];
-  for (const { question, must_contain: words } of list) {
-    const { out } = ashlar(["run", "--temperature", "0", "--max-tokens", "120", question]);
-    if (!words.every((word) => out.toLowerCase().includes(word.toLowerCase()))) wrong.push(`${question} → ${out.trim()}`);
-  }
-  assert.ok(wrong.length <= list.length * 0.15, `${wrong.length} of ${list.length}:\n${wrong.join("\n")}`);
-});
-
 test("perplexity scores the second half of each window", () => {
   const text = file("text.txt", "Ashlar is one program that serves large language models. ".repeat(60));
   const { status, out, err } = ashlar(["perplexity", assistant, text, "--context", "64", "--json"]);
