@@ -207,11 +207,12 @@ std::string_view BasicTokenizer::piece(TokenId id, bool special) const {
 std::string BasicTokenizer::decode(std::span<const TokenId> ids, bool special) const {
   std::string text;
   text.reserve(ids.size() * 4);
-  bool drop_space = space_prefixed();
+  const bool prefixed = space_prefixed();
+  bool drop_space = prefixed;
   for (const TokenId id : ids) {
     std::string_view next = piece(id, special);
     if (drop_space && next.starts_with(' ') && !is_special(id)) next.remove_prefix(1);
-    drop_space = space_prefixed() && is_special(id);
+    drop_space = prefixed && is_special(id);
     text += next;
   }
   return text;

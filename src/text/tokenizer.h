@@ -44,7 +44,8 @@ class Tokenizer {
   static Result<std::shared_ptr<const Tokenizer>> create(Vocabulary vocabulary);
   virtual ~Tokenizer() = default;
 
-  // Any bytes; those that are not UTF-8 are encoded as the family does it.
+  // Any bytes, at most 1 GiB of them (callers see to that); those that are not
+  // UTF-8 are encoded as the family does it.
   virtual std::vector<TokenId> encode(std::string_view text, EncodeOptions options = {}) const = 0;
 
   // The raw bytes that a token stands for in running text; "" for an id out of
