@@ -1,2 +1,82 @@
-// The front door: names the command and hands it the rest.
-int main() { return 0; }
+// The front door: finds the command and hands it the rest of the words.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <exception>
+#include <string>
+#include <vector>
+
+#include "cli/commands.h"
+
+namespace {
+
+using ashlar::cli::Words;
+
+struct Command {
+  const char* name;
+  const char* usage;
+  const char* summary;
+  int (*run)(const Words&);
+};
+
+constexpr Command kCommands[] = {
+    {"serve", "[MODEL] [--port 8080]", "serve models over the OpenAI API, with a page to chat", ashlar::cli::serve},
+    {"run", "[MODEL] [PROMPT]", "chat in the terminal; with a prompt or a pipe: answer and exit", ashlar::cli::run},
+    {"show", "MODEL", "what is in a model file, and the memory it needs", ashlar::cli::show},
+    {"tokenize", "MODEL", "text on stdin to token ids", ashlar::cli::tokenize},
+    {"detokenize", "MODEL", "token ids on stdin to text", ashlar::cli::detokenize},
+    {"render", "MODEL|FILE.jinja CONTEXT.json", "the chat template's text for a conversation", ashlar::cli::render},
+    {"perplexity", "MODEL FILE", "how well a model predicts a text", ashlar::cli::perplexity},
+    {"bench", "MODEL | --shape NAME --type TYPE", "tokens per second, beside this machine's own limits", ashlar::cli::bench},
+    {"load", "URL", "load any OpenAI-compatible server and time its answers", ashlar::cli::load},
+};
+
+void print_help(std::FILE* out) {
+  const bool colour = isatty(fileno(out)) && std::getenv("NO_COLOR") == nullptr;
+  const char *bold = colour ? "\033[1m" : "", *plain = colour ? "\033[0m" : "";
+  fmt::print(out, "{}ashlar{} {}: runs large language models and serves them.\n\n", bold, plain, ASHLAR_VERSION);
+  for (const Command& command : kCommands)
+    fmt::print(out, "  {}ashlar {:<10}{} {:<32} {}\n", bold, command.name, plain, command.usage, command.summary);
+  fmt::print(out,
+             "  {0}ashlar version{1} | {0}ashlar help{1} [COMMAND]\n\n"
+             "MODEL is a GGUF file; where it may be left out, a small model inside this program answers.\n"
+             "`ashlar COMMAND --help` explains each. To begin: `ashlar run`, or `ashlar serve` and open the page it names.\n",
+             bold, plain);
+}
+
+int dispatch(const Words& words) {
+  if (words.empty()) {
+    print_help(stderr);
+    return 2;
+  }
+  const std::string& name = words[0];
+  Words rest(words.begin() + 1, words.end());
+  if (name == "version" || name == "--version" || name == "-V") {
+    fmt::print("ashlar {}\n", ASHLAR_VERSION);
+    return 0;
+  }
+  if (name == "help" || name == "--help" || name == "-h") {
+    if (rest.empty()) {
+      print_help(stdout);
+      return 0;
+    }
+    return dispatch({rest[0], "--help"});
+  }
+  for (const Command& command : kCommands)
+    if (name == command.name) return command.run(rest);
+  fmt::print(stderr, "ashlar: no command is called '{}'; `ashlar help` lists them\n", name);
+  return 2;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::signal(SIGPIPE, SIG_IGN);
+  try {
+    return dispatch(Words(argv + 1, argv + argc));
+  } catch (const std::exception& e) {
+    fmt::print(stderr, "ashlar: internal error: {}\n", e.what());
+    return 70;
+  }
+}

@@ -24,6 +24,10 @@ class MappedFile {
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   const std::string& path() const { return path_; }
 
+  // Lets go of the memory behind the whole pages within `part`, a piece of
+  // bytes(): reading there again brings it back from the file.
+  void release(std::span<const std::byte> part) const;
+
  private:
   MappedFile() = default;
   const std::byte* data_ = nullptr;

@@ -20,8 +20,8 @@ enum class KvType { f16, bf16 };
 struct Shape {
   std::string architecture;  // "llama"
   int layers = 0;
-  int width = 0;     // of the residual stream
-  int hidden = 0;    // of the feed-forward
+  int width = 0;   // of the residual stream
+  int hidden = 0;  // of the feed-forward
   int heads = 0;
   int kv_heads = 0;
   int head_dim = 0;
@@ -46,13 +46,21 @@ struct Step {
   struct Sequence {
     int first_row = 0;
     int rows = 0;
-    int first_position = 0;            // position of its first row; earlier ones are in the KV store
-    std::span<const int> blocks;       // its block table, covering first_position + rows
+    int first_position = 0;       // position of its first row; earlier ones are in the KV store
+    std::span<const int> blocks;  // its block table, covering first_position + rows
   };
-  std::span<const std::int32_t> tokens;      // [rows]
+  std::span<const std::int32_t> tokens;  // [rows]
   std::span<const Sequence> sequences;
-  std::span<const int> logit_rows;           // rows whose logits are wanted, rising
-  std::span<float> logits;                   // out: [logit_rows, vocabulary], row-major
+  std::span<const int> logit_rows;  // rows whose logits are wanted, rising
+  std::span<float> logits;          // out: [logit_rows, vocabulary], row-major
+};
+
+// What one token costs: each weight is a multiplication and an addition, and
+// decoding one sequence reads every byte once.
+struct Work {
+  std::int64_t weights = 0;
+  Bytes bytes;
+  bool integers = false;  // most products are int8, else f32
 };
 
 // Frozen after loading. forward() belongs to one thread at a time. A row's
@@ -61,6 +69,7 @@ class Model {
  public:
   virtual ~Model() = default;
   virtual const Shape& shape() const = 0;
+  virtual Work work_per_token() const { return {}; }
   virtual Bytes kv_block_bytes(KvType type) const = 0;
   // exhausted: the memory cannot be had.
   virtual Result<std::unique_ptr<KvStore>> make_kv_store(int blocks, KvType type) const = 0;

@@ -19,7 +19,8 @@ enum class TokenType : std::int32_t { normal = 1, unknown = 2, control = 3, user
 
 // All that a file says of its vocabulary.
 struct Vocabulary {
-  std::string model;  // GGUF's tokenizer.ggml.model: "gpt2" byte-level BPE, "llama" SentencePiece BPE, "t5" unigram, "bert" WordPiece
+  std::string model;  // GGUF's tokenizer.ggml.model: "gpt2" byte-level BPE, "llama" SentencePiece BPE, "t5" unigram,
+                      // "bert" WordPiece
   std::string pre;    // tokenizer.ggml.pre: the pre-tokenizer pattern's family
   std::vector<std::string> tokens;
   std::vector<float> scores;         // empty, or one for each token
@@ -43,7 +44,8 @@ class Tokenizer {
   static Result<std::shared_ptr<const Tokenizer>> create(Vocabulary vocabulary);
   virtual ~Tokenizer() = default;
 
-  // Any bytes; those that are not UTF-8 are encoded as the family does it.
+  // Any bytes, at most 1 GiB of them (callers see to that); those that are not
+  // UTF-8 are encoded as the family does it.
   virtual std::vector<TokenId> encode(std::string_view text, EncodeOptions options = {}) const = 0;
 
   // The raw bytes that a token stands for in running text; "" for an id out of
@@ -61,6 +63,11 @@ class Tokenizer {
   // Ids that end an answer: EOS, EOT and their kin.
   virtual bool is_end(TokenId id) const = 0;
   bool is_control(TokenId id) const;
+  // Of type control or user_defined: found in a text before all else.
+  bool is_special(TokenId id) const;
+  // The family puts a space before a text, and before what follows a special
+  // token: decoding drops one there.
+  bool space_prefixed() const;
   // The id whose text is exactly `token`; -1: none.
   virtual TokenId find(std::string_view token) const = 0;
 };

@@ -1,0 +1,179 @@
+#include "api/answer.h"
+
+#include <utility>
+
+#include "api/keeper.h"
+#include "base/log.h"
+
+namespace ashlar::api {
+namespace {
+
+std::uint64_t next_number() {
+  static std::atomic<std::uint64_t> last = 0;
+  return ++last;
+}
+
+std::string_view finish_name(engine::FinishReason reason) {
+  switch (reason) {
+    case engine::FinishReason::stop:
+      return R"("stop")";
+    case engine::FinishReason::length:
+      return R"("length")";
+    case engine::FinishReason::tool_calls:
+      return R"("tool_calls")";
+    case engine::FinishReason::content_filter:
+      return R"("content_filter")";
+    case engine::FinishReason::abort:
+      return R"("abort")";
+  }
+  return "null";
+}
+
+std::string stop_reason_json(const engine::ChoiceEnd& end) {
+  std::string out;
+  if (end.stop_string)
+    append_json_string(out, *end.stop_string);
+  else if (end.stop_token)
+    out = std::to_string(*end.stop_token);
+  else
+    out = "null";
+  return out;
+}
+
+}  // namespace
+
+struct Answer::Part final : engine::Sink {
+  Part(Answer& owner, int first) : answer(owner), first_choice(first) {}
+  void on(engine::Event event) override { answer.on(*this, std::move(event)); }
+
+  Answer& answer;
+  const int first_choice;
+};
+
+Answer::Answer(std::shared_ptr<net::Exchange> exchange, std::unique_ptr<Dialect> dialect, Reply reply, Keeper& keeper)
+    : exchange_(std::move(exchange)),
+      dialect_(std::move(dialect)),
+      reply_(std::move(reply)),
+      keeper_(keeper),
+      number_(next_number()),
+      last_write_(engine::Clock::now()) {}
+
+Answer::~Answer() = default;
+
+void Answer::start(engine::Generator& generator, std::vector<engine::Request> requests) {
+  {
+    std::lock_guard lock(mutex_);
+    parts_left_ = requests.size();
+    for (std::size_t i = 0; i < requests.size(); ++i) {
+      const int first = static_cast<int>(choices_.size());
+      parts_.push_back(std::make_unique<Part>(*this, first));
+      for (int j = 0; j < requests[i].n; ++j) choices_.push_back({.index = first + j, .prompt = static_cast<int>(i)});
+    }
+  }
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    const bool chat = std::holds_alternative<engine::Chat>(requests[i].prompt.input);
+    auto ticket = generator.start(std::move(requests[i]), *parts_[i]);
+    if (ticket) {
+      tickets_.push_back(std::move(*ticket));
+      continue;
+    }
+    Fault fault(std::move(ticket.error().error));
+    fault.retry_after = ticket.error().retry_after;
+    if (ticket.error().over_context) {
+      fault.reason = "context_length_exceeded";  // clients look for it, to shorten the conversation and try again
+      fault.param = chat ? "messages" : "prompt";
+    }
+    std::lock_guard lock(mutex_);
+    if (!over_) fail(fault);
+    return;
+  }
+}
+
+void Answer::on(Part& part, engine::Event event) {
+  {
+    std::lock_guard lock(mutex_);
+    if (over_) return;
+    std::string out;
+    render(part, event, out);
+    if (reply_.stream && !out.empty()) {
+      open();
+      exchange_->write(std::move(out));
+      last_write_ = engine::Clock::now();
+    }
+    if (std::holds_alternative<engine::Finished>(event) && parts_left_ == 0) finish();
+    if (!over_) return;
+  }
+  keeper_.drop(number_);  // not under our lock: the keeper's comes first
+}
+
+void Answer::render(Part& part, engine::Event& event, std::string& out) {
+  if (const auto* started = std::get_if<engine::Started>(&event)) {
+    usage_.prompt_tokens += started->prompt_tokens;
+    usage_.cached_tokens += started->cached_tokens;
+    for (Choice& choice : choices_)
+      if (choice.prompt == choices_[part.first_choice].prompt) dialect_->started(choice, *started, out);
+  } else if (const auto* text = std::get_if<engine::Text>(&event)) {
+    usage_.completion_tokens += static_cast<int>(text->ids.size());
+    dialect_->text(choices_.at(part.first_choice + text->choice), *text, usage_, out);
+  } else if (const auto* end = std::get_if<engine::ChoiceEnd>(&event)) {
+    Choice& choice = choices_.at(part.first_choice + end->choice);
+    choice.finish_reason = finish_name(end->reason);
+    choice.stop_reason = stop_reason_json(*end);
+    dialect_->ended(choice, usage_, out);
+  } else if (const auto* finished = std::get_if<engine::Finished>(&event)) {
+    total_.prompt_tokens += finished->usage.prompt_tokens;
+    total_.completion_tokens += finished->usage.completion_tokens;
+    total_.cached_tokens += finished->usage.cached_tokens;
+    total_.reasoning_tokens += finished->usage.reasoning_tokens;
+    --parts_left_;
+  } else if (auto* failed = std::get_if<engine::Failed>(&event)) {
+    Fault fault(std::move(failed->error));
+    fault.retry_after = failed->retry_after;
+    fail(fault);
+  }
+}
+
+void Answer::open() {
+  if (std::exchange(opened_, true)) return;
+  exchange_->begin(200, {{"content-type", "text/event-stream; charset=utf-8"},
+                         {"cache-control", "no-cache"},
+                         {"x-accel-buffering", "no"}});
+}
+
+void Answer::finish() {
+  if (reply_.stream) {
+    std::string out;
+    open();
+    if (reply_.include_usage) dialect_->usage(total_, out);
+    out.append("data: [DONE]\n\n");
+    exchange_->write(std::move(out));
+    exchange_->end();
+  } else {
+    exchange_->respond(200, {{"content-type", "application/json"}}, dialect_->whole(choices_, total_));
+  }
+  over_ = true;
+}
+
+void Answer::fail(const Fault& fault) {
+  if (opened_) {
+    exchange_->write("data: " + error_json(fault) + "\n\n");
+    exchange_->end();
+  } else {
+    respond_fault(*exchange_, fault);
+  }
+  if (status_of(fault) == 500)
+    log::warn("generation_failed",
+              {{"id", reply_.id}, {"code", name(fault.error.code)}, {"message", fault.error.message}});
+  over_ = true;
+}
+
+void Answer::ping(engine::Clock::time_point quiet_since) {
+  if (!reply_.stream || over_ || last_write_.load() > quiet_since) return;
+  std::lock_guard lock(mutex_);
+  if (over_) return;
+  open();
+  exchange_->write(": ping\n\n");
+  last_write_ = engine::Clock::now();
+}
+
+}  // namespace ashlar::api

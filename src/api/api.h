@@ -1,0 +1,47 @@
+// The room's front: takes every HTTP request and finds who answers it.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "engine/generator.h"
+#include "net/http.h"
+
+namespace ashlar::api {
+
+struct ApiOptions {
+  std::vector<std::string> api_key;
+  std::string api_key_file;
+  std::string cors_origin;
+  std::chrono::milliseconds sse_ping{15'000};
+  void fields(auto&& field) {
+    field("api_key", api_key,
+          "A key that clients must show (Authorization: Bearer, or x-api-key). May be given many times.");
+    field("api_key_file", api_key_file, "File of such keys: one on each line, # begins a comment.");
+    field("cors_origin", cors_origin, "Web origin whose pages may call this server, or * for all; none by default.");
+    field("sse_ping", sse_ping,
+          "Milliseconds of silence after which a stream gets a comment, so that no proxy closes it.");
+  }
+};
+
+// Made before the server listens and destroyed after the server is gone, but
+// before the generator. Any thread may call.
+class Api {
+ public:
+  // Keys are read. invalid, not_found: a key or the key file is unfit;
+  // forbidden: without keys, `host` must be a loopback address;
+  static Result<std::unique_ptr<Api>> create(const ApiOptions& options, const std::string& host);
+  virtual ~Api() = default;  // cancels what is still under way
+
+  // For HttpServer::listen. Until serve(), all but the open routes answer 503.
+  virtual net::Handler handler() = 0;
+  // The generator is loaded: requests are served from now on.
+  virtual void serve(engine::Generator& generator) = 0;
+  // New work is answered 503 from now on; what runs, goes on.
+  virtual void drain() = 0;
+};
+
+}  // namespace ashlar::api

@@ -1,0 +1,210 @@
+// POST /v1/chat/completions
+#include <fmt/format.h>
+
+#include <iterator>
+
+#include "api/dialect.h"
+#include "api/messages.h"
+#include "api/routes.h"
+#include "base/json_full.h"
+
+namespace ashlar::api {
+namespace {
+
+class ChatDialect final : public Dialect {
+ public:
+  ChatDialect(Reply reply, bool logprobs, std::string echo, std::span<const std::int32_t> prompt_ids)
+      : reply_(std::move(reply)), logprobs_(logprobs), echo_(std::move(echo)) {
+    if (reply_.token_ids) append_ids(prompt_ids_.assign(R"(,"prompt_token_ids":)"), prompt_ids);
+    head_ = fmt::format(R"(,"created":{},"model":)", reply_.created);
+    append_json_string(head_, reply_.model);
+    std::string id;
+    append_json_string(id, reply_.id);
+    chunk_ = fmt::format(R"(data: {{"id":{},"object":"chat.completion.chunk"{},"choices":[)", id, head_);
+    head_ = fmt::format(R"({{"id":{},"object":"chat.completion"{},"choices":[)", id, head_);
+  }
+
+  void started(Choice& choice, const engine::Started& started, std::string& out) override {
+    if (!started.prompt_logprobs.empty())
+      prompt_logprobs_ = R"(,"prompt_logprobs":)" + prompt_logprobs_json(started.prompt_logprobs);
+    if (!reply_.stream) {
+      choice.text = echo_;
+      return;
+    }
+    fmt::format_to(std::back_inserter(out), R"({}{{"index":{},"delta":{{"role":"assistant","content":)", chunk_,
+                   choice.index);
+    append_json_string(out, echo_);
+    out.append(R"(},"logprobs":null,"finish_reason":null}])");
+    out.append(prompt_ids_);
+    out.append(prompt_logprobs_);
+    close_chunk(out, {.prompt_tokens = started.prompt_tokens, .cached_tokens = started.cached_tokens});
+  }
+
+  void text(Choice& choice, const engine::Text& text, const engine::Usage& usage, std::string& out) override {
+    if (!reply_.stream) {
+      choice.text.append(text.text);
+      if (reply_.token_ids) choice.ids.insert(choice.ids.end(), text.ids.begin(), text.ids.end());
+      append_logprobs(choice.logprobs.tokens, text.logprobs);
+      return;
+    }
+    if (text.text.empty() && text.logprobs.empty() && !reply_.token_ids) return;
+    fmt::format_to(std::back_inserter(out), R"({}{{"index":{},"delta":{{"content":)", chunk_, choice.index);
+    append_json_string(out, text.text);
+    out.append(R"(},"logprobs":)");
+    if (logprobs_ && !text.logprobs.empty()) {
+      std::string list;
+      append_logprobs(list, text.logprobs);
+      fmt::format_to(std::back_inserter(out), R"({{"content":[{}],"refusal":null}})", list);
+    } else {
+      out.append("null");
+    }
+    out.append(R"(,"finish_reason":null)");
+    if (reply_.token_ids) {
+      out.append(R"(,"token_ids":)");
+      append_ids(out, text.ids);
+    }
+    out.append("}]");
+    close_chunk(out, usage);
+  }
+
+  void ended(Choice& choice, const engine::Usage& usage, std::string& out) override {
+    if (!reply_.stream) return;
+    fmt::format_to(std::back_inserter(out),
+                   R"({}{{"index":{},"delta":{{}},"logprobs":null,"finish_reason":{},"stop_reason":{}}}])", chunk_,
+                   choice.index, choice.finish_reason, choice.stop_reason);
+    close_chunk(out, usage);
+  }
+
+  void usage(const engine::Usage& usage, std::string& out) override {
+    fmt::format_to(std::back_inserter(out), "{}],\"usage\":{}}}\n\n", chunk_, usage_json(usage));
+  }
+
+  std::string whole(std::span<const Choice> choices, const engine::Usage& usage) override {
+    std::string out = head_;
+    for (const Choice& choice : choices) {
+      fmt::format_to(std::back_inserter(out), R"({}{{"index":{},"message":{{"role":"assistant","content":)",
+                     choice.index == 0 ? "" : ",", choice.index);
+      append_json_string(out, choice.text);
+      out.append(R"(,"refusal":null},"logprobs":)");
+      if (logprobs_)
+        fmt::format_to(std::back_inserter(out), R"({{"content":[{}],"refusal":null}})", choice.logprobs.tokens);
+      else
+        out.append("null");
+      fmt::format_to(std::back_inserter(out), R"(,"finish_reason":{},"stop_reason":{})", choice.finish_reason,
+                     choice.stop_reason);
+      if (reply_.token_ids) {
+        out.append(R"(,"token_ids":)");
+        append_ids(out, choice.ids);
+      }
+      out.push_back('}');
+    }
+    fmt::format_to(std::back_inserter(out), R"(],"usage":{}{}{}}})", usage_json(usage), prompt_logprobs_, prompt_ids_);
+    return out;
+  }
+
+ private:
+  void close_chunk(std::string& out, const engine::Usage& usage) const {
+    if (reply_.continuous_usage)
+      fmt::format_to(std::back_inserter(out), R"(,"usage":{})", usage_json(usage));
+    else if (reply_.include_usage)
+      out.append(R"(,"usage":null)");
+    out.append("}\n\n");
+  }
+
+  template <class Token>
+  void append_token_logprob(std::string& out, const Token& token) const {
+    out.append(R"({"token":)");
+    append_token(out, token.id, token.bytes, reply_.tokens_as_ids);
+    out.append(R"(,"logprob":)");
+    append_logprob(out, token.logprob);
+    out.append(R"(,"bytes":[)");
+    for (std::size_t i = 0; i < token.bytes.size(); ++i)
+      fmt::format_to(std::back_inserter(out), "{}{}", i > 0 ? "," : "", static_cast<unsigned char>(token.bytes[i]));
+    out.push_back(']');
+  }
+
+  void append_logprobs(std::string& out, std::span<const engine::TokenLogprob> logprobs) const {
+    if (!logprobs_) return;
+    for (const auto& token : logprobs) {
+      if (!out.empty()) out.push_back(',');
+      append_token_logprob(out, token);
+      out.append(R"(,"top_logprobs":[)");
+      for (std::size_t i = 0; i < token.top.size(); ++i) {
+        if (i > 0) out.push_back(',');
+        append_token_logprob(out, token.top[i]);
+        out.push_back('}');
+      }
+      out.append("]}");
+    }
+  }
+
+  const Reply reply_;
+  const bool logprobs_;
+  const std::string echo_;                    // what every choice begins with
+  std::string head_, chunk_;                  // up to and with `"choices":[`
+  std::string prompt_ids_, prompt_logprobs_;  // members, with a comma before
+};
+
+void read_logprobs(Fields& fields, engine::Request& request) {
+  bool wanted = false;
+  int top = 0;
+  fields.read("logprobs", wanted);
+  fields.read("top_logprobs", top, {0, 20});
+  if (wanted)
+    request.logprobs = top;
+  else if (top > 0)
+    fields.fail(bad("top_logprobs", "'top_logprobs' needs \"logprobs\": true"));
+}
+
+void read_max_tokens(Fields& fields, engine::Stopping& stopping) {
+  fields.read("max_tokens", stopping.max_tokens, {1});
+  fields.read("max_completion_tokens", stopping.max_tokens, {1});
+  if (stopping.max_tokens >= 0 && stopping.min_tokens > stopping.max_tokens)
+    fields.fail(bad("min_tokens", "'min_tokens' is greater than the most tokens allowed"));
+}
+
+void refuse_what_is_no_text(Fields& fields) {
+  fields.refuse("audio");
+  fields.refuse("web_search_options");
+  const Json* modalities = fields.read_array("modalities");
+  if (modalities == nullptr) return;
+  for (const Json& modality : *modalities)
+    if (modality != "text") fields.fail(not_yet("modalities", "an answer that is no text"));
+}
+
+}  // namespace
+
+Outcome<void> chat_completions(Call& call) {
+  engine::Generator& generator = *TRY(call.generator());
+  const Json body = TRY(parse_body(call.request().body));
+  Fields fields(body);
+  const auto model = TRY(find_model(generator, fields));
+
+  engine::Request request;
+  request.id = "chat-" + random_hex(24);
+  request.tenant = call.tenant;
+  auto chat = TRY(read_chat(fields));
+  read_generation(fields, model, request);
+  read_logprobs(fields, request);
+  read_max_tokens(fields, request.stopping);
+  refuse_what_is_no_text(fields);
+  Reply reply = read_reply(fields, model, "chatcmpl-");
+  bool echo = false;
+  fields.read("echo", echo);
+  TRY(fields.done());
+
+  // What is echoed is the message that the answer goes on with, not the whole prompt.
+  std::string begun;
+  if (echo && chat.continue_final_message)
+    if (const Json& content = chat.messages->back()["content"]; content.is_string()) begun = content.get<std::string>();
+  request.prompt.input = std::move(chat);
+  std::vector<std::int32_t> prompt_ids;
+  if (reply.token_ids) prompt_ids = TRY(generator.tokenize(model.id, request.prompt, true)).ids;
+  auto dialect = std::make_unique<ChatDialect>(reply, request.logprobs >= 0, std::move(begun), prompt_ids);
+  std::vector<engine::Request> requests;
+  requests.push_back(std::move(request));
+  call.shared.keeper->start(call.exchange, generator, std::move(dialect), std::move(reply), std::move(requests));
+  return {};
+}
+
+}  // namespace ashlar::api

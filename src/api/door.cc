@@ -1,0 +1,118 @@
+#include "api/door.h"
+
+#include <algorithm>
+#include <iterator>
+#include <map>
+#include <mutex>
+#include <tuple>
+#include <utility>
+
+#include "api/generation.h"
+#include "base/metrics.h"
+
+namespace ashlar::api {
+namespace {
+
+constexpr double kSeconds[] = {0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600};
+constexpr std::string_view kMethods[] = {"GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH"};
+
+// One series for each combination that was seen: routes, methods and statuses
+// are few, since what a client may invent is counted as "other".
+class RequestMetrics {
+ public:
+  void count(std::string_view route, std::string_view method, int status, double seconds) {
+    if (std::ranges::find(kMethods, method) == std::end(kMethods)) method = "other";
+    std::lock_guard lock(mutex_);
+    const Labels where{{"handler", std::string(route)}, {"method", std::string(method)}};
+    auto& counter = counters_[{std::string(route), std::string(method), status}];
+    if (counter == nullptr) {
+      Labels labels = where;
+      labels.emplace_back("status", std::to_string(status));
+      counter = std::make_unique<Counter>("http_requests_total", "HTTP requests answered; 499: the client left first.",
+                                          std::move(labels));
+    }
+    counter->add();
+    auto& histogram = histograms_[{std::string(route), std::string(method)}];
+    if (histogram == nullptr)
+      histogram = std::make_unique<Histogram>("http_request_duration_seconds",
+                                              "From the whole request to the whole answer.", kSeconds, where);
+    histogram->observe(seconds);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::map<std::tuple<std::string, std::string, int>, std::unique_ptr<Counter>> counters_;
+  std::map<std::pair<std::string, std::string>, std::unique_ptr<Histogram>> histograms_;
+};
+
+RequestMetrics& request_metrics() {
+  static auto* metrics = new RequestMetrics;  // answers may end while the process does
+  return *metrics;
+}
+
+class Door final : public net::Exchange, public std::enable_shared_from_this<Door> {
+ public:
+  Door(std::shared_ptr<net::Exchange> inner, net::Headers common, std::string_view route)
+      : inner_(std::move(inner)), common_(std::move(common)), route_(route) {}
+  ~Door() override { count(500); }  // nobody answered; the server then says 500
+
+  const net::HttpRequest& request() const override { return inner_->request(); }
+
+  void respond(int status, net::Headers headers, std::string body) override {
+    inner_->respond(status, with_common(std::move(headers)), std::move(body));
+    count(status);
+  }
+  void begin(int status, net::Headers headers) override {
+    begun_ = status;
+    inner_->begin(status, with_common(std::move(headers)));
+  }
+  void write(std::string piece) override { inner_->write(std::move(piece)); }
+  void end() override {
+    inner_->end();
+    count(begun_);
+  }
+  void on_gone(std::function<void()> gone) override {
+    inner_->on_gone([self = weak_from_this(), gone = std::move(gone)] {
+      if (const auto door = self.lock()) door->count(499);
+      gone();
+    });
+  }
+
+ private:
+  net::Headers with_common(net::Headers headers) {
+    headers.insert(headers.end(), std::make_move_iterator(common_.begin()), std::make_move_iterator(common_.end()));
+    return headers;
+  }
+
+  void count(int status) {
+    if (counted_.exchange(true)) return;
+    const std::chrono::duration<double> took = engine::Clock::now() - arrived_;
+    request_metrics().count(route_, inner_->request().method, status, took.count());
+  }
+
+  const std::shared_ptr<net::Exchange> inner_;
+  net::Headers common_;
+  const std::string route_;
+  const engine::Clock::time_point arrived_ = engine::Clock::now();
+  std::atomic<int> begun_ = 200;
+  std::atomic<bool> counted_ = false;
+};
+
+}  // namespace
+
+std::shared_ptr<net::Exchange> with_door(std::shared_ptr<net::Exchange> inner, net::Headers common,
+                                         std::string_view route) {
+  return std::make_shared<Door>(std::move(inner), std::move(common), route);
+}
+
+std::string request_id(const net::Headers& headers) {
+  const auto given = net::find_header(headers, "x-request-id");
+  const bool plain = std::ranges::all_of(given, [](char c) {
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' || c == '_' ||
+           c == '.' || c == ':';
+  });
+  if (!given.empty() && given.size() <= 128 && plain) return std::string(given);
+  return "req-" + random_hex(24);
+}
+
+}  // namespace ashlar::api

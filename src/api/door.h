@@ -1,0 +1,23 @@
+// What every answer has in common: the request's id, a few headers, and a place
+// in the metrics.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "engine/generator.h"
+#include "net/http.h"
+
+namespace ashlar::api {
+
+// An Exchange that adds `common` headers to the answer of the one it wraps, and
+// counts it under `route` when it ends: a client that left counts as 499.
+std::shared_ptr<net::Exchange> with_door(std::shared_ptr<net::Exchange> inner, net::Headers common,
+                                         std::string_view route);
+
+// The client's X-Request-Id if it is short and plain, else a new one.
+std::string request_id(const net::Headers& headers);
+
+}  // namespace ashlar::api

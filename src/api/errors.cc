@@ -1,0 +1,82 @@
+#include "api/errors.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/json.h"
+
+namespace ashlar::api {
+namespace {
+
+struct Row {
+  Code code;
+  int status;
+  std::string_view type;
+  std::string_view reason;  // OpenAI's `code`; "": null
+  bool retry;               // always says Retry-After
+};
+
+constexpr Row kRows[] = {
+    {Code::invalid, 400, "invalid_request_error", "", false},
+    {Code::unsupported, 400, "invalid_request_error", "unsupported", false},
+    {Code::unauthorized, 401, "authentication_error", "invalid_api_key", false},
+    {Code::forbidden, 403, "permission_error", "", false},
+    {Code::not_found, 404, "not_found_error", "", false},
+    {Code::deadline, 408, "timeout_error", "", false},
+    {Code::too_large, 413, "request_too_large", "", false},
+    {Code::exhausted, 429, "rate_limit_error", "rate_limit_exceeded", true},
+    {Code::cancelled, 499, "request_cancelled", "", false},
+    {Code::corrupt, 500, "server_error", "", false},
+    {Code::io, 500, "server_error", "", false},
+    {Code::internal, 500, "server_error", "", false},
+    {Code::unavailable, 503, "service_unavailable_error", "server_is_overloaded", true},
+};
+
+const Row& row(Code code) {
+  const Row* found = std::ranges::find(kRows, code, &Row::code);
+  CHECK(found != std::end(kRows), "every code has a row");
+  return *found;
+}
+
+void append_or_null(std::string& out, std::string_view text) {
+  if (text.empty())
+    out.append("null");
+  else
+    append_json_string(out, text);
+}
+
+}  // namespace
+
+Fault bad(std::string param, std::string message) { return {{Code::invalid, std::move(message)}, std::move(param)}; }
+
+Fault not_yet(std::string param, std::string_view what) {
+  return {{Code::unsupported, fmt::format("{} is not supported yet", what)}, std::move(param)};
+}
+
+int status_of(const Fault& fault) { return fault.status != 0 ? fault.status : row(fault.error.code).status; }
+
+std::string error_json(const Fault& fault) {
+  const Row& said = row(fault.error.code);
+  std::string out = R"({"error":{"message":)";
+  append_json_string(out, fault.error.message);
+  out.append(R"(,"type":)");
+  append_json_string(out, said.type);
+  out.append(R"(,"param":)");
+  append_or_null(out, fault.param);
+  out.append(R"(,"code":)");
+  append_or_null(out, fault.reason.empty() ? said.reason : std::string_view(fault.reason));
+  out.append("}}");
+  return out;
+}
+
+void respond_fault(net::Exchange& exchange, const Fault& fault, net::Headers headers) {
+  headers.emplace_back("content-type", "application/json");
+  const auto wait = std::chrono::ceil<std::chrono::seconds>(fault.retry_after).count();
+  if (wait > 0 || row(fault.error.code).retry)
+    headers.emplace_back("retry-after", fmt::format("{}", std::max<long long>(wait, 1)));
+  if (fault.error.code == Code::unauthorized) headers.emplace_back("www-authenticate", "Bearer");
+  exchange.respond(status_of(fault), std::move(headers), error_json(fault));
+}
+
+}  // namespace ashlar::api

@@ -1,0 +1,172 @@
+#include "api/generation.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <chrono>
+#include <limits>
+#include <random>
+
+#include "base/json_full.h"
+
+namespace ashlar::api {
+namespace {
+
+constexpr std::size_t kMaxStops = 16;
+constexpr std::size_t kMaxStopBytes = 4096;
+constexpr double kNoLimit = std::numeric_limits<double>::max();
+
+void read_stops(Fields& fields, std::vector<std::string>& out) {
+  const Json* stop = fields.find("stop");
+  if (stop == nullptr) return;
+  std::vector<std::string> stops;
+  if (stop->is_string()) {
+    stops.push_back(stop->get<std::string>());
+  } else if (stop->is_array()) {
+    if (stop->size() > kMaxStops)
+      return fields.fail(
+          bad("stop", fmt::format("'stop' has {} strings; at most {} are allowed", stop->size(), kMaxStops)));
+    for (const Json& item : *stop) {
+      if (!item.is_string())
+        return fields.fail(bad("stop", fmt::format("'stop' should hold strings, not {}", kind(item))));
+      stops.push_back(item.get<std::string>());
+    }
+  } else {
+    return fields.fail(
+        bad("stop", fmt::format("'stop' should be a string or an array of strings, not {}", kind(*stop))));
+  }
+  for (const std::string& text : stops) {
+    if (text.empty()) return fields.fail(bad("stop", "'stop' holds an empty string, which would stop at once"));
+    if (text.size() > kMaxStopBytes)
+      return fields.fail(bad("stop", fmt::format("'stop' holds a string of {} bytes; at most {} are allowed",
+                                                 text.size(), kMaxStopBytes)));
+  }
+  out = std::move(stops);
+}
+
+void read_logit_bias(Fields& fields, int vocabulary, std::vector<std::pair<std::int32_t, float>>& out) {
+  const Json* bias = fields.read_object("logit_bias");
+  if (bias == nullptr) return;
+  for (const auto& [key, value] : bias->items()) {
+    std::int32_t id = -1;
+    const auto [end, failed] = std::from_chars(key.data(), key.data() + key.size(), id);
+    if (failed != std::errc{} || end != key.data() + key.size() || id < 0 || id >= vocabulary)
+      return fields.fail(
+          bad("logit_bias",
+              fmt::format("'logit_bias' has a key that is no token id of this model (0 to {})", vocabulary - 1)));
+    if (!value.is_number() || value.get<double>() < -100 || value.get<double>() > 100)
+      return fields.fail(
+          bad("logit_bias", fmt::format("'logit_bias' of token {} should be a number from -100 to 100", id)));
+    out.emplace_back(id, value.get<float>());
+  }
+}
+
+// Known members whose absence from the answer would be a silent lie.
+void refuse_what_is_not_served(Fields& fields) {
+  for (const char* name : {"structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
+                           "grammar", "use_beam_search", "bad_words", "truncate_prompt_tokens", "logits_processors",
+                           "kv_transfer_params", "repetition_detection"})
+    fields.refuse(name);
+  const Json* format = fields.read_object("response_format");
+  if (format == nullptr) return;
+  const auto type = format->find("type");
+  if (type == format->end() || !type->is_string())
+    return fields.fail(bad("response_format", "'response_format' should have a 'type'"));
+  if (*type != "text")
+    fields.fail(not_yet("response_format", fmt::format("'response_format' of type '{}'", type->get<std::string>())));
+}
+
+}  // namespace
+
+Outcome<engine::ModelCard> find_model(const engine::Generator& generator, Fields& fields) {
+  std::string name;
+  fields.read("model", name, 1024);
+  TRY(fields.done());
+  auto models = generator.models();
+  if (name.empty()) {
+    if (models.size() == 1) return std::move(models.front());
+    return bad("model", "name the 'model': GET /v1/models lists those served");
+  }
+  const auto found = std::ranges::find(models, name, &engine::ModelCard::id);
+  if (found == models.end())
+    return Fault(
+        {Code::not_found, fmt::format("the model '{}' does not exist; GET /v1/models lists those served", name)},
+        "model", "model_not_found");
+  return std::move(*found);
+}
+
+void read_generation(Fields& fields, const engine::ModelCard& model, engine::Request& request) {
+  auto& sampling = request.sampling;
+  fields.read("temperature", sampling.temperature, {0, 2});
+  fields.read("top_p", sampling.top_p, {0, 1, true});
+  fields.read("top_k", sampling.top_k, {-1, kNoLimit});
+  fields.read("min_p", sampling.min_p, {0, 1});
+  fields.read("typical_p", sampling.typical_p, {0, 1, true});
+  fields.read("repetition_penalty", sampling.repetition_penalty, {0, 100, true});
+  fields.read("presence_penalty", sampling.presence_penalty, {-2, 2});
+  fields.read("frequency_penalty", sampling.frequency_penalty, {-2, 2});
+  read_logit_bias(fields, model.vocabulary, sampling.logit_bias);
+  fields.read_ids("allowed_token_ids", sampling.allowed_token_ids, model.vocabulary);
+  if (fields.has("seed")) {
+    std::int64_t seed = 0;
+    fields.read("seed", seed);
+    sampling.seed = static_cast<std::uint64_t>(seed);
+  }
+
+  auto& stopping = request.stopping;
+  fields.read("min_tokens", stopping.min_tokens, {0, kNoLimit});
+  read_stops(fields, stopping.stop);
+  fields.read_ids("stop_token_ids", stopping.stop_token_ids, model.vocabulary);
+  fields.read("ignore_eos", stopping.ignore_eos);
+  fields.read("include_stop_str_in_output", stopping.include_stop_in_output);
+
+  fields.read("n", request.n, {1, 128});
+  fields.read("prompt_logprobs", request.prompt_logprobs, {0, 20});
+  fields.read("skip_special_tokens", request.skip_special_tokens);
+  fields.read("priority", request.priority);
+  fields.read("cache_salt", request.cache_salt, 1024);
+  request.model = model.id;
+  refuse_what_is_not_served(fields);
+}
+
+Reply read_reply(Fields& fields, const engine::ModelCard& model, std::string_view prefix) {
+  Reply reply{.model = model.id, .created = unix_seconds()};
+  std::string name;
+  fields.read("request_id", name, 128);
+  reply.id = fmt::format("{}{}", prefix, name.empty() ? random_hex(24) : name);
+  fields.read("stream", reply.stream);
+  fields.read("return_token_ids", reply.token_ids);
+  fields.read("return_tokens_as_token_ids", reply.tokens_as_ids);
+  if (const Json* options = fields.read_object("stream_options")) {
+    if (!reply.stream)
+      fields.fail(bad("stream_options", "'stream_options' is only for requests with \"stream\": true"));
+    Fields inner(*options);
+    inner.read("include_usage", reply.include_usage);
+    inner.read("continuous_usage_stats", reply.continuous_usage);
+    if (auto read = inner.done(); !read) {
+      Fault fault = std::move(read).error();
+      fault.param = "stream_options." + fault.param;
+      fields.fail(std::move(fault));
+    }
+    reply.continuous_usage = reply.continuous_usage && reply.include_usage;
+  }
+  return reply;
+}
+
+std::string random_hex(int digits) {
+  thread_local std::mt19937_64 random{[] {
+    std::random_device device;
+    return (static_cast<std::uint64_t>(device()) << 32) ^ device();
+  }()};
+  std::string out;
+  while (static_cast<int>(out.size()) < digits) out.append(fmt::format("{:016x}", random()));
+  out.resize(static_cast<std::size_t>(digits));
+  return out;
+}
+
+std::int64_t unix_seconds() {
+  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+}  // namespace ashlar::api

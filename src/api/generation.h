@@ -1,0 +1,41 @@
+// What /v1/chat/completions and /v1/completions have in common: how a request is
+// to be sampled, stopped and answered.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "api/errors.h"
+#include "api/fields.h"
+#include "engine/generator.h"
+
+namespace ashlar::api {
+
+// How an answer is to be written, as opposed to what is generated.
+struct Reply {
+  std::string id;     // "chatcmpl-..."
+  std::string model;  // the served name
+  std::int64_t created = 0;
+  bool stream = false;
+  bool include_usage = false;     // one more chunk at the end
+  bool continuous_usage = false;  // usage on every chunk
+  bool token_ids = false;         // prompt_token_ids and token_ids
+  bool tokens_as_ids = false;     // "token_id:123" in logprobs
+};
+
+// The model that the member `model` names; without one, the only one served.
+// not_found (model_not_found): no such model.
+Outcome<engine::ModelCard> find_model(const engine::Generator& generator, Fields& fields);
+
+// Fills sampling, stopping, n, priority, salt... (not max_tokens, logprobs and
+// the prompt, which the two endpoints name differently).
+void read_generation(Fields& fields, const engine::ModelCard& model, engine::Request& request);
+
+// The response's id begins with `prefix`, e.g. "chatcmpl-".
+Reply read_reply(Fields& fields, const engine::ModelCard& model, std::string_view prefix);
+
+// `digits` random hexadecimal digits, for ids that must be unique but not secret.
+std::string random_hex(int digits);
+std::int64_t unix_seconds();
+
+}  // namespace ashlar::api

@@ -1,0 +1,115 @@
+#include "api/keys.h"
+
+#include <fmt/format.h>
+#include <openssl/crypto.h>
+#include <openssl/sha.h>
+
+#include <algorithm>
+#include <fstream>
+#include <span>
+
+namespace ashlar::api {
+namespace {
+
+constexpr std::size_t kMaxKeyBytes = 512;
+
+std::string_view trim(std::string_view text) {
+  const auto first = text.find_first_not_of(" \t\r\n");
+  if (first == text.npos) return {};
+  return text.substr(first, text.find_last_not_of(" \t\r\n") - first + 1);
+}
+
+std::array<unsigned char, 32> sha256(std::string_view text) {
+  std::array<unsigned char, 32> out;
+  SHA256(reinterpret_cast<const unsigned char*>(text.data()), text.size(), out.data());
+  return out;
+}
+
+Status check_key(std::string_view key, std::string_view where) {
+  const bool printable = std::ranges::all_of(key, [](char c) { return c > ' ' && c < 0x7f; });
+  if (key.empty() || key.size() > kMaxKeyBytes || !printable)
+    return Error{Code::invalid,
+                 fmt::format("{}: an API key is 1 to {} printable characters without blanks", where, kMaxKeyBytes)};
+  return {};
+}
+
+bool is_bearer(std::string_view scheme) {
+  constexpr std::string_view kBearer = "bearer";
+  return std::ranges::equal(scheme, kBearer, [](char a, char b) { return (a | 0x20) == b; });
+}
+
+// "[::1]:8080" -> "::1", "localhost:80" -> "localhost"
+std::string_view without_port(std::string_view authority) {
+  if (authority.starts_with('[')) return authority.substr(1, authority.find(']') - 1);
+  return authority.substr(0, authority.rfind(':'));
+}
+
+}  // namespace
+
+Result<Keys> Keys::create(const std::vector<std::string>& keys, const std::string& file) {
+  Keys out;
+  for (const std::string& key : keys) {
+    TRY(check_key(key, "--api-key"));
+    out.hashes_.push_back(sha256(key));
+  }
+  if (file.empty()) return out;
+  std::ifstream in(file);
+  if (!in) return Error{Code::not_found, fmt::format("--api-key-file: '{}' cannot be read", file)};
+  std::string line;
+  for (int number = 1; std::getline(in, line); ++number) {
+    const auto key = trim(std::string_view(line).substr(0, line.find('#')));
+    if (key.empty()) continue;
+    TRY(check_key(key, fmt::format("{}:{}", file, number)));
+    out.hashes_.push_back(sha256(key));
+  }
+  if (out.hashes_.empty()) return Error{Code::invalid, fmt::format("--api-key-file: '{}' holds no key", file)};
+  return out;
+}
+
+Result<std::string> Keys::authenticate(const net::Headers& headers) const {
+  if (empty()) return std::string();
+  std::string_view shown = net::find_header(headers, "x-api-key");
+  const auto authorization = net::find_header(headers, "authorization");
+  if (const auto blank = authorization.find(' ');
+      blank != authorization.npos && is_bearer(authorization.substr(0, blank)))
+    shown = trim(authorization.substr(blank + 1));
+  if (shown.empty())
+    return Error{Code::unauthorized,
+                 "this server needs an API key: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'"};
+  const Hash hash = sha256(shown.substr(0, kMaxKeyBytes + 1));
+  bool known = false;
+  for (const Hash& one : hashes_) known |= CRYPTO_memcmp(one.data(), hash.data(), hash.size()) == 0;
+  if (!known) return Error{Code::unauthorized, "the API key is not valid"};
+  return fmt::format("key-{:02x}", fmt::join(std::span(hash).first(8), ""));
+}
+
+bool is_loopback(std::string_view host) {
+  if (host == "localhost" || host.ends_with(".localhost") || host == "::1") return true;
+  if (!host.starts_with("127.")) return false;
+  return std::ranges::all_of(host, [](char c) { return c == '.' || (c >= '0' && c <= '9'); });
+}
+
+Status check_exposure(std::string_view host, bool has_keys) {
+  if (has_keys || is_loopback(host)) return {};
+  return Error{Code::forbidden, fmt::format("without an API key the server listens on loopback only, not on '{}': add "
+                                            "--api-key KEY or --api-key-file FILE, "
+                                            "or listen on 127.0.0.1",
+                                            host)};
+}
+
+Status check_browser(const net::HttpRequest& request, std::string_view cors_origin) {
+  if (const auto host = net::find_header(request.headers, "host"); !host.empty() && !is_loopback(without_port(host)))
+    return Error{
+        Code::forbidden,
+        fmt::format("this server has no API key and answers to localhost only, not to '{}': start it with --api-key",
+                    host)};
+  const auto origin = net::find_header(request.headers, "origin");
+  if (origin.empty() || cors_origin == "*" || origin == cors_origin) return {};
+  const auto scheme = origin.find("://");
+  if (scheme != origin.npos && is_loopback(without_port(origin.substr(scheme + 3)))) return {};
+  return Error{
+      Code::forbidden,
+      fmt::format("web pages of '{}' may not use this server: start it with --cors-origin or --api-key", origin)};
+}
+
+}  // namespace ashlar::api

@@ -1,0 +1,76 @@
+// Every path that is served, on one screen.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "api/errors.h"
+#include "api/keeper.h"
+#include "engine/generator.h"
+#include "net/http.h"
+
+namespace ashlar::api {
+
+enum class Phase { loading, ready, draining };
+
+// What all requests share. Any thread.
+struct Shared {
+  std::atomic<engine::Generator*> generator = nullptr;  // null while loading; outlives every exchange once set
+  std::atomic<Phase> phase = Phase::loading;
+  std::shared_ptr<Keeper> keeper;
+};
+
+// One request on its way through the room.
+struct Call {
+  std::shared_ptr<net::Exchange> exchange;
+  Shared& shared;
+  std::string tenant;  // "" without keys
+  std::string rest;    // what the route's "*" stands for
+  std::string request_id;
+
+  const net::HttpRequest& request() const { return exchange->request(); }
+  // The generator, or the 503 of a server that is loading or draining.
+  Outcome<engine::Generator*> generator() const;
+  void respond_json(std::string body) const;
+};
+
+// Answers, or starts to and lets the Keeper finish. A fault is answered by the caller.
+using Handle = Outcome<void> (*)(Call&);
+
+enum class Scope {
+  open,  // anyone
+  use,   // anyone with a key, where keys exist
+};
+
+struct Route {
+  std::string_view method;
+  std::string_view path;  // "*" at the end: anything that is not empty
+  Scope scope;
+  Handle handle;
+};
+
+std::span<const Route> routes();
+
+// A match of path and method; null if there is none, and then `allow` lists the
+// methods that the path does have ("GET, HEAD"), "" if it has none. HEAD is
+// answered wherever GET is.
+const Route* find_route(std::string_view method, std::string_view path, std::string& rest, std::string& allow);
+
+// The handlers, each in the file of its family.
+Outcome<void> chat_completions(Call&);
+Outcome<void> completions(Call&);
+Outcome<void> list_models(Call&);
+Outcome<void> show_model(Call&);
+Outcome<void> tokenize(Call&);
+Outcome<void> detokenize(Call&);
+Outcome<void> apply_template(Call&);
+Outcome<void> health(Call&);
+Outcome<void> version(Call&);
+Outcome<void> status(Call&);
+Outcome<void> show_metrics(Call&);
+Outcome<void> page(Call&);
+
+}  // namespace ashlar::api

@@ -1,0 +1,22 @@
+// The commands of the program, one file each. Each takes the words after its
+// name and returns the exit status: 0 done, 1 it failed, 2 wrong usage.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace ashlar::cli {
+
+using Words = std::vector<std::string>;
+
+int serve(const Words& words);
+int run(const Words& words);
+int show(const Words& words);
+int tokenize(const Words& words);
+int detokenize(const Words& words);
+int render(const Words& words);
+int perplexity(const Words& words);
+int bench(const Words& words);
+int load(const Words& words);
+
+}  // namespace ashlar::cli

@@ -1,0 +1,87 @@
+#include "cli/flags.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <utility>
+
+namespace ashlar::cli {
+namespace {
+
+std::string flag_name(const Option& option) {
+  std::string name = "--" + option.name;
+  std::ranges::replace(name, '_', '-');
+  return name;
+}
+
+struct Given {
+  Option* option;
+  std::string text;
+};
+
+// What CLI11 shall understand: every option collects its words into `given`,
+// applied later so that flags come last.
+void declare(CLI::App& app, CommandLine& line, std::vector<Given>& given, std::string& config) {
+  for (Positional& positional : line.positionals) {
+    CLI::Option* declared = positional.rest != nullptr ? app.add_option(positional.name, *positional.rest, positional.help)
+                                                       : app.add_option(positional.name, *positional.value, positional.help);
+    declared->required(positional.required)->type_name("");
+  }
+  for (Option& option : line.options) {
+    const std::string name = flag_name(option);
+    const auto take = [&given, &option](const std::string& text) { given.push_back({&option, text}); };
+    if (option.is_flag) {
+      app.add_flag_function(name + ",!--no-" + name.substr(2),
+                            [take](std::int64_t count) { take(count > 0 ? "true" : "false"); }, option.help);
+    } else {
+      CLI::Option* declared = app.add_option_function<std::vector<std::string>>(
+          name, [take](const std::vector<std::string>& words) { std::ranges::for_each(words, take); }, option.help);
+      declared->type_name("")->expected(1)->allow_extra_args(false);
+      if (option.is_list) declared->expected(1, 1 << 20)->take_all();
+      else declared->take_last();
+      if (!option.default_value.empty()) declared->default_str(option.default_value);
+      if (option.is_list) declared->allow_extra_args(false);
+    }
+  }
+  if (line.reads_environment) app.add_option("--config", config, "Read options from this YAML file.")->type_name("FILE");
+}
+
+int fail(const std::string& command, const std::string& message) {
+  fmt::print(stderr, "ashlar {}: {}\nTry `ashlar {} --help`.\n", command, message, command);
+  return 2;
+}
+
+}  // namespace
+
+std::optional<int> parse(CommandLine& line, const std::vector<std::string>& arguments) {
+  CLI::App app(line.summary, "ashlar " + line.name);
+  app.footer(line.examples + (line.reads_environment
+                                  ? "\nEvery option may also stand in the file of --config as `name: value`, or in the environment as ASHLAR_NAME."
+                                  : ""));
+  app.get_formatter()->column_width(34);
+  std::vector<Given> given;
+  std::string config;
+  declare(app, line, given, config);
+  try {
+    std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());
+    app.parse(std::move(reversed));
+  } catch (const CLI::CallForHelp&) {
+    fmt::print("{}", app.help());
+    return 0;
+  } catch (const CLI::ParseError& e) {
+    return fail(line.name, e.what());
+  }
+  if (line.reads_environment) {
+    if (!config.empty())
+      if (auto read = read_options_file(config, line.options); !read) return fail(line.name, read.error().message);
+    if (auto read = read_options_environment(line.options); !read) return fail(line.name, read.error().message);
+  }
+  for (const Given& each : given)
+    if (auto set = each.option->set(each.text); !set) {
+      return fail(line.name, fmt::format("{}: {}", flag_name(*each.option), set.error().message));
+    }
+  return std::nullopt;
+}
+
+}  // namespace ashlar::cli

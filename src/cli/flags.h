@@ -1,0 +1,35 @@
+// Flags of one command: the options that structs list (base/options.h), bound
+// to the command line, the environment and a configuration file.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/options.h"
+
+namespace ashlar::cli {
+
+struct Positional {
+  std::string name;  // MODEL
+  std::string help;
+  std::string* value = nullptr;              // one word, or
+  std::vector<std::string>* rest = nullptr;  // all that remain
+  bool required = false;
+};
+
+struct CommandLine {
+  std::string name;     // "serve"
+  std::string summary;  // one line
+  std::string examples; // shown below the options
+  std::vector<Positional> positionals;
+  std::vector<Option> options;
+  bool reads_environment = false;  // ASHLAR_<NAME>, and --config FILE
+};
+
+// Flags win over the environment, which wins over --config, which wins over the
+// defaults. nullopt: go on; else the program's exit status, help or the error
+// having been printed.
+std::optional<int> parse(CommandLine& line, const std::vector<std::string>& arguments);
+
+}  // namespace ashlar::cli

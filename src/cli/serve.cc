@@ -1,0 +1,124 @@
+// ashlar serve: models over HTTP.
+#include <fmt/format.h>
+
+#include <csignal>
+#include <ctime>
+
+#include "api/api.h"
+#include "base/log.h"
+#include "cli/commands.h"
+#include "cli/flags.h"
+#include "cli/host.h"
+#include "cli/terminal.h"
+#include "net/http_server.h"
+
+namespace ashlar::cli {
+namespace {
+
+struct ServeOptions {
+  std::vector<std::string> model;
+  net::ServerOptions server;
+  api::ApiOptions api;
+  HostOptions host;
+  std::chrono::milliseconds drain_timeout{30'000};
+  std::string log_level = "info", log_format = "text";
+  void fields(auto&& field) {
+    field("model", model, "A model as PATH or NAME=PATH; may be given many times.");
+    server.fields(field);
+    api.fields(field);
+    host.fields(field);
+    field("drain_timeout", drain_timeout, "Milliseconds that running answers get to end after SIGTERM.");
+    field("log_level", log_level, "debug, info, warn, error or off.");
+    field("log_format", log_format, "text or json.");
+  }
+};
+
+Status configure_log(const ServeOptions& options) {
+  using log::Level;
+  constexpr std::pair<std::string_view, Level> kLevels[] = {
+      {"debug", Level::debug}, {"info", Level::info}, {"warn", Level::warn}, {"error", Level::error}, {"off", Level::off}};
+  for (const auto& [name, level] : kLevels)
+    if (name == options.log_level) {
+      if (options.log_format != "text" && options.log_format != "json") return Error{Code::invalid, "--log-format is text or json"};
+      log::configure(level, options.log_format == "json" ? log::Format::json : log::Format::text);
+      return {};
+    }
+  return Error{Code::invalid, "--log-level is debug, info, warn, error or off"};
+}
+
+// The signals that end a server, taken by sigwait on the main thread; blocked
+// before any other thread begins.
+sigset_t block_signals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  return signals;
+}
+
+void print_welcome(const std::string& url, const std::vector<std::string>& models, bool keyed) {
+  const Palette colour = palette(stdout);
+  fmt::print("{}listening on {}{}\n", colour.bold, url, colour.plain);
+  std::string names;
+  for (const std::string& name : models) names += (names.empty() ? "" : ", ") + name;
+  fmt::print("serving {}\n\nTry:\n  open {}/ in a browser, to chat\n"
+             "  curl {}/v1/chat/completions -H 'content-type: application/json'{} \\\n"
+             "    -d '{{\"model\": \"{}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hello\"}}]}}'\n"
+             "  ashlar load {}\n\nCtrl-C ends it.\n",
+             names, url, url, keyed ? " -H 'authorization: Bearer KEY'" : "", models.front(), url);
+  std::fflush(stdout);
+}
+
+Status serve_until_signalled(const ServeOptions& options, const std::vector<std::string>& models) {
+  TRY(configure_log(options));
+  const sigset_t signals = block_signals();
+  auto api = TRY(api::Api::create(options.api, options.server.host));
+  std::unique_ptr<Host> host;  // outlives the server and, through its order below, the api
+  auto server = TRY(net::HttpServer::listen(options.server, api->handler()));
+  auto opened = Host::open(models, options.host);
+  if (!opened) return std::unexpected(opened.error());
+  host = std::move(*opened);
+  api->serve(host->generator());
+  const bool v6 = options.server.host.find(':') != std::string::npos;
+  const std::string url = fmt::format("{}://{}{}{}:{}", options.server.tls_cert.empty() ? "http" : "https", v6 ? "[" : "",
+                                      options.server.host, v6 ? "]" : "", server->port());
+  print_welcome(url, host->models(), !options.api.api_key.empty() || !options.api.api_key_file.empty());
+
+  int signal = 0;
+  sigwait(&signals, &signal);
+  log::info("draining", {{"signal", signal == SIGTERM ? "SIGTERM" : "SIGINT"}, {"limit_ms", options.drain_timeout.count()}});
+  // A second signal ends at once.
+  std::signal(SIGTERM, SIG_DFL);
+  std::signal(SIGINT, SIG_DFL);
+  pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
+  api->drain();
+  const bool all = server->drain(options.drain_timeout);
+  log::info("stopped", {{"all_answers_ended", all}});
+  server.reset();
+  api.reset();
+  return {};
+}
+
+}  // namespace
+
+int serve(const Words& words) {
+  std::string model;
+  ServeOptions options;
+  CommandLine line{.name = "serve",
+                   .summary = "Serve models over the OpenAI API, with a page to chat and metrics.",
+                   .examples = "Examples:\n  ashlar serve\n  ashlar serve model.gguf --port 9000\n"
+                               "  ashlar serve --model small=a.gguf --model large=b.gguf\n"
+                               "  ashlar serve model.gguf --host 0.0.0.0 --api-key-file keys.txt --tls-cert cert.pem --tls-key key.pem",
+                   .positionals = {{.name = "MODEL", .help = "A GGUF file; left out, with no --model: the embedded model.", .value = &model}},
+                   .options = list_options(options),
+                   .reads_environment = true};
+  if (const auto status = parse(line, words)) return *status;
+  std::vector<std::string> models = options.model;
+  if (!model.empty()) models.insert(models.begin(), model);
+  if (models.empty()) models.emplace_back(kDefaultModel);
+  if (const auto done = serve_until_signalled(options, models); !done) return fail("serve", done.error());
+  return 0;
+}
+
+}  // namespace ashlar::cli

@@ -1,0 +1,12 @@
+#include "cli/vocabulary.h"
+
+#include "models/formats/gguf_vocabulary.h"
+
+namespace ashlar::cli {
+
+Result<std::shared_ptr<const text::Tokenizer>> open_tokenizer(const std::string& path) {
+  const auto file = TRY(models::gguf::File::open(path));
+  return text::Tokenizer::create(TRY(models::read_vocabulary(file)));
+}
+
+}  // namespace ashlar::cli

@@ -1,0 +1,15 @@
+// A model file's tokenizer alone, for the commands that need no weights.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "base/result.h"
+#include "text/tokenizer.h"
+
+namespace ashlar::cli {
+
+// As gguf::File::open(), read_vocabulary() and Tokenizer::create().
+Result<std::shared_ptr<const text::Tokenizer>> open_tokenizer(const std::string& path);
+
+}  // namespace ashlar::cli

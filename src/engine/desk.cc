@@ -1,0 +1,96 @@
+#include "engine/desk.h"
+
+#include <utility>
+
+namespace ashlar::engine {
+
+std::optional<Generator::Refusal> Desk::submit(std::unique_ptr<Job>& job, Clock::time_point now) {
+  {
+    std::lock_guard lock(mutex_);
+    if (draining_)
+      return Generator::Refusal{{Code::unavailable, "the server is shutting down"}, std::chrono::seconds(1)};
+    if (auto refusal = admission_.refuse(job->entry, job->deadline, now, pace_)) return refusal;
+    admission_.enter(job->entry);
+    ++unfinished_;
+    incoming_.push_back(std::move(job));
+  }
+  work_.notify_one();
+  return std::nullopt;
+}
+
+void Desk::notice_closed() {
+  {
+    std::lock_guard lock(mutex_);
+    closed_ = true;
+  }
+  work_.notify_one();
+}
+
+void Desk::collect(News& news, bool busy) {
+  news.jobs.clear();
+  std::unique_lock lock(mutex_);
+  if (!busy) work_.wait(lock, [&] { return !incoming_.empty() || closed_ || abandon_ || stop_; });
+  std::swap(news.jobs, incoming_);
+  news.closed = std::exchange(closed_, false);
+  news.abandon = std::exchange(abandon_, false);
+  news.stop = stop_;
+}
+
+void Desk::report(const Report& report) {
+  bool all_done = false;
+  {
+    std::lock_guard lock(mutex_);
+    if (report.seconds > 0) pace_.step(report.now, report.seconds, report.prompt_rows, report.decodes);
+    for (const int tokens : report.answers) pace_.ended(tokens);
+    for (const Admission::Entry& entry : report.begun) admission_.leave(entry);
+    admission_.occupy(report.occupancy);
+    load_ = report.load;
+    unfinished_ -= report.finished;
+    all_done = unfinished_ == 0;
+  }
+  if (all_done && report.finished > 0) idle_.notify_all();
+}
+
+Generator::Load Desk::load(Clock::time_point now) const {
+  std::lock_guard lock(mutex_);
+  Generator::Load load = load_;
+  load.waiting += static_cast<int>(incoming_.size());
+  const Pace::Throughput throughput = pace_.throughput(now);
+  load.prefill_tokens_per_second = throughput.prompt;
+  load.decode_tokens_per_second = throughput.answer;
+  return load;
+}
+
+std::chrono::duration<double> Desk::wait(int priority) const {
+  std::lock_guard lock(mutex_);
+  return admission_.wait(priority, pace_);
+}
+
+bool Desk::drain(Clock::time_point deadline) {
+  std::unique_lock lock(mutex_);
+  draining_ = true;
+  const auto done = [&] { return unfinished_ == 0; };
+  // wait_until with time_point::max() overflows inside some libraries.
+  const bool finished =
+      deadline == Clock::time_point::max() ? (idle_.wait(lock, done), true) : idle_.wait_until(lock, deadline, done);
+  if (finished) return true;
+  abandon_ = true;
+  work_.notify_one();
+  idle_.wait(lock, done);
+  return false;
+}
+
+bool Desk::draining() const {
+  std::lock_guard lock(mutex_);
+  return draining_;
+}
+
+void Desk::stop() {
+  {
+    std::lock_guard lock(mutex_);
+    draining_ = stop_ = true;
+  }
+  work_.notify_one();
+}
+
+}  // namespace ashlar::engine

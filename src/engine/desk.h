@@ -1,0 +1,68 @@
+// Where callers' threads meet the engine thread: the bounded queue, admission,
+// drain, and what load() shows. Every member may be called from any thread.
+#pragma once
+
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "engine/admission.h"
+#include "engine/job.h"
+#include "engine/pace.h"
+
+namespace ashlar::engine {
+
+class Desk {
+ public:
+  explicit Desk(AdmissionLimits limits) : admission_(limits) {}
+
+  // Queues the job, or says why not (and leaves it).
+  std::optional<Generator::Refusal> submit(std::unique_ptr<Job>& job, Clock::time_point now);
+  // Some outlet was closed.
+  void notice_closed();
+
+  // For the engine thread. Waits while there is nothing to do, unless `busy`.
+  struct News {
+    std::vector<std::unique_ptr<Job>> jobs;
+    bool closed = false;   // some outlet was
+    bool abandon = false;  // fail all that is left
+    bool stop = false;     // and end
+  };
+  void collect(News& news, bool busy);
+
+  // What a step did.
+  struct Report {
+    Clock::time_point now;
+    double seconds = 0;  // 0: no step
+    int prompt_rows = 0, decodes = 0;
+    Occupancy occupancy;
+    Generator::Load load;                 // rates are filled in by load()
+    std::vector<Admission::Entry> begun;  // that wait no more
+    std::vector<int> answers;             // lengths of those that ended
+    int finished = 0;                     // jobs
+  };
+  void report(const Report& report);
+
+  Generator::Load load(Clock::time_point now) const;
+  std::chrono::duration<double> wait(int priority) const;
+
+  // Admits nobody from now on. true: all that was admitted has ended by `deadline`;
+  // else the rest is failed.
+  bool drain(Clock::time_point deadline);
+  bool draining() const;
+  void stop();
+
+ private:
+  mutable std::mutex mutex_;
+  std::condition_variable work_, idle_;
+  std::vector<std::unique_ptr<Job>> incoming_;
+  Admission admission_;
+  Pace pace_;
+  Generator::Load load_;
+  int unfinished_ = 0;
+  bool closed_ = false, draining_ = false, abandon_ = false, stop_ = false;
+};
+
+}  // namespace ashlar::engine

@@ -1,0 +1,251 @@
+#include "engine/engine.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <atomic>
+#include <thread>
+
+#include "base/json.h"
+#include "base/log.h"
+#include "engine/checks.h"
+#include "engine/prompter.h"
+#include "engine/runner.h"
+
+namespace ashlar::engine {
+namespace {
+
+// Choices of one request are neighbours in the order of arrival.
+constexpr std::uint64_t kOrderStep = 256;
+// Rows of logits are large: a prompt whose every row is wanted goes in small chunks.
+constexpr int kScoredChunk = 32;
+
+class EngineTicket : public Ticket {
+ public:
+  EngineTicket(std::shared_ptr<Outlet> outlet, std::shared_ptr<Desk> desk)
+      : outlet_(std::move(outlet)), desk_(std::move(desk)) {}
+  ~EngineTicket() override {
+    if (outlet_->close()) desk_->notice_closed();
+  }
+
+ private:
+  std::shared_ptr<Outlet> outlet_;
+  std::shared_ptr<Desk> desk_;
+};
+
+Generator::Refusal refusal(Error error) { return {.error = std::move(error)}; }
+
+// Lengths keep one part from running into the next.
+std::shared_ptr<const std::string> cache_salt(const Request& request) {
+  return std::make_shared<const std::string>(
+      fmt::format("{}:{}{}:{}", request.tenant.size(), request.tenant, request.cache_salt.size(), request.cache_salt));
+}
+
+}  // namespace
+
+struct Engine::State {
+  EngineParts parts;
+  EngineOptions options;
+  CachePlan cache;
+  Prompter prompter;
+  std::vector<std::int32_t> end_ids;
+  EngineMetrics metrics;
+  std::shared_ptr<Desk> desk;  // tickets may outlive the engine
+  Runner runner;
+  std::atomic<std::uint64_t> arrivals{0};
+  std::jthread thread;
+
+  State(EngineParts its_parts, const EngineOptions& its_options, CachePlan plan,
+        std::unique_ptr<models::KvStore> store);
+  Status check_model(const std::string& model) const;
+  std::unique_ptr<Job> make_job(const Request& request, std::vector<std::int32_t> ids, int max_tokens, Sink& sink);
+};
+
+Engine::State::State(EngineParts its_parts, const EngineOptions& its_options, CachePlan plan,
+                     std::unique_ptr<models::KvStore> store)
+    : parts(std::move(its_parts)),
+      options(its_options),
+      cache(plan),
+      prompter(parts.tokenizer, parts.chat_template),
+      metrics(parts.names.front(), {{"block_size", std::to_string(models::kBlockTokens)},
+                                    {"cache_dtype", options.kv_type},
+                                    {"enable_prefix_caching", options.enable_prefix_caching ? "True" : "False"},
+                                    {"num_cpu_blocks", std::to_string(plan.blocks)},
+                                    {"num_gpu_blocks", std::to_string(plan.blocks)}}),
+      desk(std::make_shared<Desk>(
+          AdmissionLimits{.max_queued_requests = options.max_num_queued_reqs,
+                          .max_queued_tokens = options.max_num_queued_tokens,
+                          .max_wait = options.max_queue_wait,
+                          .max_sequences = options.max_num_seqs,
+                          .cache_tokens = static_cast<std::int64_t>(plan.blocks) * models::kBlockTokens})),
+      runner({.model = *parts.model,
+              .tokenizer = *parts.tokenizer,
+              .store = std::move(store),
+              .pool = parts.pool.get(),
+              .turns = parts.turns.get(),
+              .clock = parts.clock,
+              .desk = *desk,
+              .metrics = metrics},
+             {.max_num_seqs = options.max_num_seqs, .max_num_batched_tokens = options.max_num_batched_tokens},
+             options.enable_prefix_caching, options.max_queue_wait) {
+  for (text::TokenId id = 0; id < parts.tokenizer->size(); ++id)
+    if (parts.tokenizer->is_end(id)) end_ids.push_back(id);
+}
+
+Result<std::unique_ptr<Engine>> Engine::create(EngineParts parts, const EngineOptions& options) {
+  CHECK(!parts.names.empty() && parts.model != nullptr && parts.tokenizer != nullptr,
+        "an engine has a named model and its tokenizer");
+  if (parts.tokenizer->size() == 0) return Error{Code::invalid, "the model has no vocabulary to speak with"};
+  const CachePlan plan = TRY(plan_cache(options, *parts.model, available_memory()));
+  if (options.max_model_len == 0 && plan.context < parts.model->shape().context)
+    log::warn("context_lowered",
+              {{"model", parts.names.front()}, {"trained", parts.model->shape().context}, {"context", plan.context}});
+  std::unique_ptr<models::KvStore> store = TRY(parts.model->make_kv_store(plan.blocks, plan.type));
+  log::info("engine_ready", {{"model", parts.names.front()},
+                             {"context", plan.context},
+                             {"kv_blocks", plan.blocks},
+                             {"kv_memory", to_string(store->bytes())}});
+  auto state = std::make_unique<State>(std::move(parts), options, plan, std::move(store));
+  state->thread = std::jthread([runner = &state->runner] {
+    name_this_thread("ashlar-engine");
+    runner->run();
+  });
+  return std::unique_ptr<Engine>(new Engine(std::move(state)));
+}
+
+Engine::Engine(std::unique_ptr<State> state) : state_(std::move(state)) {}
+
+Engine::~Engine() {
+  state_->desk->stop();
+  state_->thread.join();
+}
+
+Status Engine::State::check_model(const std::string& model) const {
+  if (model.empty() || std::ranges::find(parts.names, model) != parts.names.end()) return {};
+  return std::unexpected(
+      Error{Code::not_found, fmt::format("there is no model '{}' here, but {}", model, fmt::join(parts.names, ", "))});
+}
+
+std::unique_ptr<Job> Engine::State::make_job(const Request& request, std::vector<std::int32_t> ids, int max_tokens,
+                                             Sink& sink) {
+  auto job = std::make_unique<Job>();
+  job->outlet = std::make_shared<Outlet>(sink);
+  job->id = request.id;
+  job->prompt_tokens = static_cast<int>(ids.size());
+  job->max_tokens = max_tokens;
+  job->logprobs = request.logprobs;
+  job->prompt_logprobs = request.prompt_logprobs;
+  job->give_prompt_ids = request.echo || request.prompt_logprobs >= 0;
+  job->arrived = request.arrived;
+  job->deadline = request.deadline;
+  if (options.request_timeout.count() > 0)
+    job->deadline = std::min(job->deadline, request.arrived + options.request_timeout);
+  job->entry = {.priority = request.priority, .tokens = job->prompt_tokens, .sequences = request.n};
+  job->open_choices = request.n;
+
+  const Stopping& stopping = request.stopping;
+  const Ends ends{.strings = std::make_shared<const StopStrings>(stopping.stop),
+                  .stop_token_ids = stopping.stop_token_ids,
+                  .ignore_eos = stopping.ignore_eos,
+                  .include_stop = stopping.include_stop_in_output,
+                  .min_tokens = stopping.min_tokens,
+                  .max_tokens = max_tokens};
+  std::vector<std::int32_t> held_back = end_ids;
+  held_back.insert(held_back.end(), stopping.stop_token_ids.begin(), stopping.stop_token_ids.end());
+  const auto salt = cache_salt(request);
+  const std::uint64_t arrival = arrivals.fetch_add(1, std::memory_order_relaxed);
+  for (int index = 0; index < request.n; ++index) {
+    auto choice = std::make_unique<Choice>(
+        *job, index, Sampler(request.sampling, stopping.min_tokens, held_back, request.logprobs, index, ids),
+        Answer(*parts.tokenizer, ends, index, request.skip_special_tokens));
+    choice->priority = request.priority;
+    choice->order = arrival * kOrderStep + static_cast<std::uint64_t>(index);
+    choice->tenant = request.tenant;
+    choice->salt = salt;
+    choice->prompt = job->prompt_tokens;
+    job->choices.push_back(std::move(choice));
+  }
+  Choice& first = *job->choices.front();
+  first.tokens = std::move(ids);
+  if (request.prompt_logprobs >= 0) {
+    // A prompt token found in the cache would have no logits.
+    first.reuse_prefix = false;
+    first.max_chunk = kScoredChunk;
+  }
+  return job;
+}
+
+std::expected<std::unique_ptr<Ticket>, Generator::Refusal> Engine::start(Request request, Sink& sink) {
+  State& state = *state_;
+  const auto refuse = [](Error error) { return std::unexpected(refusal(std::move(error))); };
+  if (const Status known = state.check_model(request.model); !known) return refuse(known.error());
+  if (state.desk->draining()) return refuse({Code::unavailable, "the server is shutting down"});
+  if (const Status fine = check(request, state.parts.tokenizer->size()); !fine) return refuse(fine.error());
+  Result<Prompter::Tokens> prompt = state.prompter.tokens(request.prompt, true, request.echo);
+  if (!prompt) return refuse(std::move(prompt).error());
+  const Result<int> length =
+      answer_length(static_cast<int>(prompt->ids.size()), request.stopping.max_tokens, state.cache.context);
+  if (!length) {
+    Refusal refused = refusal(length.error());
+    refused.over_context = !prompt->ids.empty();
+    return std::unexpected(std::move(refused));
+  }
+  const Clock::time_point now = state.parts.clock();
+  std::unique_ptr<Job> job = state.make_job(request, std::move(prompt->ids), *length, sink);
+  if (request.echo) job->echo = std::move(prompt->text);
+  if (job->deadline <= now) return refuse({Code::deadline, "the deadline passed before the request could be queued"});
+  auto ticket = std::make_unique<EngineTicket>(job->outlet, state.desk);
+  if (auto refused = state.desk->submit(job, now)) {
+    state.metrics.refused.add();
+    return std::unexpected(*std::move(refused));
+  }
+  return ticket;
+}
+
+std::vector<ModelCard> Engine::models() const {
+  std::vector<ModelCard> cards;
+  const EngineParts& parts = state_->parts;
+  for (const std::string& name : parts.names)
+    cards.push_back({.id = name,
+                     .created = parts.created,
+                     .context = state_->cache.context,
+                     .parameters = parts.parameters,
+                     .bytes = parts.bytes,
+                     .vocabulary = parts.tokenizer->size(),
+                     .has_chat_template = state_->prompter.has_template()});
+  return cards;
+}
+
+Result<Tokenized> Engine::tokenize(const std::string& model, const Prompt& prompt, bool parse_special) const {
+  TRY(state_->check_model(model));
+  Tokenized out{.ids = TRY(state_->prompter.tokens(prompt, parse_special, false)).ids,
+                .context = state_->cache.context};
+  out.pieces.reserve(out.ids.size());
+  for (const std::int32_t id : out.ids) out.pieces.emplace_back(state_->parts.tokenizer->piece(id, true));
+  return out;
+}
+
+Result<std::string> Engine::detokenize(const std::string& model, const std::vector<std::int32_t>& ids) const {
+  TRY(state_->check_model(model));
+  const int size = state_->parts.tokenizer->size();
+  for (const std::int32_t id : ids)
+    if (id < 0 || id >= size)
+      return Error{Code::invalid, fmt::format("there is no token {}: the vocabulary has {}", id, size)};
+  return state_->parts.tokenizer->decode(ids, true);
+}
+
+Result<std::string> Engine::render(const std::string& model, const Chat& chat) const {
+  TRY(state_->check_model(model));
+  return state_->prompter.render(chat, std::time(nullptr));
+}
+
+Generator::Load Engine::load() const { return state_->desk->load(state_->parts.clock()); }
+
+bool Engine::drain(Clock::time_point deadline) { return state_->desk->drain(deadline); }
+
+int Engine::context() const { return state_->cache.context; }
+
+int Engine::kv_blocks() const { return state_->cache.blocks; }
+
+}  // namespace ashlar::engine

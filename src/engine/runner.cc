@@ -1,0 +1,329 @@
+#include "engine/runner.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <exception>
+#include <mutex>
+
+#include "base/log.h"
+
+namespace ashlar::engine {
+namespace {
+
+constexpr int kWorthSharing = 1 << 16;  // logits to sample from in one step: some tens of microseconds
+constexpr int kUnhealthyAfter = 5;      // steps failed one after the other
+
+double seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
+
+}  // namespace
+
+Runner::Runner(Workshop workshop, SchedulerOptions options, bool prefix_caching,
+               std::chrono::milliseconds max_queue_wait)
+    : shop_(std::move(workshop)),
+      max_queue_wait_(max_queue_wait),
+      cache_(*shop_.store, prefix_caching),
+      scheduler_(options, cache_),
+      batch_(shop_.model.shape().vocabulary, std::min(shop_.model.shape().vocabulary, shop_.tokenizer.size())),
+      scratch_(shop_.pool != nullptr ? static_cast<std::size_t>(shop_.pool->size()) : 1),
+      now_(shop_.clock()) {}
+
+void Runner::run() {
+  Desk::News news;
+  do {
+    shop_.desk.collect(news, !scheduler_.idle());
+    plan_ = nullptr;
+    try {
+      turn(news);
+    } catch (const std::exception& problem) {
+      recover(problem.what());
+    } catch (...) {
+      recover("unknown exception");
+    }
+    report();
+    retired_.clear();
+  } while (!news.stop);
+}
+
+void Runner::turn(Desk::News& news) {
+  now_ = started_ = shop_.clock();
+  for (std::unique_ptr<Job>& job : news.jobs) adopt(std::move(job));
+  if (news.closed) sweep_closed();
+  if (news.stop || news.abandon) fail_all({Code::unavailable, "the server is shutting down"});
+  expire();
+  if (!scheduler_.idle()) step();
+}
+
+// An exception costs the requests that were in the step, not the engine.
+void Runner::recover(const char* problem) {
+  log::error("step_failed", {{"error", problem}});
+  ++failed_in_a_row_;
+  shop_.metrics.failed_steps.add();
+  if (plan_ == nullptr) return fail_all({Code::internal, "the engine failed between two steps"});
+  for (const Plan::Item& item : plan_->items)
+    fail(static_cast<Choice&>(*item.sequence).job, {Code::internal, "the model failed while computing this request"});
+}
+
+void Runner::adopt(std::unique_ptr<Job> job) {
+  Job& adopted = *job;
+  adopted.slot = jobs_.size();
+  jobs_.push_back(std::move(job));
+  if (adopted.deadline != Clock::time_point::max()) deadlines_.emplace(adopted.deadline, &adopted);
+  scheduler_.add(*adopted.choices[0]);
+}
+
+void Runner::sweep_closed() {
+  for (std::size_t i = jobs_.size(); i-- > 0;)
+    if (jobs_[i]->outlet->closed()) abort(*jobs_[i]);
+}
+
+void Runner::expire() {
+  while (!deadlines_.empty() && deadlines_.begin()->first <= now_) {
+    Job& job = *deadlines_.begin()->second;
+    int tokens = 0;
+    for (const auto& choice : job.choices) tokens += choice->answer.tokens();
+    fail(job, {Code::deadline,
+               fmt::format("the deadline passed {:.1f} s after the request arrived, {}", seconds(now_ - job.arrived),
+                           job.began ? fmt::format("with {} tokens generated", tokens) : "still in the queue")});
+  }
+  if (max_queue_wait_.count() == 0) return;
+  for (std::size_t i = jobs_.size(); i-- > 0;)
+    if (!jobs_[i]->began && now_ - jobs_[i]->arrived > max_queue_wait_)
+      fail(*jobs_[i],
+           {Code::unavailable, fmt::format("overloaded: the request waited {:.1f} s, longer than max_queue_wait",
+                                           seconds(now_ - jobs_[i]->arrived))},
+           std::chrono::seconds(1));
+}
+
+void Runner::step() {
+  const Plan& plan = scheduler_.plan();
+  plan_ = &plan;
+  CHECK(!plan.items.empty(), "whoever is ranked first can always go on");
+  note_begun(plan);
+  batch_.build(plan);
+  const Clock::time_point before = shop_.clock();
+  compute();
+  now_ = shop_.clock();
+  computing_ = now_ - before;
+  scheduler_.commit();
+  deliver();
+  failed_in_a_row_ = 0;
+}
+
+void Runner::note_begun(const Plan& plan) {
+  EngineMetrics& metrics = shop_.metrics;
+  for (const Plan::Item& item : plan.items) {
+    const auto& choice = static_cast<const Choice&>(*item.sequence);
+    Job& job = choice.job;
+    if (job.began) continue;
+    job.began = now_;
+    report_.begun.push_back(job.entry);
+    metrics.queue_time.observe(seconds(now_ - job.arrived));
+    metrics.prompt_tokens.add(static_cast<std::uint64_t>(job.prompt_tokens));
+    if (!choice.reuse_prefix) continue;
+    metrics.prefix_queries.add(static_cast<std::uint64_t>(job.prompt_tokens));
+    metrics.prefix_hits.add(static_cast<std::uint64_t>(choice.prefix_hit));
+  }
+  metrics.preemptions.add(plan.preempted.size());
+  metrics.iteration_tokens.observe(plan.tokens);
+  metrics.steps.add();
+  report_.prompt_rows = plan.tokens - plan.decodes;
+  report_.decodes = plan.decodes;
+}
+
+// The forward pass, then every row's token or score, spread over the pool.
+void Runner::compute() {
+  std::unique_lock<ComputeLock> turn;
+  if (shop_.turns != nullptr) turn = std::unique_lock(*shop_.turns);
+  batch_.forward(shop_.model, *shop_.store);
+  draws_.clear();
+  const std::span<const Batch::Row> rows = batch_.rows();
+  for (std::size_t row = 0; row < rows.size(); ++row) {
+    if (!rows[row].last) {
+      score(row);
+      continue;
+    }
+    Choice& choice = *rows[row].choice;
+    if (choice.job.first_token) {
+      draws_.push_back({&choice, row, {}});
+    } else if (choice.job.max_tokens > 0) {
+      for (const auto& other : choice.job.choices) draws_.push_back({other.get(), row, {}});
+    }
+  }
+  const auto draw = [&](int index, int worker) {
+    Draw& one = draws_[static_cast<std::size_t>(index)];
+    one.sampled = one.choice->sampler.sample(batch_.logits(one.row), scratch_[static_cast<std::size_t>(worker)]);
+  };
+  const int count = static_cast<int>(draws_.size());
+  if (shop_.pool != nullptr && count * batch_.usable() >= kWorthSharing) {
+    shop_.pool->for_each(count, draw);
+  } else {
+    for (int index = 0; index < count; ++index) draw(index, 0);
+  }
+}
+
+// The prompt's next token under this row's logits.
+void Runner::score(std::size_t row) {
+  const Choice& choice = *batch_.rows()[row].choice;
+  Job& job = choice.job;
+  const std::span<const float> logits = batch_.logits(row);
+  if (!all_finite(logits)) {
+    job.broken = true;
+    return;
+  }
+  if (job.prompt_scores.empty()) job.prompt_scores.push_back(describe(choice.tokens[0], {}));
+  const std::int32_t next = choice.tokens[static_cast<std::size_t>(batch_.rows()[row].position) + 1];
+  job.prompt_scores.push_back(describe(next, raw_logprobs(logits, next, job.prompt_logprobs)));
+}
+
+void Runner::deliver() {
+  for (const Batch::Row& row : batch_.rows()) {
+    Job& job = row.choice->job;
+    if (job.broken) fail(job, Sampler::not_finite());
+    // A prompt that ends here without a token to choose.
+    if (!row.last || job.max_tokens > 0 || job.open_choices == 0 || !begin_answers(job)) continue;
+    for (const auto& choice : job.choices)
+      end_choice(*choice, {.choice = choice->index, .reason = FinishReason::length});
+  }
+  for (Draw& draw : draws_) {
+    Job& job = draw.choice->job;
+    if (job.open_choices == 0) continue;  // failed or aborted by an earlier draw of this step
+    if (!draw.sampled) {
+      fail(job, draw.sampled.error());
+      continue;
+    }
+    if (!job.first_token && !begin_answers(job)) continue;
+    push_token(*draw.choice, *std::move(draw.sampled));
+  }
+}
+
+// The prompt is computed: says so, and the other choices continue from it. false: nobody listens any more.
+bool Runner::begin_answers(Job& job) {
+  const Choice& first = *job.choices[0];
+  job.first_token = now_;
+  shop_.metrics.first_token.observe(seconds(now_ - job.arrived));
+  Started started{.prompt_tokens = job.prompt_tokens, .cached_tokens = first.prefix_hit};
+  if (job.give_prompt_ids) started.prompt_ids.assign(first.tokens.begin(), first.tokens.begin() + job.prompt_tokens);
+  if (job.prompt_logprobs >= 0 && job.prompt_scores.empty()) job.prompt_scores.push_back(describe(first.tokens[0], {}));
+  started.prompt_logprobs = std::move(job.prompt_scores);
+  bool heard = job.outlet->send(std::move(started));
+  for (const auto& choice : job.choices)
+    if (heard && job.echo) heard = job.outlet->send(Text{.choice = choice->index, .text = *job.echo});
+  if (!heard) {
+    abort(job);
+    return false;
+  }
+  if (job.max_tokens > 0)
+    for (std::size_t i = 1; i < job.choices.size(); ++i) {
+      job.choices[i]->tokens = first.tokens;
+      scheduler_.fork(first, *job.choices[i]);
+    }
+  return true;
+}
+
+void Runner::push_token(Choice& choice, Sampler::Sampled&& sampled) {
+  Job& job = choice.job;
+  EngineMetrics& metrics = shop_.metrics;
+  metrics.generation_tokens.add();
+  if (choice.answer.tokens() > 0) {
+    metrics.inter_token.observe(seconds(now_ - choice.last_token));
+    metrics.per_token.observe(seconds(now_ - choice.last_token));
+  }
+  choice.last_token = now_;
+  choice.tokens.push_back(sampled.id);
+  std::optional<TokenLogprob> logprob;
+  if (job.logprobs >= 0) logprob = describe(sampled.id, sampled.logprobs);
+  Answer::Progress progress = choice.answer.push(sampled.id, std::move(logprob));
+  if (progress.text && !job.outlet->send(*std::move(progress.text))) return abort(job);
+  if (progress.end) end_choice(choice, *std::move(progress.end));
+}
+
+void Runner::end_choice(Choice& choice, ChoiceEnd end) {
+  Job& job = choice.job;
+  scheduler_.remove(choice);
+  if (job.max_tokens > 0) report_.answers.push_back(choice.answer.tokens());
+  job.reason = end.reason;
+  if (!job.outlet->send(std::move(end))) return abort(job);
+  if (--job.open_choices == 0) finish(job);
+}
+
+void Runner::finish(Job& job) {
+  Finished finished{.usage = {.prompt_tokens = job.prompt_tokens, .cached_tokens = job.choices[0]->prefix_hit}};
+  for (const auto& choice : job.choices) finished.usage.completion_tokens += choice->answer.tokens();
+  finished.queue_seconds = seconds(*job.began - job.arrived);
+  finished.prefill_seconds = seconds(*job.first_token - *job.began);
+  finished.decode_seconds = seconds(now_ - *job.first_token);
+  shop_.metrics.request_done(job, now_, finished.usage.completion_tokens);
+  job.outlet->send(finished);
+  retire(job);
+}
+
+void Runner::abort(Job& job) {
+  if (job.slot >= jobs_.size() || jobs_[job.slot].get() != &job) return;
+  shop_.metrics.success_abort.add();
+  retire(job);
+}
+
+void Runner::fail(Job& job, Error error, std::chrono::milliseconds retry_after) {
+  if (job.slot >= jobs_.size() || jobs_[job.slot].get() != &job) return;  // ended earlier in this step
+  shop_.metrics.failed.add();
+  job.outlet->send(Failed{.error = std::move(error), .retry_after = retry_after});
+  retire(job);
+}
+
+void Runner::fail_all(const Error& error) {
+  while (!jobs_.empty()) fail(*jobs_.back(), error, std::chrono::seconds(1));
+}
+
+// The job's sink hears no more, its blocks are free, and its memory goes at the end of the step.
+void Runner::retire(Job& job) {
+  job.outlet->close();
+  job.open_choices = 0;
+  for (const auto& choice : job.choices) scheduler_.remove(*choice);
+  deadlines_.erase({job.deadline, &job});
+  if (!job.began) report_.begun.push_back(job.entry);
+  ++report_.finished;
+  std::unique_ptr<Job>& place = jobs_[job.slot];
+  retired_.push_back(std::move(place));
+  if (&place != &jobs_.back()) {
+    place = std::move(jobs_.back());
+    place->slot = job.slot;
+  }
+  jobs_.pop_back();
+}
+
+void Runner::report() {
+  EngineMetrics& metrics = shop_.metrics;
+  report_.now = shop_.clock();
+  report_.seconds = seconds(computing_);
+  if (computing_.count() > 0) {
+    metrics.step_seconds.observe(report_.seconds);
+    metrics.overhead_seconds.observe(seconds(report_.now - started_ - computing_));
+  }
+  report_.occupancy = {.running = scheduler_.running(), .prompt_backlog = scheduler_.backlog()};
+  report_.load = {.running = scheduler_.running(),
+                  .waiting = scheduler_.waiting(),
+                  .kv_used = cache_.used_share(),
+                  .healthy = failed_in_a_row_ < kUnhealthyAfter};
+  metrics.running.set(report_.load.running);
+  metrics.waiting.set(report_.load.waiting);
+  metrics.kv_used.set(report_.load.kv_used);
+  metrics.gpu_kv_used.set(report_.load.kv_used);
+  metrics.cached_blocks.set(cache_.cached());
+  shop_.desk.report(report_);
+  report_.begun.clear();
+  report_.answers.clear();
+  report_.finished = report_.prompt_rows = report_.decodes = 0;
+  computing_ = {};
+}
+
+TokenLogprob Runner::describe(std::int32_t id, const RawLogprobs& logprobs) const {
+  TokenLogprob out{.id = id, .logprob = logprobs.chosen, .bytes = std::string(shop_.tokenizer.piece(id, true))};
+  out.top.reserve(logprobs.top.size());
+  for (const Scored& scored : logprobs.top)
+    out.top.push_back(
+        {.id = scored.id, .logprob = scored.score, .bytes = std::string(shop_.tokenizer.piece(scored.id, true))});
+  return out;
+}
+
+}  // namespace ashlar::engine

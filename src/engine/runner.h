@@ -1,0 +1,87 @@
+// The engine thread's work: takes jobs from the desk, computes step after step,
+// and tells each job's sink what came of it.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "base/threads.h"
+#include "engine/batch.h"
+#include "engine/compute_lock.h"
+#include "engine/desk.h"
+#include "engine/engine_metrics.h"
+#include "engine/kv_cache.h"
+#include "engine/scheduler.h"
+
+namespace ashlar::engine {
+
+// What a runner works with. Everything is borrowed but the store, and must
+// outlive it.
+struct Workshop {
+  models::Model& model;
+  const text::Tokenizer& tokenizer;
+  std::unique_ptr<models::KvStore> store;
+  ThreadPool* pool = nullptr;    // for sampling; null: on the engine thread alone
+  ComputeLock* turns = nullptr;  // held while computing; null: the machine is ours
+  std::function<Clock::time_point()> clock;
+  Desk& desk;
+  EngineMetrics& metrics;
+};
+
+// Engine thread only.
+class Runner {
+ public:
+  Runner(Workshop workshop, SchedulerOptions options, bool prefix_caching, std::chrono::milliseconds max_queue_wait);
+
+  // Until the desk says stop; then what is left has failed.
+  void run();
+
+ private:
+  struct Draw {  // a token to be chosen from a row of logits
+    Choice* choice;
+    std::size_t row;
+    Result<Sampler::Sampled> sampled;
+  };
+
+  void turn(Desk::News& news);
+  void recover(const char* problem);
+  void adopt(std::unique_ptr<Job> job);
+  void sweep_closed();
+  void expire();
+  void step();
+  void note_begun(const Plan& plan);
+  void compute();
+  void score(std::size_t row);
+  void deliver();
+  bool begin_answers(Job& job);
+  void push_token(Choice& choice, Sampler::Sampled&& sampled);
+  void fail_all(const Error& error);
+  void fail(Job& job, Error error, std::chrono::milliseconds retry_after = {});
+  void end_choice(Choice& choice, ChoiceEnd end);
+  void finish(Job& job);
+  void abort(Job& job);
+  void retire(Job& job);
+  void report();
+  TokenLogprob describe(std::int32_t id, const RawLogprobs& logprobs) const;
+
+  Workshop shop_;
+  std::chrono::milliseconds max_queue_wait_;
+  KvCache cache_;
+  Scheduler scheduler_;
+  Batch batch_;
+  std::vector<std::unique_ptr<Job>> jobs_;
+  std::vector<std::unique_ptr<Job>> retired_;  // may still be named by this step's lists
+  std::set<std::pair<Clock::time_point, Job*>> deadlines_;
+  std::vector<Draw> draws_;
+  std::vector<Sampler::Scratch> scratch_;  // one for each thread of the pool
+  const Plan* plan_ = nullptr;
+  Desk::Report report_;
+  Clock::time_point started_, now_;  // of this turn; as of the last event
+  Clock::duration computing_{};      // in the forward pass and sampling, this turn
+  int failed_in_a_row_ = 0;
+};
+
+}  // namespace ashlar::engine

@@ -1,0 +1,121 @@
+// Which tokens the next step computes: continuous batching over paged KV.
+//
+// One token budget per step. Running decodes come first, one token each; what is
+// left goes to prompts, in chunks: those already begun and those waiting compete
+// by class, then by their tenant's service, then by arrival. When blocks run out
+// the worst ranked running sequence (class, then arrival) gives its blocks back
+// and waits again; it recomputes later from whatever the prefix cache kept.
+//
+// Knows token counts and blocks, neither models nor clients: a simulator can
+// drive it as well as the engine does.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/fair_queue.h"
+#include "engine/kv_cache.h"
+
+namespace ashlar::engine {
+
+// One answer in the making. Owned by the caller, who keeps it where it is from
+// add() to remove() and appends a token to it after each step that gave logits.
+struct Sequence {
+  // Fixed before add().
+  int priority = 0;         // lower is more urgent
+  std::uint64_t order = 0;  // unique; smaller came earlier
+  std::string tenant;
+  std::shared_ptr<const std::string> salt;          // of the prefix cache
+  bool reuse_prefix = true;                         // may begin with cached blocks
+  int max_chunk = std::numeric_limits<int>::max();  // most tokens of it in one step
+  int prompt = 0;                                   // tokens that were asked, not generated
+
+  std::vector<std::int32_t> tokens;  // the prompt, then the answer
+
+  // The scheduler's own.
+  enum class State { out, waiting, running };
+  State state = State::out;
+  int computed = 0;     // tokens whose keys and values are in the store
+  int prefix_hit = -1;  // tokens found in the prefix cache when it first began; -1: not begun
+  BlockTable table;
+  Account* account = nullptr;
+  int charged = 0;            // tokens its tenant was charged for
+  std::uint64_t planned = 0;  // the last step that has it
+  int refused_at = -1;        // blocks that were to be had when it last found no room
+
+  int remaining() const { return static_cast<int>(tokens.size()) - computed; }
+};
+
+struct SchedulerOptions {
+  int max_num_seqs = 64;
+  int max_num_batched_tokens = 512;  // at least max_num_seqs, so that every decode has its turn
+};
+
+struct Plan {
+  struct Item {
+    Sequence* sequence = nullptr;
+    int first = 0;  // position of the first row
+    int rows = 0;
+    bool last = false;  // reaches the sequence's end: its last row's logits give the next token
+  };
+  std::vector<Item> items;
+  int tokens = 0;
+  int decodes = 0;  // items of one token that continue an answer
+  std::vector<Sequence*> preempted;
+};
+
+// Engine thread only.
+class Scheduler {
+ public:
+  Scheduler(SchedulerOptions options, KvCache& cache);
+
+  // `sequence` waits for its turn. Its tokens, to the last that it may ever have,
+  // must fit into the cache.
+  void add(Sequence& sequence);
+
+  // A sequence that is `out` continues from the first `from.computed` tokens of a
+  // running one: at once if there is room, else it waits and recomputes.
+  void fork(const Sequence& from, Sequence& to);
+
+  // Out, whatever it was doing; its blocks are given back.
+  void remove(Sequence& sequence);
+
+  // The next step. Empty only when there is nothing to do. Valid until the next call of anything here.
+  const Plan& plan();
+
+  // The planned step was computed.
+  void commit();
+
+  int running() const { return static_cast<int>(running_.size()); }
+  int waiting() const { return static_cast<int>(queue_.waiting()); }
+  bool idle() const { return running() + waiting() == 0; }
+  // Tokens that running sequences have to compute before they decode.
+  std::int64_t backlog() const;
+  const FairQueue& queue() const { return queue_; }
+
+ private:
+  static bool better(const Sequence* a, const Sequence* b);
+  void plan_decodes();
+  void plan_prompts();
+  Sequence* next_prompt(int priority, bool may_admit) const;
+  bool admit(Sequence& sequence);
+  bool make_room(Sequence& sequence, int blocks);
+  void add_chunk(Sequence& sequence);
+  void add_item(Sequence& sequence, int rows);
+  void start_running(Sequence& sequence);
+  void preempt_worst();
+  int promised_blocks() const;
+
+  SchedulerOptions options_;
+  KvCache& cache_;
+  FairQueue queue_;
+  std::vector<Sequence*> running_;  // best ranked first
+  Plan plan_;
+  int budget_ = 0;
+  std::uint64_t step_ = 0;
+};
+
+}  // namespace ashlar::engine

@@ -1,0 +1,61 @@
+// What a model file's keys say of a transformer: sizes, rope, constants.
+#pragma once
+
+#include <fmt/format.h>
+
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+#include "models/formats/gguf.h"
+#include "models/model.h"
+#include "models/rope.h"
+
+namespace ashlar::models {
+
+// Everything that the layers need to know besides the weights.
+struct Config {
+  Shape shape;
+  RopeConfig rope;
+  float rms_epsilon = 0;
+};
+
+// The keys of one architecture: "block_count" is "llama.block_count" in the file.
+class Keys {
+ public:
+  // `file` must outlive this.
+  Keys(const gguf::File& file, std::string_view architecture) : file_(file), architecture_(architecture) {}
+
+  const gguf::File& file() const { return file_; }
+  const std::string& architecture() const { return architecture_; }
+
+  template <class T>
+  Result<T> need(std::string_view key) const {
+    return file_.need<T>(full(key));
+  }
+  template <class T>
+  Result<T> get(std::string_view key, T otherwise) const {
+    return file_.get<T>(full(key), otherwise);
+  }
+  // A whole number in [1, most]. corrupt: absent (without `otherwise`), or outside.
+  Result<int> size(std::string_view key, int most, std::optional<int> otherwise = std::nullopt) const;
+  // A finite number above 0.
+  Result<double> positive(std::string_view key, std::optional<double> otherwise = std::nullopt) const;
+
+  // "model.gguf: key 'llama.block_count' WHAT"
+  Error bad(std::string_view key, std::string_view what, Code code = Code::corrupt) const;
+
+ private:
+  std::string full(std::string_view key) const { return fmt::format("{}.{}", architecture_, key); }
+
+  const gguf::File& file_;
+  std::string architecture_;
+};
+
+// The keys that all the llama-like architectures share. corrupt: a key is
+// missing or impossible; unsupported: sizes that the kernels do not take,
+// experts, an unknown rope scaling.
+Result<Config> read_config(const Keys& keys);
+
+}  // namespace ashlar::models

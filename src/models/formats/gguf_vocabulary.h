@@ -1,0 +1,25 @@
+// A GGUF file's vocabulary and chat templates (the keys tokenizer.*).
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "base/result.h"
+#include "models/formats/gguf.h"
+#include "text/tokenizer.h"
+
+namespace ashlar::models {
+
+// corrupt: a key of the wrong type, lists whose lengths do not agree, an id out
+// of range. not_found: the file has no vocabulary.
+Result<text::Vocabulary> read_vocabulary(const gguf::File& file);
+
+struct ChatTemplates {
+  std::string source;                        // the default one; empty: the file has none
+  std::map<std::string, std::string> named;  // tokenizer.chat_template.NAME
+};
+
+// corrupt: a template that is not a string.
+Result<ChatTemplates> read_chat_templates(const gguf::File& file);
+
+}  // namespace ashlar::models

@@ -1,0 +1,34 @@
+// Keys and values in memory, laid out for the attention kernels.
+#pragma once
+
+#include <memory>
+
+#include "kernels/attention.h"
+#include "kernels/matrix.h"
+#include "models/model.h"
+
+namespace ashlar::models {
+
+// One allocation: for each layer all blocks' keys, then all blocks' values. So
+// the blocks of one layer, which attention reads together, lie together.
+class BlockStore final : public KvStore {
+ public:
+  static Bytes block_bytes(const Shape& shape);  // of one block in all layers
+  // exhausted: the memory cannot be had.
+  static Result<std::unique_ptr<BlockStore>> create(const Shape& shape, int blocks, KvType type);
+
+  int blocks() const override { return blocks_; }
+  Bytes bytes() const override { return {memory_.bytes()}; }
+  void copy_block(int from, int to) override;
+
+  kernels::KvView layer(int index);
+
+ private:
+  BlockStore() = default;
+  int layers_ = 0, kv_heads_ = 0, head_dim_ = 0, blocks_ = 0;
+  KvType type_ = KvType::f16;
+  std::size_t block_bytes_ = 0;  // of keys, or of values, of one layer
+  kernels::HugeMemory memory_;
+};
+
+}  // namespace ashlar::models

@@ -1,0 +1,214 @@
+#include "models/layers.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "kernels/blocks.h"
+
+namespace ashlar::models {
+namespace {
+
+int q_rows(const Shape& s) { return s.heads * s.head_dim; }
+int kv_rows(const Shape& s) { return s.kv_heads * s.head_dim; }
+int qkv_rows(const Shape& s) { return q_rows(s) + 2 * kv_rows(s); }
+
+std::size_t rows_of(int rows) { return static_cast<std::size_t>(rows); }
+
+}  // namespace
+
+std::string tensor_name(int layer, std::string_view part) { return fmt::format("blk.{}.{}", layer, part); }
+
+void list_embedding(const Shape& s, Weights& weights, TensorList& list) {
+  list.embedding("token_embd.weight", s.vocabulary, s.width, weights.embedding);
+}
+
+void list_attention(const Shape& s, int index, Layer& layer, TensorList& list) {
+  const auto name = [&](std::string_view part) { return tensor_name(index, part); };
+  list.vector({{name("attn_norm.weight"), s.width}}, layer.attention_norm);
+  list.matrix(
+      {{name("attn_q.weight"), q_rows(s)}, {name("attn_k.weight"), kv_rows(s)}, {name("attn_v.weight"), kv_rows(s)}},
+      s.width, layer.qkv);
+  list.matrix({{name("attn_output.weight"), s.width}}, q_rows(s), layer.attention_output);
+}
+
+void list_qkv_bias(const Shape& s, int index, Layer& layer, TensorList& list, bool optional) {
+  const auto name = [&](std::string_view part) { return tensor_name(index, part); };
+  std::vector<TensorList::Rows> biases{
+      {name("attn_q.bias"), q_rows(s)}, {name("attn_k.bias"), kv_rows(s)}, {name("attn_v.bias"), kv_rows(s)}};
+  if (optional)
+    list.optional_vector(std::move(biases), layer.qkv_bias);
+  else
+    list.vector(std::move(biases), layer.qkv_bias);
+}
+
+void list_head_norms(const Shape& s, int index, Layer& layer, TensorList& list) {
+  list.vector({{tensor_name(index, "attn_q_norm.weight"), s.head_dim}}, layer.q_norm);
+  list.vector({{tensor_name(index, "attn_k_norm.weight"), s.head_dim}}, layer.k_norm);
+}
+
+void list_feed_forward(const Shape& s, int index, Layer& layer, TensorList& list) {
+  const auto name = [&](std::string_view part) { return tensor_name(index, part); };
+  list.vector({{name("ffn_norm.weight"), s.width}}, layer.feed_forward_norm);
+  list.matrix({{name("ffn_gate.weight"), s.hidden}, {name("ffn_up.weight"), s.hidden}}, s.width, layer.gate_up);
+  list.matrix({{name("ffn_down.weight"), s.width}}, s.hidden, layer.down);
+}
+
+void list_output(const Shape& s, Weights& weights, TensorList& list) {
+  list.vector({{"output_norm.weight", s.width}}, weights.output_norm);
+  list.matrix_or("output.weight", "token_embd.weight", s.vocabulary, s.width, weights.output);
+}
+
+Pass::Pass(const Config& config, std::span<const float> rope_factors, int max_rows, ThreadPool& pool)
+    : config_(config), max_rows_(max_rows), pool_(pool), rope_(make_rope(config.rope, rope_factors)) {
+  const Shape& s = config_.shape;
+  ldx_ = rows_of(s.width);
+  ldh_ = rows_of(std::max({s.width, q_rows(s), s.hidden}));
+  ldy_ = rows_of(std::max(qkv_rows(s), 2 * s.hidden));
+  const std::size_t rows = rows_of(max_rows);
+  x_.resize(rows * ldx_);
+  delta_.resize(rows * ldx_);
+  h_.resize(rows * ldh_);
+  y_.resize(rows * ldy_);
+  positions_.reserve(rows);
+  sequences_.reserve(rows);
+  asked_sequences_.reserve(rows);
+  asked_.reserve(rows);
+}
+
+void Pass::begin(const Step& step, int first, int rows, BlockStore& kv) {
+  CHECK(rows > 0 && rows <= max_rows_, "a pass holds this many rows");
+  rows_ = rows;
+  kv_ = &kv;
+  delta_pending_ = false;
+  tokens_ = step.tokens.subspan(rows_of(first), rows_of(rows));
+  take_sequences(step, first);
+  take_logit_rows(step, first);
+  rope_.set_positions(positions_);
+}
+
+// The parts of the step's sequences that lie in these rows.
+void Pass::take_sequences(const Step& step, int first) {
+  sequences_.clear();
+  positions_.clear();
+  for (const Step::Sequence& sequence : step.sequences) {
+    const int begin = std::max(sequence.first_row, first);
+    const int end = std::min(sequence.first_row + sequence.rows, first + rows_);
+    if (begin >= end) continue;
+    const int position = sequence.first_position + begin - sequence.first_row;
+    CHECK(begin - first == static_cast<int>(positions_.size()), "sequences fill the rows, in order");
+    for (int row = begin; row < end; ++row) positions_.push_back(position + row - begin);
+    sequences_.push_back(
+        {.first_row = begin - first, .rows = end - begin, .first_position = position, .blocks = sequence.blocks});
+  }
+  CHECK(static_cast<int>(positions_.size()) == rows_, "each row belongs to a sequence");
+}
+
+void Pass::take_logit_rows(const Step& step, int first) {
+  const auto begin = std::ranges::lower_bound(step.logit_rows, first);
+  const auto end = std::lower_bound(begin, step.logit_rows.end(), first + rows_);
+  asked_.clear();
+  for (auto row = begin; row != end; ++row) asked_.push_back(*row - first);
+  const std::size_t vocabulary = rows_of(config_.shape.vocabulary);
+  logits_ = step.logits.subspan(static_cast<std::size_t>(begin - step.logit_rows.begin()) * vocabulary,
+                                asked_.size() * vocabulary);
+}
+
+void Pass::embed(const Embedding& embedding) {
+  pool_.for_each(rows_, [&](int row, int) {
+    const std::int32_t token = tokens_[rows_of(row)];
+    CHECK(token >= 0 && token < config_.shape.vocabulary, "tokens are in the vocabulary");
+    kernels::dequantize_row(embedding.type, embedding.rows.data() + embedding.row_bytes * rows_of(token),
+                            x_.data() + ldx_ * rows_of(row), embedding.width);
+  });
+}
+
+void Pass::norm(std::span<const float> weight) {
+  const int width = config_.shape.width;
+  if (delta_pending_)
+    kernels::add_rms_norm(x_.data(), ldx_, delta_.data(), ldx_, weight.data(), config_.rms_epsilon, rows_, width,
+                          h_.data(), ldh_, pool_);
+  else
+    kernels::rms_norm(x_.data(), ldx_, weight.data(), config_.rms_epsilon, rows_, width, h_.data(), ldh_, pool_);
+  delta_pending_ = false;
+}
+
+void Pass::multiply(const kernels::PackedMatrix& matrix, float* y, std::size_t ldy) {
+  if (rows_ == 0) return;
+  activations_.assign(h_.data(), ldh_, rows_, matrix.columns(), matrix.forms(), pool_);
+  kernels::matmul(matrix, activations_, y, ldy, pool_);
+}
+
+void Pass::qkv(const Layer& layer) {
+  multiply(layer.qkv, y_.data(), ldy_);
+  if (!layer.qkv_bias.empty())
+    kernels::add_bias(y_.data(), ldy_, layer.qkv_bias.data(), rows_, layer.qkv.rows(), pool_);
+}
+
+void Pass::norm_heads(const Layer& layer) {
+  const Shape& s = config_.shape;
+  kernels::rms_norm_heads(y_.data(), ldy_, layer.q_norm.data(), config_.rms_epsilon, rows_, s.heads, s.head_dim, pool_);
+  kernels::rms_norm_heads(y_.data() + q_rows(s), ldy_, layer.k_norm.data(), config_.rms_epsilon, rows_, s.kv_heads,
+                          s.head_dim, pool_);
+}
+
+void Pass::rotate() {
+  const Shape& s = config_.shape;
+  rope_.rotate(y_.data(), ldy_, s.heads + s.kv_heads, s.head_dim, pool_);  // k stands behind q
+}
+
+void Pass::attend(const Layer& layer) {
+  const Shape& s = config_.shape;
+  const kernels::KvView kv = kv_->layer(layer.index);
+  const float *k = y_.data() + q_rows(s), *v = k + kv_rows(s);
+  kernels::store_kv(kv, sequences_, k, ldy_, v, ldy_, pool_);
+  if (layer.index + 1 == s.layers) keep_asked_rows();
+  const kernels::AttentionShape shape{
+      .heads = s.heads, .window = s.sliding_window, .scale = 1 / std::sqrt(static_cast<float>(s.head_dim))};
+  kernels::attention(kv, shape, sequences_, y_.data(), ldy_, h_.data(), ldh_, pool_);
+}
+
+// Moves the asked rows of x and q to the front and forgets the others.
+void Pass::keep_asked_rows() {
+  const std::size_t q_bytes = rows_of(q_rows(config_.shape)) * sizeof(float);
+  asked_sequences_.clear();
+  auto sequence = sequences_.begin();  // rows and sequences both rise
+  int last_row = -2;
+  for (std::size_t i = 0; i < asked_.size(); ++i) {
+    const int row = asked_[i];
+    const bool next_sequence = row >= sequence->first_row + sequence->rows;
+    while (row >= sequence->first_row + sequence->rows) ++sequence;
+    if (row == last_row + 1 && !next_sequence)
+      ++asked_sequences_.back().rows;
+    else
+      asked_sequences_.push_back({.first_row = static_cast<int>(i),
+                                  .rows = 1,
+                                  .first_position = positions_[rows_of(row)],
+                                  .blocks = sequence->blocks});
+    last_row = row;
+    if (rows_of(row) == i) continue;
+    std::memcpy(y_.data() + i * ldy_, y_.data() + rows_of(row) * ldy_, q_bytes);
+    std::memcpy(x_.data() + i * ldx_, x_.data() + rows_of(row) * ldx_, ldx_ * sizeof(float));
+  }
+  sequences_.swap(asked_sequences_);
+  rows_ = static_cast<int>(asked_.size());
+}
+
+void Pass::gated_silu(const kernels::PackedMatrix& gate_up) {
+  const int hidden = config_.shape.hidden;
+  multiply(gate_up, y_.data(), ldy_);
+  kernels::silu_mul(y_.data(), y_.data() + hidden, ldy_, rows_, hidden, h_.data(), ldh_, pool_);
+}
+
+void Pass::project(const kernels::PackedMatrix& matrix) {
+  multiply(matrix, delta_.data(), ldx_);
+  delta_pending_ = true;
+}
+
+void Pass::logits(const kernels::PackedMatrix& matrix) {
+  multiply(matrix, logits_.data(), rows_of(config_.shape.vocabulary));
+}
+
+}  // namespace ashlar::models

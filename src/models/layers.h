@@ -1,0 +1,113 @@
+// What llama-like transformers are made of: their weights, and the pieces of
+// one forward pass. An architecture's file puts the pieces in order.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/threads.h"
+#include "kernels/attention.h"
+#include "kernels/elementwise.h"
+#include "kernels/matrix.h"
+#include "models/config.h"
+#include "models/kv_store.h"
+#include "models/model.h"
+#include "models/tensors.h"
+
+namespace ashlar::models {
+
+struct Layer {
+  int index = 0;
+  std::vector<float> attention_norm;       // [width]
+  kernels::PackedMatrix qkv;               // [(heads + 2 kv_heads) head_dim, width]
+  std::vector<float> qkv_bias;             // [its rows], or empty
+  std::vector<float> q_norm, k_norm;       // [head_dim] each
+  kernels::PackedMatrix attention_output;  // [width, heads head_dim]
+  std::vector<float> feed_forward_norm;    // [width]
+  kernels::PackedMatrix gate_up;           // [2 hidden, width]
+  kernels::PackedMatrix down;              // [width, hidden]
+};
+
+struct Weights {
+  Embedding embedding;  // [vocabulary, width]
+  std::vector<Layer> layers;
+  std::vector<float> output_norm;   // [width]
+  kernels::PackedMatrix output;     // [vocabulary, width]
+  std::vector<float> rope_factors;  // [rope dims / 2], or empty
+};
+
+// The names that GGUF gives to the tensors of these pieces.
+std::string tensor_name(int layer, std::string_view part);  // "blk.3.attn_q.weight"
+void list_embedding(const Shape& shape, Weights& weights, TensorList& list);
+void list_attention(const Shape& shape, int index, Layer& layer, TensorList& list);
+void list_qkv_bias(const Shape& shape, int index, Layer& layer, TensorList& list, bool optional);
+void list_head_norms(const Shape& shape, int index, Layer& layer, TensorList& list);
+void list_feed_forward(const Shape& shape, int index, Layer& layer, TensorList& list);
+// The embedding again where the file has no output matrix of its own.
+void list_output(const Shape& shape, Weights& weights, TensorList& list);
+
+// One forward pass over some rows: x, the residual stream [rows, width], and h,
+// what the next product reads. The pieces are called in an architecture's order
+// by the thread that runs the step; each spreads its work over the pool. All
+// memory is taken when the Pass is made.
+class Pass {
+ public:
+  Pass(const Config& config, std::span<const float> rope_factors, int max_rows, ThreadPool& pool);
+
+  int max_rows() const { return max_rows_; }
+
+  // Rows [first, first + rows) of the step are next. rows <= max_rows().
+  void begin(const Step& step, int first, int rows, BlockStore& kv);
+
+  // x = the tokens' rows of the embedding.
+  void embed(const Embedding& embedding);
+
+  // h = x / rms(x) * weight
+  void norm(std::span<const float> weight);
+
+  // q, k, v = W h, plus the layer's bias if it has one.
+  void qkv(const Layer& layer);
+  // Each head of q and of k: over its rms, times its weight.
+  void norm_heads(const Layer& layer);
+  // Turns q and k by their positions.
+  void rotate();
+  // Stores k and v; h = what each q attends to, all heads side by side. In the
+  // last layer only the rows whose logits are asked go on from here.
+  void attend(const Layer& layer);
+
+  // h = silu(W_gate h) * (W_up h)
+  void gated_silu(const kernels::PackedMatrix& gate_up);
+
+  // x += W h
+  void project(const kernels::PackedMatrix& matrix);
+
+  // The asked rows' logits = W h.
+  void logits(const kernels::PackedMatrix& matrix);
+
+ private:
+  void take_sequences(const Step& step, int first);
+  void take_logit_rows(const Step& step, int first);
+  void keep_asked_rows();
+  void multiply(const kernels::PackedMatrix& matrix, float* y, std::size_t ldy);
+
+  Config config_;
+  int max_rows_;
+  ThreadPool& pool_;
+  kernels::Rope rope_;
+  std::size_t ldx_, ldh_, ldy_;  // floats from one row to the next
+  std::vector<float> x_, h_, y_, delta_;
+  kernels::Activations activations_;
+
+  // The rows at hand.
+  int rows_ = 0;
+  BlockStore* kv_ = nullptr;
+  bool delta_pending_ = false;  // x is still to receive delta
+  std::span<const std::int32_t> tokens_;
+  std::vector<int> positions_;
+  std::vector<kernels::KvSequence> sequences_, asked_sequences_;
+  std::vector<int> asked_;   // rising
+  std::span<float> logits_;  // [asked, vocabulary]
+};
+
+}  // namespace ashlar::models

@@ -1,0 +1,98 @@
+#include "models/loader.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "models/architecture.h"
+#include "models/mix.h"
+#include "models/transformer.h"
+
+namespace ashlar::models {
+namespace {
+
+class FileSource final : public TensorSource {
+ public:
+  explicit FileSource(std::shared_ptr<const gguf::File> file) : file_(std::move(file)) {}
+  const std::string& name() const override { return file_->path(); }
+  std::span<const gguf::Tensor> tensors() const override { return file_->tensors(); }
+  const gguf::Tensor* find(std::string_view name) const override { return file_->find_tensor(name); }
+  Result<std::span<const std::byte>> data(const gguf::Tensor& tensor) override { return tensor.data; }
+  // Packed weights need their pages no more; looked-up rows come back from the file as they are read.
+  void release(const gguf::Tensor& tensor, bool) override { file_->release(tensor); }
+
+ private:
+  std::shared_ptr<const gguf::File> file_;
+};
+
+Result<ModelFacts> read_facts(const gguf::File& file) {
+  ModelFacts facts;
+  facts.name = TRY(file.get<std::string_view>("general.name", ""));
+  if (facts.name.empty()) facts.name = std::filesystem::path(file.path()).stem().string();
+  facts.architecture = TRY(file.get<std::string_view>("general.architecture", ""));
+  facts.bytes = {file.bytes()};
+  for (const gguf::Tensor& tensor : file.tensors()) {
+    facts.parameters += tensor.elements();
+    facts.type_bytes[std::string(kernels::type_info(tensor.type).name)].count += tensor.data.size();
+  }
+  const auto file_type = TRY(file.get<std::int64_t>("general.file_type", -1));
+  if (const Mix* mix = find_mix(file_type))
+    facts.file_type = mix->name;
+  else if (!facts.type_bytes.empty())
+    facts.file_type =
+        std::ranges::max_element(facts.type_bytes, {}, [](const auto& entry) { return entry.second; })->first;
+  return facts;
+}
+
+// The embedding's rows, which are the vocabulary, against the list of tokens.
+Status take_vocabulary_size(const gguf::File& file, const text::Vocabulary& vocabulary, Shape& shape) {
+  constexpr std::int64_t kMost = 1 << 24;
+  const gguf::Tensor* embedding = file.find_tensor("token_embd.weight");
+  if (embedding == nullptr)
+    return Error{Code::corrupt, fmt::format("{}: tensor 'token_embd.weight' is missing", file.path())};
+  if (embedding->rows() > kMost)
+    return Error{Code::corrupt, fmt::format("{}: tensor 'token_embd.weight' is {}; at most {} tokens are possible",
+                                            file.path(), gguf::dims_text(*embedding), kMost)};
+  shape.vocabulary = static_cast<int>(embedding->rows());
+  if (vocabulary.tokens.size() > static_cast<std::size_t>(shape.vocabulary))
+    return Error{Code::corrupt, fmt::format("{}: the vocabulary has {} tokens, but tensor 'token_embd.weight' is {}",
+                                            file.path(), vocabulary.tokens.size(), gguf::dims_text(*embedding))};
+  return {};
+}
+
+Result<Config> read_model_config(const gguf::File& file, const Architecture* architecture, const ModelFacts& facts) {
+  if (architecture == nullptr)
+    return Error{Code::unsupported,
+                 fmt::format("{}: the architecture {} is not supported; {} are", file.path(),
+                             gguf::quoted(facts.architecture), fmt::join(architecture_names(), ", "))};
+  return architecture->configure(Keys(file, facts.architecture));
+}
+
+}  // namespace
+
+Result<LoadedModel> load(const std::string& path, const LoadOptions& options, ThreadPool& pool) {
+  LoadedModel loaded;
+  loaded.file = std::make_shared<const gguf::File>(TRY(gguf::File::open(path)));
+  const gguf::File& file = *loaded.file;
+  loaded.facts = TRY(read_facts(file));
+  const bool has_vocabulary = file.find("tokenizer.ggml.tokens") != nullptr;
+  if (has_vocabulary) loaded.vocabulary = TRY(read_vocabulary(file));
+  loaded.templates = TRY(read_chat_templates(file));
+  loaded.shape.architecture = loaded.facts.architecture;
+  loaded.shape.vocabulary = static_cast<int>(loaded.vocabulary.tokens.size());
+  if (file.tensors().empty()) {
+    if (has_vocabulary) return loaded;
+    return Error{Code::corrupt, fmt::format("{}: holds neither tensors nor a vocabulary", path)};
+  }
+  const Architecture* architecture = find_architecture(loaded.facts.architecture);
+  Config config = TRY(read_model_config(file, architecture, loaded.facts));
+  TRY(take_vocabulary_size(file, loaded.vocabulary, config.shape));
+  loaded.shape = config.shape;
+  if (options.weights)
+    loaded.model = TRY(Transformer::create(*architecture, std::move(config), std::make_unique<FileSource>(loaded.file),
+                                           options.max_rows, pool));
+  return loaded;
+}
+
+}  // namespace ashlar::models

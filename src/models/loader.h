@@ -1,0 +1,48 @@
+// From a path to a model that can be served.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "base/bytes.h"
+#include "base/result.h"
+#include "base/threads.h"
+#include "models/formats/gguf.h"
+#include "models/formats/gguf_vocabulary.h"
+#include "models/model.h"
+
+namespace ashlar::models {
+
+struct LoadOptions {
+  bool weights = true;  // false: the file's facts and vocabulary only
+  int max_rows = 512;   // a step of more rows is run in pieces of this many
+};
+
+// What a file says of itself: for `ashlar show` and /v1/models.
+struct ModelFacts {
+  std::string name;          // general.name, else the file's
+  std::string architecture;  // empty: a file without a model
+  std::string file_type;     // "Q4_K_M"; what general.file_type says, else the type of most bytes
+  std::int64_t parameters = 0;
+  Bytes bytes;                              // of all its files
+  std::map<std::string, Bytes> type_bytes;  // of the tensors of each type
+};
+
+struct LoadedModel {
+  std::shared_ptr<const gguf::File> file;
+  ModelFacts facts;
+  Shape shape;                  // of a vocabulary-only file: the vocabulary's size, else zeros
+  text::Vocabulary vocabulary;  // empty tokens: the file has none
+  ChatTemplates templates;
+  std::unique_ptr<Model> model;  // nullptr: no weights in the file, or none wanted
+};
+
+// Opens `path` (any part of a split model), checks everything and packs the
+// weights on the pool, which must outlive the model. A file without tensors
+// gives its vocabulary. not_found, io: the file; corrupt, unsupported: what it
+// holds, in one sentence; exhausted: no memory.
+Result<LoadedModel> load(const std::string& path, const LoadOptions& options, ThreadPool& pool);
+
+}  // namespace ashlar::models

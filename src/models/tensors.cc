@@ -1,0 +1,132 @@
+#include "models/tensors.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "kernels/blocks.h"
+
+namespace ashlar::models {
+namespace {
+
+std::string dims_text(int rows, int columns) {
+  return columns == 0 ? fmt::format("[{}]", rows) : fmt::format("[{}, {}]", columns, rows);
+}
+
+Error wrong(const TensorSource& source, std::string_view tensor, std::string_view what, Code code = Code::corrupt) {
+  return Error{code, fmt::format("{}: tensor {} {}", source.name(), gguf::quoted(tensor), what)};
+}
+
+Result<kernels::PackedMatrix> pack_stack(TensorSource& source, std::span<const gguf::Tensor* const> tensors,
+                                         ThreadPool& pool) {
+  std::vector<kernels::RawMatrix> stack;
+  for (const gguf::Tensor* tensor : tensors)
+    stack.push_back({.type = tensor->type,
+                     .rows = static_cast<int>(tensor->rows()),
+                     .columns = static_cast<int>(tensor->columns()),
+                     .data = TRY(source.data(*tensor)).data()});
+  return kernels::pack(stack, pool);
+}
+
+Result<std::vector<float>> read_vector(TensorSource& source, std::span<const gguf::Tensor* const> tensors) {
+  std::vector<float> joined;
+  for (const gguf::Tensor* tensor : tensors) {
+    const std::size_t begin = joined.size();
+    joined.resize(begin + static_cast<std::size_t>(tensor->elements()));
+    kernels::dequantize_row(tensor->type, TRY(source.data(*tensor)).data(), joined.data() + begin, tensor->elements());
+    if (!std::ranges::all_of(std::span(joined).subspan(begin), [](float x) { return std::isfinite(x); }))
+      return wrong(source, tensor->name, "holds a value that is not finite");
+  }
+  return joined;
+}
+
+bool plain(kernels::Type type) {
+  return type == kernels::Type::f32 || type == kernels::Type::f16 || type == kernels::Type::bf16;
+}
+
+}  // namespace
+
+void TensorList::matrix(std::vector<Rows> stacked, int columns, kernels::PackedMatrix& out) {
+  needs_.push_back({.use = Use::matrix, .columns = columns, .parts = std::move(stacked), .matrix = &out});
+}
+
+void TensorList::matrix_or(std::string name, std::string otherwise, int rows, int columns, kernels::PackedMatrix& out) {
+  matrix({{std::move(name), rows}}, columns, out);
+  needs_.back().otherwise = std::move(otherwise);
+}
+
+void TensorList::vector(std::vector<Rows> joined, std::vector<float>& out) {
+  needs_.push_back({.use = Use::vector, .parts = std::move(joined), .vector = &out});
+}
+
+void TensorList::optional_vector(std::vector<Rows> joined, std::vector<float>& out) {
+  vector(std::move(joined), out);
+  needs_.back().optional = true;
+}
+
+void TensorList::embedding(std::string name, int rows, int width, Embedding& out) {
+  needs_.push_back({.use = Use::embedding, .columns = width, .parts = {{std::move(name), rows}}, .embedding = &out});
+}
+
+void TensorList::ignore(std::string name) { ignored_.push_back(std::move(name)); }
+
+Status TensorList::check_need(const TensorSource& source, Need& need) const {
+  if (!need.otherwise.empty() && source.find(need.parts[0].name) == nullptr) need.parts[0].name = need.otherwise;
+  need.found.clear();
+  const auto present = [&](const Rows& part) { return source.find(part.name) != nullptr; };
+  if (need.optional && std::ranges::none_of(need.parts, present)) return {};
+  for (const Rows& part : need.parts) {
+    const gguf::Tensor* tensor = source.find(part.name);
+    const std::string expected = dims_text(part.rows, need.columns);
+    if (tensor == nullptr) return wrong(source, part.name, fmt::format("is missing; {} is expected", expected));
+    const std::int64_t columns = need.columns == 0 ? part.rows : need.columns;
+    const std::int64_t rows = need.columns == 0 ? 1 : part.rows;
+    if (tensor->columns() != columns || tensor->rows() != rows)
+      return wrong(source, part.name, fmt::format("is {}; {} is expected", gguf::dims_text(*tensor), expected));
+    if (need.use == Use::vector && !plain(tensor->type))
+      return wrong(source, part.name,
+                   fmt::format("has type {}; F32, F16 or BF16 is expected", kernels::type_info(tensor->type).name),
+                   Code::unsupported);
+    need.found.push_back(tensor);
+  }
+  return {};
+}
+
+Status TensorList::check(const TensorSource& source) {
+  std::set<std::string_view> known(ignored_.begin(), ignored_.end());
+  for (Need& need : needs_) {
+    TRY(check_need(source, need));
+    for (const Rows& part : need.parts) known.insert(part.name);
+  }
+  // A tensor left over means that the model is not what we would compute.
+  for (const gguf::Tensor& tensor : source.tensors())
+    if (!known.contains(tensor.name))
+      return wrong(source, tensor.name, "has no place in this architecture", Code::unsupported);
+  return {};
+}
+
+Status TensorList::fill(TensorSource& source, ThreadPool& pool) const {
+  std::set<const gguf::Tensor*> looked_up;
+  for (const Need& need : needs_) {
+    if (need.use != Use::embedding) continue;
+    const gguf::Tensor* tensor = need.found.front();
+    looked_up.insert(tensor);
+    *need.embedding = {.type = tensor->type,
+                       .width = need.columns,
+                       .row_bytes = kernels::row_bytes(tensor->type, need.columns),
+                       .rows = TRY(source.data(*tensor))};
+  }
+  for (const Need& need : needs_) {
+    if (need.use == Use::embedding || need.found.empty()) continue;
+    if (need.use == Use::matrix)
+      *need.matrix = TRY(pack_stack(source, need.found, pool));
+    else
+      *need.vector = TRY(read_vector(source, need.found));
+    for (const gguf::Tensor* tensor : need.found) source.release(*tensor, looked_up.contains(tensor));
+  }
+  return {};
+}
+
+}  // namespace ashlar::models

@@ -1,0 +1,94 @@
+// From named tensors to weights that the layers can use: an architecture lists
+// what it needs and where it goes; the list is held against the file before
+// anything is computed, and then filled.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "base/threads.h"
+#include "kernels/matrix.h"
+#include "models/formats/gguf.h"
+
+namespace ashlar::models {
+
+// Where tensors come from: a file, or thin air (random weights).
+class TensorSource {
+ public:
+  virtual ~TensorSource() = default;
+  // What errors call it.
+  virtual const std::string& name() const = 0;
+  // Names, types and dims. The data may be missing until it is asked for.
+  virtual std::span<const gguf::Tensor> tensors() const = 0;
+  virtual const gguf::Tensor* find(std::string_view name) const = 0;
+  // The tensor's bytes. Valid until release(). exhausted: no memory for them.
+  virtual Result<std::span<const std::byte>> data(const gguf::Tensor& tensor) = 0;
+  // The bytes have been used. `again`: they will be read a little, now and
+  // then, and stay valid.
+  virtual void release(const gguf::Tensor& tensor, bool again) = 0;
+};
+
+// Rows that are looked up, not multiplied: they stay as the file has them.
+struct Embedding {
+  kernels::Type type = kernels::Type::f32;
+  int width = 0;
+  std::size_t row_bytes = 0;
+  std::span<const std::byte> rows;
+};
+
+class TensorList {
+ public:
+  struct Rows {
+    std::string name;
+    int rows;
+  };
+
+  // Each adds one need. Destinations must stay where they are until fill() is
+  // done. Several matrices given as `stacked` become one, in that order, for
+  // they share their input.
+  void matrix(std::vector<Rows> stacked, int columns, kernels::PackedMatrix& out);
+  void vector(std::vector<Rows> joined, std::vector<float>& out);
+  void embedding(std::string name, int rows, int width, Embedding& out);
+  // As matrix() and vector(), for what a file may lack: `out` stays empty then.
+  // Of a stack all must be there or none.
+  void optional_vector(std::vector<Rows> joined, std::vector<float>& out);
+  // The matrix `name` if it is there, else `otherwise`, which is in the list already.
+  void matrix_or(std::string name, std::string otherwise, int rows, int columns, kernels::PackedMatrix& out);
+  // A tensor that may be in the file and is not used.
+  void ignore(std::string name);
+
+  // All tensors are there, with the dims that are wanted and a type that can be
+  // used so, and there is no other. corrupt, unsupported: one sentence with the
+  // tensor, what is expected and what was found.
+  Status check(const TensorSource& source);
+
+  // Fills every destination. After check().
+  Status fill(TensorSource& source, ThreadPool& pool) const;
+
+  enum class Use { matrix, vector, embedding };
+  struct Need {
+    Use use;
+    bool optional = false;
+    int columns = 0;  // 0: a vector
+    std::vector<Rows> parts;
+    std::string otherwise;  // stands in where the file lacks the one part; may be empty
+    kernels::PackedMatrix* matrix = nullptr;
+    std::vector<float>* vector = nullptr;
+    Embedding* embedding = nullptr;
+    std::vector<const gguf::Tensor*> found;  // set by check(); empty: an optional need that is not met
+  };
+  std::span<const Need> needs() const { return needs_; }
+
+ private:
+  Status check_need(const TensorSource& source, Need& need) const;
+
+  std::vector<Need> needs_;
+  std::vector<std::string> ignored_;
+};
+
+}  // namespace ashlar::models

@@ -1,0 +1,304 @@
+#include "models/tiny_model_test.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <numbers>
+#include <random>
+
+#include "base/result.h"
+#include "base/threads.h"
+#include "models/random_weights.h"
+
+namespace ashlar::models {
+namespace {
+
+using kernels::Type;
+
+constexpr double kEpsilon = 1e-5;
+
+double half(const std::byte* at) {
+  std::uint16_t h;
+  std::memcpy(&h, at, 2);
+  const int exponent = (h >> 10) & 31, mantissa = h & 1023;
+  const double magnitude = exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(1024 + mantissa, exponent - 25);
+  return (h & 0x8000) != 0 ? -magnitude : magnitude;
+}
+
+int u8(std::byte b) { return static_cast<int>(b); }
+int s8(std::byte b) { return static_cast<std::int8_t>(b); }
+
+void read_q4_k(const std::byte* block, std::vector<double>& out) {
+  const double d = half(block), dmin = half(block + 2);
+  const std::byte *s = block + 4, *codes = block + 16;
+  for (int j = 0; j < 8; ++j) {
+    const int scale = j < 4 ? u8(s[j]) & 63 : (u8(s[j + 4]) & 15) | (u8(s[j - 4]) >> 6) << 4;
+    const int min = j < 4 ? u8(s[j + 4]) & 63 : (u8(s[j + 4]) >> 4) | (u8(s[j]) >> 6) << 4;
+    for (int l = 0; l < 32; ++l) {
+      const int byte = u8(codes[j / 2 * 32 + l]);
+      out.push_back(d * scale * (j % 2 == 0 ? byte & 15 : byte >> 4) - dmin * min);
+    }
+  }
+}
+
+void read_q6_k(const std::byte* block, std::vector<double>& out) {
+  const std::byte *low = block, *high = block + 128, *scales = block + 192;
+  const double d = half(block + 208);
+  for (int i = 0; i < 256; ++i) {
+    const int part = i / 128, within = i % 128, quarter = within / 32, l = within % 32;
+    const int low_byte = u8(low[part * 64 + (quarter % 2) * 32 + l]);
+    const int low_bits = quarter < 2 ? low_byte & 15 : low_byte >> 4;
+    const int high_bits = (u8(high[part * 32 + l]) >> (2 * quarter)) & 3;
+    out.push_back(d * s8(scales[i / 16]) * ((low_bits | high_bits << 4) - 32));
+  }
+}
+
+}  // namespace
+
+std::vector<double> plain_values(Type type, std::span<const std::byte> bytes) {
+  std::vector<double> out;
+  const auto size = static_cast<std::size_t>(kernels::type_info(type).bytes);
+  for (std::size_t at = 0; at + size <= bytes.size(); at += size) {
+    const std::byte* block = bytes.data() + at;
+    switch (type) {
+      case Type::f32: {
+        float value;
+        std::memcpy(&value, block, 4);
+        out.push_back(static_cast<double>(value));
+        break;
+      }
+      case Type::f16:
+        out.push_back(half(block));
+        break;
+      case Type::bf16: {
+        std::uint32_t bits = 0;
+        std::memcpy(reinterpret_cast<std::byte*>(&bits) + 2, block, 2);
+        out.push_back(static_cast<double>(std::bit_cast<float>(bits)));
+        break;
+      }
+      case Type::q8_0:
+        for (int i = 0; i < 32; ++i) out.push_back(half(block) * s8(block[2 + i]));
+        break;
+      case Type::q4_0:
+        for (int i = 0; i < 32; ++i)
+          out.push_back(half(block) * ((i < 16 ? u8(block[2 + i]) & 15 : u8(block[2 + i - 16]) >> 4) - 8));
+        break;
+      case Type::q4_k:
+        read_q4_k(block, out);
+        break;
+      case Type::q6_k:
+        read_q6_k(block, out);
+        break;
+      default:
+        ADD_FAILURE() << "no plain reading of this type";
+    }
+  }
+  return out;
+}
+
+TinyModel::TinyModel(const TinySpec& spec) : spec_(spec) {
+  if (spec_.rope_dims == 0) spec_.rope_dims = spec_.head_dim;
+  add_keys();
+  add_tensors();
+}
+
+void TinyModel::add_keys() {
+  const auto size = [&](std::string_view key, int value) {
+    writer_.add(spec_.architecture + "." + std::string(key), static_cast<std::uint32_t>(value));
+  };
+  writer_.add("general.architecture", spec_.architecture);
+  size("block_count", spec_.layers);
+  size("embedding_length", spec_.width);
+  size("feed_forward_length", spec_.hidden);
+  size("attention.head_count", spec_.heads);
+  size("attention.head_count_kv", spec_.kv_heads);
+  size("context_length", spec_.context);
+  if (spec_.head_dim * spec_.heads != spec_.width) {
+    size("attention.key_length", spec_.head_dim);
+    size("attention.value_length", spec_.head_dim);
+  }
+  if (spec_.window > 0) size("attention.sliding_window", spec_.window);
+  size("rope.dimension_count", spec_.rope_dims);
+  const std::string prefix = spec_.architecture + ".";
+  writer_.add(prefix + "attention.layer_norm_rms_epsilon", static_cast<float>(kEpsilon));
+  writer_.add(prefix + "rope.freq_base", static_cast<float>(spec_.rope_base));
+  if (!spec_.rope_scaling.empty()) {
+    writer_.add(prefix + "rope.scaling.type", spec_.rope_scaling);
+    writer_.add(prefix + "rope.scaling.factor", static_cast<float>(spec_.rope_factor));
+    size("rope.scaling.original_context_length", spec_.original_context);
+  }
+}
+
+void TinyModel::add(const std::string& name, int rows, int columns, Type type, double deviation, double mean) {
+  Matrix& m = tensors_[name];
+  m.rows = rows;
+  m.columns = columns;
+  m.bytes.resize(kernels::row_bytes(type, columns) * static_cast<std::size_t>(rows));
+  ThreadPool pool(1);
+  fill_random(type, deviation, spec_.seed * 1000 + tensors_.size(), m.bytes, pool);
+  if (mean != 0) {
+    for (std::size_t at = 0; at < m.bytes.size(); at += 4) {
+      float value;
+      std::memcpy(&value, m.bytes.data() + at, 4);
+      value += static_cast<float>(mean);
+      std::memcpy(m.bytes.data() + at, &value, 4);
+    }
+  }
+  m.values = plain_values(type, m.bytes);
+  std::vector<std::int64_t> dims{columns};
+  if (rows > 1) dims.push_back(rows);
+  writer_.add_tensor(name, type, dims, m.bytes);
+}
+
+void TinyModel::add_tensors() {
+  const TinySpec& s = spec_;
+  const Type other = s.mixed ? s.other_type : s.type;
+  const int q = s.heads * s.head_dim, kv = s.kv_heads * s.head_dim;
+  add("token_embd.weight", s.vocabulary, s.width, s.type, 1);
+  const double spread = 1 / std::sqrt(s.width);
+  for (int i = 0; i < s.layers; ++i) {
+    const std::string blk = "blk." + std::to_string(i) + ".";
+    add(blk + "attn_norm.weight", 1, s.width, Type::f32, 0.2, 1);
+    add(blk + "attn_q.weight", q, s.width, s.type, spread);
+    add(blk + "attn_k.weight", kv, s.width, s.type, spread);
+    add(blk + "attn_v.weight", kv, s.width, other, spread);
+    if (s.qkv_bias) {
+      add(blk + "attn_q.bias", 1, q, Type::f32, 0.5);
+      add(blk + "attn_k.bias", 1, kv, Type::f32, 0.5);
+      add(blk + "attn_v.bias", 1, kv, Type::f32, 0.5);
+    }
+    if (s.head_norms) {
+      add(blk + "attn_q_norm.weight", 1, s.head_dim, Type::f32, 0.2, 1);
+      add(blk + "attn_k_norm.weight", 1, s.head_dim, Type::f32, 0.2, 1);
+    }
+    add(blk + "attn_output.weight", s.width, q, s.type, spread);
+    add(blk + "ffn_norm.weight", 1, s.width, Type::f32, 0.2, 1);
+    add(blk + "ffn_gate.weight", s.hidden, s.width, s.type, spread);
+    add(blk + "ffn_up.weight", s.hidden, s.width, s.type, spread);
+    add(blk + "ffn_down.weight", s.width, s.hidden, other, spread);
+  }
+  add("output_norm.weight", 1, s.width, Type::f32, 0.2, 1);
+  if (!s.tied) add("output.weight", s.vocabulary, s.width, s.type, spread);
+  if (s.rope_factors) add("rope_freqs.weight", 1, s.rope_dims / 2, Type::f32, 0.5, 3);
+}
+
+TinyModel::Vector TinyModel::multiply(const std::string& name, const Vector& x) const {
+  const Matrix& m = tensor(name);
+  Vector y(static_cast<std::size_t>(m.rows), 0.0);
+  for (std::size_t r = 0; r < y.size(); ++r)
+    for (std::size_t c = 0; c < x.size(); ++c) y[r] += m.values[r * x.size() + c] * x[c];
+  return y;
+}
+
+// x[from, from + count) over its root mean square, times the weight; the rest unchanged.
+TinyModel::Vector TinyModel::normalize(const std::string& name, const Vector& x, int from, int count) const {
+  Vector y = x;
+  double squares = 0;
+  for (int i = 0; i < count; ++i)
+    squares += x[static_cast<std::size_t>(from + i)] * x[static_cast<std::size_t>(from + i)];
+  const double over = 1 / std::sqrt(squares / count + kEpsilon);
+  for (int i = 0; i < count; ++i)
+    y[static_cast<std::size_t>(from + i)] *= over * tensor(name).values[static_cast<std::size_t>(i)];
+  return y;
+}
+
+void TinyModel::rotate(Vector& x, int heads, int position) const {
+  const int n = spec_.rope_dims;
+  for (int pair = 0; pair < n / 2; ++pair) {
+    double theta = position * std::pow(spec_.rope_base, -2.0 * pair / n), length = 1;
+    if (spec_.rope_factors) theta /= tensor("rope_freqs.weight").values[static_cast<std::size_t>(pair)];
+    if (spec_.rope_scaling == "linear") theta /= spec_.rope_factor;
+    if (spec_.rope_scaling == "yarn") {
+      // The ramp runs between the pairs that turn 32 times and once in the original context.
+      const auto pair_of = [&](double turns) {
+        return n * std::log(spec_.original_context / (turns * 2 * std::numbers::pi)) / (2 * std::log(spec_.rope_base));
+      };
+      const double low = std::max(std::floor(pair_of(32)), 0.0), high = std::min(std::ceil(pair_of(1)), n - 1.0);
+      const double ramp = 1 - std::min(1.0, std::max(0.0, (pair - low) / std::max(0.001, high - low)));
+      theta = theta / spec_.rope_factor * (1 - ramp) + theta * ramp;
+      length = 1 + 0.1 * std::log(spec_.rope_factor);
+    }
+    for (int head = 0; head < heads; ++head) {
+      const int begin = head * spec_.head_dim;
+      double& a = x[static_cast<std::size_t>(begin + (spec_.halves ? pair : 2 * pair))];
+      double& b = x[static_cast<std::size_t>(begin + (spec_.halves ? pair + n / 2 : 2 * pair + 1))];
+      const double first = a, second = b;
+      a = length * (first * std::cos(theta) - second * std::sin(theta));
+      b = length * (first * std::sin(theta) + second * std::cos(theta));
+    }
+  }
+}
+
+TinyModel::Vector TinyModel::attend(int layer, int position, Vector x, std::vector<Vector>& keys,
+                                    std::vector<Vector>& values) const {
+  const TinySpec& s = spec_;
+  const std::string blk = "blk." + std::to_string(layer) + ".";
+  Vector q = multiply(blk + "attn_q.weight", x), k = multiply(blk + "attn_k.weight", x),
+         v = multiply(blk + "attn_v.weight", x);
+  if (s.qkv_bias) {
+    for (std::size_t i = 0; i < q.size(); ++i) q[i] += tensor(blk + "attn_q.bias").values[i];
+    for (std::size_t i = 0; i < k.size(); ++i) k[i] += tensor(blk + "attn_k.bias").values[i];
+    for (std::size_t i = 0; i < v.size(); ++i) v[i] += tensor(blk + "attn_v.bias").values[i];
+  }
+  if (s.head_norms) {
+    for (int h = 0; h < s.heads; ++h) q = normalize(blk + "attn_q_norm.weight", q, h * s.head_dim, s.head_dim);
+    for (int h = 0; h < s.kv_heads; ++h) k = normalize(blk + "attn_k_norm.weight", k, h * s.head_dim, s.head_dim);
+  }
+  rotate(q, s.heads, position);
+  rotate(k, s.kv_heads, position);
+  keys.push_back(k);
+  values.push_back(v);
+  Vector heads(q.size(), 0.0);
+  const int first = s.window > 0 ? std::max(0, position - s.window + 1) : 0;
+  for (int h = 0; h < s.heads; ++h) {
+    const auto q_at = static_cast<std::size_t>(h * s.head_dim);
+    const auto kv_at = static_cast<std::size_t>(h / (s.heads / s.kv_heads) * s.head_dim);
+    Vector weights;
+    double sum = 0;
+    for (int p = first; p <= position; ++p) {
+      double dot = 0;
+      for (int i = 0; i < s.head_dim; ++i)
+        dot += q[q_at + static_cast<std::size_t>(i)] *
+               keys[static_cast<std::size_t>(p)][kv_at + static_cast<std::size_t>(i)];
+      weights.push_back(std::exp(dot / std::sqrt(s.head_dim)));
+      sum += weights.back();
+    }
+    for (int p = first; p <= position; ++p)
+      for (int i = 0; i < s.head_dim; ++i)
+        heads[q_at + static_cast<std::size_t>(i)] +=
+            weights[static_cast<std::size_t>(p - first)] / sum *
+            values[static_cast<std::size_t>(p)][kv_at + static_cast<std::size_t>(i)];
+  }
+  return multiply(blk + "attn_output.weight", heads);
+}
+
+std::vector<std::vector<double>> TinyModel::logits(std::span<const std::int32_t> tokens) const {
+  const TinySpec& s = spec_;
+  std::vector<std::vector<Vector>> keys(static_cast<std::size_t>(s.layers)), values(keys.size());
+  std::vector<Vector> out;
+  for (std::size_t position = 0; position < tokens.size(); ++position) {
+    const Matrix& embedding = tensor("token_embd.weight");
+    const auto row = embedding.values.begin() + static_cast<std::ptrdiff_t>(tokens[position]) * s.width;
+    Vector x(row, row + s.width);
+    for (int layer = 0; layer < s.layers; ++layer) {
+      const std::string blk = "blk." + std::to_string(layer) + ".";
+      const auto l = static_cast<std::size_t>(layer);
+      const Vector attended = attend(layer, static_cast<int>(position),
+                                     normalize(blk + "attn_norm.weight", x, 0, s.width), keys[l], values[l]);
+      for (std::size_t i = 0; i < x.size(); ++i) x[i] += attended[i];
+      const Vector h = normalize(blk + "ffn_norm.weight", x, 0, s.width);
+      Vector gate = multiply(blk + "ffn_gate.weight", h);
+      const Vector up = multiply(blk + "ffn_up.weight", h);
+      for (std::size_t i = 0; i < gate.size(); ++i) gate[i] = gate[i] / (1 + std::exp(-gate[i])) * up[i];
+      const Vector down = multiply(blk + "ffn_down.weight", gate);
+      for (std::size_t i = 0; i < x.size(); ++i) x[i] += down[i];
+    }
+    out.push_back(
+        multiply(s.tied ? "token_embd.weight" : "output.weight", normalize("output_norm.weight", x, 0, s.width)));
+  }
+  return out;
+}
+
+}  // namespace ashlar::models

@@ -1,0 +1,71 @@
+// Random small models for tests: written as a GGUF file, and computed by a plain
+// forward pass in double precision that shares no code with the product.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/types.h"
+#include "models/formats/gguf_writer.h"
+
+namespace ashlar::models {
+
+struct TinySpec {
+  std::string architecture = "llama";
+  int layers = 2, width = 32, hidden = 48, heads = 4, kv_heads = 2, head_dim = 8, vocabulary = 40, context = 128;
+  int rope_dims = 0;  // 0: the whole head
+  int window = 0;
+  bool tied = false;
+  bool halves = false;  // rope pairs (i, i + n/2)
+  bool qkv_bias = false;
+  bool head_norms = false;    // of q and k
+  bool rope_factors = false;  // a rope_freqs.weight
+  std::string rope_scaling;   // "", "linear", "yarn"
+  double rope_base = 10000, rope_factor = 4;
+  int original_context = 32;
+  kernels::Type type = kernels::Type::f32;        // of the matrices
+  kernels::Type other_type = kernels::Type::f32;  // of W_v and W_down, where it differs
+  bool mixed = false;                             // other_type is used
+  std::uint64_t seed = 1;
+};
+
+class TinyModel {
+ public:
+  explicit TinyModel(const TinySpec& spec);
+
+  const TinySpec& spec() const { return spec_; }
+  const gguf::Writer& writer() const { return writer_; }
+  gguf::Writer& writer() { return writer_; }
+
+  // The logits after each token of the sequence, [tokens][vocabulary].
+  std::vector<std::vector<double>> logits(std::span<const std::int32_t> tokens) const;
+
+ private:
+  struct Matrix {
+    int rows = 0, columns = 0;
+    std::vector<double> values;
+    std::vector<std::byte> bytes;
+  };
+  using Vector = std::vector<double>;
+
+  void add(const std::string& name, int rows, int columns, kernels::Type type, double deviation, double mean = 0);
+  void add_keys();
+  void add_tensors();
+  const Matrix& tensor(const std::string& name) const { return tensors_.at(name); }
+  Vector multiply(const std::string& name, const Vector& x) const;
+  Vector normalize(const std::string& name, const Vector& x, int from, int count) const;
+  void rotate(Vector& x, int heads, int position) const;
+  Vector attend(int layer, int position, Vector q, std::vector<Vector>& keys, std::vector<Vector>& values) const;
+
+  TinySpec spec_;
+  std::map<std::string, Matrix> tensors_;
+  gguf::Writer writer_;
+};
+
+// Plain readings of the published block formats.
+std::vector<double> plain_values(kernels::Type type, std::span<const std::byte> bytes);
+
+}  // namespace ashlar::models

@@ -1,0 +1,50 @@
+#include "models/transformer.h"
+
+#include <algorithm>
+
+namespace ashlar::models {
+
+Result<std::unique_ptr<Transformer>> Transformer::create(const Architecture& architecture, Config config,
+                                                         std::unique_ptr<TensorSource> source, int max_rows,
+                                                         ThreadPool& pool) {
+  std::unique_ptr<Transformer> model(new Transformer(architecture, std::move(config), std::move(source)));
+  Weights& weights = model->weights_;
+  weights.layers.resize(static_cast<std::size_t>(model->config_.shape.layers));
+  for (std::size_t i = 0; i < weights.layers.size(); ++i) weights.layers[i].index = static_cast<int>(i);
+  TensorList list;
+  architecture.list_tensors(model->config_, weights, list);
+  TRY(list.check(*model->source_));
+  TRY(list.fill(*model->source_, pool));
+  model->pass_ = std::make_unique<Pass>(model->config_, weights.rope_factors, max_rows, pool);
+  return model;
+}
+
+Result<std::unique_ptr<KvStore>> Transformer::make_kv_store(int blocks, KvType type) const {
+  return BlockStore::create(config_.shape, blocks, type);
+}
+
+Work Transformer::work_per_token() const {
+  Work work;
+  std::int64_t integer_weights = 0;
+  const auto add = [&](const kernels::PackedMatrix& matrix) {
+    const std::int64_t weights = static_cast<std::int64_t>(matrix.rows()) * matrix.columns();
+    work.weights += weights;
+    work.bytes.count += matrix.bytes();
+    if (matrix.forms().quantized) integer_weights += weights;
+  };
+  for (const Layer& layer : weights_.layers)
+    for (const auto* matrix : {&layer.qkv, &layer.attention_output, &layer.gate_up, &layer.down}) add(*matrix);
+  add(weights_.output);
+  work.integers = 2 * integer_weights > work.weights;
+  return work;
+}
+
+void Transformer::forward(const Step& step, KvStore& kv) {
+  const int rows = static_cast<int>(step.tokens.size());
+  for (int first = 0; first < rows; first += pass_->max_rows()) {
+    pass_->begin(step, first, std::min(pass_->max_rows(), rows - first), static_cast<BlockStore&>(kv));
+    architecture_.forward(weights_, *pass_);
+  }
+}
+
+}  // namespace ashlar::models

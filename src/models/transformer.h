@@ -1,0 +1,40 @@
+// A model made of an architecture, its configuration and its weights.
+#pragma once
+
+#include <memory>
+
+#include "base/threads.h"
+#include "models/architecture.h"
+#include "models/layers.h"
+#include "models/model.h"
+#include "models/tensors.h"
+
+namespace ashlar::models {
+
+class Transformer final : public Model {
+ public:
+  // Checks and packs the source's tensors. A step of more than `max_rows` rows
+  // is run in pieces of that many. The pool must outlive the model, which uses
+  // it in forward(). Errors: those of TensorList; exhausted: no memory.
+  static Result<std::unique_ptr<Transformer>> create(const Architecture& architecture, Config config,
+                                                     std::unique_ptr<TensorSource> source, int max_rows,
+                                                     ThreadPool& pool);
+
+  const Shape& shape() const override { return config_.shape; }
+  Work work_per_token() const override;
+  Bytes kv_block_bytes(KvType) const override { return BlockStore::block_bytes(config_.shape); }
+  Result<std::unique_ptr<KvStore>> make_kv_store(int blocks, KvType type) const override;
+  void forward(const Step& step, KvStore& kv) override;
+
+ private:
+  Transformer(const Architecture& architecture, Config config, std::unique_ptr<TensorSource> source)
+      : architecture_(architecture), config_(std::move(config)), source_(std::move(source)) {}
+
+  const Architecture& architecture_;
+  Config config_;
+  std::unique_ptr<TensorSource> source_;  // holds the embedding's rows
+  Weights weights_;
+  std::unique_ptr<Pass> pass_;
+};
+
+}  // namespace ashlar::models

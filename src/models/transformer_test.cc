@@ -1,0 +1,310 @@
+// Every architecture against a plain forward pass in double precision, and
+// against itself however its rows are cut into steps.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <random>
+
+#include "models/loader.h"
+#include "models/tiny_model_test.h"
+
+namespace ashlar::models {
+namespace {
+
+namespace fs = std::filesystem;
+using kernels::Type;
+
+struct Case {
+  std::string name;
+  TinySpec spec;
+  double tolerance;  // of the logits, relative to their root mean square
+};
+
+// f16 keys and values are the coarsest step of a model with F32 weights.
+constexpr double kFine = 2e-3;
+// int8 activations: about 0.4 % of a block's greatest value, at every product.
+constexpr double kQuantized = 6e-2;
+
+std::vector<Case> cases() {
+  TinySpec llama;
+  TinySpec qwen2{.architecture = "qwen2", .halves = true, .qkv_bias = true, .rope_base = 1e6};
+  TinySpec qwen3{.architecture = "qwen3", .head_dim = 16, .halves = true, .head_norms = true, .rope_base = 1e6};
+  const auto with = [](TinySpec spec, auto change) {
+    change(spec);
+    return spec;
+  };
+  const auto wide = [](TinySpec& s) { s.width = 256, s.hidden = 256, s.heads = 4, s.head_dim = 64, s.layers = 1; };
+  return {
+      {"llama", llama, kFine},
+      {"llama_tied", with(llama, [](TinySpec& s) { s.tied = true, s.seed = 2; }), kFine},
+      {"llama_many_heads", with(llama, [](TinySpec& s) { s.heads = 12, s.kv_heads = 1, s.width = 96; }), kFine},
+      {"llama_own_kv", with(llama, [](TinySpec& s) { s.kv_heads = 4; }), kFine},
+      {"llama_head_dim", with(llama, [](TinySpec& s) { s.head_dim = 24, s.seed = 3; }), kFine},
+      {"llama_part_turns", with(llama, [](TinySpec& s) { s.head_dim = 16, s.rope_dims = 8; }), kFine},
+      {"llama_biases", with(llama, [](TinySpec& s) { s.qkv_bias = true; }), kFine},
+      {"llama3_factors", with(llama, [](TinySpec& s) { s.rope_factors = true, s.rope_base = 5e5; }), kFine},
+      {"llama_linear", with(llama, [](TinySpec& s) { s.rope_scaling = "linear"; }), kFine},
+      {"llama_yarn", with(llama, [](TinySpec& s) { s.rope_scaling = "yarn", s.head_dim = 32; }), kFine},
+      {"mistral_window", with(llama, [](TinySpec& s) { s.window = 7; }), kFine},
+      {"llama_f16", with(llama, [](TinySpec& s) { s.type = Type::f16; }), kFine},
+      {"llama_bf16", with(llama, [](TinySpec& s) { s.type = Type::bf16; }), kFine},
+      {"llama_q8_0",
+       with(llama, [](TinySpec& s) { s.type = Type::q8_0, s.width = 64, s.head_dim = 16, s.hidden = 96; }), kQuantized},
+      {"llama_q4_0_tied",
+       with(llama,
+            [](TinySpec& s) { s.type = Type::q4_0, s.width = 64, s.head_dim = 16, s.hidden = 96, s.tied = true; }),
+       kQuantized},
+      {"llama_q4_k_m",
+       with(llama, [&](TinySpec& s) { wide(s), s.type = Type::q4_k, s.other_type = Type::q6_k, s.mixed = true; }),
+       kQuantized},
+      {"llama_float_and_quantized",
+       with(llama, [&](TinySpec& s) { wide(s), s.type = Type::q8_0, s.other_type = Type::f16, s.mixed = true; }),
+       kQuantized},
+      {"qwen2", qwen2, kFine},
+      {"qwen2_tied_yarn", with(qwen2, [](TinySpec& s) { s.tied = true, s.rope_scaling = "yarn"; }), kFine},
+      {"qwen2_q8_0",
+       with(qwen2, [](TinySpec& s) { s.type = Type::q8_0, s.width = 64, s.head_dim = 16, s.hidden = 96; }), kQuantized},
+      {"qwen3", qwen3, kFine},
+      {"qwen3_tied", with(qwen3, [](TinySpec& s) { s.tied = true, s.heads = 6, s.kv_heads = 2; }), kFine},
+      {"qwen3_q4_0", with(qwen3, [](TinySpec& s) { s.type = Type::q4_0, s.width = 64, s.heads = 4, s.hidden = 96; }),
+       kQuantized},
+  };
+}
+
+struct Loaded {
+  ThreadPool pool;
+  TinyModel tiny;
+  LoadedModel loaded;
+  std::unique_ptr<KvStore> kv;
+
+  explicit Loaded(const TinySpec& spec, int max_rows = 512, KvType type = KvType::f16, int threads = 1)
+      : pool(threads), tiny(spec) {
+    const fs::path path = fs::temp_directory_path() / ("ashlar_tiny_" + std::to_string(::getpid()) + ".gguf");
+    CHECK(tiny.writer().write(path), "temporary files can be written");
+    auto result = load(path, {.max_rows = max_rows}, pool);
+    CHECK(result.has_value(), result.error().message.c_str());
+    loaded = std::move(*result);
+    fs::remove(path);
+    kv = loaded.model->make_kv_store(32, type).value();
+  }
+  Model& model() { return *loaded.model; }
+  std::size_t vocabulary() { return static_cast<std::size_t>(model().shape().vocabulary); }
+};
+
+// Piece of a sequence to run in one step.
+struct Piece {
+  int sequence;
+  int tokens;
+};
+
+// Two sequences with blocks strewn over the store, run in the steps given.
+// Returns each sequence's logits [tokens, vocabulary].
+struct Runner {
+  Loaded& model;
+  std::vector<std::vector<std::int32_t>> tokens;
+  std::vector<std::vector<int>> blocks{{5, 2, 9, 0, 11}, {7, 3, 1, 8, 4}};
+  std::vector<std::vector<float>> logits{{}, {}};
+  std::vector<int> done{0, 0};
+
+  void step(const std::vector<Piece>& pieces) {
+    std::vector<std::int32_t> ids;
+    std::vector<Step::Sequence> sequences;
+    std::vector<int> rows;
+    for (const Piece& piece : pieces) {
+      const auto which = static_cast<std::size_t>(piece.sequence);
+      sequences.push_back({static_cast<int>(ids.size()), piece.tokens, done[which], blocks[which]});
+      for (int i = 0; i < piece.tokens; ++i) {
+        rows.push_back(static_cast<int>(ids.size()));
+        ids.push_back(tokens[which][static_cast<std::size_t>(done[which]++)]);
+      }
+    }
+    std::vector<float> out(ids.size() * model.vocabulary());
+    model.model().forward({ids, sequences, rows, out}, *model.kv);
+    auto from = out.begin();
+    for (const Piece& piece : pieces) {
+      const auto count = static_cast<std::ptrdiff_t>(static_cast<std::size_t>(piece.tokens) * model.vocabulary());
+      auto& to = logits[static_cast<std::size_t>(piece.sequence)];
+      to.insert(to.end(), from, from + count);
+      from += count;
+    }
+  }
+};
+
+std::vector<std::int32_t> random_tokens(int count, int vocabulary, unsigned seed) {
+  std::mt19937 random(seed);
+  std::vector<std::int32_t> tokens;
+  for (int i = 0; i < count; ++i)
+    tokens.push_back(static_cast<std::int32_t>(random() % static_cast<unsigned>(vocabulary)));
+  return tokens;
+}
+
+double distance(const std::vector<std::vector<double>>& expected, const std::vector<float>& found) {
+  double squares = 0, worst = 0;
+  std::size_t at = 0;
+  for (const auto& row : expected)
+    for (const double value : row) {
+      squares += value * value;
+      worst = std::max(worst, std::abs(value - static_cast<double>(found[at++])));
+    }
+  return worst / std::sqrt(squares / static_cast<double>(at));
+}
+
+class EveryModel : public testing::TestWithParam<Case> {};
+
+TEST_P(EveryModel, ComputesWhatThePlainPassComputes) {
+  Loaded model(GetParam().spec);
+  const auto tokens = random_tokens(40, 40, 1);
+  Runner runner{.model = model, .tokens = {tokens, tokens}};
+  runner.step({{0, 40}});
+  const double found = distance(model.tiny.logits(tokens), runner.logits[0]);
+  RecordProperty("distance", std::to_string(found));
+  EXPECT_LT(found, GetParam().tolerance);
+}
+
+TEST_P(EveryModel, DoesNotCareHowRowsAreCutIntoSteps) {
+  Loaded model(GetParam().spec);
+  const std::vector<std::vector<std::int32_t>> tokens{random_tokens(21, 40, 2), random_tokens(35, 40, 3)};
+  Runner whole{.model = model, .tokens = tokens};
+  whole.step({{0, 21}});
+  whole.step({{1, 35}});
+  Runner single{.model = model, .tokens = tokens};
+  for (int i = 0; i < 21; ++i) single.step({{0, 1}});
+  for (int i = 0; i < 35; ++i) single.step({{1, 1}});
+  EXPECT_EQ(whole.logits, single.logits);
+  Runner mixed{.model = model, .tokens = tokens};
+  mixed.step({{0, 15}});
+  mixed.step({{1, 3}, {0, 1}});
+  mixed.step({{0, 1}, {1, 16}});
+  while (mixed.done[0] < 21) mixed.step({{0, 1}, {1, 1}});
+  mixed.step({{1, 35 - mixed.done[1]}});
+  EXPECT_EQ(whole.logits, mixed.logits);
+  Loaded small(GetParam().spec, /*max_rows=*/5);
+  Runner pieces{.model = small, .tokens = tokens};
+  pieces.step({{1, 33}, {0, 21}});
+  pieces.step({{1, 2}});
+  EXPECT_EQ(whole.logits, pieces.logits);
+}
+
+INSTANTIATE_TEST_SUITE_P(Transformer, EveryModel, testing::ValuesIn(cases()),
+                         [](const auto& info) { return info.param.name; });
+
+TEST(Transformer, GivesLogitsOfTheAskedRowsAlone) {
+  Loaded model({});
+  const auto tokens = random_tokens(30, 40, 4);
+  Runner runner{.model = model, .tokens = {tokens, tokens}};
+  runner.step({{0, 30}});
+  for (const std::vector<int>& asked : {std::vector<int>{}, {29}, {0}, {3, 4, 5, 17, 29}}) {
+    for (const int max_rows : {512, 7}) {
+      Loaded other({}, max_rows);
+      std::vector<float> logits(asked.size() * other.vocabulary());
+      const std::vector<Step::Sequence> sequences{{0, 10, 0, runner.blocks[0]}, {10, 20, 10, runner.blocks[0]}};
+      other.model().forward({tokens, sequences, asked, logits}, *other.kv);
+      for (std::size_t i = 0; i < asked.size(); ++i)
+        for (std::size_t v = 0; v < other.vocabulary(); ++v)
+          ASSERT_EQ(logits[i * other.vocabulary() + v],
+                    runner.logits[0][static_cast<std::size_t>(asked[i]) * other.vocabulary() + v]);
+    }
+  }
+}
+
+TEST(Transformer, DoesNotCareHowManyThreadsShareTheWork) {
+  const auto tokens = random_tokens(40, 40, 7);
+  std::vector<std::vector<float>> found;
+  for (const int threads : {1, 3}) {
+    Loaded model({.kv_heads = 4}, 512, KvType::f16, threads);
+    Runner runner{.model = model, .tokens = {tokens, tokens}};
+    runner.step({{0, 40}});
+    runner.step({{1, 7}});
+    found.push_back(runner.logits[0]);
+    found.push_back(runner.logits[1]);
+  }
+  EXPECT_EQ(found[0], found[2]);
+  EXPECT_EQ(found[1], found[3]);
+}
+
+TEST(Transformer, KeysAndValuesMayBeBf16) {
+  Loaded model({}, 512, KvType::bf16);
+  const auto tokens = random_tokens(40, 40, 5);
+  Runner runner{.model = model, .tokens = {tokens, tokens}};
+  runner.step({{0, 40}});
+  const double distance_bf16 = distance(model.tiny.logits(tokens), runner.logits[0]);
+  EXPECT_LT(distance_bf16, 2e-2);
+  EXPECT_GT(distance_bf16, 1e-5);
+}
+
+TEST(Transformer, CopiedBlocksServeAnotherSequence) {
+  Loaded model({});
+  const auto tokens = random_tokens(20, 40, 6);
+  Runner runner{.model = model, .tokens = {tokens, tokens}};
+  runner.step({{0, 20}});
+  model.kv->copy_block(5, 20);
+  model.kv->copy_block(2, 21);
+  Runner copy{.model = model, .tokens = {tokens, tokens}};
+  copy.blocks[0] = {20, 21};
+  copy.done[0] = 19;
+  copy.step({{0, 1}});
+  const std::vector<float> last(runner.logits[0].end() - static_cast<std::ptrdiff_t>(model.vocabulary()),
+                                runner.logits[0].end());
+  EXPECT_EQ(copy.logits[0], last);
+  EXPECT_EQ(model.kv->bytes().count >= 32 * model.model().kv_block_bytes(KvType::f16).count, true);
+}
+
+TEST(Transformer, RefusesMoreKeysAndValuesThanTheMachineHolds) {
+  Loaded model({});
+  const auto kv = model.model().make_kv_store(2'000'000'000, KvType::f16);
+  ASSERT_FALSE(kv);
+  EXPECT_EQ(kv.error().code, Code::exhausted);
+}
+
+// stories260K's own pieces, without a tokenizer: greedily the longest piece, as
+// its training text was cut.
+TEST(Transformer, Stories260KTellsItsPublishedStory) {
+  const fs::path path = "../shared/data/models/stories260K/stories260K-f32.gguf";
+  if (!fs::exists(path)) GTEST_SKIP() << "no shared data";
+  ThreadPool pool(1);
+  const auto loaded = load(path, {}, pool);
+  ASSERT_TRUE(loaded) << loaded.error().message;
+  EXPECT_EQ(loaded->facts.architecture, "llama");
+  EXPECT_EQ(loaded->facts.file_type, "F32");
+  const auto& pieces = loaded->vocabulary.tokens;
+  std::vector<std::int32_t> tokens{loaded->vocabulary.bos};
+  const std::string space = "\xE2\x96\x81";
+  std::string prompt = space + "Once" + space + "upon" + space + "a" + space + "time";
+  while (!prompt.empty()) {
+    std::size_t longest = 0;
+    std::int32_t best = 0;
+    for (std::size_t i = 0; i < pieces.size(); ++i)
+      if (prompt.starts_with(pieces[i]) && pieces[i].size() > longest)
+        longest = pieces[i].size(), best = static_cast<std::int32_t>(i);
+    ASSERT_GT(longest, 0u);
+    tokens.push_back(best);
+    prompt.erase(0, longest);
+  }
+  const auto kv = loaded->model->make_kv_store(16, KvType::f16);
+  const std::vector<int> blocks{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  std::vector<float> logits(pieces.size());
+  std::string text;
+  int position = 0;
+  for (std::vector<std::int32_t> next = tokens; position < 200;) {
+    const int rows = static_cast<int>(next.size()), last = rows - 1;
+    const Step::Sequence sequence{0, rows, position, blocks};
+    loaded->model->forward({next, {&sequence, 1}, {&last, 1}, logits}, **kv);
+    position += rows;
+    next = {static_cast<std::int32_t>(std::ranges::max_element(logits) - logits.begin())};
+    const std::string& piece = pieces[static_cast<std::size_t>(next[0])];
+    text += piece == "<0x0A>" ? "\n" : piece;
+  }
+  for (std::size_t at; (at = text.find(space)) != std::string::npos;) text.replace(at, space.size(), " ");
+  EXPECT_THAT(text,
+              testing::StartsWith(
+                  ", there was a little girl named Lily. She loved to play outside in the park. One day, she saw a "
+                  "big, red ball. She wanted to play with it, but it was too high.\nLily's mom said, \"Lily, let's go "
+                  "to the park.\" Lily was sad and didn't know what to do."));
+}
+
+}  // namespace
+}  // namespace ashlar::models

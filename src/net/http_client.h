@@ -1,0 +1,78 @@
+// The HTTP client: for the load generator, for upstreams, for whatever speaks to
+// another server. HTTP/1.1, plain or TLS, with connections kept for reuse.
+// Follows no redirects and decodes no compression: it asks for neither.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "base/bytes.h"
+#include "base/result.h"
+#include "net/http.h"
+#include "net/url.h"
+
+namespace ashlar::net {
+
+struct ClientOptions {
+  std::chrono::milliseconds connect_timeout{10'000};    // name, TCP and TLS together
+  std::chrono::milliseconds response_timeout{300'000};  // silence before and within an answer
+  std::chrono::milliseconds idle_timeout{30'000};       // a kept connection without a call
+  int max_idle_per_host = 256;
+  Bytes max_header{64 << 10};
+  Bytes max_body{1ull << 30};
+  std::string tls_ca;  // PEM; empty: the system's authorities
+  bool tls_verify = true;
+  std::string tls_cert;  // PEM, for servers that ask who we are; both or neither
+  std::string tls_key;
+};
+
+struct ClientRequest {
+  std::string method = "GET";
+  std::string url;
+  Headers headers;  // host, content-length and the like are added
+  std::string body;
+  std::chrono::milliseconds timeout{0};  // for the whole call; 0: none
+};
+
+// Called on the client's thread, one at a time, in this order: head at most
+// once, data any number of times, done exactly once unless the Call was dropped.
+// They must not block.
+struct ClientCallbacks {
+  std::function<void(int status, const Headers& headers)> on_head;
+  std::function<void(std::string_view piece)> on_data;
+  // unavailable: no connection; deadline: a timeout; corrupt: not HTTP, or cut;
+  // too_large: over a limit; invalid: the URL or method; cancelled: the client ends.
+  std::function<void(Status)> on_done;
+};
+
+// A call under way. Dropping it cancels: when the destructor returns, no callback
+// runs or will run (it waits for one that does, unless it is called from it).
+class Call {
+ public:
+  virtual ~Call() = default;
+};
+
+class HttpClient {
+ public:
+  // invalid: a certificate or key that cannot be used.
+  static Result<std::unique_ptr<HttpClient>> create(ClientOptions options);
+  // Ends open calls with `cancelled`; waits for a name lookup under way. Not from
+  // a callback.
+  virtual ~HttpClient() = default;
+
+  // Any thread, callbacks included.
+  virtual std::unique_ptr<Call> send(ClientRequest request, ClientCallbacks callbacks) = 0;
+};
+
+// A whole answer, waited for. Any thread but the client's own.
+struct ClientResponse {
+  int status = 0;
+  Headers headers;
+  std::string body;
+};
+Result<ClientResponse> fetch(HttpClient& client, ClientRequest request);
+
+}  // namespace ashlar::net

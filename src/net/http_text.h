@@ -1,0 +1,59 @@
+// The words of HTTP: statuses, dates, header fields, request targets. Strict
+// where leniency lets two parsers see two different requests.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "net/http.h"
+
+namespace ashlar::net {
+
+// Why a message is refused: the status a server answers, and a sentence.
+struct Refusal {
+  int status = 400;
+  std::string why;
+};
+
+// "Not Found"; "Unknown" for a status without a name.
+std::string_view reason(int status);
+
+// Now, as in "Sat, 21 Nov 2026 00:10:00 GMT" (RFC 9110, 5.6.7). Made once a
+// second per thread; valid until the thread's next call.
+std::string_view http_date();
+
+// The body of an answer that this room gives by itself, as JSON:
+// {"error":{"message":...,"type":...,"param":null,"code":status}}
+std::string error_body(int status, std::string_view message);
+// Its headers.
+Headers error_headers();
+
+bool is_token(std::string_view text);  // RFC 9110, 5.6.2; not empty
+std::string lower(std::string_view text);
+bool equals_ignoring_case(std::string_view a, std::string_view b);
+// Whether the comma-separated list `value` holds `word`, in any case.
+bool has_word(std::string_view value, std::string_view word);
+
+// Digits only, below 2^63.
+std::optional<std::uint64_t> parse_decimal(std::string_view text);
+
+// nullopt: a '%' without two hex digits, or %00.
+std::optional<std::string> percent_decode(std::string_view text);
+
+// Splits "/a%20b?c=d", "http://host/a" or "*" into decoded path and raw query.
+// False: not such a target.
+bool split_target(std::string_view target, std::string& path, std::string& query);
+
+// One header line without its CRLF, appended in lower case and trimmed.
+// nullptr, or what is wrong with it.
+const char* parse_field(std::string_view line, Headers& headers);
+
+// A field that we may send: the name a token and none of those that frame a
+// message (they are ours to say).
+bool may_send(std::string_view name);
+// `value` with control characters, above all CR and LF, made spaces.
+std::string safe_value(std::string_view value);
+
+}  // namespace ashlar::net

@@ -1,0 +1,50 @@
+#include "net/io_thread.h"
+
+#include <boost/asio/post.hpp>
+#include <exception>
+#include <future>
+#include <utility>
+
+#include "base/log.h"
+
+namespace ashlar::net {
+
+void IoThread::start(const char* name) {
+  thread_ = std::thread([this, name] { loop(name); });
+}
+
+void IoThread::loop(const char* name) {
+  name_this_thread(name);
+  while (true) {
+    try {
+      io.run();
+      return;
+    } catch (const std::exception& e) {
+      log::error("network_thread_threw", {{"what", e.what()}});
+    }
+  }
+}
+
+void IoThread::finish() {
+  deadlines.stop();
+  std::lock_guard lock(mutex_);
+  finished_ = true;
+  work_.reset();
+}
+
+bool IoThread::post(std::function<void()> task) {
+  const std::lock_guard lock(mutex_);
+  if (!finished_) boost::asio::post(io, std::move(task));
+  return !finished_;
+}
+
+void IoThread::call(FunctionRef<void()> task) {
+  auto done = std::make_shared<std::promise<void>>();
+  boost::asio::post(io, [done, task] {
+    task();
+    done->set_value();
+  });
+  done->get_future().wait();
+}
+
+}  // namespace ashlar::net

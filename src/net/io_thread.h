@@ -1,0 +1,50 @@
+// One network thread: its event loop, its deadlines, and the buffers that all
+// connections on it read through. Exchanges keep it alive after its server is
+// gone; nothing runs on it then.
+#pragma once
+
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/io_context.hpp>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "base/threads.h"
+#include "net/deadlines.h"
+
+namespace ashlar::net {
+
+using Executor = boost::asio::io_context::executor_type;
+
+class IoThread {
+ public:
+  static constexpr std::size_t kScratch = 64 << 10;
+
+  // Starts the thread; it runs until finish().
+  void start(const char* name);
+  // On the thread: takes no more tasks, and ends when what is under way has ended.
+  void finish();
+  void join() { thread_.join(); }
+
+  // Runs `task` on this thread; false, and nothing, if it has finished. Any thread.
+  bool post(std::function<void()> task);
+  // Runs `task` on this thread and waits for it. Any other thread; not after finish().
+  void call(FunctionRef<void()> task);
+
+  boost::asio::io_context io{1};
+  Deadlines deadlines{io};
+  const std::unique_ptr<char[]> scratch{new char[kScratch]};  // what a readable socket is read into
+  std::string plain;                                          // and then opened into, under TLS
+
+ private:
+  void loop(const char* name);
+
+  boost::asio::executor_work_guard<Executor> work_{io.get_executor()};
+  std::mutex mutex_;
+  bool finished_ = false;  // GUARDED_BY(mutex_)
+  std::thread thread_;
+};
+
+}  // namespace ashlar::net
