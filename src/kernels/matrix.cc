@@ -8,9 +8,9 @@
 namespace ashlar::kernels {
 namespace {
 
-constexpr int kQuantizeElements = 16 * 1024;     // of one task
+constexpr int kQuantizeElements = 16 * 1024;      // of one task
 constexpr std::size_t kStreamBytes = 128 * 1024;  // of weights in one task
-constexpr int kGemmTiles = 4;                    // of one task when there are many rows: they stay in L2
+constexpr int kGemmTiles = 4;                     // of one task when there are many rows: they stay in L2
 
 int divide_up(int n, int by) { return (n + by - 1) / by; }
 
@@ -65,7 +65,8 @@ void Activations::transpose(const float* x, std::size_t ldx, int panel) {
   auto* out = reinterpret_cast<float*>(floats_.data() + float_panel_bytes() * static_cast<std::size_t>(panel));
   for (int k = 0; k < columns_ + columns_ % 2; ++k)
     for (int r = 0; r < width; ++r)
-      out[k * width + r] = r < rows && k < columns_ ? x[static_cast<std::size_t>(r) * ldx + static_cast<std::size_t>(k)] : 0;
+      out[k * width + r] =
+          r < rows && k < columns_ ? x[static_cast<std::size_t>(r) * ldx + static_cast<std::size_t>(k)] : 0;
 }
 
 void Activations::assign(const float* x, std::size_t ldx, int rows, int columns, Forms forms, ThreadPool& pool) {
@@ -81,10 +82,10 @@ void Activations::assign(const float* x, std::size_t ldx, int rows, int columns,
     auto* out = reinterpret_cast<PanelBlock*>(quantized_.data());
     pool.for_each(panels * pieces, [&](int task, int) {
       const int panel = task / pieces, column = task % pieces * width;
-      kernels().quantize_panel(x + static_cast<std::size_t>(panel * kPanelRows) * ldx + column, ldx,
-                               std::min(kPanelRows, rows - panel * kPanelRows), std::min(width, columns - column),
-                               out + static_cast<std::size_t>(panel) * static_cast<std::size_t>(columns / kBlock) +
-                                   column / kBlock);
+      kernels().quantize_panel(
+          x + static_cast<std::size_t>(panel * kPanelRows) * ldx + column, ldx,
+          std::min(kPanelRows, rows - panel * kPanelRows), std::min(width, columns - column),
+          out + static_cast<std::size_t>(panel) * static_cast<std::size_t>(columns / kBlock) + column / kBlock);
     });
   }
   if (forms.floats) {
