@@ -45,8 +45,8 @@ void take_q2_k(const std::uint8_t* p, Parts& parts) {  // scales[16] qs[64] d dm
     parts.scales[i] = p[i] & 15;
     parts.mins[i] = p[i] >> 4;
   }
-  for (int i = 0; i < 256; ++i)
-    parts.codes[i] = p[16 + 32 * (i / 128) + i % 32] >> 2 * (i / 32 % 4) & 3;
+  for (int quarter = 0; quarter < 8; ++quarter)
+    for (int i = 0; i < 32; ++i) parts.codes[32 * quarter + i] = p[16 + 32 * (quarter / 4) + i] >> 2 * (quarter % 4) & 3;
 }
 
 void take_q3_k(const std::uint8_t* p, Parts& parts) {  // hmask[32] qs[64] scales[12] d
@@ -57,22 +57,24 @@ void take_q3_k(const std::uint8_t* p, Parts& parts) {  // hmask[32] qs[64] scale
     const int high = s[8 + i % 4] >> 2 * (i / 4) & 3;
     parts.scales[i] = static_cast<std::int8_t>((low | high << 4) - 32);
   }
-  for (int i = 0; i < 256; ++i) {
-    const int low = p[32 + 32 * (i / 128) + i % 32] >> 2 * (i / 32 % 4) & 3;
-    const int high = p[i % 32] >> (i / 32) & 1;
-    parts.codes[i] = static_cast<std::uint8_t>(low | high << 2);
-  }
+  for (int quarter = 0; quarter < 8; ++quarter)
+    for (int i = 0; i < 32; ++i) {
+      const int low = p[32 + 32 * (quarter / 4) + i] >> 2 * (quarter % 4) & 3;
+      const int high = p[i] >> quarter & 1;
+      parts.codes[32 * quarter + i] = static_cast<std::uint8_t>(low | high << 2);
+    }
 }
 
 void take_q6_k(const std::uint8_t* p, Parts& parts) {  // ql[128] qh[64] scales[16] d
   parts.d = read16(p + 208);
   std::memcpy(parts.scales, p + 192, 16);
-  for (int i = 0; i < 256; ++i) {
-    const int half = i / 128, quarter = i / 32 % 4, l = i % 32;
-    const int low = p[64 * half + 32 * (quarter % 2) + l] >> 4 * (quarter / 2) & 15;
-    const int high = p[128 + 32 * half + l] >> 2 * quarter & 3;
-    parts.codes[i] = static_cast<std::uint8_t>(low | high << 4);
-  }
+  for (int half = 0; half < 2; ++half)
+    for (int quarter = 0; quarter < 4; ++quarter)
+      for (int i = 0; i < 32; ++i) {
+        const int low = p[64 * half + 32 * (quarter % 2) + i] >> 4 * (quarter / 2) & 15;
+        const int high = p[128 + 32 * half + i] >> 2 * quarter & 3;
+        parts.codes[128 * half + 32 * quarter + i] = static_cast<std::uint8_t>(low | high << 4);
+      }
 }
 
 void take_iq4_xs(const std::uint8_t* p, Parts& parts) {  // d scales_h scales_l[4] qs[128]
@@ -87,7 +89,13 @@ void take_iq4_xs(const std::uint8_t* p, Parts& parts) {  // d scales_h scales_l[
 
 void take_5_bits(const std::uint8_t* high, const std::uint8_t* qs, Parts& parts) {  // Q5_0, Q5_1
   nibbles(qs, parts.codes);
-  for (int i = 0; i < 32; ++i) parts.codes[i] |= static_cast<std::uint8_t>((high[i / 8] >> i % 8 & 1) << 4);
+  for (int g = 0; g < 8; ++g) {
+    const std::uint32_t bits = high[g / 2] >> 4 * (g % 2) & 15;
+    std::uint32_t group;  // four codes; the product spreads four bits over four bytes
+    std::memcpy(&group, parts.codes + 4 * g, 4);
+    group |= (bits * 0x00204081u & 0x01010101u) << 4;
+    std::memcpy(parts.codes + 4 * g, &group, 4);
+  }
 }
 
 }  // namespace
@@ -155,7 +163,8 @@ void take_apart(Type type, const std::byte* block, Parts& parts) {
       parts.dmin = read16(p + 2);
       scales_of_k4(p + 4, parts);
       nibbles_by_64(p + 48, parts.codes);
-      for (int i = 0; i < 256; ++i) parts.codes[i] |= static_cast<std::uint8_t>((p[16 + i % 32] >> (i / 32) & 1) << 4);
+      for (int sub = 0; sub < 8; ++sub)
+        for (int i = 0; i < 32; ++i) parts.codes[32 * sub + i] |= static_cast<std::uint8_t>((p[16 + i] >> sub & 1) << 4);
       return;
     case Type::q6_k: return take_q6_k(p, parts);
     case Type::iq4_xs: return take_iq4_xs(p, parts);

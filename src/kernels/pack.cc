@@ -18,33 +18,44 @@ std::size_t block_bytes(const Layout& layout) {
 
 std::size_t header_bytes(const Layout& layout) { return layout.min ? 64 : 32; }
 
-// One lane of a 4-bit plane takes 16 bytes, 4 for each group.
-void place_nibbles(const std::uint8_t* codes, std::uint8_t* plane) {
-  for (int j = 0; j < 4; ++j)
-    for (int i = 0; i < 4; ++i)
-      plane[64 * j + i] = static_cast<std::uint8_t>((codes[4 * j + i] & 15) | (codes[16 + 4 * j + i] & 15) << 4);
+// The codes of 4 consecutive elements, a byte each: what one lane has in a group.
+using Group = std::uint32_t;
+
+Group each_byte(Group value) { return value * 0x01010101u; }
+
+void put(std::uint8_t* plane, int group, Group value) { std::memcpy(plane + 64 * group, &value, 4); }
+
+void place_nibbles(const Group (&c)[8], std::uint8_t* plane) {
+  for (int j = 0; j < 4; ++j) put(plane, j, (c[j] & each_byte(15)) | (c[j + 4] & each_byte(15)) << 4);
 }
 
-void place_pairs(const std::uint8_t* codes, int shift, std::uint8_t* plane) {
-  for (int k = 0; k < kBlock; ++k)
-    plane[64 * (k / 16) + k % 4] |= static_cast<std::uint8_t>((codes[k] >> shift & 3) << 2 * (k / 4 % 4));
+void place_pairs(const Group (&c)[8], int shift, std::uint8_t* plane) {
+  for (int h = 0; h < 2; ++h) {
+    Group value = 0;
+    for (int f = 0; f < 4; ++f) value |= (c[4 * h + f] >> shift & each_byte(3)) << 2 * f;
+    put(plane, h, value);
+  }
 }
 
-void place_bits(const std::uint8_t* codes, int shift, std::uint8_t* plane) {
-  for (int k = 0; k < kBlock; ++k) plane[k % 4] |= static_cast<std::uint8_t>((codes[k] >> shift & 1) << k / 4);
+void place_bits(const Group (&c)[8], int shift, std::uint8_t* plane) {
+  Group value = 0;
+  for (int g = 0; g < 8; ++g) value |= (c[g] >> shift & each_byte(1)) << g;
+  put(plane, 0, value);
 }
 
 // 32 codes of one lane; `planes` points at the lane's first byte.
 void place_codes(const std::uint8_t* codes, int bits, std::uint8_t* planes) {
+  Group c[8];
+  std::memcpy(c, codes, sizeof c);
   switch (bits) {
     case 8:
-      for (int g = 0; g < 8; ++g) std::memcpy(planes + 64 * g, codes + 4 * g, 4);
+      for (int g = 0; g < 8; ++g) put(planes, g, c[g]);
       return;
-    case 6: place_nibbles(codes, planes); return place_pairs(codes, 4, planes + 256);
-    case 5: place_nibbles(codes, planes); return place_bits(codes, 4, planes + 256);
-    case 4: return place_nibbles(codes, planes);
-    case 3: place_pairs(codes, 0, planes); return place_bits(codes, 2, planes + 128);
-    case 2: return place_pairs(codes, 0, planes);
+    case 6: place_nibbles(c, planes); return place_pairs(c, 4, planes + 256);
+    case 5: place_nibbles(c, planes); return place_bits(c, 4, planes + 256);
+    case 4: return place_nibbles(c, planes);
+    case 3: place_pairs(c, 0, planes); return place_bits(c, 2, planes + 128);
+    case 2: return place_pairs(c, 0, planes);
     default: CHECK(false, "no such width of codes");
   }
 }
@@ -61,29 +72,50 @@ void place_scales(const Layout& layout, const Parts& parts, int block, int lane,
   if (layout.min) out[kLanes + lane] = parts.mins[first];
 }
 
-void pack_quantized(Type type, const std::byte* row, int lane, int units, std::uint8_t* tile) {
-  const Layout& layout = kLayouts[format_of(type)];
-  const std::size_t header = header_bytes(layout), block = block_bytes(layout);
+// One block of the file into one lane of a unit.
+void place_block(Type type, const Layout& layout, const std::byte* block, int lane, std::uint8_t* unit) {
   Parts parts;
-  for (int u = 0; u < units; ++u, row += type_info(type).bytes) {
-    take_apart(type, row, parts);
-    std::memcpy(tile + 2 * lane, &parts.d, 2);
-    if (layout.min) std::memcpy(tile + 32 + 2 * lane, &parts.dmin, 2);
-    tile += header;
-    for (int b = 0; b < layout.blocks; ++b, tile += block) {
-      place_scales(layout, parts, b, lane, tile);
-      place_codes(parts.codes + kBlock * b, layout.bits, tile + kLanes * layout.scale_bytes + 4 * lane);
-    }
+  take_apart(type, block, parts);
+  std::memcpy(unit + 2 * lane, &parts.d, 2);
+  if (layout.min) std::memcpy(unit + 32 + 2 * lane, &parts.dmin, 2);
+  unit += header_bytes(layout);
+  for (int b = 0; b < layout.blocks; ++b, unit += block_bytes(layout)) {
+    place_scales(layout, parts, b, lane, unit);
+    place_codes(parts.codes + kBlock * b, layout.bits, unit + kLanes * layout.scale_bytes + 4 * lane);
   }
 }
 
-void pack_floats(Type type, const std::byte* row, int lane, int columns, std::uint8_t* tile) {
-  const std::size_t size = type == Type::f32 ? 4 : 2;
-  for (int k = 0; k < columns; ++k) {
-    const std::size_t at = type == Type::bf16 ? static_cast<std::size_t>(k / 2 * 32 + 2 * lane + k % 2)
-                                              : static_cast<std::size_t>(k * kLanes + lane);
-    std::memcpy(tile + size * at, row + size * static_cast<std::size_t>(k), size);
-  }
+// Up to 16 rows, unit by unit so that what is written stays near.
+void pack_quantized(const RawMatrix& raw, const std::byte* rows, int count, int units, std::uint8_t* tile) {
+  const Layout& layout = kLayouts[format_of(raw.type)];
+  const std::size_t stride = row_bytes(raw.type, raw.columns), block = static_cast<std::size_t>(type_info(raw.type).bytes);
+  const std::size_t unit = header_bytes(layout) + static_cast<std::size_t>(layout.blocks) * block_bytes(layout);
+  for (int u = 0; u < units; ++u, rows += block, tile += unit)
+    for (int lane = 0; lane < count; ++lane)
+      place_block(raw.type, layout, rows + stride * static_cast<std::size_t>(lane), lane, tile);
+}
+
+// Words of type W: one column of F32 or F16, a pair of columns of BF16.
+template <class W>
+void interleave(const std::byte* rows, std::size_t stride, int count, std::size_t words, std::uint8_t* tile) {
+  constexpr std::size_t kPiece = 64;
+  for (std::size_t first = 0; first < words; first += kPiece)
+    for (std::size_t lane = 0; lane < static_cast<std::size_t>(count); ++lane) {
+      const std::byte* row = rows + stride * lane;
+      for (std::size_t i = first; i < std::min(words, first + kPiece); ++i)
+        std::memcpy(tile + sizeof(W) * (kLanes * i + lane), row + sizeof(W) * i, sizeof(W));
+    }
+}
+
+void pack_floats(const RawMatrix& raw, const std::byte* rows, int count, std::uint8_t* tile) {
+  const std::size_t stride = row_bytes(raw.type, raw.columns);
+  const auto columns = static_cast<std::size_t>(raw.columns);
+  if (raw.type == Type::f32) return interleave<std::uint32_t>(rows, stride, count, columns, tile);
+  if (raw.type == Type::f16) return interleave<std::uint16_t>(rows, stride, count, columns, tile);
+  interleave<std::uint32_t>(rows, stride, count, columns / 2, tile);
+  if (columns % 2 != 0)
+    for (std::size_t lane = 0; lane < static_cast<std::size_t>(count); ++lane)
+      std::memcpy(tile + 4 * (kLanes * (columns / 2) + lane), rows + stride * lane + 2 * (columns - 1), 2);
 }
 
 PackedMatrix::Segment lay_out(const RawMatrix& raw, int first_row, std::size_t offset) {
@@ -159,13 +191,12 @@ Result<PackedMatrix> pack(std::span<const RawMatrix> stacked, ThreadPool& pool) 
     pool.for_each(static_cast<int>(tiles(segment)), [&](int tile, int) {
       auto* out = reinterpret_cast<std::uint8_t*>(packed.memory_.data() + segment.offset) +
                   segment.tile_bytes * static_cast<std::size_t>(tile);
-      for (int lane = 0; lane < std::min(kLanes, raw.rows - tile * kLanes); ++lane) {
-        const std::byte* row = raw.data + row_bytes(raw.type, raw.columns) * static_cast<std::size_t>(tile * kLanes + lane);
-        if (type_info(raw.type).block == 1)
-          pack_floats(raw.type, row, lane, raw.columns, out);
-        else
-          pack_quantized(raw.type, row, lane, segment.units, out);
-      }
+      const std::byte* rows = raw.data + row_bytes(raw.type, raw.columns) * static_cast<std::size_t>(tile * kLanes);
+      const int count = std::min(kLanes, raw.rows - tile * kLanes);
+      if (type_info(raw.type).block == 1)
+        pack_floats(raw, rows, count, out);
+      else
+        pack_quantized(raw, rows, count, segment.units, out);
     });
   }
   return packed;

@@ -2,12 +2,16 @@
 // each token, special tokens found in the text, and decoding.
 #pragma once
 
+#include <array>
+#include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "text/prefix_matcher.h"
+#include "text/pretokenizer.h"
 #include "text/token_index.h"
 #include "text/tokenizer.h"
 
@@ -28,11 +32,6 @@ class BasicTokenizer : public Tokenizer {
   TokenId find(std::string_view token) const final { return index_.find(token); }
 
  protected:
-  struct Texts {
-    const std::vector<std::string>* tokens;
-    std::string_view operator()(TokenId id) const { return (*tokens)[static_cast<std::size_t>(id)]; }
-  };
-
   // corrupt: the vocabulary contradicts itself. To be called once, before all else.
   Status prepare();
 
@@ -48,7 +47,7 @@ class BasicTokenizer : public Tokenizer {
   virtual void append_piece(TokenId id, std::string& bytes) const = 0;
 
   // Of all tokens, by their text.
-  const TokenIndex<Texts>& index() const { return index_; }
+  const TokenIndex<TokenTexts>& index() const { return index_; }
 
   bool in_range(TokenId id) const { return id >= 0 && id < size(); }
   TokenType type(TokenId id) const {
@@ -76,7 +75,7 @@ class BasicTokenizer : public Tokenizer {
   void find_ends();
 
   Vocabulary vocabulary_;
-  TokenIndex<Texts> index_;
+  TokenIndex<TokenTexts> index_;
   std::string bytes_;  // of all tokens, one after the other
   std::vector<std::uint32_t> offsets_;
   std::array<TokenId, 256> byte_ids_;
@@ -88,6 +87,7 @@ class BasicTokenizer : public Tokenizer {
 
 // The families. Each checks what only it needs.
 Result<std::shared_ptr<const Tokenizer>> create_bpe(Vocabulary vocabulary);
+Result<std::shared_ptr<const Tokenizer>> create_character_bpe(Vocabulary vocabulary, const PreTokenizer& pre);
 Result<std::shared_ptr<const Tokenizer>> create_sentencepiece(Vocabulary vocabulary);
 Result<std::shared_ptr<const Tokenizer>> create_unigram(Vocabulary vocabulary);
 Result<std::shared_ptr<const Tokenizer>> create_wordpiece(Vocabulary vocabulary);

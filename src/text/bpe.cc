@@ -1,5 +1,6 @@
 // Byte-level BPE (Radford et al. 2019): a pattern cuts the text into words, and
 // the bytes of each word are merged pair by pair.
+#include <algorithm>
 #include <array>
 #include <memory>
 
@@ -39,6 +40,13 @@ class ByteLevelBpe final : public BasicTokenizer {
     std::string_view operator()(TokenId id) const { return self->bytes(id); }
   };
 
+  // Whether append_piece found a token to be in the alphabet: of its characters,
+  // those beyond ASCII take two bytes, and one when spelled.
+  bool is_spelled(TokenId id) const {
+    return bytes(id).size() != token(id).size() ||
+           std::ranges::all_of(token(id), [](char c) { return c > ' ' && c <= '~'; });
+  }
+
   const PreTokenizer& pre_;
   TokenIndex<Bytes> words_;  // what a word of the text can be
   WholeTokens whole_;
@@ -50,16 +58,13 @@ class ByteLevelBpe final : public BasicTokenizer {
 Status ByteLevelBpe::load() {
   TRY(prepare());
   alphabet_.fill(-1);
-  std::string spelled;
   for (TokenId id = 0; id < size(); ++id) {
     // A token that is found in the text before it is cut into words is no word.
-    if (token(id).empty() || is_special(id) || type(id) == TokenType::unknown) continue;
-    spelled.clear();
-    if (!append_spelled(token(id), spelled)) continue;
+    if (token(id).empty() || is_special(id) || type(id) == TokenType::unknown || !is_spelled(id)) continue;
     words_.insert(id);
-    if (spelled.size() == 1) alphabet_[static_cast<unsigned char>(spelled[0])] = id;
+    if (bytes(id).size() == 1) alphabet_[static_cast<unsigned char>(bytes(id)[0])] = id;
   }
-  merges_ = TRY(MergeTable::create(vocabulary().merges, *this));
+  merges_ = TRY(MergeTable::create(vocabulary().merges, index(), vocabulary().tokens.size()));
   std::vector<TokenId> replacement;
   encode_words("\uFFFD", true, replacement);
   replacement_ = std::move(replacement);
@@ -75,7 +80,8 @@ void ByteLevelBpe::append_piece(TokenId id, std::string& bytes) const {
 
 void ByteLevelBpe::encode_words(std::string_view text, bool, std::vector<TokenId>& out) const {
   WordRun run(*this, text.size(), out);
-  pre_.split(text, {&run, [](void* self, std::string_view word) { static_cast<WordRun<ByteLevelBpe>*>(self)->word(word); }});
+  pre_.split(text,
+             {&run, [](void* self, std::string_view word) { static_cast<WordRun<ByteLevelBpe>*>(self)->word(word); }});
 }
 
 void ByteLevelBpe::merge_word(std::string_view word, MergeScratch& scratch, std::vector<TokenId>& out) const {
@@ -90,8 +96,10 @@ void ByteLevelBpe::merge_word(std::string_view word, MergeScratch& scratch, std:
     }
     // Merges led to a string that is no token, or a byte has none.
     for (std::size_t i = symbol.begin; i < symbol.begin + symbol.length; ++i) {
-      if (byte_at(i) >= 0) out.push_back(byte_at(i));
-      else out.insert(out.end(), replacement_.begin(), replacement_.end());
+      if (byte_at(i) >= 0)
+        out.push_back(byte_at(i));
+      else
+        out.insert(out.end(), replacement_.begin(), replacement_.end());
     }
   }
 }
@@ -100,6 +108,7 @@ void ByteLevelBpe::merge_word(std::string_view word, MergeScratch& scratch, std:
 
 Result<std::shared_ptr<const Tokenizer>> create_bpe(Vocabulary vocabulary) {
   const PreTokenizer* pre = TRY(find_pre_tokenizer(vocabulary.pre));
+  if (pre->raw_characters) return create_character_bpe(std::move(vocabulary), *pre);
   auto tokenizer = std::make_shared<ByteLevelBpe>(std::move(vocabulary), *pre);
   TRY(tokenizer->load());
   return tokenizer;

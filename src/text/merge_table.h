@@ -17,8 +17,9 @@ namespace ashlar::text {
 class MergeTable {
  public:
   // `merges` are "left right", best first. A string that is no token still takes
-  // part, under an id from `tokens` on. corrupt: a merge is not two strings.
-  static Result<MergeTable> create(const std::vector<std::string>& merges, const Tokenizer& tokenizer);
+  // part, under an id from `token_count` on. corrupt: a merge is not two strings.
+  static Result<MergeTable> create(const std::vector<std::string>& merges, const TokenIndex<TokenTexts>& tokens,
+                                   std::size_t token_count);
 
   // kNever: the two are not merged.
   Pair find(TokenId left, TokenId right) const {
@@ -41,7 +42,7 @@ class MergeTable {
     return (std::uint64_t{static_cast<std::uint32_t>(left)} << 32) | static_cast<std::uint32_t>(right);
   }
   std::size_t place(std::uint64_t key) const { return detail::mix(key ^ seed_, 0x9E3779B97F4A7C15u) & mask_; }
-  TokenId intern(std::string_view text, const Tokenizer& tokenizer);
+  TokenId intern_other(std::string_view text, std::size_t token_count);
   void insert(std::uint64_t key, Pair pair);
 
   std::vector<Slot> slots_;

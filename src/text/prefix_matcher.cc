@@ -9,36 +9,46 @@ std::size_t two_bytes(char first, char second) {
 }
 }  // namespace
 
-PrefixMatcher::PrefixMatcher(std::vector<Entry> entries) : entries_(std::move(entries)) {
-  std::ranges::sort(entries_, {}, &Entry::text);
-  for (const Entry& entry : entries_) {
-    ++first_[static_cast<unsigned char>(entry.text[0]) + std::size_t{1}];
-    if (entry.text.size() > 1) beginnings_.set(two_bytes(entry.text[0], entry.text[1]));
-    else
-      for (int second = 0; second < 256; ++second)
-        beginnings_.set(two_bytes(entry.text[0], static_cast<char>(second)));
+struct PrefixMatcher::Range {
+  std::size_t first, last, depth;
+  std::uint32_t node;
+};
+
+PrefixMatcher::PrefixMatcher(std::vector<Entry> entries) {
+  if (entries.empty()) return;
+  std::ranges::sort(entries, {}, &Entry::text);
+  nodes_.reserve(entries.size() * 3);
+  nodes_.resize(1);
+  // Breadth first, so that the children of a node are made one after the other.
+  std::vector<Range> ranges{{0, entries.size(), 0, 0}};
+  for (std::size_t next = 0; next < ranges.size(); ++next) {
+    auto [first, last, depth, node] = ranges[next];
+    const auto byte_of = [&](std::size_t entry) { return static_cast<unsigned char>(entries[entry].text[depth]); };
+    if (entries[first].text.size() == depth) nodes_[node].id = entries[first++].id;
+    nodes_[node].children = static_cast<std::uint32_t>(nodes_.size());
+    while (first < last) {
+      std::size_t end = first + 1;
+      while (end < last && byte_of(end) == byte_of(first)) ++end;
+      ranges.push_back({first, end, depth + 1, static_cast<std::uint32_t>(nodes_.size())});
+      if (depth == 0) roots_[byte_of(first)] = static_cast<std::uint32_t>(nodes_.size());
+      nodes_.push_back({.byte = byte_of(first)});
+      ++nodes_[node].count;
+      first = end;
+    }
   }
-  for (std::size_t i = 1; i < first_.size(); ++i) first_[i] += first_[i - 1];
-}
-
-bool PrefixMatcher::narrow(std::uint32_t& first, std::uint32_t& last, std::size_t depth, unsigned char byte) const {
-  const auto at = [&](const Entry& entry) { return static_cast<unsigned char>(entry.text[depth]); };
-  const auto range = std::ranges::equal_range(entries_.begin() + first, entries_.begin() + last, byte, {}, at);
-  first = static_cast<std::uint32_t>(range.begin() - entries_.begin());
-  last = static_cast<std::uint32_t>(range.end() - entries_.begin());
-  return first < last;
-}
-
-PrefixMatcher::Match PrefixMatcher::longest(std::string_view text) const {
-  Match best;
-  each(text, [&](TokenId id, std::size_t length) { best = {id, length}; });
-  return best;
+  for (const Entry& entry : entries) {
+    if (entry.text.size() > 1) {
+      beginnings_.set(two_bytes(entry.text[0], entry.text[1]));
+      continue;
+    }
+    for (int second = 0; second < 256; ++second) beginnings_.set(two_bytes(entry.text[0], static_cast<char>(second)));
+  }
 }
 
 std::size_t PrefixMatcher::candidate(std::string_view text, std::size_t from) const {
   for (; from + 1 < text.size(); ++from)
     if (beginnings_[two_bytes(text[from], text[from + 1])]) return from;
-  if (from < text.size() && start(text[from]).first < start(text[from]).second) return from;
+  if (from < text.size() && roots_[static_cast<unsigned char>(text[from])] != kNone) return from;
   return text.size();
 }
 

@@ -1,38 +1,14 @@
 // SentencePiece's BPE: of all neighbours whose joined text is a token, those with
 // the highest score are merged first.
 #include <bit>
-#include <bitset>
 
-#include "base/utf8.h"
+#include "text/neighbours.h"
 #include "text/sentencepiece.h"
 #include "text/unicode.h"
 #include "text/word_run.h"
 
 namespace ashlar::text {
 namespace {
-
-// Which characters stand side by side within some token. Between two that never
-// do, no merge can reach across, so the text may be cut there and the parts
-// encoded (and remembered) each by itself. A set of hashes: a false "yes" only
-// makes a part longer.
-class Neighbours {
- public:
-  void add(std::string_view token) {
-    for (const char *at = token.data(), *end = at + token.size(); at < end;) {
-      const unicode::Char c = unicode::read(at, end);
-      at += c.bytes;
-      if (at < end) pairs_.set(place(c.code, unicode::read(at, end).code));
-    }
-  }
-  bool has(char32_t left, char32_t right) const { return pairs_[place(left, right)]; }
-
- private:
-  static constexpr std::size_t kPlaces = std::size_t{1} << 20;
-  static std::size_t place(char32_t left, char32_t right) {
-    return ((std::uint64_t{left} * 0x9E3779B97F4A7C15u + right) * 0xE7037ED1A0B428DBu) >> 44;
-  }
-  std::bitset<kPlaces> pairs_;
-};
 
 class SentencePieceBpe final : public SentencePiece {
  public:
@@ -80,19 +56,7 @@ void SentencePieceBpe::encode_words(std::string_view text, bool beginning, std::
   if (beginning && vocabulary().add_space_prefix) escaped += kSpaceMark;
   append_escaped(text, escaped);
   WordRun run(*this, escaped.size(), out);
-  const char* const end = escaped.data() + escaped.size();
-  const char* word = escaped.data();
-  char32_t before = 0;
-  for (const char* at = word; at < end;) {
-    const unicode::Char c = unicode::read(at, end);
-    if (at != word && !neighbours_.has(before, c.code)) {
-      run.word({word, at});
-      word = at;
-    }
-    before = c.code;
-    at += c.bytes;
-  }
-  if (word != end) run.word({word, end});
+  neighbours_.cut(escaped, [&](std::string_view word) { run.word(word); });
 }
 
 Pair SentencePieceBpe::join(std::string_view joined) const {
@@ -107,18 +71,20 @@ Pair SentencePieceBpe::join(std::string_view joined) const {
 void SentencePieceBpe::merge_word(std::string_view word, MergeScratch& scratch, std::vector<TokenId>& out) const {
   scratch.symbols.clear();
   for (const char *at = word.data(), *end = at + word.size(); at < end;) {
-    const std::uint32_t bytes = unicode::read(at, end).bytes;
+    const std::uint32_t bytes = unicode::read_code(at, end).bytes;
     scratch.symbols.push_back({static_cast<std::uint32_t>(at - word.data()), bytes, -1});
     at += bytes;
   }
   const auto text = [&](const Symbol& symbol) { return word.substr(symbol.begin, symbol.length); };
-  merge(scratch.symbols,
-        [&](const Symbol& a, const Symbol& b) { return join(word.substr(a.begin, a.length + b.length)); },
-        scratch.pairs);
+  merge(
+      scratch.symbols,
+      [&](const Symbol& a, const Symbol& b) { return join(word.substr(a.begin, a.length + b.length)); }, scratch.pairs);
   for (const Symbol& symbol : scratch.symbols) {
     const TokenId id = symbol.id >= 0 ? symbol.id : word_id(text(symbol), hash(text(symbol)));
-    if (id >= 0) out.push_back(id);
-    else append_bytes(text(symbol), out);
+    if (id >= 0)
+      out.push_back(id);
+    else
+      append_bytes(text(symbol), out);
   }
 }
 

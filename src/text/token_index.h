@@ -6,6 +6,7 @@
 #include <bit>
 #include <cstdint>
 #include <cstring>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -52,6 +53,13 @@ inline std::uint64_t hash_bytes(std::string_view bytes, std::uint64_t seed) {
   return detail::mix(a ^ state, b ^ 0xE7037ED1A0B428DBu);
 }
 
+// The texts of a vocabulary's tokens.
+struct TokenTexts {
+  const std::vector<std::string>* tokens;
+  std::string_view operator()(TokenId id) const { return (*tokens)[static_cast<std::size_t>(id)]; }
+  void prefetch(TokenId id) const { __builtin_prefetch(&(*tokens)[static_cast<std::size_t>(id)]); }
+};
+
 // `Texts` gives the bytes of an id: std::string_view operator()(TokenId) const.
 template <class Texts>
 class TokenIndex {
@@ -78,6 +86,13 @@ class TokenIndex {
     for (std::size_t at = hash & mask_; slots_[at].id >= 0; at = (at + 1) & mask_)
       if (slots_[at].tag == tag(hash) && texts_(slots_[at].id) == bytes) return slots_[at].id;
     return -1;
+  }
+
+  // For whoever looks many strings up: the first and then the second call, each
+  // well before what follows it, hide the time that memory takes.
+  void prefetch(std::uint64_t hash) const { __builtin_prefetch(&slots_[hash & mask_]); }
+  void prefetch_text(std::uint64_t hash) const {
+    if (const TokenId id = slots_[hash & mask_].id; id >= 0) texts_.prefetch(id);
   }
 
  private:

@@ -59,7 +59,7 @@ std::string Unigram::normalize(std::string_view text) const {
   while (!text.empty()) {
     Charsmap::Match match = charsmap_.longest(text);
     if (match.length == 0) {
-      const unicode::Char c = unicode::read(text.data(), text.data() + text.size());
+      const unicode::CodePoint c = unicode::read_code(text.data(), text.data() + text.size());
       match = {c.bytes, c.code == 0xFFFD ? "\uFFFD" : text.substr(0, c.bytes)};
     }
     text.remove_prefix(match.length);
@@ -88,7 +88,7 @@ void Unigram::encode_words(std::string_view raw, bool, std::vector<TokenId>& out
     // Sums are compared in double and kept in float: so does the original, and
     // between ways that are equally good the rounding decides.
     const double score_here = ways[at].score;
-    const std::size_t character = unicode::read(text.data() + at, text.data() + text.size()).bytes;
+    const std::size_t character = unicode::read_code(text.data() + at, text.data() + text.size()).bytes;
     const auto offer = [&](std::size_t length, float added, TokenId id) {
       Way& way = ways[at + length];
       const double offered = score_here + added;
@@ -106,8 +106,10 @@ void Unigram::encode_words(std::string_view raw, bool, std::vector<TokenId>& out
   for (std::size_t end = text.size(); end > 0; end = ways[end].begin) best.push_back(ways[end]);
   for (std::size_t i = best.size(); i-- > 0;) {
     const std::size_t end = i == 0 ? text.size() : best[i - 1].begin;
-    if (best[i].id >= 0) out.push_back(best[i].id);
-    else append_bytes(std::string_view(text).substr(best[i].begin, end - best[i].begin), out);
+    if (best[i].id >= 0)
+      out.push_back(best[i].id);
+    else
+      append_bytes(std::string_view(text).substr(best[i].begin, end - best[i].begin), out);
   }
 }
 

@@ -33,7 +33,10 @@ export class Server {
 
   async #spawn() {
     this.process = spawn(binary, this.args, { stdio: ["ignore", "pipe", "pipe"] });
-    this.exit = new Promise((resolve) => this.process.on("exit", (code, signal) => resolve({ code, signal })));
+    this.exit = new Promise((resolve) => {
+      this.process.on("exit", (code, signal) => resolve({ code, signal }));
+      this.process.on("error", (error) => resolve({ error: String(error) }));
+    });
     this.url = await new Promise((resolve, reject) => {
       const hear = (data) => {
         this.log += data;

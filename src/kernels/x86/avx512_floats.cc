@@ -9,6 +9,9 @@
 namespace ashlar::kernels::avx512 {
 namespace {
 
+// How far ahead weights are fetched: the hardware stops at each 4 KiB.
+constexpr int kAhead = 4096;
+
 // Two consecutive columns of a tile.
 template <Format format>
 ASHLAR_INLINE void read_pair(const uint8_t* tile, __m512& a, __m512& b) {
@@ -35,7 +38,12 @@ static void multiply(const MatmulJob* job, const uint8_t* tile, const float* x, 
 #pragma clang loop unroll(disable)
   for (; k + 2 <= columns; k += 2, tile += 2 * kLanes * size, x += 2 * R) {
     __m512 a[T], b[T];
-    ASHLAR_UNROLL for (int t = 0; t < T; ++t) read_pair<format>(tile + job->tile_bytes * (size_t)t, a[t], b[t]);
+    ASHLAR_UNROLL for (int t = 0; t < T; ++t) {
+      const uint8_t* p = tile + job->tile_bytes * (size_t)t;
+      read_pair<format>(p, a[t], b[t]);
+      _mm_prefetch((const char*)p + kAhead, _MM_HINT_T0);
+      if constexpr (format == kF32) _mm_prefetch((const char*)p + kAhead + 64, _MM_HINT_T0);
+    }
     ASHLAR_UNROLL for (int r = 0; r < R; ++r) {
       const __m512 v = _mm512_set1_ps(x[r]);
       ASHLAR_UNROLL for (int t = 0; t < T; ++t) sums[t][r] = _mm512_fmadd_ps(a[t], v, sums[t][r]);
