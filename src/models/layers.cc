@@ -61,21 +61,34 @@ void list_output(const Shape& s, Weights& weights, TensorList& list) {
   list.matrix_or("output.weight", "token_embd.weight", s.vocabulary, s.width, weights.output);
 }
 
+Result<FloatRows> FloatRows::allocate(int rows, int columns) {
+  // Whole cache lines and one more: rows a power of two apart would compete for
+  // the same few places of the cache.
+  constexpr std::size_t kLine = 64 / sizeof(float);
+  FloatRows out;
+  out.ld = (rows_of(columns) + kLine - 1) / kLine * kLine + kLine;
+  out.memory = TRY(kernels::HugeMemory::allocate(rows_of(rows) * out.ld * sizeof(float)));
+  return out;
+}
+
 Pass::Pass(const Config& config, std::span<const float> rope_factors, int max_rows, ThreadPool& pool)
     : config_(config), max_rows_(max_rows), pool_(pool), rope_(make_rope(config.rope, rope_factors)) {
-  const Shape& s = config_.shape;
-  ldx_ = rows_of(s.width);
-  ldh_ = rows_of(std::max({s.width, q_rows(s), s.hidden}));
-  ldy_ = rows_of(std::max(qkv_rows(s), 2 * s.hidden));
   const std::size_t rows = rows_of(max_rows);
-  x_.resize(rows * ldx_);
-  delta_.resize(rows * ldx_);
-  h_.resize(rows * ldh_);
-  y_.resize(rows * ldy_);
   positions_.reserve(rows);
   sequences_.reserve(rows);
   asked_sequences_.reserve(rows);
   asked_.reserve(rows);
+}
+
+Result<std::unique_ptr<Pass>> Pass::create(const Config& config, std::span<const float> rope_factors, int max_rows,
+                                           ThreadPool& pool) {
+  std::unique_ptr<Pass> pass(new Pass(config, rope_factors, max_rows, pool));
+  const Shape& s = config.shape;
+  pass->x_ = TRY(FloatRows::allocate(max_rows, s.width));
+  pass->delta_ = TRY(FloatRows::allocate(max_rows, s.width));
+  pass->h_ = TRY(FloatRows::allocate(max_rows, std::max({s.width, q_rows(s), s.hidden})));
+  pass->y_ = TRY(FloatRows::allocate(max_rows, std::max(qkv_rows(s), 2 * s.hidden)));
+  return pass;
 }
 
 void Pass::begin(const Step& step, int first, int rows, BlockStore& kv) {
@@ -120,54 +133,55 @@ void Pass::embed(const Embedding& embedding) {
   pool_.for_each(rows_, [&](int row, int) {
     const std::int32_t token = tokens_[rows_of(row)];
     CHECK(token >= 0 && token < config_.shape.vocabulary, "tokens are in the vocabulary");
-    kernels::dequantize_row(embedding.type, embedding.rows.data() + embedding.row_bytes * rows_of(token),
-                            x_.data() + ldx_ * rows_of(row), embedding.width);
+    kernels::dequantize_row(embedding.type, embedding.rows.data() + embedding.row_bytes * rows_of(token), x_.row(row),
+                            embedding.width);
   });
 }
 
 void Pass::norm(std::span<const float> weight) {
   const int width = config_.shape.width;
   if (delta_pending_)
-    kernels::add_rms_norm(x_.data(), ldx_, delta_.data(), ldx_, weight.data(), config_.rms_epsilon, rows_, width,
-                          h_.data(), ldh_, pool_);
+    kernels::add_rms_norm(x_.data(), x_.ld, delta_.data(), delta_.ld, weight.data(), config_.rms_epsilon, rows_, width,
+                          h_.data(), h_.ld, pool_);
   else
-    kernels::rms_norm(x_.data(), ldx_, weight.data(), config_.rms_epsilon, rows_, width, h_.data(), ldh_, pool_);
+    kernels::rms_norm(x_.data(), x_.ld, weight.data(), config_.rms_epsilon, rows_, width, h_.data(), h_.ld, pool_);
   delta_pending_ = false;
 }
 
 void Pass::multiply(const kernels::PackedMatrix& matrix, float* y, std::size_t ldy) {
   if (rows_ == 0) return;
-  activations_.assign(h_.data(), ldh_, rows_, matrix.columns(), matrix.forms(), pool_);
+  activations_.assign(h_.data(), h_.ld, rows_, matrix.columns(), matrix.forms(), pool_);
   kernels::matmul(matrix, activations_, y, ldy, pool_);
 }
 
 void Pass::qkv(const Layer& layer) {
-  multiply(layer.qkv, y_.data(), ldy_);
+  multiply(layer.qkv, y_.data(), y_.ld);
   if (!layer.qkv_bias.empty())
-    kernels::add_bias(y_.data(), ldy_, layer.qkv_bias.data(), rows_, layer.qkv.rows(), pool_);
+    kernels::add_bias(y_.data(), y_.ld, layer.qkv_bias.data(), rows_, layer.qkv.rows(), pool_);
 }
 
 void Pass::norm_heads(const Layer& layer) {
   const Shape& s = config_.shape;
-  kernels::rms_norm_heads(y_.data(), ldy_, layer.q_norm.data(), config_.rms_epsilon, rows_, s.heads, s.head_dim, pool_);
-  kernels::rms_norm_heads(y_.data() + q_rows(s), ldy_, layer.k_norm.data(), config_.rms_epsilon, rows_, s.kv_heads,
+  kernels::rms_norm_heads(y_.data(), y_.ld, layer.q_norm.data(), config_.rms_epsilon, rows_, s.heads, s.head_dim,
+                          pool_);
+  kernels::rms_norm_heads(y_.data() + q_rows(s), y_.ld, layer.k_norm.data(), config_.rms_epsilon, rows_, s.kv_heads,
                           s.head_dim, pool_);
 }
 
 void Pass::rotate() {
   const Shape& s = config_.shape;
-  rope_.rotate(y_.data(), ldy_, s.heads + s.kv_heads, s.head_dim, pool_);  // k stands behind q
+  rope_.rotate(y_.data(), y_.ld, s.heads + s.kv_heads, s.head_dim, pool_);  // k stands behind q
 }
 
 void Pass::attend(const Layer& layer) {
   const Shape& s = config_.shape;
   const kernels::KvView kv = kv_->layer(layer.index);
   const float *k = y_.data() + q_rows(s), *v = k + kv_rows(s);
-  kernels::store_kv(kv, sequences_, k, ldy_, v, ldy_, pool_);
+  kernels::store_kv(kv, sequences_, k, y_.ld, v, y_.ld, pool_);
   if (layer.index + 1 == s.layers) keep_asked_rows();
   const kernels::AttentionShape shape{
       .heads = s.heads, .window = s.sliding_window, .scale = 1 / std::sqrt(static_cast<float>(s.head_dim))};
-  kernels::attention(kv, shape, sequences_, y_.data(), ldy_, h_.data(), ldh_, pool_);
+  kernels::attention(kv, shape, sequences_, y_.data(), y_.ld, h_.data(), h_.ld, pool_);
 }
 
 // Moves the asked rows of x and q to the front and forgets the others.
@@ -189,8 +203,8 @@ void Pass::keep_asked_rows() {
                                   .blocks = sequence->blocks});
     last_row = row;
     if (rows_of(row) == i) continue;
-    std::memcpy(y_.data() + i * ldy_, y_.data() + rows_of(row) * ldy_, q_bytes);
-    std::memcpy(x_.data() + i * ldx_, x_.data() + rows_of(row) * ldx_, ldx_ * sizeof(float));
+    std::memcpy(y_.row(static_cast<int>(i)), y_.row(row), q_bytes);
+    std::memcpy(x_.row(static_cast<int>(i)), x_.row(row), x_.ld * sizeof(float));
   }
   sequences_.swap(asked_sequences_);
   rows_ = static_cast<int>(asked_.size());
@@ -198,12 +212,12 @@ void Pass::keep_asked_rows() {
 
 void Pass::gated_silu(const kernels::PackedMatrix& gate_up) {
   const int hidden = config_.shape.hidden;
-  multiply(gate_up, y_.data(), ldy_);
-  kernels::silu_mul(y_.data(), y_.data() + hidden, ldy_, rows_, hidden, h_.data(), ldh_, pool_);
+  multiply(gate_up, y_.data(), y_.ld);
+  kernels::silu_mul(y_.data(), y_.data() + hidden, y_.ld, rows_, hidden, h_.data(), h_.ld, pool_);
 }
 
 void Pass::project(const kernels::PackedMatrix& matrix) {
-  multiply(matrix, delta_.data(), ldx_);
+  multiply(matrix, delta_.data(), delta_.ld);
   delta_pending_ = true;
 }
 

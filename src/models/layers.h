@@ -2,6 +2,7 @@
 // one forward pass. An architecture's file puts the pieces in order.
 #pragma once
 
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -47,13 +48,25 @@ void list_feed_forward(const Shape& shape, int index, Layer& layer, TensorList& 
 // The embedding again where the file has no output matrix of its own.
 void list_output(const Shape& shape, Weights& weights, TensorList& list);
 
+// Some rows of floats, `ld` floats apart.
+struct FloatRows {
+  std::size_t ld = 0;
+  kernels::HugeMemory memory;
+
+  static Result<FloatRows> allocate(int rows, int columns);
+  float* data() const { return reinterpret_cast<float*>(memory.data()); }
+  float* row(int index) const { return data() + ld * static_cast<std::size_t>(index); }
+};
+
 // One forward pass over some rows: x, the residual stream [rows, width], and h,
 // what the next product reads. The pieces are called in an architecture's order
-// by the thread that runs the step; each spreads its work over the pool. All
-// memory is taken when the Pass is made.
+// by the thread that runs the step; each spreads its work over the pool. Memory
+// is taken when the Pass is made, and used as far as steps have rows.
 class Pass {
  public:
-  Pass(const Config& config, std::span<const float> rope_factors, int max_rows, ThreadPool& pool);
+  // exhausted: no memory.
+  static Result<std::unique_ptr<Pass>> create(const Config& config, std::span<const float> rope_factors, int max_rows,
+                                              ThreadPool& pool);
 
   int max_rows() const { return max_rows_; }
 
@@ -86,6 +99,7 @@ class Pass {
   void logits(const kernels::PackedMatrix& matrix);
 
  private:
+  Pass(const Config& config, std::span<const float> rope_factors, int max_rows, ThreadPool& pool);
   void take_sequences(const Step& step, int first);
   void take_logit_rows(const Step& step, int first);
   void keep_asked_rows();
@@ -95,8 +109,8 @@ class Pass {
   int max_rows_;
   ThreadPool& pool_;
   kernels::Rope rope_;
-  std::size_t ldx_, ldh_, ldy_;  // floats from one row to the next
-  std::vector<float> x_, h_, y_, delta_;
+  FloatRows x_, h_, delta_;
+  FloatRows y_;  // what a product gave: q, k, v side by side, or gate, up
   kernels::Activations activations_;
 
   // The rows at hand.

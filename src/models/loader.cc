@@ -72,8 +72,12 @@ Result<Config> read_model_config(const gguf::File& file, const Architecture* arc
 }  // namespace
 
 Result<LoadedModel> load(const std::string& path, const LoadOptions& options, ThreadPool& pool) {
+  return load(TRY(gguf::File::open(path)), options, pool);
+}
+
+Result<LoadedModel> load(gguf::File opened, const LoadOptions& options, ThreadPool& pool) {
   LoadedModel loaded;
-  loaded.file = std::make_shared<const gguf::File>(TRY(gguf::File::open(path)));
+  loaded.file = std::make_shared<const gguf::File>(std::move(opened));
   const gguf::File& file = *loaded.file;
   loaded.facts = TRY(read_facts(file));
   const bool has_vocabulary = file.find("tokenizer.ggml.tokens") != nullptr;
@@ -83,7 +87,7 @@ Result<LoadedModel> load(const std::string& path, const LoadOptions& options, Th
   loaded.shape.vocabulary = static_cast<int>(loaded.vocabulary.tokens.size());
   if (file.tensors().empty()) {
     if (has_vocabulary) return loaded;
-    return Error{Code::corrupt, fmt::format("{}: holds neither tensors nor a vocabulary", path)};
+    return Error{Code::corrupt, fmt::format("{}: holds neither tensors nor a vocabulary", file.path())};
   }
   const Architecture* architecture = find_architecture(loaded.facts.architecture);
   Config config = TRY(read_model_config(file, architecture, loaded.facts));

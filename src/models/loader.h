@@ -45,4 +45,7 @@ struct LoadedModel {
 // holds, in one sentence; exhausted: no memory.
 Result<LoadedModel> load(const std::string& path, const LoadOptions& options, ThreadPool& pool);
 
+// The same for a file that is open, or in memory.
+Result<LoadedModel> load(gguf::File file, const LoadOptions& options, ThreadPool& pool);
+
 }  // namespace ashlar::models

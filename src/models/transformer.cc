@@ -1,5 +1,7 @@
 #include "models/transformer.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 namespace ashlar::models {
@@ -15,7 +17,10 @@ Result<std::unique_ptr<Transformer>> Transformer::create(const Architecture& arc
   architecture.list_tensors(model->config_, weights, list);
   TRY(list.check(*model->source_));
   TRY(list.fill(*model->source_, pool));
-  model->pass_ = std::make_unique<Pass>(model->config_, weights.rope_factors, max_rows, pool);
+  if (std::ranges::any_of(weights.rope_factors, [](float factor) { return factor <= 0; }))
+    return Error{Code::corrupt,
+                 fmt::format("{}: a frequency factor of rope_freqs.weight is not above 0", model->source_->name())};
+  model->pass_ = TRY(Pass::create(model->config_, weights.rope_factors, max_rows, pool));
   return model;
 }
 

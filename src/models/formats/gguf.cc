@@ -208,21 +208,16 @@ Result<Tensor> read_tensor(Reader& in, std::string_view file, std::uint64_t& off
   return tensor;
 }
 
-Status check_alignment(const Part& part, std::string_view file) {
-  if (part.alignment >= 8 && std::has_single_bit(part.alignment)) return {};
-  return Error{Code::corrupt, fmt::format("{}: general.alignment is {}; a power of two of at least 8 is expected", file,
-                                          part.alignment)};
-}
-
 Status find_alignment(Part& part, std::string_view file) {
   const auto key = std::ranges::find(part.keys, "general.alignment", &Key::name);
   if (key == part.keys.end()) return {};
-  const auto value = key->value.integer();
-  if (!value)
+  const std::int64_t alignment = key->value.integer().value_or(0);
+  if (alignment < 8 || !std::has_single_bit(static_cast<std::uint64_t>(alignment)))
     return Error{Code::corrupt,
-                 fmt::format("{}: general.alignment is a {}, not a whole number", file, name(key->value.type))};
-  part.alignment = static_cast<std::uint64_t>(*value);
-  return check_alignment(part, file);
+                 fmt::format("{}: general.alignment is not a power of two of at least 8, but {} of type {}", file,
+                             alignment, name(key->value.type))};
+  part.alignment = static_cast<std::uint64_t>(alignment);
+  return {};
 }
 
 // Each tensor's bytes, which must lie in the file and apart from all others'.
@@ -436,8 +431,9 @@ Result<File> File::open(const std::string& path) {
   } else {
     const auto stem = split_stem(path, count);
     if (!stem)
-      return Error{Code::corrupt, fmt::format("{}: split.count is {}, but the file is not named like ...-00001-of-{:05}.gguf",
-                                              path, count, count)};
+      return Error{Code::corrupt,
+                   fmt::format("{}: split.count is {}, but the file is not named like ...-00001-of-{:05}.gguf", path,
+                               count, count)};
     for (std::int64_t number = 0; number < count; ++number) {
       auto [next_mapped, next] = TRY(open_part(part_path(*stem, number, count), number, count));
       if (number == 0) {

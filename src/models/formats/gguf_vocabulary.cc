@@ -27,6 +27,7 @@ Result<std::vector<T>> read_list(const File& file, std::string_view key, std::st
   const Value* array = file.find(key);
   if (array == nullptr) return list;
   if (array->type != ValueType::array) return bad(file, key, fmt::format("is a {}, not an array", name(array->type)));
+  list.reserve(std::min<std::size_t>(array->count, array->bytes.size() / 8 + 1));  // a string takes 8 bytes of the file
   Value element;
   for (Elements elements(*array); elements.next(element);) {
     auto converted = convert(element);

@@ -38,7 +38,8 @@ class Writer {
   // The same for data too large to stand around: `produce` is called when its
   // turn comes and gives `size` bytes, which stay valid until the next call.
   using Produce = std::function<Result<std::span<const std::byte>>()>;
-  void add_tensor(std::string_view name, kernels::Type type, std::vector<std::int64_t> dims, std::uint64_t size, Produce produce);
+  void add_tensor(std::string_view name, kernels::Type type, std::vector<std::int64_t> dims, std::uint64_t size,
+                  Produce produce);
 
   // The file's bytes. Errors: those of a producer.
   Result<std::string> bytes() const;
