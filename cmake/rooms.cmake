@@ -4,7 +4,7 @@
 # The static archive of a Debian library, where there is one and we want it.
 function(ashlar_archive out library)
   set(found ${library})
-  if(ASHLAR_STATIC AND NOT TARGET ${library})
+  if(ASHLAR_STATIC AND NOT library MATCHES "::")
     find_library(ASHLAR_ARCHIVE_${library} NAMES lib${library}.a)
     if(ASHLAR_ARCHIVE_${library})
       set(found ${ASHLAR_ARCHIVE_${library}})

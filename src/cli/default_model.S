@@ -4,9 +4,7 @@
         .globl ashlar_default_model_begin
         .globl ashlar_default_model_end
 ashlar_default_model_begin:
-#if __has_include(ASHLAR_DEFAULT_MODEL)
         .incbin ASHLAR_DEFAULT_MODEL
-#endif
 ashlar_default_model_end:
         .byte 0
         .section .note.GNU-stack, "", @progbits

@@ -60,7 +60,7 @@ Json as_json(const models::LoadedModel& model, int context) {
   Json out = {{"name", model.facts.name},         {"architecture", model.facts.architecture},
               {"file_type", model.facts.file_type}, {"parameters", model.facts.parameters},
               {"bytes", model.facts.bytes.count},   {"type_bytes", types},
-              {"gguf_version", model.file->version()}, {"files", model.file->parts().size()},
+              {"gguf_version", model.file->version()}, {"files", model.file->files()},
               {"tensors", model.file->tensors().size()}, {"vocabulary", shape.vocabulary},
               {"tokenizer", model.vocabulary.model},  {"pre_tokenizer", model.vocabulary.pre},
               {"chat_template", !model.templates.source.empty()}};
@@ -86,7 +86,7 @@ void print_facts(const models::LoadedModel& model, int context) {
   const auto& shape = model.shape;
   fmt::print("{}{}{}\n", colour.bold, facts.name, colour.plain);
   row("file", fmt::format("GGUF v{}, {}{}, {} tensors", model.file->version(), to_string(facts.bytes),
-                          model.file->parts().size() > 1 ? fmt::format(" in {} files", model.file->parts().size()) : "",
+                          model.file->files() > 1 ? fmt::format(" in {} files", model.file->files()) : "",
                           model.file->tensors().size()));
   if (!facts.architecture.empty()) row("architecture", facts.architecture);
   if (facts.parameters > 0) row("parameters", short_count(facts.parameters));

@@ -17,6 +17,8 @@ class Batch {
   // `vocabulary`: of the model; `usable`: the ids that have a token, the first ones.
   Batch(int vocabulary, int usable) : vocabulary_(vocabulary), usable_(usable) {}
 
+  int usable() const { return usable_; }
+
   // The plan's sequences are Choices; both must outlive forward().
   void build(const Plan& plan);
   void forward(models::Model& model, models::KvStore& store);

@@ -4,12 +4,13 @@
 // cached block gives other tokens, or is reported.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <functional>
-#include <limits>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <span>
 #include <string>
@@ -17,6 +18,7 @@
 
 #include "base/json_full.h"
 #include "engine/engine.h"
+#include "engine/sampler.h"
 #include "models/model.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
@@ -286,5 +288,77 @@ class Gate {
   int arrived_ = 0, passes_ = 0;
   bool open_ = false;
 };
+
+struct HousePlan {
+  EngineOptions options;
+  int context = 256;
+  std::function<Clock::time_point()> clock = Clock::now;
+  std::vector<std::string> names = {"fake", "alias"};
+  std::shared_ptr<ThreadPool> pool;
+  std::shared_ptr<ComputeLock> turns;
+  bool chat = true;
+};
+
+// An engine over the fake model.
+struct House {
+  std::shared_ptr<Model> model;
+  std::unique_ptr<Engine> engine;
+
+  explicit House(HousePlan plan = {}) : model(std::make_shared<Model>(plan.context)) {
+    auto made = Engine::create({.names = plan.names,
+                                .model = model,
+                                .tokenizer = std::make_shared<Tokenizer>(),
+                                .chat_template = plan.chat ? std::make_shared<ChatTemplate>() : nullptr,
+                                .created = 7,
+                                .parameters = 8,
+                                .bytes = 9,
+                                .pool = plan.pool,
+                                .turns = plan.turns,
+                                .clock = plan.clock},
+                               plan.options);
+    CHECK(made.has_value(), "the fake engine starts");
+    engine = *std::move(made);
+  }
+
+  // Starts, waits for the end, and gives back what was said.
+  std::unique_ptr<Sink> ask(Request request) {
+    auto sink = std::make_unique<Sink>();
+    auto ticket = engine->start(std::move(request), *sink);
+    CHECK(ticket.has_value(), "the request is admitted");
+    sink->wait();
+    return sink;
+  }
+};
+
+// As many blocks as a KV memory of this size has.
+inline Bytes blocks(int count) { return {static_cast<std::uint64_t>(count) * 1024}; }
+
+inline Request request(std::string prompt, int max_tokens, Sampling sampling = {.temperature = 0}) {
+  Request made;
+  made.prompt = {.input = std::move(prompt)};
+  made.sampling = std::move(sampling);
+  made.stopping.max_tokens = max_tokens;
+  return made;
+}
+
+inline std::vector<std::int32_t> ids_of(std::string_view prompt) { return Tokenizer().encode(prompt, {}); }
+
+// What the fake model says after `tokens`, alone, by plain loops and one sampler.
+inline std::vector<std::int32_t> alone(std::vector<std::int32_t> tokens, int max_tokens,
+                                       Sampling sampling = {.temperature = 0}, int choice = 0) {
+  Sampler sampler(std::move(sampling), 0, {}, -1, choice, tokens);
+  Sampler::Scratch scratch;
+  std::vector<std::int32_t> answer;
+  std::vector<float> logits(kVocabulary);
+  std::uint64_t history = 0;
+  for (const std::int32_t token : tokens) history = mix(history, token);
+  while (static_cast<int>(answer.size()) < max_tokens) {
+    logits_of(history, logits);
+    answer.push_back(sampler.sample(logits, scratch)->id);
+    if (answer.back() == kEos || answer.back() == kEot) break;
+    history = mix(history, answer.back());
+  }
+  return answer;
+}
 
 }  // namespace ashlar::engine::fake

@@ -11,7 +11,8 @@
 namespace ashlar::engine {
 namespace {
 
-constexpr int kUnhealthyAfter = 5;  // steps failed one after the other
+constexpr int kWorthSharing = 1 << 16;  // logits to sample from in one step: some tens of microseconds
+constexpr int kUnhealthyAfter = 5;      // steps failed one after the other
 
 double seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
 
@@ -154,7 +155,7 @@ void Runner::compute() {
     one.sampled = one.choice->sampler.sample(batch_.logits(one.row), scratch_[static_cast<std::size_t>(worker)]);
   };
   const int count = static_cast<int>(draws_.size());
-  if (shop_.pool != nullptr) {
+  if (shop_.pool != nullptr && count * batch_.usable() >= kWorthSharing) {
     shop_.pool->for_each(count, draw);
   } else {
     for (int index = 0; index < count; ++index) draw(index, 0);

@@ -23,12 +23,16 @@ std::uint64_t any_seed() {
   return (static_cast<std::uint64_t>(device()) << 32) | device();
 }
 
-// Moves the candidates that come first by `before` to the front until they hold
-// `share` of all the weight, and drops the rest. At least one stays.
-template <class Before>
-void keep_share(std::vector<Scored>& candidates, double share, Before before) {
+double weight(const std::vector<Scored>& candidates) {
   double total = 0;
   for (const Scored& candidate : candidates) total += candidate.score;
+  return total;
+}
+
+// Keeps those that come first by `before`, as few as weigh `enough` together, and
+// at least one.
+template <class Before>
+void keep_first(std::vector<Scored>& candidates, double enough, Before before) {
   const auto heap_order = [&](const Scored& a, const Scored& b) { return before(b, a); };
   std::ranges::make_heap(candidates, heap_order);
   double kept = 0;
@@ -36,7 +40,7 @@ void keep_share(std::vector<Scored>& candidates, double share, Before before) {
   while (end != candidates.begin()) {
     std::pop_heap(candidates.begin(), end, heap_order);
     kept += (--end)->score;
-    if (kept >= share * total) break;
+    if (kept >= enough) break;
   }
   candidates.erase(candidates.begin(), end);
 }
@@ -46,13 +50,12 @@ bool heavier(const Scored& a, const Scored& b) { return a.score != b.score ? a.s
 // Locally typical sampling (Meister et al., 2022): those first whose surprise is
 // closest to the entropy.
 void keep_typical(std::vector<Scored>& candidates, double share) {
-  double total = 0;
-  for (const Scored& candidate : candidates) total += candidate.score;
+  const double total = weight(candidates);
   double entropy = 0;
   for (const Scored& candidate : candidates)
     if (candidate.score > 0) entropy -= candidate.score / total * std::log(candidate.score / total);
   const auto oddness = [&](const Scored& c) { return std::abs(-std::log(c.score / total) - entropy); };
-  keep_share(candidates, share, [&](const Scored& a, const Scored& b) {
+  keep_first(candidates, share * total, [&](const Scored& a, const Scored& b) {
     const double left = oddness(a), right = oddness(b);
     return left != right ? left < right : a.id < b.id;
   });
@@ -162,39 +165,39 @@ Result<Sampler::Sampled> Sampler::sample(std::span<const float> logits, Scratch&
 std::int32_t Sampler::draw(std::span<const float> logits, Scratch& scratch) {
   const float max = largest(logits);
   if (!(max > -std::numeric_limits<float>::infinity())) return -1;
-  gather(logits, max, scratch);
-  if (sampling_.top_p < 1) keep_share(scratch.candidates, sampling_.top_p, heavier);
+  const double total = gather(logits, max, scratch);
+  if (sampling_.top_p < 1) keep_first(scratch.candidates, sampling_.top_p * total, heavier);
   if (sampling_.typical_p < 1) keep_typical(scratch.candidates, sampling_.typical_p);
   return pick(scratch.candidates);
 }
 
 // The candidates that min-p and top-k leave, with their weights relative to the
-// likeliest (1).
-void Sampler::gather(std::span<const float> logits, float max, Scratch& scratch) const {
+// likeliest (1); returns what they weigh together. Those that top-p drops in any
+// case may be missing, but their weight is in the sum.
+double Sampler::gather(std::span<const float> logits, float max, Scratch& scratch) const {
   const float scale = 1 / sampling_.temperature;
   std::vector<Scored>& candidates = scratch.candidates;
   if (sampling_.top_k > 0 && static_cast<std::size_t>(sampling_.top_k) < logits.size()) {
     top_scores(logits, sampling_.top_k, candidates);
     for (Scored& candidate : candidates) exponentials({&candidate.score, 1}, max, scale, {&candidate.score, 1});
     std::erase_if(candidates, [&](const Scored& c) { return c.score <= 0 || c.score < sampling_.min_p; });
-    return;
+    return weight(candidates);
   }
   scratch.weights.resize(logits.size());
   const double total = exponentials(logits, max, scale, scratch.weights);
-  // All that weigh less than this together weigh less than top-p leaves out, so none of them is in.
-  float least = sampling_.min_p;
-  if (sampling_.top_p < 1 && sampling_.min_p <= 0)
-    least = static_cast<float>((1.0 - sampling_.top_p) * total / static_cast<double>(logits.size()));
+  // All that weigh less than this together weigh less than top-p leaves out, so none of them stays.
+  const bool prune = sampling_.top_p < 1 && sampling_.min_p <= 0;
+  const float least = prune ? static_cast<float>((1.0 - sampling_.top_p) * total / static_cast<double>(logits.size()))
+                            : sampling_.min_p;
   candidates.clear();
   for (std::size_t i = 0; i < logits.size(); ++i)
     if (scratch.weights[i] >= least && scratch.weights[i] > 0)
       candidates.push_back({scratch.weights[i], static_cast<std::int32_t>(i)});
+  return prune ? total : weight(candidates);
 }
 
 std::int32_t Sampler::pick(const std::vector<Scored>& candidates) {
-  double total = 0;
-  for (const Scored& candidate : candidates) total += candidate.score;
-  double left = random_.uniform() * total;
+  double left = random_.uniform() * weight(candidates);
   for (const Scored& candidate : candidates) {
     left -= candidate.score;
     if (left < 0) return candidate.id;

@@ -66,7 +66,7 @@ class Sampler {
   bool changes_logits() const;
   std::span<const float> adjust(std::span<const float> logits, Scratch& scratch) const;
   std::int32_t draw(std::span<const float> logits, Scratch& scratch);
-  void gather(std::span<const float> logits, float max, Scratch& scratch) const;
+  double gather(std::span<const float> logits, float max, Scratch& scratch) const;
   std::int32_t pick(const std::vector<Scored>& candidates);
 
   Sampling sampling_;

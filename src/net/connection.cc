@@ -63,6 +63,7 @@ Connection::Connection(ServerShared& shared, std::shared_ptr<ServerThread> threa
       channel_(*thread_, std::move(socket), shared.tls ? TlsSession::accept(shared.tls) : nullptr),
       home_{.options = shared.options,
             .handler = shared.handler,
+            .bodies = shared.bodies,
             .peer = std::move(peer),
             .tls = shared.tls != nullptr,
             .out = channel_.out()},

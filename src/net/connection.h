@@ -25,9 +25,12 @@ struct ServerThread : IoThread {
 
 // What all connections of a server share. Outlives them.
 struct ServerShared {
-  ServerOptions options;
-  Handler handler;
+  ServerShared(ServerOptions given, Handler handles) : options(std::move(given)), handler(std::move(handles)) {}
+
+  const ServerOptions options;
+  const Handler handler;
   std::shared_ptr<const TlsContext> tls;  // null: plain
+  BodyBudget bodies{options.max_bodies};
   std::atomic<int> connections{0};
   std::function<void()> on_close;  // a connection is gone or wants nothing more; io threads
 };

@@ -38,10 +38,12 @@ void Deadlines::pass() {
     list_.erase(list_.begin());
     entry->listed_ = kNever;
     const TimePoint wanted = std::exchange(entry->wanted_, kNever);
-    if (wanted > now)
+    if (wanted > now) {
       entry->set(wanted);
-    else
-      entry->due_();
+      continue;
+    }
+    const auto due = entry->due_;  // the entry may die of it
+    due();
   }
   arm();
 }

@@ -47,6 +47,8 @@ class Exchange {
   // `gone` is called at most once, on a network thread, when the client
   // disconnects, resets the stream, or stops reading for longer than the server
   // bears (by time, or by bytes piled up) before end(). At once if it already has.
+  // It is forgotten at the end of the answer; it must not hold this Exchange,
+  // which would then keep itself alive.
   virtual void on_gone(std::function<void()> gone) = 0;
 };
 

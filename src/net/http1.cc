@@ -39,9 +39,8 @@ class Http1 final : public Protocol {
  private:
   enum class State { head, body, answering, closing };
 
-  // A request that is arriving.
-  struct Incoming {
-    HttpRequest request;
+  struct Incoming : Arriving {
+    using Arriving::Arriving;
     Framing framing;
     ChunkReader chunks;
   };
@@ -51,7 +50,7 @@ class Http1 final : public Protocol {
   bool read_body(std::string_view& bytes);
   bool keep_body(std::string_view run);
   void hand_over();
-  void refuse(int status, std::string_view why);
+  void refuse(const Refusal& refusal);
 
   void write_head(int status, const Headers& headers, std::optional<std::size_t> length);
   void write_piece(std::string&& piece);
@@ -108,10 +107,10 @@ bool Http1::read_head(std::string_view& bytes) {
   while (bytes.starts_with("\r\n")) bytes.remove_prefix(2);  // RFC 9112, 2.2
   if (bytes.empty() || bytes == "\r") return false;
   const auto size = scanner_.scan(bytes);
-  if (!size) return refuse(size.error().status, size.error().why), false;
+  if (!size) return refuse(size.error()), false;
   const std::size_t most = home_.options.max_header.count;
   if (*size > most || (*size == 0 && bytes.size() > most)) {
-    refuse(431, fmt::format("The request's header is larger than {} bytes.", most));
+    refuse({431, fmt::format("The request's header is larger than {} bytes.", most)});
     return false;
   }
   if (*size == 0) {
@@ -121,12 +120,12 @@ bool Http1::read_head(std::string_view& bytes) {
   auto head = parse_request_head(bytes.substr(0, *size));
   bytes.remove_prefix(*size);
   scanner_ = {};
-  if (!head) return refuse(head.error().status, head.error().why), false;
+  if (!head) return refuse(head.error()), false;
 
   method_ = head->method;
   minor_ = head->minor;
   keep_alive_ = head->framing.keep_alive;
-  incoming_ = std::make_unique<Incoming>();
+  incoming_ = std::make_unique<Incoming>(home_.bodies);
   incoming_->framing = head->framing;
   incoming_->request = {.method = std::move(head->method),
                         .path = std::move(head->path),
@@ -136,7 +135,7 @@ bool Http1::read_head(std::string_view& bytes) {
                         .version = 11,
                         .tls = home_.tls};
   const std::uint64_t length = head->framing.length.value_or(0);
-  if (length > home_.options.max_body.count) return keep_body({}), false;
+  if (length > home_.options.max_body.count) return refuse(body_too_large(home_.options.max_body)), false;
   if (length == 0 && !head->framing.chunked) return hand_over(), true;
   incoming_->request.body.reserve(std::min<std::size_t>(length, kFirstBody));
   state_ = State::body;
@@ -156,7 +155,7 @@ bool Http1::read_body(std::string_view& bytes) {
   }
   while (!bytes.empty() && !incoming_->chunks.done()) {
     const auto run = incoming_->chunks.next(bytes);
-    if (!run) return refuse(run.error().status, run.error().why), false;
+    if (!run) return refuse(run.error()), false;
     if (!keep_body(*run)) return false;
   }
   if (!incoming_->chunks.done()) return false;
@@ -164,16 +163,11 @@ bool Http1::read_body(std::string_view& bytes) {
   return true;
 }
 
-// False: refused, the body is over the limit or said to become so.
+// False: refused.
 bool Http1::keep_body(std::string_view run) {
-  std::string& body = incoming_->request.body;
-  const std::uint64_t most = home_.options.max_body.count;
-  if (body.size() + run.size() > most || incoming_->framing.length.value_or(0) > most) {
-    refuse(413, fmt::format("The request's body is larger than {} bytes.", most));
-    return false;
-  }
-  body.append(run);
-  return true;
+  const auto refusal = incoming_->add(run, home_.options.max_body);
+  if (refusal) refuse(*refusal);
+  return !refusal;
 }
 
 void Http1::hand_over() {
@@ -183,15 +177,16 @@ void Http1::hand_over() {
   begun_ = chunked_ = false;
   head_only_ = method_ == "HEAD";
   line_ = open_exchange(home_.handler, home_.door, ++number_, std::move(whole->request));
+  if (input_ended_) line_->hang_up();
 }
 
-void Http1::refuse(int status, std::string_view why) {
+void Http1::refuse(const Refusal& refusal) {
   incoming_.reset();
   keep_alive_ = false;
   head_only_ = false;
-  const std::string body = error_body(status, why);
-  count_request(method_, status);
-  write_head(status, error_headers(), body.size());
+  const std::string body = error_body(refusal.status, refusal.why);
+  count_request(method_, refusal.status);
+  write_head(refusal.status, error_headers(), body.size());
   home_.out.append(body);
   close();
 }
@@ -214,7 +209,7 @@ void Http1::write_head(int status, const Headers& headers, std::optional<std::si
     if (name == "connection" && has_word(value, "close")) keep_alive_ = false;
     if (may_send(name)) head.append(name).append(": ").append(safe_value(value)).append("\r\n");
   }
-  if (draining_ || input_ended_) keep_alive_ = false;
+  if (draining_ || (input_ended_ && ahead_.empty())) keep_alive_ = false;
   const bool never_a_body = status == 204 || status == 304;
   head_only_ = head_only_ || never_a_body;
   if (!never_a_body) {
@@ -278,13 +273,12 @@ void Http1::write_piece(std::string&& piece) {
 void Http1::finish_answer() {
   line_->finish();
   line_.reset();
-  if (!keep_alive_ || draining_ || input_ended_) return close();
+  if (!keep_alive_ || draining_) return close();
   state_ = State::head;
   method_.clear();
-  deadline_ = Clock::now() + home_.options.idle_timeout;
-  if (ahead_.empty()) return;
-  deadline_ = Clock::now() + home_.options.header_timeout;
-  advance();
+  deadline_ = Clock::now() + (ahead_.empty() ? home_.options.idle_timeout : home_.options.header_timeout);
+  if (!ahead_.empty()) advance();
+  if (input_ended_ && (state_ == State::head || state_ == State::body)) close();  // the next will never be whole
 }
 
 void Http1::close() {
@@ -317,8 +311,8 @@ void Http1::lost() {
 void Http1::expire(TimePoint now) {
   if (now < deadline_) return;
   if (state_ == State::head && ahead_.empty()) return close();
-  if (state_ == State::head) return refuse(408, "The request's header did not arrive in time.");
-  if (state_ == State::body) return refuse(408, "The request's body did not arrive in time.");
+  if (state_ == State::head) return refuse({408, "The request's header did not arrive in time."});
+  if (state_ == State::body) return refuse({408, "The request's body did not arrive in time."});
   deadline_ = kNever;
 }
 

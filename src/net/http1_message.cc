@@ -4,8 +4,6 @@
 #include <cstring>
 #include <utility>
 
-#include "net/http_text.h"
-
 namespace ashlar::net {
 namespace {
 

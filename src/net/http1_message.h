@@ -10,14 +10,9 @@
 #include <string_view>
 
 #include "net/http.h"
+#include "net/http_text.h"
 
 namespace ashlar::net {
-
-// Why a message is refused: the status a server answers, and a sentence.
-struct Refusal {
-  int status = 400;
-  std::string why;
-};
 
 // Finds the end of a head in bytes that arrive piece by piece.
 class HeadScanner {

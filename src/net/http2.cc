@@ -18,15 +18,14 @@ namespace {
 constexpr std::uint32_t kMostStreams = 256;
 constexpr std::int32_t kStreamWindow = 256 << 10;
 constexpr std::int32_t kConnectionWindow = 4 << 20;
-constexpr int kMostIdleFrames = 10'000;  // pings, settings, empty data... since the last useful one
+constexpr std::size_t kMostIdleBytes = 256 << 10;             // that ask for nothing and bring nothing
 constexpr double kBrokenBurst = 1000, kBrokenPerSecond = 33;  // streams that end early, as nghttp2 has it for resets
 constexpr std::size_t kMostUnread = 64 << 10;  // unsent bytes at which we stop reading a client that does not
 constexpr std::chrono::seconds kLinger{1};
-constexpr std::uint64_t kMostBodies = 4;  // max_body bytes arriving on one connection at once
 
 struct Stream {
   std::int32_t id;
-  std::unique_ptr<HttpRequest> arriving;  // null once handed over or refused
+  std::unique_ptr<Arriving> arriving;  // null once handed over or refused
   std::string method;
   std::size_t header_bytes = 0;
   TimePoint deadline = kNever;  // of the arrival, or of a client that does not read
@@ -70,15 +69,13 @@ class Http2 final : public Protocol {
 
   void head_arrived(Stream& stream);
   void hand_over(Stream& stream);
-  void refuse(Stream& stream, int status, std::string_view why);
-  void forget_arriving(Stream& stream);
+  void refuse(Stream& stream, const Refusal& refusal);
   void submit(Stream& stream, int status, const Headers& headers, bool body_follows, std::optional<std::size_t> length);
   void add(Stream& stream, std::string&& bytes);
   void resume(Stream& stream);
   void reset(std::int32_t id, std::uint32_t code) { nghttp2_submit_rst_stream(session_, NGHTTP2_FLAG_NONE, id, code); }
   void give_up(Stream& stream, std::uint32_t code);
   void watch(Stream& stream, TimePoint until);
-  void count_idle_frame();
 
   ProtocolHome& home_;
   nghttp2_session* session_ = nullptr;
@@ -86,8 +83,7 @@ class Http2 final : public Protocol {
   TimePoint check_at_ = kNever;  // not later than any stream's deadline
   TimePoint idle_until_;
   const TimePoint born_ = Clock::now();
-  std::uint64_t arriving_bytes_ = 0;
-  int idle_frames_ = 0;
+  std::size_t idle_bytes_ = 0;  // pings, settings, unknown frames... since the last useful one
   double broken_ = 0;
   bool failed_ = false;
 };
@@ -96,6 +92,15 @@ const nghttp2_session_callbacks* Http2::callbacks() {
   static const nghttp2_session_callbacks* const made = [] {
     nghttp2_session_callbacks* all = nullptr;
     nghttp2_session_callbacks_new(&all);
+    nghttp2_session_callbacks_set_on_begin_headers_callback(
+        all,
+        [](nghttp2_session*, const nghttp2_frame* frame, void* user) { return self(user).on_begin_headers(*frame); });
+    nghttp2_session_callbacks_set_on_header_callback(
+        all, [](nghttp2_session*, const nghttp2_frame* frame, const std::uint8_t* name, std::size_t name_size,
+                const std::uint8_t* value, std::size_t value_size, std::uint8_t, void* user) {
+          return self(user).on_header(*frame, {reinterpret_cast<const char*>(name), name_size},
+                                      {reinterpret_cast<const char*>(value), value_size});
+        });
     nghttp2_session_callbacks_set_on_begin_headers_callback(
         all,
         [](nghttp2_session*, const nghttp2_frame* frame, void* user) { return self(user).on_begin_headers(*frame); });
@@ -145,8 +150,12 @@ Stream* Http2::find(std::int32_t id) {
 
 void Http2::receive(std::string_view bytes) {
   if (failed_) return;
+  idle_bytes_ += bytes.size();
   const ssize_t taken =
       nghttp2_session_mem_recv(session_, reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
+  // Such frames cost the client nothing, and us work.
+  if (taken >= 0 && idle_bytes_ > kMostIdleBytes)
+    nghttp2_session_terminate_session(session_, NGHTTP2_ENHANCE_YOUR_CALM);
   if (taken >= 0) return;
   log::debug("http2_failed", {{"peer", home_.peer}, {"why", nghttp2_strerror(static_cast<int>(taken))}});
   failed_ = true;
@@ -172,10 +181,8 @@ void Http2::fill(std::size_t target) {
 int Http2::on_begin_headers(const nghttp2_frame& frame) {
   if (frame.hd.type != NGHTTP2_HEADERS || frame.headers.cat != NGHTTP2_HCAT_REQUEST) return 0;
   auto stream = std::make_unique<Stream>(Stream{.id = frame.hd.stream_id});
-  stream->arriving = std::make_unique<HttpRequest>();
-  stream->arriving->peer = home_.peer;
-  stream->arriving->version = 20;
-  stream->arriving->tls = home_.tls;
+  stream->arriving = std::make_unique<Arriving>(home_.bodies);
+  stream->arriving->request = {.peer = home_.peer, .version = 20, .tls = home_.tls};
   watch(*stream, Clock::now() + home_.options.header_timeout);
   streams_.emplace(frame.hd.stream_id, std::move(stream));
   return 0;
@@ -189,7 +196,7 @@ int Http2::on_header(const nghttp2_frame& frame, std::string_view name, std::str
   const std::size_t most = home_.options.max_header.count;
   if (stream->header_bytes > 4 * most) return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;  // resets the stream
   if (stream->header_bytes > most) return 0;                                          // answered 431 at its end
-  HttpRequest& request = *stream->arriving;
+  HttpRequest& request = stream->arriving->request;
   if (name == ":method") {
     request.method = value;
   } else if (name == ":path") {
@@ -220,30 +227,28 @@ int Http2::on_frame(const nghttp2_frame& frame) {
       if (ends && stream->arriving) hand_over(*stream);
       return 0;
     case NGHTTP2_DATA:
-      if (!ends && frame.hd.length == 0) count_idle_frame();
       if (!stream || !ends) return 0;
       stream->input_done = true;
       if (stream->arriving) hand_over(*stream);
       return 0;
     default:
-      count_idle_frame();
       return 0;
   }
 }
 
 void Http2::head_arrived(Stream& stream) {
-  HttpRequest& request = *stream.arriving;
+  idle_bytes_ = 0;
+  HttpRequest& request = stream.arriving->request;
   stream.method = request.method;
-  const std::uint64_t most = home_.options.max_body.count;
   if (stream.header_bytes > home_.options.max_header.count)
-    return refuse(stream, 431,
-                  fmt::format("The request's header is larger than {} bytes.", home_.options.max_header.count));
-  if (request.method == "CONNECT") return refuse(stream, 501, "this server is no proxy");
+    return refuse(stream,
+                  {431, fmt::format("The request's header is larger than {} bytes.", home_.options.max_header.count)});
+  if (request.method == "CONNECT") return refuse(stream, {501, "this server is no proxy"});
   if (const std::string target = std::exchange(request.path, {}); !split_target(target, request.path, request.query))
-    return refuse(stream, 400, "the request target is not a valid path");
+    return refuse(stream, {400, "the request target is not a valid path"});
   // nghttp2 has seen to it that content-length is one number, and holds the body to it.
   const std::uint64_t length = parse_decimal(find_header(request.headers, "content-length")).value_or(0);
-  if (length > most) return refuse(stream, 413, fmt::format("The request's body is larger than {} bytes.", most));
+  if (length > home_.options.max_body.count) return refuse(stream, body_too_large(home_.options.max_body));
   if (stream.input_done) return;
   watch(stream, Clock::now() + home_.options.body_timeout);
   if (equals_ignoring_case(find_header(request.headers, "expect"), "100-continue")) {
@@ -255,42 +260,25 @@ void Http2::head_arrived(Stream& stream) {
 }
 
 int Http2::on_data(std::int32_t id, std::string_view bytes) {
-  idle_frames_ = 0;
+  idle_bytes_ = 0;
   Stream* stream = find(id);
   if (!stream || !stream->arriving) return 0;
-  const std::uint64_t most = home_.options.max_body.count;
-  std::string& body = stream->arriving->body;
-  if (body.size() + bytes.size() > most) {
-    refuse(*stream, 413, fmt::format("The request's body is larger than {} bytes.", most));
-  } else if (arriving_bytes_ + bytes.size() > kMostBodies * most) {
-    refuse(*stream, 503, "Too many request bodies arrive at once on this connection.");
-  } else {
-    body.append(bytes);
-    arriving_bytes_ += bytes.size();
-  }
+  if (const auto refusal = stream->arriving->add(bytes, home_.options.max_body)) refuse(*stream, *refusal);
   return 0;
 }
 
-void Http2::forget_arriving(Stream& stream) {
-  if (!stream.arriving) return;
-  arriving_bytes_ -= stream.arriving->body.size();
-  stream.arriving.reset();
-}
-
 void Http2::hand_over(Stream& stream) {
-  idle_frames_ = 0;
   stream.deadline = kNever;
-  HttpRequest request = std::move(*stream.arriving);
-  arriving_bytes_ -= request.body.size();
+  HttpRequest request = std::move(stream.arriving->request);
   stream.arriving.reset();
   stream.line = open_exchange(home_.handler, home_.door, static_cast<std::uint32_t>(stream.id), std::move(request));
 }
 
-void Http2::refuse(Stream& stream, int status, std::string_view why) {
-  forget_arriving(stream);
+void Http2::refuse(Stream& stream, const Refusal& refusal) {
+  stream.arriving.reset();
   stream.deadline = kNever;
-  std::string body = error_body(status, why);
-  submit(stream, status, error_headers(), true, body.size());
+  std::string body = error_body(refusal.status, refusal.why);
+  submit(stream, refusal.status, error_headers(), true, body.size());
   if (!stream.ended) add(stream, std::move(body));
   stream.ended = true;
 }
@@ -325,7 +313,7 @@ void Http2::answer(AnswerPart&& part) {
       if (stream->begun)
         reset(stream->id, NGHTTP2_INTERNAL_ERROR);
       else
-        refuse(*stream, 500, "The server gave no answer.");
+        refuse(*stream, {500, "The server gave no answer."});
       return;
   }
   stream->ended = true;
@@ -382,7 +370,7 @@ ssize_t Http2::read_body(Stream& stream, std::uint8_t* out, std::size_t size, st
     done += run.size();
     stream.pending.consume(run.size());
   }
-  if (done > 0) idle_frames_ = 0;
+  if (done > 0) idle_bytes_ = 0;
   stream.deadline = kNever;
   if (!stream.pending.empty())
     watch(stream, Clock::now() + home_.options.write_timeout);
@@ -414,7 +402,6 @@ int Http2::on_stream_close(std::int32_t id) {
   if (found == streams_.end()) return 0;
   const std::unique_ptr<Stream> stream = std::move(found->second);
   streams_.erase(found);
-  forget_arriving(*stream);
   if (streams_.empty()) idle_until_ = Clock::now() + home_.options.idle_timeout;
   if (stream->ended && stream->pending.empty()) return 0;
   if (stream->line) {
@@ -445,10 +432,6 @@ void Http2::watch(Stream& stream, TimePoint until) {
   check_at_ = std::min(check_at_, until);
 }
 
-void Http2::count_idle_frame() {
-  if (++idle_frames_ > kMostIdleFrames) nghttp2_session_terminate_session(session_, NGHTTP2_ENHANCE_YOUR_CALM);
-}
-
 void Http2::expire(TimePoint now) {
   if (streams_.empty() && now >= idle_until_) {
     nghttp2_session_terminate_session(session_, NGHTTP2_NO_ERROR);
@@ -468,7 +451,7 @@ void Http2::expire(TimePoint now) {
       nghttp2_session_terminate_session(session_, NGHTTP2_ENHANCE_YOUR_CALM);
       return;
     } else {
-      refuse(*stream, 408, "The request's body did not arrive in time.");
+      refuse(*stream, {408, "The request's body did not arrive in time."});
     }
   }
 }

@@ -65,9 +65,7 @@ class Server final : public HttpServer {
 
 Server::Server(const ServerOptions& options, Handler handler, std::shared_ptr<const TlsContext> tls,
                std::vector<ListeningSocket> sockets)
-    : port_(sockets.front().port()) {
-  shared_.options = options;
-  shared_.handler = std::move(handler);
+    : shared_(options, std::move(handler)), port_(sockets.front().port()) {
   shared_.tls = std::move(tls);
   shared_.on_close = [this] {
     if (!draining_) return;

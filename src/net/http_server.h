@@ -20,6 +20,7 @@ struct ServerOptions {
   std::string tls_client_ca;  // clients must show a certificate signed by it
   int http_threads = 0;
   Bytes max_body{32 << 20};
+  Bytes max_bodies{1 << 30};
   Bytes max_header{64 << 10};
   int max_connections = 16384;
   std::chrono::milliseconds header_timeout{10'000};
@@ -35,6 +36,8 @@ struct ServerOptions {
     field("tls_client_ca", tls_client_ca, "Clients must present a certificate signed by this CA (PEM).");
     field("http_threads", http_threads, "Threads for the network; 0: one for each four cores, at least one.");
     field("max_body", max_body, "Largest request body; a larger one is answered 413.");
+    field("max_bodies", max_bodies,
+          "Most bytes of request bodies arriving at once, over all connections; more are answered 503.");
     field("max_header", max_header, "Largest request header; a larger one is answered 431.");
     field("max_connections", max_connections, "Most connections open at once; further ones wait to be accepted.");
     field("header_timeout", header_timeout, "Milliseconds in which a request's header must arrive.");

@@ -269,6 +269,34 @@ TEST(HttpServer, RefusesABodyOverTheLimitWithoutReadingIt) {
   EXPECT_NE(reply.body.find("larger than 1024 bytes"), std::string::npos) << reply.body;
 }
 
+TEST(HttpServer, BoundsAllBodiesTogether) {
+  ServerOptions options;
+  options.max_bodies = 500_KiB;
+  const auto server = serve(echo, options);
+  const auto post = [](std::size_t size) {
+    return "POST / HTTP/1.1\r\nhost: h\r\ncontent-length: " + std::to_string(size) + "\r\n\r\n" +
+           std::string(size, 'x');
+  };
+  for (int i = 0; i < 3; ++i) {
+    Peer peer(server->port());
+    peer.send(post(400'000));
+    EXPECT_EQ(peer.read_reply().status, 200) << "a share is given back";
+    Peer large(server->port());
+    large.send(post(600'000));
+    EXPECT_EQ(large.read_reply().status, 503);
+  }
+}
+
+TEST(HttpServer, AnswersAllThatWasSentBeforeTheOutputEnded) {
+  const auto server = serve(echo);
+  Peer peer(server->port());
+  peer.send(std::string(kGet) + std::string(kGet) + "GET /half");
+  peer.end_output();
+  EXPECT_EQ(peer.read_reply().body, "GET /a? ");
+  EXPECT_EQ(peer.read_reply().body, "GET /a? ");
+  EXPECT_EQ(peer.receive(), "");
+}
+
 TEST(HttpServer, TimesOutSlowHeadersAndBodies) {
   ServerOptions options;
   options.header_timeout = options.body_timeout = milliseconds(100);

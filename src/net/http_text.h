@@ -11,6 +11,12 @@
 
 namespace ashlar::net {
 
+// Why a message is refused: the status a server answers, and a sentence.
+struct Refusal {
+  int status = 400;
+  std::string why;
+};
+
 // "Not Found"; "Unknown" for a status without a name.
 std::string_view reason(int status);
 

@@ -3,14 +3,18 @@
 // drive it in memory.
 #pragma once
 
+#include <atomic>
 #include <chrono>
+#include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
 #include "net/exchange.h"
 #include "net/http.h"
 #include "net/http_server.h"
+#include "net/http_text.h"
 #include "net/outbox.h"
 
 namespace ashlar::net {
@@ -19,10 +23,49 @@ using Clock = std::chrono::steady_clock;
 using TimePoint = Clock::time_point;
 constexpr TimePoint kNever = TimePoint::max();
 
+// Memory for the request bodies that are arriving, shared by all connections of
+// a server. Any thread.
+class BodyBudget {
+ public:
+  explicit BodyBudget(Bytes most) : most_(most.count) {}
+
+  // A part of the budget, given back when it dies. One thread.
+  class Share {
+   public:
+    explicit Share(BodyBudget& budget) : budget_(budget) {}
+    ~Share() { budget_.used_ -= taken_; }
+    Share(const Share&) = delete;
+    Share& operator=(const Share&) = delete;
+    // False: the budget has no more; this share stays as it was.
+    bool take(std::uint64_t bytes);
+
+   private:
+    BodyBudget& budget_;
+    std::uint64_t taken_ = 0;
+  };
+
+ private:
+  const std::uint64_t most_;
+  std::atomic<std::uint64_t> used_{0};
+};
+
+// A request while it arrives.
+struct Arriving {
+  explicit Arriving(BodyBudget& budget) : share(budget) {}
+  HttpRequest request;
+  BodyBudget::Share share;
+
+  // Adds to the body, or says why it must not: over `most`, over the budget.
+  std::optional<Refusal> add(std::string_view bytes, Bytes most);
+};
+
+Refusal body_too_large(Bytes most);
+
 // What a connection gives its protocol; all of it outlives the protocol.
 struct ProtocolHome {
   const ServerOptions& options;
   const Handler& handler;
+  BodyBudget& bodies;
   std::shared_ptr<AnswerDoor> door;
   std::string peer;
   bool tls = false;

@@ -107,6 +107,7 @@ class MemoryConnection {
   const ServerOptions options_;
   const Handler handler_;
   const std::shared_ptr<Door> door_;
+  BodyBudget bodies_{options_.max_bodies};
   Outbox out_;
   ProtocolHome home_;
   std::unique_ptr<Protocol> protocol_;

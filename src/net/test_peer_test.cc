@@ -124,7 +124,7 @@ MemoryConnection::MemoryConnection(Handler handler, bool http2, ServerOptions op
     : options_(std::move(options)),
       handler_(std::move(handler)),
       door_(std::make_shared<Door>()),
-      home_{.options = options_, .handler = handler_, .door = door_, .peer = "memory", .out = out_},
+      home_{.options = options_, .handler = handler_, .bodies = bodies_, .door = door_, .peer = "memory", .out = out_},
       protocol_(http2 ? make_http2(home_) : make_http1(home_)) {}
 
 std::string MemoryConnection::feed(std::string_view bytes) {

@@ -67,8 +67,9 @@ Status BasicTokenizer::check() const {
   const struct {
     std::string_view name;
     TokenId id;
-  } ids[] = {{"bos", v.bos},         {"eos", v.eos},          {"eot", v.eot},         {"eom", v.eom}, {"unknown", v.unknown},
-             {"separator", v.separator}, {"padding", v.padding}, {"cls", v.cls}, {"mask", v.mask}};
+  } ids[] = {{"bos", v.bos},         {"eos", v.eos},         {"eot", v.eot},
+             {"eom", v.eom},         {"unknown", v.unknown}, {"separator", v.separator},
+             {"padding", v.padding}, {"cls", v.cls},         {"mask", v.mask}};
   for (const auto& [name, id] : ids)
     if (id < -1 || id >= size())
       return corrupt(fmt::format("says that its {} token is {}; it has {} tokens", name, id, v.tokens.size()));
@@ -77,8 +78,8 @@ Status BasicTokenizer::check() const {
   std::size_t total = 0;
   for (std::size_t i = 0; i < v.tokens.size(); ++i) {
     if (v.tokens[i].size() > kMaxTokenBytes)
-      return corrupt(fmt::format("has a token of {} bytes (number {}); {} are allowed", v.tokens[i].size(), i,
-                                 kMaxTokenBytes));
+      return corrupt(
+          fmt::format("has a token of {} bytes (number {}); {} are allowed", v.tokens[i].size(), i, kMaxTokenBytes));
     total += v.tokens[i].size();
   }
   if (total > 0x7FFFFFFF) return corrupt(fmt::format("has {} bytes of tokens; 2 GiB are allowed", total));
@@ -123,14 +124,17 @@ void BasicTokenizer::lay_out_pieces() {
     switch (type(id)) {
       case TokenType::control:
       case TokenType::unknown:
-      case TokenType::user_defined: bytes_ += token(id); break;
+      case TokenType::user_defined:
+        bytes_ += token(id);
+        break;
       case TokenType::byte:
         if (const int byte = byte_value(token(id)); byte >= 0) {
           bytes_ += static_cast<char>(byte);
           break;
         }
         [[fallthrough]];
-      default: append_piece(id, bytes_);
+      default:
+        append_piece(id, bytes_);
     }
     offsets_.push_back(static_cast<std::uint32_t>(bytes_.size()));
   }
@@ -203,11 +207,12 @@ std::string_view BasicTokenizer::piece(TokenId id, bool special) const {
 std::string BasicTokenizer::decode(std::span<const TokenId> ids, bool special) const {
   std::string text;
   text.reserve(ids.size() * 4);
-  bool drop_space = space_prefixed();
+  const bool prefixed = space_prefixed();
+  bool drop_space = prefixed;
   for (const TokenId id : ids) {
     std::string_view next = piece(id, special);
     if (drop_space && next.starts_with(' ') && !is_special(id)) next.remove_prefix(1);
-    drop_space = space_prefixed() && is_special(id);
+    drop_space = prefixed && is_special(id);
     text += next;
   }
   return text;

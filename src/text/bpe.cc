@@ -80,7 +80,8 @@ void ByteLevelBpe::append_piece(TokenId id, std::string& bytes) const {
 
 void ByteLevelBpe::encode_words(std::string_view text, bool, std::vector<TokenId>& out) const {
   WordRun run(*this, text.size(), out);
-  pre_.split(text, {&run, [](void* self, std::string_view word) { static_cast<WordRun<ByteLevelBpe>*>(self)->word(word); }});
+  pre_.split(text,
+             {&run, [](void* self, std::string_view word) { static_cast<WordRun<ByteLevelBpe>*>(self)->word(word); }});
 }
 
 void ByteLevelBpe::merge_word(std::string_view word, MergeScratch& scratch, std::vector<TokenId>& out) const {
@@ -95,8 +96,10 @@ void ByteLevelBpe::merge_word(std::string_view word, MergeScratch& scratch, std:
     }
     // Merges led to a string that is no token, or a byte has none.
     for (std::size_t i = symbol.begin; i < symbol.begin + symbol.length; ++i) {
-      if (byte_at(i) >= 0) out.push_back(byte_at(i));
-      else out.insert(out.end(), replacement_.begin(), replacement_.end());
+      if (byte_at(i) >= 0)
+        out.push_back(byte_at(i));
+      else
+        out.insert(out.end(), replacement_.begin(), replacement_.end());
     }
   }
 }

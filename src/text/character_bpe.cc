@@ -82,8 +82,10 @@ void CharacterBpe::merge_word(std::string_view word, MergeScratch& scratch, std:
   }
   merge(scratch.symbols, [&](const Symbol& a, const Symbol& b) { return merges_.find(a.id, b.id); }, scratch.pairs);
   for (const Symbol& symbol : scratch.symbols) {
-    if (in_range(symbol.id)) out.push_back(symbol.id);
-    else append_bytes(word.substr(symbol.begin, symbol.length), out);
+    if (in_range(symbol.id))
+      out.push_back(symbol.id);
+    else
+      append_bytes(word.substr(symbol.begin, symbol.length), out);
   }
 }
 

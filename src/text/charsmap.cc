@@ -30,8 +30,9 @@ Result<Charsmap> Charsmap::create(std::string blob) {
     return Error{Code::corrupt, fmt::format("the vocabulary's precompiled_charsmap has {} bytes", blob.size())};
   const std::size_t trie = read_unit(blob, 0);
   if (trie % kUnit != 0 || trie > blob.size() - kUnit)
-    return Error{Code::corrupt, fmt::format("the vocabulary's precompiled_charsmap has {} bytes and says that its trie has {}",
-                                            blob.size(), trie)};
+    return Error{Code::corrupt,
+                 fmt::format("the vocabulary's precompiled_charsmap has {} bytes and says that its trie has {}",
+                             blob.size(), trie)};
   map.units_ = trie / kUnit;
   map.blob_ = std::move(blob);
   return map;

@@ -102,8 +102,10 @@ void merge_long(std::vector<Symbol>& symbols, const PairOf& pair_of) {
 template <class PairOf>
 void merge(std::vector<Symbol>& symbols, const PairOf& pair_of, std::vector<Pair>& scratch) {
   constexpr std::size_t kShort = 48;
-  if (symbols.size() <= kShort) detail::merge_short(symbols, pair_of, scratch);
-  else detail::merge_long(symbols, pair_of);
+  if (symbols.size() <= kShort)
+    detail::merge_short(symbols, pair_of, scratch);
+  else
+    detail::merge_long(symbols, pair_of);
 }
 
 }  // namespace ashlar::text

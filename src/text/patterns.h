@@ -32,6 +32,10 @@ struct Without {
   static bool has(Char c) { return Set::has(c) && !(Excluded::has(c) || ...); }
 };
 
+struct DecimalDigits {  // \d
+  static bool has(Char c) { return (c.kinds & kNumber) != 0 && is_decimal_digit(c.code); }
+};
+
 using Letters = Of<kLetter>;
 using Numbers = Of<kNumber>;
 using Spaces = Of<kSpace>;
@@ -122,8 +126,8 @@ struct Contraction {
     if (first == 's' || first == 't' || first == 'm' || first == 'd') return at + 2;
     if (end - at < 3) return nullptr;
     const char second = lower(at[2]);
-    const bool two = (first == 'r' && second == 'e') || (first == 'v' && second == 'e') ||
-                     (first == 'l' && second == 'l');
+    const bool two =
+        (first == 'r' && second == 'e') || (first == 'v' && second == 'e') || (first == 'l' && second == 'l');
     return two ? at + 3 : nullptr;
   }
 };
@@ -259,8 +263,10 @@ template <class First, class... Rest>
 struct Stages {
   template <class Emit>
   static void split(std::string_view text, Emit&& emit) {
-    if constexpr (sizeof...(Rest) == 0) First::split(text, emit);
-    else First::split(text, [&](std::string_view word) { Stages<Rest...>::split(word, emit); });
+    if constexpr (sizeof...(Rest) == 0)
+      First::split(text, emit);
+    else
+      First::split(text, [&](std::string_view word) { Stages<Rest...>::split(word, emit); });
   }
 };
 

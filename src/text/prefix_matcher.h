@@ -66,8 +66,10 @@ class PrefixMatcher {
     std::uint32_t count = node.count;
     while (count > 8) {  // halve, then look at each
       const std::uint32_t half = count / 2;
-      if (first[half].byte <= byte) first += half, count -= half;
-      else count = half;
+      if (first[half].byte <= byte)
+        first += half, count -= half;
+      else
+        count = half;
     }
     for (; count > 0; ++first, --count)
       if (first->byte == byte) return static_cast<std::uint32_t>(first - nodes_.data());

@@ -76,13 +76,15 @@ void SentencePieceBpe::merge_word(std::string_view word, MergeScratch& scratch, 
     at += bytes;
   }
   const auto text = [&](const Symbol& symbol) { return word.substr(symbol.begin, symbol.length); };
-  merge(scratch.symbols,
-        [&](const Symbol& a, const Symbol& b) { return join(word.substr(a.begin, a.length + b.length)); },
-        scratch.pairs);
+  merge(
+      scratch.symbols,
+      [&](const Symbol& a, const Symbol& b) { return join(word.substr(a.begin, a.length + b.length)); }, scratch.pairs);
   for (const Symbol& symbol : scratch.symbols) {
     const TokenId id = symbol.id >= 0 ? symbol.id : word_id(text(symbol), hash(text(symbol)));
-    if (id >= 0) out.push_back(id);
-    else append_bytes(text(symbol), out);
+    if (id >= 0)
+      out.push_back(id);
+    else
+      append_bytes(text(symbol), out);
   }
 }
 

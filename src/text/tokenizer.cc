@@ -16,9 +16,9 @@ Result<std::shared_ptr<const Tokenizer>> Tokenizer::create(Vocabulary vocabulary
   if (vocabulary.model == "llama") return create_sentencepiece(std::move(vocabulary));
   if (vocabulary.model == "t5") return create_unigram(std::move(vocabulary));
   if (vocabulary.model == "bert") return create_wordpiece(std::move(vocabulary));
-  return Error{Code::unsupported,
-               fmt::format("tokenizer.ggml.model is \"{}\"; gpt2, llama, t5, bert and gemma4 are supported",
-                           vocabulary.model)};
+  return Error{
+      Code::unsupported,
+      fmt::format("tokenizer.ggml.model is \"{}\"; gpt2, llama, t5, bert and gemma4 are supported", vocabulary.model)};
 }
 
 bool Tokenizer::is_control(TokenId id) const {

@@ -19,7 +19,8 @@ enum class TokenType : std::int32_t { normal = 1, unknown = 2, control = 3, user
 
 // All that a file says of its vocabulary.
 struct Vocabulary {
-  std::string model;  // GGUF's tokenizer.ggml.model: "gpt2" byte-level BPE, "llama" SentencePiece BPE, "t5" unigram, "bert" WordPiece
+  std::string model;  // GGUF's tokenizer.ggml.model: "gpt2" byte-level BPE, "llama" SentencePiece BPE, "t5" unigram,
+                      // "bert" WordPiece
   std::string pre;    // tokenizer.ggml.pre: the pre-tokenizer pattern's family
   std::vector<std::string> tokens;
   std::vector<float> scores;         // empty, or one for each token
@@ -43,7 +44,8 @@ class Tokenizer {
   static Result<std::shared_ptr<const Tokenizer>> create(Vocabulary vocabulary);
   virtual ~Tokenizer() = default;
 
-  // Any bytes; those that are not UTF-8 are encoded as the family does it.
+  // Any bytes, at most 1 GiB of them (callers see to that); those that are not
+  // UTF-8 are encoded as the family does it.
   virtual std::vector<TokenId> encode(std::string_view text, EncodeOptions options = {}) const = 0;
 
   // The raw bytes that a token stands for in running text; "" for an id out of

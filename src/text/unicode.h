@@ -31,12 +31,18 @@ consteval std::array<Kinds, 128> ascii_kinds() {
   std::array<Kinds, 128> kinds{};
   for (int c = 0; c < 128; ++c) {
     Kinds kind = 0;
-    if (c >= 'A' && c <= 'Z') kind = kUpper;
-    else if (c >= 'a' && c <= 'z') kind = kLower;
-    else if (c >= '0' && c <= '9') kind = kNumber;
-    else if (c == ' ' || (c >= '\t' && c <= '\r')) kind = kSpace;
-    else if (std::string_view("$+<=>^`|~").contains(static_cast<char>(c))) kind = kSymbol;
-    else if (c > ' ' && c < 127) kind = kPunctuation;
+    if (c >= 'A' && c <= 'Z')
+      kind = kUpper;
+    else if (c >= 'a' && c <= 'z')
+      kind = kLower;
+    else if (c >= '0' && c <= '9')
+      kind = kNumber;
+    else if (c == ' ' || (c >= '\t' && c <= '\r'))
+      kind = kSpace;
+    else if (std::string_view("$+<=>^`|~").contains(static_cast<char>(c)))
+      kind = kSymbol;
+    else if (c > ' ' && c < 127)
+      kind = kPunctuation;
     kinds[static_cast<std::size_t>(c)] = kind;
   }
   return kinds;
@@ -48,6 +54,8 @@ Kinds kinds_beyond_ascii(char32_t code);
 
 inline Kinds kinds(char32_t code) { return code < 128 ? detail::kAscii[code] : kinds_beyond_ascii(code); }
 
+bool is_decimal_digit(char32_t code);  // Nd
+
 struct CodePoint {
   char32_t code;
   std::uint8_t bytes;
@@ -57,7 +65,8 @@ struct CodePoint {
 // character stands for U+FFFD, one byte long.
 inline CodePoint read_code(const char* at, const char* end) {
   const auto lead = static_cast<unsigned char>(*at);
-  if (lead < 128) [[likely]] return {lead, 1};
+  if (lead < 128) [[likely]]
+    return {lead, 1};
   const utf8::Step step = utf8::decode({at, static_cast<std::size_t>(end - at)});
   if (!step.valid) return {0xFFFD, 1};
   return {step.code, static_cast<std::uint8_t>(step.bytes)};

@@ -106,8 +106,10 @@ void Unigram::encode_words(std::string_view raw, bool, std::vector<TokenId>& out
   for (std::size_t end = text.size(); end > 0; end = ways[end].begin) best.push_back(ways[end]);
   for (std::size_t i = best.size(); i-- > 0;) {
     const std::size_t end = i == 0 ? text.size() : best[i - 1].begin;
-    if (best[i].id >= 0) out.push_back(best[i].id);
-    else append_bytes(std::string_view(text).substr(best[i].begin, end - best[i].begin), out);
+    if (best[i].id >= 0)
+      out.push_back(best[i].id);
+    else
+      append_bytes(std::string_view(text).substr(best[i].begin, end - best[i].begin), out);
   }
 }
 

@@ -30,9 +30,7 @@ bool is_removed(char32_t c) {
   return category == UTF8PROC_CATEGORY_CC || category == UTF8PROC_CATEGORY_CF || category == UTF8PROC_CATEGORY_CO;
 }
 
-bool is_punctuation(char32_t c) {
-  return (kinds(c) & kPunctuation) != 0 || (c < 128 && (kinds(c) & kSymbol) != 0);
-}
+bool is_punctuation(char32_t c) { return (kinds(c) & kPunctuation) != 0 || (c < 128 && (kinds(c) & kSymbol) != 0); }
 
 class WordPiece final : public BasicTokenizer {
  public:
@@ -63,7 +61,9 @@ class WordPiece final : public BasicTokenizer {
 Status WordPiece::load() {
   TRY(prepare());
   const Vocabulary& v = vocabulary();
-  const auto first_of = [&](TokenId a, TokenId b, std::string_view name) { return a >= 0 ? a : b >= 0 ? b : find(name); };
+  const auto first_of = [&](TokenId a, TokenId b, std::string_view name) {
+    return a >= 0 ? a : b >= 0 ? b : find(name);
+  };
   unknown_ = first_of(v.unknown, -1, "[UNK]");
   cls_ = first_of(v.cls, v.bos, "[CLS]");
   separator_ = first_of(v.separator, v.eos, "[SEP]");

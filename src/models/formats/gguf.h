@@ -126,6 +126,7 @@ class File {
   const std::string& path() const { return path_; }
   std::uint32_t version() const { return version_; }
   std::uint64_t bytes() const;  // of all parts
+  std::size_t files() const { return parts_.empty() ? 1 : parts_.size(); }
 
   std::span<const Key> keys() const { return keys_; }  // the first part's
   std::span<const Tensor> tensors() const { return tensors_; }

@@ -1,0 +1,106 @@
+#include "engine/admission.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "engine/pace.h"
+
+namespace ashlar::engine {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+using testing::HasSubstr;
+
+const Clock::time_point kNow{seconds(1000)};
+constexpr auto kNever = Clock::time_point::max();
+
+// 1 ms for a prompt token, 10 ms for a decode, answers of 100 tokens.
+Pace measured() {
+  Pace pace;
+  pace.step(kNow, 0.010, 0, 4);
+  pace.step(kNow, 0.110, 100, 4);
+  pace.ended(100);
+  return pace;
+}
+
+TEST(Pace, SeparatesPromptsFromDecodes) {
+  const Pace pace = measured();
+  EXPECT_DOUBLE_EQ(pace.seconds_per_decode(), 0.010);
+  EXPECT_DOUBLE_EQ(pace.seconds_per_prompt_token(), 0.001);
+  EXPECT_DOUBLE_EQ(pace.tokens_per_answer(), 100);
+}
+
+TEST(Pace, ThroughputIsOfTheLastSeconds) {
+  Pace pace;
+  for (int second = 0; second < 20; ++second) pace.step(kNow + seconds(second), 0.1, 50, 10);
+  EXPECT_DOUBLE_EQ(pace.throughput(kNow + seconds(20)).prompt, 50);
+  EXPECT_DOUBLE_EQ(pace.throughput(kNow + seconds(20)).answer, 10);
+  EXPECT_DOUBLE_EQ(pace.throughput(kNow + seconds(23)).answer, 4);
+  EXPECT_DOUBLE_EQ(pace.throughput(kNow + seconds(60)).answer, 0);
+}
+
+TEST(Admission, RefusesWhenTheQueueIsFull) {
+  Admission admission({.max_queued_requests = 2, .max_queued_tokens = 100});
+  const Pace pace;
+  admission.enter({.tokens = 40});
+  EXPECT_FALSE(admission.refuse({.tokens = 60}, kNever, kNow, pace));
+  const auto tokens = admission.refuse({.tokens = 61}, kNever, kNow, pace);
+  ASSERT_TRUE(tokens);
+  EXPECT_EQ(tokens->error.code, Code::exhausted);
+  EXPECT_THAT(tokens->error.message, HasSubstr("100"));
+  EXPECT_EQ(tokens->retry_after, seconds(1));
+  admission.enter({.tokens = 1});
+  const auto requests = admission.refuse({.tokens = 1}, kNever, kNow, pace);
+  ASSERT_TRUE(requests);
+  EXPECT_EQ(requests->error.code, Code::exhausted);
+  admission.leave({.tokens = 1});
+  EXPECT_FALSE(admission.refuse({.tokens = 1}, kNever, kNow, pace));
+}
+
+TEST(Admission, OneRequestMayBeLargerThanTheQueue) {
+  Admission admission({.max_queued_tokens = 100});
+  EXPECT_FALSE(admission.refuse({.tokens = 500}, kNever, kNow, {})) << "or it could never be served";
+}
+
+TEST(Admission, WaitsForThePromptsAheadOfItsClass) {
+  Admission admission({});
+  const Pace pace = measured();
+  EXPECT_EQ(admission.wait(0, pace).count(), 0);
+  admission.occupy({.running = 1, .prompt_backlog = 500});
+  admission.enter({.priority = 0, .tokens = 1000});
+  admission.enter({.priority = 5, .tokens = 4000});
+  EXPECT_NEAR(admission.wait(0, pace).count(), 1.5, 1e-9);
+  EXPECT_NEAR(admission.wait(5, pace).count(), 5.5, 1e-9);
+  EXPECT_NEAR(admission.wait(-1, pace).count(), 0.5, 1e-9);
+}
+
+TEST(Admission, WaitsForAPlace) {
+  Admission admission({.max_sequences = 4});
+  const Pace pace = measured();
+  admission.occupy({.running = 4});
+  // An answer takes 1 s; four end in that time.
+  EXPECT_NEAR(admission.wait(0, pace).count(), 0.25, 1e-9);
+  admission.enter({.tokens = 0, .sequences = 3});
+  EXPECT_NEAR(admission.wait(0, pace).count(), 1.0, 1e-9);
+}
+
+TEST(Admission, RefusesWhatCannotBeginInTime) {
+  Admission admission({});
+  const Pace pace = measured();
+  admission.enter({.tokens = 5000});
+  EXPECT_FALSE(admission.refuse({.tokens = 1}, kNow + seconds(6), kNow, pace));
+  const auto late = admission.refuse({.tokens = 1}, kNow + seconds(2), kNow, pace);
+  ASSERT_TRUE(late);
+  EXPECT_EQ(late->error.code, Code::unavailable);
+  EXPECT_EQ(late->retry_after, seconds(3));
+  EXPECT_THAT(late->error.message, HasSubstr("5.0 s"));
+
+  Admission bounded({.max_wait = milliseconds(1000)});
+  bounded.enter({.tokens = 5000});
+  EXPECT_TRUE(bounded.refuse({.tokens = 1}, kNever, kNow, pace));
+  EXPECT_FALSE(bounded.refuse({.tokens = 1}, kNever, kNow, {})) << "nothing is measured yet";
+}
+
+}  // namespace
+}  // namespace ashlar::engine

@@ -1,0 +1,208 @@
+// TLS through real sockets, with certificates made here.
+#include <gtest/gtest.h>
+#include <openssl/ec.h>
+#include <openssl/evp.h>
+#include <openssl/pem.h>
+#include <openssl/ssl.h>
+#include <openssl/x509v3.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "net/http_client.h"
+#include "net/http_server.h"
+#include "net/test_peer.h"
+
+namespace ashlar::net {
+namespace {
+
+namespace fs = std::filesystem;
+
+// A certificate and its key, in files that live as long as the object.
+class Identity {
+ public:
+  // Signed by `issuer`, or by itself.
+  explicit Identity(const std::string& name, const Identity* issuer = nullptr)
+      : key_(EVP_EC_gen("P-256")), certificate_(X509_new()) {
+    X509_set_version(certificate_, 2);
+    static long serial = 1;
+    ASN1_INTEGER_set(X509_get_serialNumber(certificate_), serial++);
+    X509_gmtime_adj(X509_getm_notBefore(certificate_), -3600);
+    X509_gmtime_adj(X509_getm_notAfter(certificate_), 3600);
+    X509_set_pubkey(certificate_, key_);
+    X509_NAME_add_entry_by_txt(X509_get_subject_name(certificate_), "CN", MBSTRING_ASC,
+                               reinterpret_cast<const unsigned char*>(name.c_str()), -1, -1, 0);
+    X509_set_issuer_name(certificate_, X509_get_subject_name(issuer ? issuer->certificate_ : certificate_));
+    add(NID_subject_alt_name, "DNS:localhost,IP:127.0.0.1");
+    add(NID_basic_constraints, issuer ? "CA:FALSE" : "critical,CA:TRUE");
+    X509_sign(certificate_, issuer ? issuer->key_ : key_, EVP_sha256());
+
+    folder_ = fs::temp_directory_path() / ("ashlar_tls_" + std::to_string(::getpid()) + "_" + std::to_string(serial));
+    fs::create_directories(folder_);
+    FILE* file = std::fopen(certificate().c_str(), "w");
+    PEM_write_X509(file, certificate_);
+    std::fclose(file);
+    file = std::fopen(key().c_str(), "w");
+    PEM_write_PrivateKey(file, key_, nullptr, nullptr, 0, nullptr, nullptr);
+    std::fclose(file);
+  }
+  ~Identity() {
+    fs::remove_all(folder_);
+    X509_free(certificate_);
+    EVP_PKEY_free(key_);
+  }
+  Identity(const Identity&) = delete;
+  Identity& operator=(const Identity&) = delete;
+
+  std::string certificate() const { return folder_ / "cert.pem"; }
+  std::string key() const { return folder_ / "key.pem"; }
+
+ private:
+  void add(int what, const char* value) {
+    X509V3_CTX context;
+    X509V3_set_ctx_nodb(&context);
+    X509V3_set_ctx(&context, certificate_, certificate_, nullptr, nullptr, 0);
+    X509_EXTENSION* extension = X509V3_EXT_conf_nid(nullptr, &context, what, value);
+    X509_add_ext(certificate_, extension, -1);
+    X509_EXTENSION_free(extension);
+  }
+
+  EVP_PKEY* key_;
+  X509* certificate_;
+  fs::path folder_;
+};
+
+ServerOptions options_for(const Identity& identity) {
+  ServerOptions options;
+  options.tls_cert = identity.certificate();
+  options.tls_key = identity.key();
+  return options;
+}
+
+Result<ClientResponse> ask(int port, ClientOptions options, std::string body = "hi",
+                           const std::string& host = "127.0.0.1") {
+  const auto client = HttpClient::create(std::move(options));
+  if (!client) return std::unexpected(client.error());
+  return fetch(
+      **client,
+      {.method = "POST", .url = "https://" + host + ":" + std::to_string(port) + "/", .body = std::move(body)});
+}
+
+TEST(Tls, CarriesRequestsOfEverySize) {
+  const Identity identity("localhost");
+  const auto server = serve(
+      [](const std::shared_ptr<Exchange>& exchange) {
+        EXPECT_TRUE(exchange->request().tls);
+        exchange->respond(200, {}, exchange->request().body);
+      },
+      options_for(identity));
+  for (const std::size_t size : {0, 1, 16'383, 16'384, 16'385, 3'000'000}) {
+    const std::string body(size, 'x');
+    const auto reply = ask(server->port(), {.tls_ca = identity.certificate()}, body);
+    ASSERT_TRUE(reply) << reply.error().message;
+    EXPECT_EQ(reply->body, body);
+  }
+  EXPECT_TRUE(ask(server->port(), {.tls_ca = identity.certificate()}, "x", "localhost"));
+  EXPECT_TRUE(ask(server->port(), {.tls_verify = false}));
+}
+
+TEST(Tls, IsRefusedByAClientThatDoesNotKnowTheSigner) {
+  const Identity identity("localhost"), other("localhost");
+  const auto server = serve(echo, options_for(identity));
+  const auto reply = ask(server->port(), {.tls_ca = other.certificate()});
+  ASSERT_FALSE(reply);
+  EXPECT_EQ(reply.error().code, Code::unavailable);
+  EXPECT_NE(reply.error().message.find("certificate"), std::string::npos) << reply.error().message;
+}
+
+TEST(Tls, AsksClientsForTheirCertificate) {
+  const Identity identity("localhost"), ca("ca"), client("client", &ca), stranger("stranger");
+  ServerOptions options = options_for(identity);
+  options.tls_client_ca = ca.certificate();
+  const auto server = serve(echo, options);
+  const std::string trusted = identity.certificate();
+  EXPECT_TRUE(ask(server->port(), {.tls_ca = trusted, .tls_cert = client.certificate(), .tls_key = client.key()}));
+  EXPECT_FALSE(ask(server->port(), {.tls_ca = trusted}));
+  EXPECT_FALSE(ask(server->port(), {.tls_ca = trusted, .tls_cert = stranger.certificate(), .tls_key = stranger.key()}));
+}
+
+TEST(Tls, TellsPlainHttpWhatToDo) {
+  const Identity identity("localhost");
+  const auto server = serve(echo, options_for(identity));
+  Peer peer(server->port());
+  peer.send("GET / HTTP/1.1\r\nhost: h\r\n\r\n");
+  const Reply reply = peer.read_reply();
+  EXPECT_EQ(reply.status, 400);
+  EXPECT_NE(reply.body.find("https://"), std::string::npos);
+  EXPECT_EQ(peer.receive(), "");
+}
+
+TEST(Tls, ClosesOnNonsenseAndSilence) {
+  const Identity identity("localhost");
+  ServerOptions options = options_for(identity);
+  options.header_timeout = std::chrono::milliseconds(100);
+  const auto server = serve(echo, options);
+  Peer nonsense(server->port()), silent(server->port()), begun(server->port());
+  nonsense.send(std::string(100, '\xff'));
+  while (!nonsense.receive().empty()) {
+  }
+  begun.send("\x16\x03\x01");
+  EXPECT_EQ(begun.receive(), "");
+  EXPECT_EQ(silent.receive(), "");
+}
+
+// One handshake by hand: the protocol agreed on, or "" if it failed.
+std::string agree(int port, int version, std::string_view offered) {
+  SSL_CTX* context = SSL_CTX_new(TLS_client_method());
+  SSL_CTX_set_max_proto_version(context, version);
+  SSL* ssl = SSL_new(context);
+  Peer peer(port);
+  SSL_set_alpn_protos(ssl, reinterpret_cast<const unsigned char*>(offered.data()),
+                      static_cast<unsigned>(offered.size()));
+  SSL_set_fd(ssl, peer.fd());
+  std::string agreed = "failed";
+  if (SSL_connect(ssl) == 1) {
+    const unsigned char* name = nullptr;
+    unsigned size = 0;
+    SSL_get0_alpn_selected(ssl, &name, &size);
+    agreed.assign(reinterpret_cast<const char*>(name), size);
+    if (agreed == "h2") {
+      // The server's settings follow the preface.
+      SSL_write(ssl, kHttp2Preface.data(), static_cast<int>(kHttp2Preface.size()));
+      SSL_write(ssl, "\0\0\0\4\0\0\0\0\0", 9);
+      char frame[9] = {};
+      EXPECT_EQ(SSL_read(ssl, frame, 9), 9);
+      EXPECT_EQ(frame[3], 4);
+    }
+  }
+  SSL_free(ssl);
+  SSL_CTX_free(context);
+  return agreed;
+}
+
+TEST(Tls, AgreesOnAProtocolAndSpeaksOnlyVersion13) {
+  const Identity identity("localhost");
+  const auto server = serve(echo, options_for(identity));
+  EXPECT_EQ(agree(server->port(), TLS1_3_VERSION, "\x02h2\x08http/1.1"), "h2");
+  EXPECT_EQ(agree(server->port(), TLS1_3_VERSION, "\x08http/1.1"), "http/1.1");
+  EXPECT_EQ(agree(server->port(), TLS1_3_VERSION, ""), "");
+  EXPECT_EQ(agree(server->port(), TLS1_3_VERSION, "\x04spdy"), "failed");
+  EXPECT_EQ(agree(server->port(), TLS1_2_VERSION, "\x02h2"), "failed");
+}
+
+TEST(Tls, SaysWhichFileIsWrong) {
+  const Identity identity("localhost"), other("localhost");
+  ServerOptions options = options_for(identity);
+  options.port = 0;
+  options.tls_key = other.key();
+  const auto mixed = HttpServer::listen(options, echo);
+  ASSERT_FALSE(mixed);
+  EXPECT_NE(mixed.error().message.find(other.key()), std::string::npos) << mixed.error().message;
+  options.tls_key = identity.key();
+  options.tls_client_ca = identity.key();
+  EXPECT_FALSE(HttpServer::listen(options, echo));
+}
+
+}  // namespace
+}  // namespace ashlar::net

@@ -1,0 +1,138 @@
+// The commands, as a person or a script would call them.
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync, copyFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { after, test } from "node:test";
+import { binary, haveStories, stories } from "./server.mjs";
+
+const folder = mkdtempSync(path.join(tmpdir(), "ashlar-cli-"));
+after(() => rmSync(folder, { recursive: true }));
+const root = path.resolve(import.meta.dirname, "../..");
+const assistant = path.join(root, "assets/model/ashlar-assistant.gguf");
+
+function ashlar(args, input = "") {
+  const done = spawnSync(binary, args, { input, maxBuffer: 1 << 28 });
+  return { status: done.status, out: done.stdout.toString(), err: done.stderr.toString() };
+}
+function file(name, content) {
+  const where = path.join(folder, name);
+  writeFileSync(where, content);
+  return where;
+}
+
+test("help names every command, and each has its own", () => {
+  const help = ashlar(["help"]);
+  assert.equal(help.status, 0);
+  for (const command of ["serve", "run", "show", "tokenize", "detokenize", "render", "perplexity", "bench", "load"]) {
+    assert.match(help.out, new RegExp(`ashlar ${command} `));
+    const own = ashlar([command, "--help"]);
+    assert.equal(own.status, 0);
+    assert.match(own.out, /Usage:|OPTIONS|Options:/);
+  }
+  assert.match(ashlar(["version"]).out, /^ashlar \d+\.\d+\.\d+\n$/);
+  assert.equal(ashlar([]).status, 2);
+});
+
+test("a wrong command, flag or value is one sentence and exit 2", () => {
+  for (const args of [["fly"], ["serve", "--no-such-flag"], ["serve", "--port", "many"], ["show"], ["run", "--top-k", "x"]]) {
+    const { status, out, err } = ashlar(args);
+    assert.equal(status, 2, args.join(" "));
+    assert.equal(out, "");
+    assert.match(err, /^ashlar/);
+    assert.ok(err.split("\n").length <= 3, err);
+  }
+});
+
+test("a missing, empty, foreign or truncated model file is one sentence and exit 1", () => {
+  const whole = readFileSync(assistant);
+  const cut = path.join(folder, "cut.gguf");
+  copyFileSync(assistant, cut);
+  for (const size of [3, 10, 100, 5000, whole.length >> 1, whole.length - 1]) {
+    truncateSync(cut, Math.min(size, whole.length));
+    copyFileSync(assistant, cut);
+    truncateSync(cut, size);
+    for (const command of [["show", cut], ["run", cut, "hello"]]) {
+      const { status, err } = ashlar(command);
+      assert.equal(status, 1, `${size} bytes: ${err}`);
+      assert.match(err, /cut\.gguf/);
+      assert.equal(err.trim().split("\n").length, 1, err);
+    }
+  }
+  for (const bad of ["/nonexistent/model.gguf", folder, file("empty.gguf", ""), file("text.gguf", "hello there\n".repeat(100))]) {
+    const { status, err } = ashlar(["show", bad]);
+    assert.equal(status, 1);
+    assert.equal(err.trim().split("\n").length, 1, err);
+  }
+});
+
+test("show tells a person and a script what is in a file", () => {
+  const { out } = ashlar(["show", assistant]);
+  assert.match(out, /architecture +llama/);
+  assert.match(out, /context +\d+ tokens/);
+  const json = JSON.parse(ashlar(["show", assistant, "--json", "--context", "1024"]).out);
+  assert.equal(json.architecture, "llama");
+  assert.equal(json.memory[0].kv_bytes, 1024 * 2 * 2 * json.layers * json.kv_heads * json.head_dim);
+  assert.match(ashlar(["show", assistant, "--template"]).out, /messages/);
+});
+
+test("tokenize and detokenize are each other's inverse", () => {
+  for (const text of ["Hello, world!", "tabs\tand\nlines\n", "héllo 漢字 😀", "  spaces   kept  ", ""]) {
+    const ids = ashlar(["tokenize", assistant, "--no-special"], text);
+    assert.equal(ids.status, 0);
+    assert.match(ids.out, /^(\d+( \d+)*)?\n$/);
+    assert.equal(ashlar(["detokenize", assistant], ids.out).out, text);
+  }
+  assert.match(ashlar(["detokenize", assistant], "1 two").err, /byte 2: expected a token id/);
+  assert.match(ashlar(["detokenize", assistant], "99999999").err, /no token/);
+});
+
+test("render gives the template's text and nothing else", () => {
+  const template = file("t.jinja", "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}{{ strftime_now('%Y-%m-%d %H:%M') }}");
+  const context = file("c.json", JSON.stringify({ messages: [{ role: "user", content: "Hi" }] }));
+  const { status, out } = ashlar(["render", template, context, "--now", "2026-07-04T12:30"]);
+  assert.equal(status, 0);
+  assert.equal(out, "[user] Hi\n2026-07-04 12:30");
+  assert.match(ashlar(["render", assistant, context]).out, /Hi/);
+  const refuses = ashlar(["render", file("r.jinja", "{{ raise_exception('Only user turns') }}"), context]);
+  assert.equal(refuses.status, 1);
+  assert.equal(refuses.out, "");
+  assert.match(refuses.err, /Only user turns/);
+  assert.equal(refuses.err.trim().split("\n").length, 1);
+  assert.equal(ashlar(["render", template, file("bad.json", "{")]).status, 1);
+});
+
+test("run answers a prompt or a pipe, the answer alone on stdout, the same each time", () => {
+  const asked = ashlar(["run", "--temperature", "0", "What is Ashlar?"]);
+  assert.equal(asked.status, 0, asked.err);
+  assert.match(asked.out, /Ashlar/);
+  assert.equal(asked.err, "");
+  assert.equal(ashlar(["run", "--temperature", "0"], "What is Ashlar?\n").out, asked.out);
+  assert.equal(ashlar(["run", assistant, "What is Ashlar?", "--temperature", "0"]).out, asked.out);
+  const seeded = ["run", "--temperature", "1", "--seed", "7", "--max-tokens", "20", "Tell me something"];
+  assert.equal(ashlar(seeded).out, ashlar(seeded).out);
+  assert.equal(ashlar(["run"], "").status, 1);
+});
+
+test("run --raw continues a text as published", { skip: !haveStories && "no shared data" }, () => {
+  const { out } = ashlar(["run", stories, "Once upon a time", "--raw", "--temperature", "0", "--max-tokens", "60"]);
+  assert.ok(out.includes("there was a little girl named Lily. She loved to play outside in the park. One day, she saw a big, red ball."), out);
+});
+
+test("perplexity scores the second half of each window", () => {
+  const text = file("text.txt", "Ashlar is one program that serves large language models. ".repeat(60));
+  const { status, out, err } = ashlar(["perplexity", assistant, text, "--context", "64", "--json"]);
+  assert.equal(status, 0, err);
+  const json = JSON.parse(out);
+  assert.equal(json.tokens % 31, 0);
+  assert.ok(json.perplexity > 1 && json.perplexity < 1000, out);
+  assert.match(ashlar(["perplexity", assistant, file("short.txt", "Hi")]).err, /fewer than one window/);
+});
+
+test("bench measures a file and a shape", () => {
+  const json = JSON.parse(ashlar(["bench", assistant, "--prompt", "32", "--generate", "8", "--batch", "1,2", "--repeat", "2", "--json"]).out);
+  assert.deepEqual(json.tests.map((t) => [t.name, t.batch]), [["pp32", 1], ["tg8", 1], ["pp32+tg8", 1], ["pp32", 2], ["tg8", 2], ["pp32+tg8", 2]]);
+  for (const { tokens_per_second: rate } of json.tests) assert.ok(rate.min > 0 && rate.min <= rate.median && rate.median <= rate.max);
+  assert.match(ashlar(["bench", "--shape", "no-such"]).err, /llama-3\.2-1b/);
+});
