@@ -10,7 +10,8 @@ namespace {
 
 constexpr int kQuantizeElements = 16 * 1024;      // of one task
 constexpr std::size_t kStreamBytes = 128 * 1024;  // of weights in one task
-constexpr int kGemmTiles = 4;                     // of one task when there are many rows: they stay in L2
+// Tiles of one task when there are many rows: they stay in L2. Float kernels take them by threes.
+constexpr int kGemmTiles = 4, kFloatGemmTiles = 6;
 
 int divide_up(int n, int by) { return (n + by - 1) / by; }
 
@@ -29,7 +30,8 @@ int panel_width(int rows) { return rows >= 5 ? 8 : rows >= 3 ? 4 : rows; }
 int tiles_per_task(const PackedMatrix::Segment& segment, int rows, int threads) {
   const int tiles = divide_up(segment.rows, kLanes);
   const int stream = static_cast<int>(std::clamp<std::size_t>(kStreamBytes / segment.tile_bytes, 1, 64));
-  const int wish = rows > kPanelRows ? kGemmTiles : stream;
+  const int many = type_info(segment.type).block == 1 ? kFloatGemmTiles : kGemmTiles;
+  const int wish = rows > kPanelRows ? many : stream;
   return std::clamp(tiles / (4 * threads), 1, wish);
 }
 
