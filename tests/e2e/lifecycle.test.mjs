@@ -8,9 +8,9 @@ import { test } from "node:test";
 import { Server, binary, events, run } from "./server.mjs";
 
 test("SIGTERM lets running answers end and refuses new ones", async () => {
-  const server = await Server.start();
+  const server = await Server.start(["--drain-timeout", "120000"]);
   const answer = await server.fetch("/v1/chat/completions", { method: "POST",
-    body: JSON.stringify(server.chat("Go on", { stream: true, n: 8, ignore_eos: true, temperature: 1 })) });
+    body: JSON.stringify(server.chat("Go on", { stream: true, n: 4, max_tokens: 100, ignore_eos: true, temperature: 1 })) });
   const stream = events(answer);
   await stream.next();
   server.process.kill("SIGTERM");
