@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "fmt/format.h"
+#include <fmt/format.h>
 #include "kernels/ref/ref.h"
 #include "kernels/x86/rows.h"
 

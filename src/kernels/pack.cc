@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "fmt/format.h"
+#include <fmt/format.h>
 #include "kernels/blocks.h"
 #include "kernels/matrix.h"
 
