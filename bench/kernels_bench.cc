@@ -23,8 +23,9 @@ namespace {
 using namespace ashlar;
 using namespace ashlar::kernels;
 
-constexpr Type kAll[] = {Type::q4_0, Type::q8_0, Type::q4_k, Type::q6_k,   Type::q5_0,   Type::bf16, Type::f16, Type::f32,
-                         Type::q4_1, Type::q5_1, Type::q5_k, Type::iq4_nl, Type::iq4_xs, Type::q2_k, Type::q3_k};
+constexpr Type kAll[] = {Type::q4_0, Type::q8_0,   Type::q4_k,   Type::q6_k, Type::q5_0,
+                         Type::bf16, Type::f16,    Type::f32,    Type::q4_1, Type::q5_1,
+                         Type::q5_k, Type::iq4_nl, Type::iq4_xs, Type::q2_k, Type::q3_k};
 constexpr std::size_t kBeyondCaches = 384u << 20;
 
 ThreadPool& pool() {
@@ -74,7 +75,8 @@ void product(benchmark::State& state, Type type, int rows, int columns, int coun
   }
   const double runs = static_cast<double>(state.iterations());
   const auto tiles = static_cast<double>((rows + 15) / 16);
-  state.counters["GB/s"] = benchmark::Counter(runs * tiles * static_cast<double>(packed[0].segments()[0].tile_bytes) / 1e9, benchmark::Counter::kIsRate);
+  state.counters["GB/s"] = benchmark::Counter(
+      runs * tiles * static_cast<double>(packed[0].segments()[0].tile_bytes) / 1e9, benchmark::Counter::kIsRate);
   state.counters["TOPS"] = benchmark::Counter(runs * 2.0 * rows * columns * count / 1e12, benchmark::Counter::kIsRate);
 }
 
@@ -82,18 +84,21 @@ void packing(benchmark::State& state, Type type) {
   const std::vector<std::byte> data = weights(type, 2048, 2048);
   const RawMatrix raw{type, 2048, 2048, data.data()};
   for (auto _ : state) benchmark::DoNotOptimize(pack({&raw, 1}, pool()));
-  state.counters["GB/s"] = benchmark::Counter(static_cast<double>(state.iterations()) * static_cast<double>(data.size()) / 1e9, benchmark::Counter::kIsRate);
+  state.counters["GB/s"] = benchmark::Counter(
+      static_cast<double>(state.iterations()) * static_cast<double>(data.size()) / 1e9, benchmark::Counter::kIsRate);
 }
 
 void quantizing(benchmark::State& state, int rows, Forms forms) {
   const std::vector<float> x = normals(static_cast<std::size_t>(rows) * 2048);
   Activations a;
   for (auto _ : state) a.assign(x.data(), 2048, rows, 2048, forms, pool());
-  state.counters["Gelem/s"] = benchmark::Counter(static_cast<double>(state.iterations()) * rows * 2048 / 1e9, benchmark::Counter::kIsRate);
+  state.counters["Gelem/s"] =
+      benchmark::Counter(static_cast<double>(state.iterations()) * rows * 2048 / 1e9, benchmark::Counter::kIsRate);
 }
 
 // `count` rows at the end of `positions`, for each of `sequences`.
-void attending(benchmark::State& state, int heads, int kv_heads, int head_dim, int positions, int count, int sequences) {
+void attending(benchmark::State& state, int heads, int kv_heads, int head_dim, int positions, int count,
+               int sequences) {
   const int blocks = (positions + 15) / 16;
   const std::size_t block = static_cast<std::size_t>(kv_heads * head_dim) * 32;
   auto keys = *HugeMemory::allocate(block * static_cast<std::size_t>(blocks * sequences));
@@ -115,9 +120,11 @@ void attending(benchmark::State& state, int heads, int kv_heads, int head_dim, i
   std::vector<float> out(q.size());
   for (auto _ : state) attention(kv, {heads, 0, 0.125f}, batch, q.data(), ld, out.data(), ld, pool());
   const double runs = static_cast<double>(state.iterations()) * sequences;
-  state.counters["KV_GB/s"] = benchmark::Counter(runs * 4.0 * positions * static_cast<double>(width) / 1e9, benchmark::Counter::kIsRate);
+  state.counters["KV_GB/s"] =
+      benchmark::Counter(runs * 4.0 * positions * static_cast<double>(width) / 1e9, benchmark::Counter::kIsRate);
   const double seen = count * (positions - (count - 1) / 2.0);
-  state.counters["TFLOPS"] = benchmark::Counter(runs * 4.0 * seen * heads * head_dim / 1e12, benchmark::Counter::kIsRate);
+  state.counters["TFLOPS"] =
+      benchmark::Counter(runs * 4.0 * seen * heads * head_dim / 1e12, benchmark::Counter::kIsRate);
 }
 
 void peak(benchmark::State& state, double (*operations)(std::int64_t)) {
@@ -129,7 +136,9 @@ void peak(benchmark::State& state, double (*operations)(std::int64_t)) {
 void add_all() {
   enlist("peak/int8", [](benchmark::State& s) { peak(s, ashlar::kernels::kernels().int8_operations); });
   enlist("peak/f32", [](benchmark::State& s) { peak(s, ashlar::kernels::kernels().float_operations); });
-  struct Size { int rows, columns; };
+  struct Size {
+    int rows, columns;
+  };
   for (const Size size : {Size{2048, 2048}, Size{8192, 2048}, Size{896, 4864}})
     for (const Type type : kAll)
       for (const int count : {1, 4, 16, 128, 512}) {
@@ -144,14 +153,21 @@ void add_all() {
     for (const bool floats : {false, true})
       enlist("assign/" + std::string(floats ? "floats" : "int8") + "/M:" + std::to_string(rows),
              [=](benchmark::State& s) { quantizing(s, rows, {!floats, floats}); });
-  struct Heads { int heads, kv_heads, head_dim; };
+  struct Heads {
+    int heads, kv_heads, head_dim;
+  };
   for (const Heads h : {Heads{14, 2, 64}, Heads{32, 8, 64}, Heads{32, 8, 128}}) {
-    struct Load { int positions, count, sequences; };
-    for (const Load l : {Load{1024, 1, 1}, Load{4096, 1, 1}, Load{1024, 1, 16}, Load{512, 512, 1}, Load{2048, 512, 1}, Load{4096, 128, 1}})
-      enlist("attention/" + std::to_string(h.heads) + ":" + std::to_string(h.kv_heads) + "x" + std::to_string(h.head_dim) +
-                 "/positions:" + std::to_string(l.positions) + "/rows:" + std::to_string(l.count) +
-                 "/sequences:" + std::to_string(l.sequences),
-             [=](benchmark::State& s) { attending(s, h.heads, h.kv_heads, h.head_dim, l.positions, l.count, l.sequences); });
+    struct Load {
+      int positions, count, sequences;
+    };
+    for (const Load l : {Load{1024, 1, 1}, Load{4096, 1, 1}, Load{1024, 1, 16}, Load{512, 512, 1}, Load{2048, 512, 1},
+                         Load{4096, 128, 1}})
+      enlist("attention/" + std::to_string(h.heads) + ":" + std::to_string(h.kv_heads) + "x" +
+                 std::to_string(h.head_dim) + "/positions:" + std::to_string(l.positions) +
+                 "/rows:" + std::to_string(l.count) + "/sequences:" + std::to_string(l.sequences),
+             [=](benchmark::State& s) {
+               attending(s, h.heads, h.kv_heads, h.head_dim, l.positions, l.count, l.sequences);
+             });
   }
 }
 

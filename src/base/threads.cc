@@ -25,17 +25,20 @@ constexpr int kSpins = 20'000;  // some 100 to 500 microseconds: longer than the
 
 }  // namespace
 
-// A loop is published by raising `generation`; it ends when every helper has left it, so no helper can meet the next loop late.
+// The gate of the current loop: generation << 32 | open | helpers inside. A loop is published by a new
+// generation with the gate open; a helper enters by counting itself in while it is open. The caller, when no
+// index is left, closes the gate and waits for those inside: never for a helper that was asleep or held up elsewhere.
+constexpr std::uint64_t kOpen = 1u << 31, kInside = kOpen - 1;
+
 struct ThreadPool::State {
   int size = 1;
   std::vector<std::jthread> helpers;
 
   const FunctionRef<void(int, int)>* fn = nullptr;
   int count = 0;
-  alignas(64) std::atomic<std::uint32_t> generation{0};
+  alignas(64) std::atomic<std::uint64_t> gate{0};
   alignas(64) std::atomic<int> next{0};
-  alignas(64) std::atomic<int> busy{0};  // helpers that have not finished this loop
-  std::atomic<int> sleepers{0};
+  alignas(64) std::atomic<int> sleepers{0};
   std::atomic<bool> stop{false};
   std::mutex mutex;
   std::condition_variable wake;
@@ -44,24 +47,31 @@ struct ThreadPool::State {
     for (int index; (index = next.fetch_add(1, std::memory_order_relaxed)) < count;) (*fn)(index, worker);
   }
 
+  std::uint32_t generation() const { return static_cast<std::uint32_t>(gate.load(std::memory_order_seq_cst) >> 32); }
+
   void help(int worker) {
     std::uint32_t seen = 0;
     while (true) {
       int spins = 0;
-      while (generation.load(std::memory_order_acquire) == seen && !stop.load(std::memory_order_relaxed)) {
+      while (generation() == seen && !stop.load(std::memory_order_relaxed)) {
         if (++spins < kSpins) {
           relax();
           continue;
         }
         std::unique_lock lock(mutex);
         sleepers.fetch_add(1, std::memory_order_seq_cst);
-        wake.wait(lock, [&] { return generation.load(std::memory_order_seq_cst) != seen || stop.load(); });
+        wake.wait(lock, [&] { return generation() != seen || stop.load(); });
         sleepers.fetch_sub(1, std::memory_order_relaxed);
       }
       if (stop.load(std::memory_order_relaxed)) return;
-      seen = generation.load(std::memory_order_acquire);
-      work(worker);
-      busy.fetch_sub(1, std::memory_order_release);
+      std::uint64_t now = gate.load(std::memory_order_acquire);
+      seen = static_cast<std::uint32_t>(now >> 32);
+      while ((now & kOpen) != 0 && static_cast<std::uint32_t>(now >> 32) == seen)
+        if (gate.compare_exchange_weak(now, now + 1, std::memory_order_acquire)) {
+          work(worker);
+          gate.fetch_sub(1, std::memory_order_release);
+          break;
+        }
     }
   }
 };
@@ -109,17 +119,19 @@ void ThreadPool::for_each(int count, FunctionRef<void(int, int)> fn) {
   s.fn = &fn;
   s.count = count;
   s.next.store(0, std::memory_order_relaxed);
-  s.busy.store(s.size - 1, std::memory_order_relaxed);
-  s.generation.fetch_add(1, std::memory_order_seq_cst);
+  const std::uint64_t generation = (s.gate.load(std::memory_order_relaxed) >> 32) + 1;
+  s.gate.store(generation << 32 | kOpen, std::memory_order_seq_cst);
   if (s.sleepers.load(std::memory_order_seq_cst) > 0) {
     std::lock_guard lock(s.mutex);  // a helper between its check and its sleep holds this
     s.wake.notify_all();
   }
   s.work(0);
-  // Every helper must have left the loop before fn dies.
-  for (int spins = 0; s.busy.load(std::memory_order_acquire) > 0;) {
-    if (++spins < kSpins) relax();
-    else std::this_thread::yield();
+  s.gate.fetch_and(~kOpen, std::memory_order_acq_rel);
+  for (int spins = 0; (s.gate.load(std::memory_order_acquire) & kInside) != 0;) {
+    if (++spins < kSpins)
+      relax();
+    else
+      std::this_thread::yield();
   }
 }
 

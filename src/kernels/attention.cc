@@ -13,10 +13,10 @@ int divide_up(int n, int by) { return (n + by - 1) / by; }
 
 // How the rows of one KV head's group of query heads are cut into jobs.
 struct Cut {
-  int group;     // query heads of one KV head
-  int heads;     // of them in one job
-  int pieces;    // jobs that share out the group
-  int queries;   // positions in one job
+  int group;    // query heads of one KV head
+  int heads;    // of them in one job
+  int pieces;   // jobs that share out the group
+  int queries;  // positions in one job
 
   explicit Cut(int group_) : group(group_) {
     pieces = divide_up(group, kAttentionRows);
@@ -50,7 +50,8 @@ struct Rows {
   std::size_t ldo;
 };
 
-void run(const KvView& kv, const AttentionShape& shape, const KvSequence& sequence, const Piece& piece, const Rows& rows) {
+void run(const KvView& kv, const AttentionShape& shape, const KvSequence& sequence, const Piece& piece,
+         const Rows& rows) {
   alignas(64) float scratch[kAttentionScratch];
   AttentionJob job;
   job.rows = piece.heads * piece.queries;

@@ -46,7 +46,8 @@ void take_q2_k(const std::uint8_t* p, Parts& parts) {  // scales[16] qs[64] d dm
     parts.mins[i] = p[i] >> 4;
   }
   for (int quarter = 0; quarter < 8; ++quarter)
-    for (int i = 0; i < 32; ++i) parts.codes[32 * quarter + i] = p[16 + 32 * (quarter / 4) + i] >> 2 * (quarter % 4) & 3;
+    for (int i = 0; i < 32; ++i)
+      parts.codes[32 * quarter + i] = p[16 + 32 * (quarter / 4) + i] >> 2 * (quarter % 4) & 3;
 }
 
 void take_q3_k(const std::uint8_t* p, Parts& parts) {  // hmask[32] qs[64] scales[12] d
@@ -122,21 +123,36 @@ const std::uint8_t kIq4Table[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 1
 
 Format format_of(Type type) {
   switch (type) {
-    case Type::f32: return kF32;
-    case Type::f16: return kF16;
-    case Type::bf16: return kBF16;
-    case Type::q8_0: return kQ8_0;
-    case Type::q4_0: return kQ4_0;
-    case Type::q4_1: return kQ4_1;
-    case Type::q5_0: return kQ5_0;
-    case Type::q5_1: return kQ5_1;
-    case Type::q2_k: return kQ2_K;
-    case Type::q3_k: return kQ3_K;
-    case Type::q4_k: return kQ4_K;
-    case Type::q5_k: return kQ5_K;
-    case Type::q6_k: return kQ6_K;
-    case Type::iq4_nl: return kIQ4_NL;
-    case Type::iq4_xs: return kIQ4_XS;
+    case Type::f32:
+      return kF32;
+    case Type::f16:
+      return kF16;
+    case Type::bf16:
+      return kBF16;
+    case Type::q8_0:
+      return kQ8_0;
+    case Type::q4_0:
+      return kQ4_0;
+    case Type::q4_1:
+      return kQ4_1;
+    case Type::q5_0:
+      return kQ5_0;
+    case Type::q5_1:
+      return kQ5_1;
+    case Type::q2_k:
+      return kQ2_K;
+    case Type::q3_k:
+      return kQ3_K;
+    case Type::q4_k:
+      return kQ4_K;
+    case Type::q5_k:
+      return kQ5_K;
+    case Type::q6_k:
+      return kQ6_K;
+    case Type::iq4_nl:
+      return kIQ4_NL;
+    case Type::iq4_xs:
+      return kIQ4_XS;
   }
   CHECK(false, "a weight type without a format");
 }
@@ -146,15 +162,23 @@ void take_apart(Type type, const std::byte* block, Parts& parts) {
   parts.d = read16(p);
   switch (type) {
     case Type::q4_0:
-    case Type::iq4_nl: return nibbles(p + 2, parts.codes);
-    case Type::q4_1: parts.dmin = read16(p + 2); return nibbles(p + 4, parts.codes);
-    case Type::q5_0: return take_5_bits(p + 2, p + 6, parts);
-    case Type::q5_1: parts.dmin = read16(p + 2); return take_5_bits(p + 4, p + 8, parts);
+    case Type::iq4_nl:
+      return nibbles(p + 2, parts.codes);
+    case Type::q4_1:
+      parts.dmin = read16(p + 2);
+      return nibbles(p + 4, parts.codes);
+    case Type::q5_0:
+      return take_5_bits(p + 2, p + 6, parts);
+    case Type::q5_1:
+      parts.dmin = read16(p + 2);
+      return take_5_bits(p + 4, p + 8, parts);
     case Type::q8_0:
       for (int i = 0; i < 32; ++i) parts.codes[i] = p[2 + i] ^ 128;
       return;
-    case Type::q2_k: return take_q2_k(p, parts);
-    case Type::q3_k: return take_q3_k(p, parts);
+    case Type::q2_k:
+      return take_q2_k(p, parts);
+    case Type::q3_k:
+      return take_q3_k(p, parts);
     case Type::q4_k:  // d dmin scales[12] qs[128]
       parts.dmin = read16(p + 2);
       scales_of_k4(p + 4, parts);
@@ -164,11 +188,15 @@ void take_apart(Type type, const std::byte* block, Parts& parts) {
       scales_of_k4(p + 4, parts);
       nibbles_by_64(p + 48, parts.codes);
       for (int sub = 0; sub < 8; ++sub)
-        for (int i = 0; i < 32; ++i) parts.codes[32 * sub + i] |= static_cast<std::uint8_t>((p[16 + i] >> sub & 1) << 4);
+        for (int i = 0; i < 32; ++i)
+          parts.codes[32 * sub + i] |= static_cast<std::uint8_t>((p[16 + i] >> sub & 1) << 4);
       return;
-    case Type::q6_k: return take_q6_k(p, parts);
-    case Type::iq4_xs: return take_iq4_xs(p, parts);
-    default: CHECK(false, "not a quantized type");
+    case Type::q6_k:
+      return take_q6_k(p, parts);
+    case Type::iq4_xs:
+      return take_iq4_xs(p, parts);
+    default:
+      CHECK(false, "not a quantized type");
   }
 }
 

@@ -20,9 +20,9 @@ void quantize_row(Type type, const float* x, std::byte* out, std::int64_t n);
 // A quantized block taken apart: value = scale * (code - offset) + min, with
 // scale = d * scales[h] and min = dmin * mins[h], h counting sub-blocks. Codes of IQ4 are not yet looked up.
 struct Parts {
-  std::uint16_t d;          // f16
-  std::uint16_t dmin;       // f16: the min of Q4_1 and Q5_1, or the factor of the mins of K-quants
-  std::int8_t scales[16];   // per sub-block
+  std::uint16_t d;         // f16
+  std::uint16_t dmin;      // f16: the min of Q4_1 and Q5_1, or the factor of the mins of K-quants
+  std::int8_t scales[16];  // per sub-block
   std::uint8_t mins[16];
   std::uint8_t codes[256];
 };

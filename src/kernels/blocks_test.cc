@@ -10,8 +10,9 @@
 namespace ashlar::kernels {
 namespace {
 
-constexpr Type kAll[] = {Type::f32,  Type::f16,  Type::bf16, Type::q8_0, Type::q4_0, Type::q4_1,   Type::q5_0,  Type::q5_1,
-                         Type::q2_k, Type::q3_k, Type::q4_k, Type::q5_k, Type::q6_k, Type::iq4_nl, Type::iq4_xs};
+constexpr Type kAll[] = {Type::f32,  Type::f16,  Type::bf16, Type::q8_0,   Type::q4_0,
+                         Type::q4_1, Type::q5_0, Type::q5_1, Type::q2_k,   Type::q3_k,
+                         Type::q4_k, Type::q5_k, Type::q6_k, Type::iq4_nl, Type::iq4_xs};
 
 std::vector<std::byte> bytes(std::initializer_list<int> list, std::size_t size) {
   std::vector<std::byte> out(size);
@@ -29,14 +30,25 @@ TEST(Blocks, QuantizedRowsComeBackClose) {
   // The greatest error that the type's steps allow for values in [-1, 1], with room for rounded scales.
   const auto allowed = [](Type type) {
     switch (type) {
-      case Type::f32: return 0.0f;
-      case Type::f16: return 0.0005f;
-      case Type::bf16: case Type::q8_0: return 0.005f;
-      case Type::q6_k: return 0.045f;
-      case Type::q5_0: case Type::q5_1: case Type::q5_k: return 0.08f;
-      case Type::q3_k: return 0.3f;
-      case Type::q2_k: return 0.45f;
-      default: return 0.16f;
+      case Type::f32:
+        return 0.0f;
+      case Type::f16:
+        return 0.0005f;
+      case Type::bf16:
+      case Type::q8_0:
+        return 0.005f;
+      case Type::q6_k:
+        return 0.045f;
+      case Type::q5_0:
+      case Type::q5_1:
+      case Type::q5_k:
+        return 0.08f;
+      case Type::q3_k:
+        return 0.3f;
+      case Type::q2_k:
+        return 0.45f;
+      default:
+        return 0.16f;
     }
   };
   std::mt19937 random(7);
@@ -63,7 +75,7 @@ TEST(Blocks, HalfFloatsRoundToNearestEven) {
   EXPECT_EQ(f32_to_f16(65504.0f), 0x7bff);
   EXPECT_EQ(f32_to_f16(65520.0f), 0x7c00);
   EXPECT_EQ(f32_to_f16(65519.9f), 0x7bff);
-  EXPECT_EQ(f32_to_f16(1.0f + 0x1p-11f), 0x3c00);             // a tie goes to even
+  EXPECT_EQ(f32_to_f16(1.0f + 0x1p-11f), 0x3c00);  // a tie goes to even
   EXPECT_EQ(f32_to_f16(1.0f + 3 * 0x1p-11f), 0x3c02);
   EXPECT_EQ(f32_to_f16(0x1p-24f), 0x0001);
   EXPECT_EQ(f32_to_f16(0x1p-25f), 0x0000);
@@ -133,10 +145,10 @@ TEST(Blocks, Iq4Nl) {
 TEST(Blocks, Iq4Xs) {
   // d = 1; scales_h: sub-block 0 has 2 (32 + low), sub-block 7 has 3; scales_l: 0 -> 5, 7 -> 15
   auto row = bytes({0x00, 0x3c, 0x02, 0xc0, 0x05, 0x00, 0x00, 0xf0}, 136);
-  row[8] = std::byte{0x0f};         // element 0: code 15, element 16: code 0
-  row[8 + 112] = std::byte{0x98};   // of sub-block 7: element 224: code 8, element 240: code 9
+  row[8] = std::byte{0x0f};        // element 0: code 15, element 16: code 0
+  row[8 + 112] = std::byte{0x98};  // of sub-block 7: element 224: code 8, element 240: code 9
   const auto v = dequantize(Type::iq4_xs, row, 256);
-  EXPECT_EQ(v[0], 5.0f * 113);      // 37 - 32
+  EXPECT_EQ(v[0], 5.0f * 113);  // 37 - 32
   EXPECT_EQ(v[16], 5.0f * -127);
   EXPECT_EQ(v[32], -32.0f * -127);  // scale 0 - 32
   EXPECT_EQ(v[224], 31.0f * 1);
@@ -145,49 +157,49 @@ TEST(Blocks, Iq4Xs) {
 
 TEST(Blocks, Q2_K) {
   std::vector<std::byte> row(84);
-  row[0] = std::byte{0x23};       // sub-block 0: scale 3, min 2
-  row[9] = std::byte{0x14};       // sub-block 9 (elements 144..159): scale 4, min 1
-  row[16] = std::byte{0x02};      // element 0: code 2
+  row[0] = std::byte{0x23};                    // sub-block 0: scale 3, min 2
+  row[9] = std::byte{0x14};                    // sub-block 9 (elements 144..159): scale 4, min 1
+  row[16] = std::byte{0x02};                   // element 0: code 2
   row[16 + 32 + 16] = std::byte{0x0c | 0x03};  // elements 144: 3 (low bits), 144 + 32: 3
-  row[81] = std::byte{0x3c};      // d = 1
-  row[83] = std::byte{0x38};      // dmin = 0.5
+  row[81] = std::byte{0x3c};                   // d = 1
+  row[83] = std::byte{0x38};                   // dmin = 0.5
   const auto v = dequantize(Type::q2_k, row, 256);
   EXPECT_EQ(v[0], 3 * 2 - 0.5f * 2);
   EXPECT_EQ(v[1], -1.0f);
   EXPECT_EQ(v[144], 4 * 3 - 0.5f);
   EXPECT_EQ(v[145], -0.5f);
-  EXPECT_EQ(v[176], 0.0f);        // scale and min of sub-block 11 are zero
+  EXPECT_EQ(v[176], 0.0f);  // scale and min of sub-block 11 are zero
 }
 
 TEST(Blocks, Q3_K) {
   std::vector<std::byte> row(110);
-  row[0] = std::byte{0x01 | 0x80};       // high bit of elements 0 and 224
-  row[32] = std::byte{0x03};             // element 0: low bits 3
-  row[32 + 32] = std::byte{0x80};        // element 224 (second half, last quarter): low bits 2
-  row[96] = std::byte{0x01};             // scale 0: low nibble 1
-  row[96 + 8] = std::byte{0x02};         // scale 0: high bits 2 -> 33; scales 4, 8, 12: high bits 0
-  row[96 + 6] = std::byte{0xf0};         // scale 14: low nibble 15
-  row[96 + 10] = std::byte{0xc0};        // scale 14 (14 / 4 = 3): high bits 3 -> 63
+  row[0] = std::byte{0x01 | 0x80};  // high bit of elements 0 and 224
+  row[32] = std::byte{0x03};        // element 0: low bits 3
+  row[32 + 32] = std::byte{0x80};   // element 224 (second half, last quarter): low bits 2
+  row[96] = std::byte{0x01};        // scale 0: low nibble 1
+  row[96 + 8] = std::byte{0x02};    // scale 0: high bits 2 -> 33; scales 4, 8, 12: high bits 0
+  row[96 + 6] = std::byte{0xf0};    // scale 14: low nibble 15
+  row[96 + 10] = std::byte{0xc0};   // scale 14 (14 / 4 = 3): high bits 3 -> 63
   row[109] = std::byte{0x3c};
   const auto v = dequantize(Type::q3_k, row, 256);
-  EXPECT_EQ(v[0], 1.0f * 3);             // (33 - 32) * (7 - 4)
+  EXPECT_EQ(v[0], 1.0f * 3);  // (33 - 32) * (7 - 4)
   EXPECT_EQ(v[1], 1.0f * -4);
-  EXPECT_EQ(v[16], -32.0f * -4);         // scale 1 is 0 - 32
-  EXPECT_EQ(v[224], 31.0f * 2);          // (63 - 32) * (6 - 4)
+  EXPECT_EQ(v[16], -32.0f * -4);  // scale 1 is 0 - 32
+  EXPECT_EQ(v[224], 31.0f * 2);   // (63 - 32) * (6 - 4)
 }
 
 TEST(Blocks, Q4_K) {
   std::vector<std::byte> row(144);
-  row[1] = std::byte{0x3c};              // d = 1
-  row[3] = std::byte{0x38};              // dmin = 0.5
-  row[4 + 0] = std::byte{0x05 | 0x40};   // scale 0 = 5; scale 4 high bits 1
-  row[4 + 4] = std::byte{0x06 | 0x80};   // min 0 = 6; min 4 high bits 2
-  row[4 + 8] = std::byte{0x32};          // scale 4 low 2 -> 18; min 4 low 3 -> 35
-  row[16] = std::byte{0x7a};             // element 0: 10; element 32: 7
-  row[16 + 64] = std::byte{0x09};        // element 128 (sub-block 4): 9
+  row[1] = std::byte{0x3c};             // d = 1
+  row[3] = std::byte{0x38};             // dmin = 0.5
+  row[4 + 0] = std::byte{0x05 | 0x40};  // scale 0 = 5; scale 4 high bits 1
+  row[4 + 4] = std::byte{0x06 | 0x80};  // min 0 = 6; min 4 high bits 2
+  row[4 + 8] = std::byte{0x32};         // scale 4 low 2 -> 18; min 4 low 3 -> 35
+  row[16] = std::byte{0x7a};            // element 0: 10; element 32: 7
+  row[16 + 64] = std::byte{0x09};       // element 128 (sub-block 4): 9
   const auto v = dequantize(Type::q4_k, row, 256);
   EXPECT_EQ(v[0], 5 * 10 - 3.0f);
-  EXPECT_EQ(v[32], 0.0f);                // sub-block 1 has no scale and no min
+  EXPECT_EQ(v[32], 0.0f);  // sub-block 1 has no scale and no min
   EXPECT_EQ(v[128], 18 * 9 - 17.5f);
   EXPECT_EQ(v[129], -17.5f);
 }
@@ -196,10 +208,10 @@ TEST(Blocks, Q5_K) {
   std::vector<std::byte> row(176);
   row[1] = std::byte{0x3c};
   row[3] = std::byte{0x3c};
-  row[4 + 1] = std::byte{0x02};          // scale 1 = 2
-  row[4 + 5] = std::byte{0x01};          // min 1 = 1
-  row[16 + 3] = std::byte{0x02};         // high bit of element 3 of sub-block 1
-  row[48 + 3] = std::byte{0x40};         // element 35: low nibble 4
+  row[4 + 1] = std::byte{0x02};   // scale 1 = 2
+  row[4 + 5] = std::byte{0x01};   // min 1 = 1
+  row[16 + 3] = std::byte{0x02};  // high bit of element 3 of sub-block 1
+  row[48 + 3] = std::byte{0x40};  // element 35: low nibble 4
   const auto v = dequantize(Type::q5_k, row, 256);
   EXPECT_EQ(v[35], 2 * 20 - 1.0f);
   EXPECT_EQ(v[36], -1.0f);
@@ -208,16 +220,16 @@ TEST(Blocks, Q5_K) {
 
 TEST(Blocks, Q6_K) {
   std::vector<std::byte> row(210);
-  row[0] = std::byte{0x5f};              // element 0: low 15; element 64: low 5
-  row[128] = std::byte{0x23};            // element 0: high 3; element 64: high 2
-  row[192] = std::byte{0xff};            // scale of sub-block 0: -1
-  row[192 + 4] = std::byte{0x03};        // of sub-block 4: 3
-  row[192 + 15] = std::byte{0x80};       // of sub-block 15: -128
+  row[0] = std::byte{0x5f};         // element 0: low 15; element 64: low 5
+  row[128] = std::byte{0x23};       // element 0: high 3; element 64: high 2
+  row[192] = std::byte{0xff};       // scale of sub-block 0: -1
+  row[192 + 4] = std::byte{0x03};   // of sub-block 4: 3
+  row[192 + 15] = std::byte{0x80};  // of sub-block 15: -128
   row[209] = std::byte{0x3c};
   const auto v = dequantize(Type::q6_k, row, 256);
   EXPECT_EQ(v[0], -1.0f * 31);
   EXPECT_EQ(v[1], -1.0f * -32);
-  EXPECT_EQ(v[64], 3.0f * 5);            // 5 + 32 - 32
+  EXPECT_EQ(v[64], 3.0f * 5);  // 5 + 32 - 32
   EXPECT_EQ(v[255], -128.0f * -32);
 }
 

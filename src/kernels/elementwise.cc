@@ -23,8 +23,7 @@ void for_rows(int rows, int n, ThreadPool& pool, FunctionRef<void(std::size_t)> 
 
 void rms_norm(const float* x, std::size_t ldx, const float* weight, float epsilon, int rows, int n, float* y,
               std::size_t ldy, ThreadPool& pool) {
-  for_rows(rows, n, pool,
-           [&](std::size_t r) { kernels().rms_norm(x + r * ldx, weight, epsilon, n, y + r * ldy); });
+  for_rows(rows, n, pool, [&](std::size_t r) { kernels().rms_norm(x + r * ldx, weight, epsilon, n, y + r * ldy); });
 }
 
 void rms_norm_heads(float* x, std::size_t ldx, const float* weight, float epsilon, int rows, int heads, int head_dim,

@@ -4,22 +4,18 @@
 #include <string>
 #include <vector>
 
-#include "fmt/format.h"
+#include <fmt/format.h>
 #include "kernels/ref/ref.h"
 #include "kernels/x86/rows.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 #endif
 
 namespace ashlar::kernels {
 namespace {
 
 #if defined(__x86_64__)
-constexpr int kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM of arch_prctl(2)
-
 struct Cpuid {
   unsigned a = 0, b = 0, c = 0, d = 0;
 };
@@ -34,8 +30,7 @@ bool bit(unsigned word, int index) { return (word >> index & 1) != 0; }
 
 struct Cpu {
   bool avx2 = false;
-  bool avx512 = false;  // F BW VL DQ CD VBMI VNNI BF16, as the files are compiled
-  bool amx = false;     // TILE INT8
+  bool avx512 = false;  // F BW VL DQ CD VNNI, as the files are compiled
 };
 
 // What the CPU has and the operating system saves on a task switch (XCR0).
@@ -44,34 +39,13 @@ Cpu look() {
   if (!bit(one.c, 27)) return {};  // OSXSAVE: XGETBV may be asked
   unsigned low, high;
   asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-  const Cpuid seven = cpuid(7), seven_one = cpuid(7, 1);
+  const Cpuid seven = cpuid(7);
   const bool ymm = (low & 0x6) == 0x6, zmm = (low & 0xe6) == 0xe6;
   Cpu cpu;
   cpu.avx2 = ymm && bit(one.c, 28) && bit(one.c, 12) && bit(one.c, 29) && bit(seven.b, 5) && bit(seven.b, 8);
   cpu.avx512 = cpu.avx2 && zmm && bit(seven.b, 16) && bit(seven.b, 17) && bit(seven.b, 28) && bit(seven.b, 30) &&
-               bit(seven.b, 31) && bit(seven.c, 1) && bit(seven.c, 11) && bit(seven_one.a, 5);
-  // The operating system gives the tile registers (state component 18) only to a process that asks.
-  cpu.amx = cpu.avx512 && (low & 0x60000) == 0x60000 && bit(seven.d, 24) && bit(seven.d, 25) &&
-            syscall(SYS_arch_prctl, kRequestPermission, 18) == 0;
+               bit(seven.b, 31) && bit(seven.c, 11);
   return cpu;
-}
-
-Kernels amx_row() {
-  Kernels row = kAvx512;
-  row.isa = "amx";
-  row.matmul[kQ8_0] = amx::matmul_q8_0;
-  row.matmul[kQ4_0] = amx::matmul_q4_0;
-  row.matmul[kQ4_1] = amx::matmul_q4_1;
-  row.matmul[kQ5_0] = amx::matmul_q5_0;
-  row.matmul[kQ5_1] = amx::matmul_q5_1;
-  row.matmul[kQ2_K] = amx::matmul_q2_k;
-  row.matmul[kQ3_K] = amx::matmul_q3_k;
-  row.matmul[kQ4_K] = amx::matmul_q4_k;
-  row.matmul[kQ5_K] = amx::matmul_q5_k;
-  row.matmul[kQ6_K] = amx::matmul_q6_k;
-  row.matmul[kIQ4_NL] = amx::matmul_iq4_nl;
-  row.matmul[kIQ4_XS] = amx::matmul_iq4_xs;
-  return row;
 }
 #endif
 
@@ -81,8 +55,6 @@ std::vector<const Kernels*> find_rows() {
   const Cpu cpu = look();
   if (cpu.avx2) rows.push_back(&kAvx2);
   if (cpu.avx512) rows.push_back(&kAvx512);
-  static const Kernels amx = amx_row();
-  if (cpu.amx) rows.push_back(&amx);
 #endif
   return rows;
 }

@@ -8,9 +8,10 @@
 namespace ashlar::kernels {
 namespace {
 
-constexpr int kQuantizeElements = 16 * 1024;     // of one task
+constexpr int kQuantizeElements = 16 * 1024;      // of one task
 constexpr std::size_t kStreamBytes = 128 * 1024;  // of weights in one task
-constexpr int kGemmTiles = 4;                    // of one task when there are many rows: they stay in L2
+// Tiles of one task when there are many rows: they stay in L2. Float kernels take them by threes.
+constexpr int kGemmTiles = 4, kFloatGemmTiles = 6;
 
 int divide_up(int n, int by) { return (n + by - 1) / by; }
 
@@ -29,7 +30,8 @@ int panel_width(int rows) { return rows >= 5 ? 8 : rows >= 3 ? 4 : rows; }
 int tiles_per_task(const PackedMatrix::Segment& segment, int rows, int threads) {
   const int tiles = divide_up(segment.rows, kLanes);
   const int stream = static_cast<int>(std::clamp<std::size_t>(kStreamBytes / segment.tile_bytes, 1, 64));
-  const int wish = rows > kPanelRows ? kGemmTiles : stream;
+  const int many = type_info(segment.type).block == 1 ? kFloatGemmTiles : kGemmTiles;
+  const int wish = rows > kPanelRows ? many : stream;
   return std::clamp(tiles / (4 * threads), 1, wish);
 }
 
@@ -65,7 +67,8 @@ void Activations::transpose(const float* x, std::size_t ldx, int panel) {
   auto* out = reinterpret_cast<float*>(floats_.data() + float_panel_bytes() * static_cast<std::size_t>(panel));
   for (int k = 0; k < columns_ + columns_ % 2; ++k)
     for (int r = 0; r < width; ++r)
-      out[k * width + r] = r < rows && k < columns_ ? x[static_cast<std::size_t>(r) * ldx + static_cast<std::size_t>(k)] : 0;
+      out[k * width + r] =
+          r < rows && k < columns_ ? x[static_cast<std::size_t>(r) * ldx + static_cast<std::size_t>(k)] : 0;
 }
 
 void Activations::assign(const float* x, std::size_t ldx, int rows, int columns, Forms forms, ThreadPool& pool) {
@@ -81,10 +84,10 @@ void Activations::assign(const float* x, std::size_t ldx, int rows, int columns,
     auto* out = reinterpret_cast<PanelBlock*>(quantized_.data());
     pool.for_each(panels * pieces, [&](int task, int) {
       const int panel = task / pieces, column = task % pieces * width;
-      kernels().quantize_panel(x + static_cast<std::size_t>(panel * kPanelRows) * ldx + column, ldx,
-                               std::min(kPanelRows, rows - panel * kPanelRows), std::min(width, columns - column),
-                               out + static_cast<std::size_t>(panel) * static_cast<std::size_t>(columns / kBlock) +
-                                   column / kBlock);
+      kernels().quantize_panel(
+          x + static_cast<std::size_t>(panel * kPanelRows) * ldx + column, ldx,
+          std::min(kPanelRows, rows - panel * kPanelRows), std::min(width, columns - column),
+          out + static_cast<std::size_t>(panel) * static_cast<std::size_t>(columns / kBlock) + column / kBlock);
     });
   }
   if (forms.floats) {

@@ -14,8 +14,9 @@
 namespace ashlar::kernels {
 namespace {
 
-constexpr Type kAll[] = {Type::f32,  Type::f16,  Type::bf16, Type::q8_0, Type::q4_0, Type::q4_1,   Type::q5_0,  Type::q5_1,
-                         Type::q2_k, Type::q3_k, Type::q4_k, Type::q5_k, Type::q6_k, Type::iq4_nl, Type::iq4_xs};
+constexpr Type kAll[] = {Type::f32,  Type::f16,  Type::bf16, Type::q8_0,   Type::q4_0,
+                         Type::q4_1, Type::q5_0, Type::q5_1, Type::q2_k,   Type::q3_k,
+                         Type::q4_k, Type::q5_k, Type::q6_k, Type::iq4_nl, Type::iq4_xs};
 
 struct Matrix {
   Type type;
@@ -38,7 +39,8 @@ Matrix random_matrix(Type type, int rows, int columns, unsigned seed) {
   const std::size_t row = row_bytes(type, columns);
   m.data.resize(row * static_cast<std::size_t>(rows));
   for (int r = 0; r < rows; ++r)
-    quantize_row(type, w.data() + static_cast<std::ptrdiff_t>(r) * columns, m.data.data() + row * static_cast<std::size_t>(r), columns);
+    quantize_row(type, w.data() + static_cast<std::ptrdiff_t>(r) * columns,
+                 m.data.data() + row * static_cast<std::size_t>(r), columns);
   return m;
 }
 
@@ -52,7 +54,10 @@ Matrix noise_matrix(Type type, int rows, int columns, unsigned seed) {
   for (std::size_t at = 0; at < m.data.size(); at += static_cast<std::size_t>(info.bytes)) {
     for (int i = 0; i < info.bytes; ++i) {
       const unsigned kind = random() % 4;
-      m.data[at + static_cast<std::size_t>(i)] = static_cast<std::byte>(kind == 0 ? 0xff : kind == 1 ? 0x00 : kind == 2 ? 0x80 : random() % 256);
+      m.data[at + static_cast<std::size_t>(i)] = static_cast<std::byte>(kind == 0   ? 0xff
+                                                                        : kind == 1 ? 0x00
+                                                                        : kind == 2 ? 0x80
+                                                                                    : random() % 256);
     }
     const auto set_half = [&](int where, std::uint16_t half) {
       m.data[at + static_cast<std::size_t>(where)] = static_cast<std::byte>(half);
@@ -77,7 +82,8 @@ std::vector<float> product(const PackedMatrix& w, const std::vector<float>& x, i
   a.assign(x.data(), static_cast<std::size_t>(w.columns()), rows, w.columns(), w.forms(), pool);
   std::vector<float> y(static_cast<std::size_t>(rows * w.rows()) + 3, 12345.0f);
   matmul(w, a, y.data(), static_cast<std::size_t>(w.rows()), pool);
-  for (int i = 0; i < 3; ++i) EXPECT_EQ(y[y.size() - 1 - static_cast<std::size_t>(i)], 12345.0f) << "written beyond the end";
+  for (int i = 0; i < 3; ++i)
+    EXPECT_EQ(y[y.size() - 1 - static_cast<std::size_t>(i)], 12345.0f) << "written beyond the end";
   y.resize(y.size() - 3);
   return y;
 }
@@ -109,34 +115,40 @@ TEST_F(MatrixTest, RefIsTheSumOfProducts) {
           for (int k = 0; k < 32; ++k) most = std::max(most, std::abs(v[k]));
           for (int k = 0; k < 32; ++k) {
             double xk = v[k];
-            if (type_info(type).block > 1) xk = most == 0 ? 0 : std::nearbyint(v[k] * (127.0f / most)) * double{most / 127.0f};
+            if (type_info(type).block > 1)
+              xk = most == 0 ? 0 : std::nearbyint(v[k] * (127.0f / most)) * double{most / 127.0f};
             sum += xk * double{w[static_cast<std::size_t>(b + k)]};
             size += std::abs(xk * double{w[static_cast<std::size_t>(b + k)]});
           }
         }
-        ASSERT_NEAR(y[static_cast<std::size_t>(r * rows + o)], sum, 1e-5 * size + 1e-9) << type_info(type).name << " " << o;
+        ASSERT_NEAR(y[static_cast<std::size_t>(r * rows + o)], sum, 1e-5 * size + 1e-9)
+            << type_info(type).name << " " << o;
       }
     }
   }
 }
 
 TEST_F(MatrixTest, EveryRowOfTheTableGivesTheBitsOfRef) {
-  struct Case { int rows, columns, count; };
-  const Case cases[] = {{1, 256, 1}, {16, 256, 2}, {17, 512, 3}, {33, 1024, 5}, {70, 256, 40}, {48, 768, 17}, {5, 4096, 9}, {64, 512, 33}};
+  struct Case {
+    int rows, columns, count;
+  };
+  const Case cases[] = {{1, 256, 1},   {16, 256, 2},  {17, 512, 3}, {33, 1024, 5},
+                        {70, 256, 40}, {48, 768, 17}, {5, 4096, 9}, {64, 512, 33}};
   for (const Type type : kAll) {
     for (const Case& c : cases) {
       for (const bool noise : {false, true}) {
         const Matrix m = noise ? noise_matrix(type, c.rows, c.columns, 11) : random_matrix(type, c.rows, c.columns, 12);
         std::vector<float> x = normals(static_cast<std::size_t>(c.count * c.columns), 13, noise ? 100 : 1);
         if (noise) {
-          std::fill(x.begin() + 32, x.begin() + 96, 0.0f);       // scale 0
-          for (int k = 128; k < 160; ++k) x[static_cast<std::size_t>(k)] = k % 2 == 0 ? 3.0f : -3.0f;  // codes at both ends
+          std::fill(x.begin() + 32, x.begin() + 96, 0.0f);  // scale 0
+          for (int k = 128; k < 160; ++k)
+            x[static_cast<std::size_t>(k)] = k % 2 == 0 ? 3.0f : -3.0f;  // codes at both ends
           x[200] = 1e-37f;
         }
         const PackedMatrix w = packed({m.raw()}, pool);
         choose(*kernel_rows().front());
         const std::vector<float> expected = product(w, x, c.count, pool);
-        for (const Kernels* row : kernel_rows()) {
+        for (const Kernels* row : kernel_rows().subspan(1)) {
           choose(*row);
           ASSERT_EQ(product(w, x, c.count, pool), expected)
               << row->isa << " " << type_info(type).name << " " << c.rows << "x" << c.columns << " rows " << c.count;
@@ -196,7 +208,8 @@ TEST_F(MatrixTest, ARowDoesNotDependOnItsCompany) {
       }
       for (int count = 1; count <= most; ++count) {
         const std::vector<float> y = product(w, {x.begin(), x.begin() + count * columns}, count, pool);
-        ASSERT_TRUE(std::equal(y.begin(), y.end(), singly.begin())) << row->isa << " " << type_info(type).name << " " << count;
+        ASSERT_TRUE(std::equal(y.begin(), y.end(), singly.begin()))
+            << row->isa << " " << type_info(type).name << " " << count;
       }
     }
   }
@@ -214,7 +227,8 @@ TEST_F(MatrixTest, StackedTypesGiveTheirSeparateProducts) {
     const std::vector<float> y = product(packed({part->raw()}, pool), x, 5, pool);
     for (int r = 0; r < 5; ++r)
       for (int o = 0; o < part->rows; ++o)
-        ASSERT_EQ(together[static_cast<std::size_t>(r * 73 + first + o)], y[static_cast<std::size_t>(r * part->rows + o)]);
+        ASSERT_EQ(together[static_cast<std::size_t>(r * 73 + first + o)],
+                  y[static_cast<std::size_t>(r * part->rows + o)]);
     first += part->rows;
   }
 }

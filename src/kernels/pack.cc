@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "fmt/format.h"
+#include <fmt/format.h>
 #include "kernels/blocks.h"
 #include "kernels/matrix.h"
 
@@ -51,12 +51,21 @@ void place_codes(const std::uint8_t* codes, int bits, std::uint8_t* planes) {
     case 8:
       for (int g = 0; g < 8; ++g) put(planes, g, c[g]);
       return;
-    case 6: place_nibbles(c, planes); return place_pairs(c, 4, planes + 256);
-    case 5: place_nibbles(c, planes); return place_bits(c, 4, planes + 256);
-    case 4: return place_nibbles(c, planes);
-    case 3: place_pairs(c, 0, planes); return place_bits(c, 2, planes + 128);
-    case 2: return place_pairs(c, 0, planes);
-    default: CHECK(false, "no such width of codes");
+    case 6:
+      place_nibbles(c, planes);
+      return place_pairs(c, 4, planes + 256);
+    case 5:
+      place_nibbles(c, planes);
+      return place_bits(c, 4, planes + 256);
+    case 4:
+      return place_nibbles(c, planes);
+    case 3:
+      place_pairs(c, 0, planes);
+      return place_bits(c, 2, planes + 128);
+    case 2:
+      return place_pairs(c, 0, planes);
+    default:
+      CHECK(false, "no such width of codes");
   }
 }
 
@@ -88,7 +97,8 @@ void place_block(Type type, const Layout& layout, const std::byte* block, int la
 // Up to 16 rows, unit by unit so that what is written stays near.
 void pack_quantized(const RawMatrix& raw, const std::byte* rows, int count, int units, std::uint8_t* tile) {
   const Layout& layout = kLayouts[format_of(raw.type)];
-  const std::size_t stride = row_bytes(raw.type, raw.columns), block = static_cast<std::size_t>(type_info(raw.type).bytes);
+  const std::size_t stride = row_bytes(raw.type, raw.columns),
+                    block = static_cast<std::size_t>(type_info(raw.type).bytes);
   const std::size_t unit = header_bytes(layout) + static_cast<std::size_t>(layout.blocks) * block_bytes(layout);
   for (int u = 0; u < units; ++u, rows += block, tile += unit)
     for (int lane = 0; lane < count; ++lane)
@@ -147,8 +157,7 @@ Result<HugeMemory> HugeMemory::allocate(std::size_t bytes) {
   const std::size_t size = huge ? (bytes + kHugePage - 1) / kHugePage * kHugePage : aligned(bytes);
   const std::size_t asked = huge ? size + kHugePage : size;
   void* start = mmap(nullptr, asked, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (start == MAP_FAILED)
-    return Error{Code::exhausted, fmt::format("{} MiB of memory cannot be had", bytes >> 20)};
+  if (start == MAP_FAILED) return Error{Code::exhausted, fmt::format("{} MiB of memory cannot be had", bytes >> 20)};
   auto* p = static_cast<std::byte*>(start);
   if (huge) {  // trim to the boundary of a large page
     const std::size_t before = (kHugePage - reinterpret_cast<std::uintptr_t>(p) % kHugePage) % kHugePage;

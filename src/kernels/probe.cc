@@ -24,9 +24,8 @@ double best_rate(ThreadPool& pool, double (*operations)(std::int64_t)) {
   double best = 0;
   for (int attempt = 0; attempt < 5; ++attempt) {
     std::atomic<double> done = 0;
-    const double time = seconds([&] {
-      pool.for_each(pool.size(), [&](int, int) { done.fetch_add(operations(rounds * 5)); });
-    });
+    const double time =
+        seconds([&] { pool.for_each(pool.size(), [&](int, int) { done.fetch_add(operations(rounds * 5)); }); });
     best = std::max(best, done.load() / time);
   }
   return best;
@@ -39,7 +38,8 @@ Result<double> read_bandwidth(ThreadPool& pool, Bytes size, int passes) {
   constexpr std::size_t kPiece = 1u << 20;
   const int pieces = static_cast<int>(memory.bytes() / kPiece);
   const auto* data = reinterpret_cast<const std::uint8_t*>(memory.data());
-  pool.for_each(pieces, [&](int i, int) { std::memset(memory.data() + static_cast<std::size_t>(i) * kPiece, 1, kPiece); });
+  pool.for_each(pieces,
+                [&](int i, int) { std::memset(memory.data() + static_cast<std::size_t>(i) * kPiece, 1, kPiece); });
   std::atomic<std::uint64_t> sum = 0;
   double best = 0;
   for (int pass = 0; pass < passes; ++pass) {

@@ -10,8 +10,8 @@
 namespace ashlar::kernels {
 
 struct Peaks {
-  double int8_tops = 0;      // 10^12 int8 multiplies and adds each second, in registers
-  double float_tflops = 0;   // the same for f32 fused multiply-adds
+  double int8_tops = 0;     // 10^12 int8 multiplies and adds each second, in registers
+  double float_tflops = 0;  // the same for f32 fused multiply-adds
 };
 
 // Bytes per second that the pool reads from memory on large pages: the best of `passes` over `size`, which

@@ -45,14 +45,22 @@ void put_together(Type type, const Parts& parts, std::uint8_t* p) {
   const std::uint8_t* codes = parts.codes;
   switch (type) {
     case Type::q4_0:
-    case Type::iq4_nl: return put_nibbles(codes, p + 2);
-    case Type::q4_1: write16(p + 2, parts.dmin); return put_nibbles(codes, p + 4);
-    case Type::q5_0: return put_5_bits(codes, p + 2, p + 6);
-    case Type::q5_1: write16(p + 2, parts.dmin); return put_5_bits(codes, p + 4, p + 8);
+    case Type::iq4_nl:
+      return put_nibbles(codes, p + 2);
+    case Type::q4_1:
+      write16(p + 2, parts.dmin);
+      return put_nibbles(codes, p + 4);
+    case Type::q5_0:
+      return put_5_bits(codes, p + 2, p + 6);
+    case Type::q5_1:
+      write16(p + 2, parts.dmin);
+      return put_5_bits(codes, p + 4, p + 8);
     case Type::q8_0:
       for (int i = 0; i < 32; ++i) p[2 + i] = codes[i] ^ 128;
       return;
-    case Type::q4_k: write16(p + 2, parts.dmin); return put_k4(parts, p + 4, p + 16);
+    case Type::q4_k:
+      write16(p + 2, parts.dmin);
+      return put_k4(parts, p + 4, p + 16);
     case Type::q5_k:
       write16(p + 2, parts.dmin);
       put_k4(parts, p + 4, p + 48);
@@ -95,7 +103,8 @@ void put_together(Type type, const Parts& parts, std::uint8_t* p) {
       }
       return write16(p + 2, static_cast<std::uint16_t>(high));
     }
-    default: CHECK(false, "not a quantized type");
+    default:
+      CHECK(false, "not a quantized type");
   }
 }
 
@@ -107,7 +116,8 @@ int nearest(float value, int low, int high) {
 int nearest_iq4(float value) {
   int best = 0;
   for (int i = 1; i < 16; ++i)
-    if (std::abs(value - static_cast<float>(kIq4Table[i] - 128)) < std::abs(value - static_cast<float>(kIq4Table[best] - 128)))
+    if (std::abs(value - static_cast<float>(kIq4Table[i] - 128)) <
+        std::abs(value - static_cast<float>(kIq4Table[best] - 128)))
       best = i;
   return best;
 }

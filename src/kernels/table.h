@@ -25,7 +25,22 @@ inline constexpr int kMaxHeadDim = 256;
 
 // Index into the tables below; one per weight type.
 enum Format : int {
-  kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ2_K, kQ3_K, kQ4_K, kQ5_K, kQ6_K, kIQ4_NL, kIQ4_XS, kFormats
+  kF32,
+  kF16,
+  kBF16,
+  kQ8_0,
+  kQ4_0,
+  kQ4_1,
+  kQ5_0,
+  kQ5_1,
+  kQ2_K,
+  kQ3_K,
+  kQ4_K,
+  kQ5_K,
+  kQ6_K,
+  kIQ4_NL,
+  kIQ4_XS,
+  kFormats
 };
 
 // A packed quantized tile is `units` units; a unit is one block of the file format for 16 rows:
@@ -56,22 +71,28 @@ enum Format : int {
 //
 // Float tiles: F32 and F16 [column][16]; BF16 [column / 2][16][2], an odd column padded with zero.
 struct Layout {
-  bool min;          // a second f16 per unit
-  int blocks;        // of 32 elements in a unit
-  int subs;          // sub-blocks with their own scale in 32 elements
-  int scale_bytes;   // integer scales and mins, per lane and 32 elements
-  int bits;          // of a code
-  int offset;        // subtracted from a code (0 with a table or a min)
+  bool min;         // a second f16 per unit
+  int blocks;       // of 32 elements in a unit
+  int subs;         // sub-blocks with their own scale in 32 elements
+  int scale_bytes;  // integer scales and mins, per lane and 32 elements
+  int bits;         // of a code
+  int offset;       // subtracted from a code (0 with a table or a min)
 };
 extern const Layout kLayouts[kFormats];
 // Values of the IQ4 codes, plus 128.
 extern const uint8_t kIq4Table[16];
 
+// An integer i below 2^22 in magnitude is the f32 with the bits kLift + i, less kLiftValue. So a sum that
+// starts at kLift needs no conversion: i * s = fma(lifted, s, -kLiftValue * s), exact up to its one rounding
+// when s has at most 22 significant bits, which all scales have (f16 times an integer of 8 bits).
+inline constexpr int32_t kLift = 0x4b400000;
+inline constexpr float kLiftValue = 0x1.8p23f;
+
 // 32 columns of 16 activation rows: int8 codes with one scale per row.
 struct PanelBlock {
   int8_t codes[kPanelRows][kBlock];
   float scale[kPanelRows];
-  int32_t bias[kPanelRows];          // -128 * the sum of the codes
+  int32_t bias[kPanelRows];          // kLift - 128 * the sum of the codes
   int32_t bias_half[2][kPanelRows];  // the same for each 16 columns
   float sum[kPanelRows];             // scale * the sum of the codes
   float sum_half[2][kPanelRows];
@@ -81,34 +102,33 @@ struct PanelBlock {
 struct MatmulJob {
   const uint8_t* tiles;
   size_t tile_bytes;
-  int outputs;        // weight rows; the last tile may be partly used
-  int units;          // of a quantized row; columns (even for BF16) of a float row
-  const void* x;      // PanelBlock[panel][block], or float panels: [panel][column][width], the last panel's width
-                      // the smallest of 1, 2, 4, 8 that has room for its rows
+  int outputs;    // weight rows; the last tile may be partly used
+  int units;      // of a quantized row; columns (even for BF16) of a float row
+  const void* x;  // PanelBlock[panel][block], or float panels: [panel][column][width], the last panel's width
+                  // the smallest of 1, 2, 4, 8 that has room for its rows
   size_t panel_bytes;
-  int rows;           // of x
-  float* y;           // [rows, ldy]
+  int rows;  // of x
+  float* y;  // [rows, ldy]
   size_t ldy;
 };
 
 // Up to 16 rows of attention over one KV head: rows are query heads of its group times query positions.
 struct AttentionJob {
-  const float* q[kAttentionRows];     // [head_dim] each
-  float* out[kAttentionRows];         // [head_dim] each
-  int position[kAttentionRows];       // of the row's token; it sees positions (position - window, position]
+  const float* q[kAttentionRows];  // [head_dim] each
+  float* out[kAttentionRows];      // [head_dim] each
+  int position[kAttentionRows];    // of the row's token; it sees positions (position - window, position]
   int rows;
-  int head_dim;                       // a multiple of 8, at most kMaxHeadDim
-  int window;                         // at least 1
-  float scale;                        // of q
-  int bf16;                           // else f16
-  const uint8_t* keys;                // block b: [head_dim][16] at keys + b * block_bytes
-  const uint8_t* values;              // block b: [16][head_dim] at values + b * block_bytes
+  int head_dim;           // a multiple of 8, at most kMaxHeadDim
+  int window;             // at least 1
+  float scale;            // of q
+  int bf16;               // else f16
+  const uint8_t* keys;    // block b: [head_dim][16] at keys + b * block_bytes
+  const uint8_t* values;  // block b: [16][head_dim] at values + b * block_bytes
   size_t block_bytes;
-  const int* blocks;                  // block table
-  float* scratch;                     // kAttentionScratch floats, 64-byte aligned
+  const int* blocks;  // block table
+  float* scratch;     // kAttentionScratch floats, 64-byte aligned
 };
-inline constexpr int kAttentionScratch =
-    kAttentionRows * (2 * kMaxHeadDim + kKvChunk) + 4 * kAttentionRows * kLanes;
+inline constexpr int kAttentionScratch = kAttentionRows * (2 * kMaxHeadDim + kKvChunk) + 4 * kAttentionRows * kLanes;
 
 // One row per instruction set. Functions are pure: no allocation, no threads, no state.
 // Every row gives bit for bit the results of ref.

@@ -85,8 +85,8 @@ TEST_F(Loader, NamesTheTensorThatDoesNotFit) {
               HasSubstr("tensor 'blk.1.attn_k.weight' is missing; [32, 16] is expected"));
   EXPECT_THAT(refusal(replaced(good, "output_norm.weight", "output_gorm.weight")),
               HasSubstr("tensor 'output_norm.weight' is missing"));
-  TinyModel tiny({});
-  gguf::Writer& more = tiny.writer();
+  const TinyModel tiny({});  // its tensors are borrowed by the writer
+  gguf::Writer more = tiny.writer();
   more.add_tensor("blk.0.ffn_gate_inp.weight", kernels::Type::f32, {4}, std::span(zeros_).first(16));
   EXPECT_THAT(refusal(more), HasSubstr("tensor 'blk.0.ffn_gate_inp.weight' has no place in this architecture"));
   EXPECT_THAT(refusal(TinyModel({.architecture = "qwen2"}).writer()),

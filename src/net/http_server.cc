@@ -92,7 +92,8 @@ Server::~Server() {
   for (const auto& thread : threads_) {
     asio::post(thread->io, [thread = thread.get()] {
       const auto connections = thread->connections;
-      for (const auto& connection : connections) connection->drop(true);
+      // A reset makes the client's kernel throw away what it has not read: only for answers that are cut off.
+      for (const auto& connection : connections) connection->drop(connection->busy());
       thread->finish();
     });
   }

@@ -52,7 +52,7 @@ class ByteLevelBpe final : public BasicTokenizer {
   WholeTokens whole_;
   MergeTable merges_;
   std::array<TokenId, 256> alphabet_;
-  std::vector<TokenId> replacement_;  // U+FFFD, for a byte that has no token
+  std::vector<TokenId> replacement_;  // U+FFFD, for a byte that has no token and no place in UTF-8
 };
 
 Status ByteLevelBpe::load() {
@@ -94,11 +94,13 @@ void ByteLevelBpe::merge_word(std::string_view word, MergeScratch& scratch, std:
       out.push_back(symbol.id);
       continue;
     }
-    // Merges led to a string that is no token, or a byte has none.
+    // Merges led to a string that is no token, or a byte has none. Such a byte
+    // goes, as everywhere; one that no UTF-8 has becomes U+FFFD.
     for (std::size_t i = symbol.begin; i < symbol.begin + symbol.length; ++i) {
+      const auto byte = static_cast<unsigned char>(word[i]);
       if (byte_at(i) >= 0)
         out.push_back(byte_at(i));
-      else
+      else if (byte == 0xC0 || byte == 0xC1 || byte >= 0xF5)
         out.insert(out.end(), replacement_.begin(), replacement_.end());
     }
   }

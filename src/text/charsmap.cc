@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 
@@ -9,6 +10,11 @@ namespace ashlar::text {
 namespace {
 
 constexpr std::size_t kUnit = sizeof(std::uint32_t);
+
+// Unicode's longest is 33 bytes, for U+FDFA. Without bounds a made-up map could
+// walk a whole text from each position, or blow a short one up.
+constexpr std::size_t kMaxKey = 64;
+constexpr std::size_t kMaxReplacement = 64;
 
 std::uint32_t read_unit(std::string_view bytes, std::size_t at) {
   static_assert(std::endian::native == std::endian::little);
@@ -47,7 +53,7 @@ Charsmap::Match Charsmap::longest(std::string_view text) const {
   if (units_ == 0) return best;
   const std::string_view strings = std::string_view(blob_).substr(kUnit + units_ * kUnit);
   std::size_t node = offset(unit(0));
-  for (std::size_t i = 0; i < text.size(); ++i) {
+  for (std::size_t i = 0; i < std::min(text.size(), kMaxKey); ++i) {
     const auto byte = static_cast<unsigned char>(text[i]);
     if (byte == 0) break;
     node ^= byte;
@@ -57,8 +63,9 @@ Charsmap::Match Charsmap::longest(std::string_view text) const {
     if (!has_value(at)) continue;
     const std::size_t begin = unit(node) & 0x7FFFFFFFu;
     if (begin > strings.size()) break;
-    const std::string_view rest = strings.substr(begin);
-    best = {i + 1, rest.substr(0, rest.find('\0'))};
+    const std::string_view rest = strings.substr(begin, kMaxReplacement + 1);
+    const std::size_t length = std::min(rest.find('\0'), rest.size());
+    if (length <= kMaxReplacement) best = {i + 1, rest.substr(0, length)};
   }
   return best;
 }

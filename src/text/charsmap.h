@@ -28,7 +28,8 @@ class Charsmap {
   // in the trie only ends a match: no unit outside it is read.
   static Result<Charsmap> create(std::string blob);
 
-  // The longest beginning of `text` that is replaced.
+  // The longest beginning of `text` that is replaced; both it and its replacement
+  // have at most 64 bytes.
   Match longest(std::string_view text) const;
 
  private:

@@ -55,6 +55,14 @@ TEST(Charsmap, SizesThatDoNotFitAreCorrupt) {
   EXPECT_EQ(Charsmap::create(std::string("\xFF\xFF\xFF\xFF", 4)).error().code, Code::corrupt);
 }
 
+TEST(Charsmap, AReplacementThatIsTooLongIsNone) {
+  std::string blob = small_map();
+  blob.resize(blob.size() - 4);
+  const auto map = Charsmap::create(blob + std::string(65, 'x'));
+  EXPECT_EQ(map->longest("ac").length, 0u);
+  EXPECT_EQ(Charsmap::create(blob + std::string(64, 'x'))->longest("ac").replacement.size(), 64u);
+}
+
 TEST(Charsmap, ARandomTrieIsReadWithinItsBounds) {
   std::mt19937 random(5);
   for (int round = 0; round < 200; ++round) {

@@ -61,6 +61,12 @@ bool begins_with(const char* at, const char* end) {
   return at < end && Set::has(read(at, end));
 }
 
+// What an alternative found out and would otherwise look for again from the next
+// position, and the next: it keeps patterns linear.
+struct Seen {
+  const char* no_newline_before = nullptr;  // within the white space that reaches here
+};
+
 // --- alternatives -----------------------------------------------------------
 
 // Set{1,kMost}; 0: Set+
@@ -150,7 +156,8 @@ struct SpacesBeforeLast {
 
 // \s*[\r\n]+, or \s*[\r\n]: white space up to the last newline in it.
 struct SpacesToNewline {
-  static const char* match(const char* at, const char* end) {
+  static const char* match(const char* at, const char* end, Seen& seen) {
+    if (at < seen.no_newline_before) return nullptr;
     const char* stop = nullptr;
     while (at < end) {
       const Char c = read(at, end);
@@ -158,6 +165,7 @@ struct SpacesToNewline {
       at += c.bytes;
       if (Newlines::has(c)) stop = at;
     }
+    if (stop == nullptr) seen.no_newline_before = at;
     return stop;
   }
 };
@@ -190,9 +198,10 @@ struct Pattern {
     const char* at = text.data();
     const char* const end = at + text.size();
     const char* unmatched = at;
+    Seen seen;
     while (at < end) {
       const char* stop = nullptr;
-      static_cast<void>(((stop = Alternatives::match(at, end)) || ...));
+      static_cast<void>(((stop = match<Alternatives>(at, end, seen)) || ...));
       if (stop == nullptr) {
         at += read(at, end).bytes;
         continue;
@@ -202,6 +211,15 @@ struct Pattern {
       at = unmatched = stop;
     }
     if (unmatched != at) emit(std::string_view(unmatched, at));
+  }
+
+ private:
+  template <class Alternative>
+  static const char* match(const char* at, const char* end, Seen& seen) {
+    if constexpr (requires { Alternative::match(at, end, seen); })
+      return Alternative::match(at, end, seen);
+    else
+      return Alternative::match(at, end);
   }
 };
 

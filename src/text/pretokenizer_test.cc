@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <random>
+#include <set>
 #include <string>
 
 #include "base/utf8.h"
@@ -277,6 +278,25 @@ TEST(PreTokenizer, EveryFamilyGivesBackTheWholeTextWhateverItsBytes) {
       joined += word;
     }
     EXPECT_EQ(joined, text) << family->name;
+  }
+}
+
+// Quadratic time in any of them would outlast the test.
+TEST(PreTokenizer, EveryFamilyIsLinearInLongRuns) {
+  std::set<void (*)(std::string_view, WordSink)> done;
+  for (const PreTokenizer* family : pre_tokenizers()) {
+    if (!done.insert(family->split).second) continue;
+    for (const std::string_view unit : {" ", "\n", "1", "A", "中A", "!", "\u0301", "' ", "a ", "\xE4"}) {
+      std::string text;
+      while (text.size() < 30'000) text += unit;
+      for (const char* last : {"", "x"}) {
+        std::size_t bytes = 0;
+        family->split(text + last, {&bytes, [](void* self, std::string_view word) {
+                                      *static_cast<std::size_t*>(self) += word.size();
+                                    }});
+        EXPECT_EQ(bytes, text.size() + std::string_view(last).size()) << family->name;
+      }
+    }
   }
 }
 

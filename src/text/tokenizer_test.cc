@@ -55,11 +55,13 @@ TEST(ByteLevelBpe, AnyBytesComeBackAsTheyWere) {
   }
 }
 
-TEST(ByteLevelBpe, AByteWithoutATokenBecomesTheReplacementCharacter) {
+TEST(ByteLevelBpe, AByteWithoutATokenGoesOrIsReplacedWhereUtf8HasNone) {
   Vocabulary vocabulary = small_bpe();
   vocabulary.tokens[0xF5] = "unused";
+  vocabulary.tokens[0x1C] = "unused too";
   const auto tokenizer = make(vocabulary);
   EXPECT_EQ(tokenizer->decode(tokenizer->encode("a\xF5z", kPlain)), "a\uFFFDz");
+  EXPECT_EQ(tokenizer->decode(tokenizer->encode("a\x1Cz", kPlain)), "az");
 }
 
 TEST(ByteLevelBpe, AMergeThatLeadsToNoTokenFallsBackToBytes) {

@@ -71,7 +71,7 @@ test("every kind of bad JSON is 400", async () => {
 test("strings of 10 MB and a million members are answered", async () => {
   const long = "x".repeat(10 << 20);
   assertError(await server.post("/v1/chat/completions", { model: long, messages: [{ role: "user", content: "x" }] }), 400, /model/);
-  assertError(await server.post("/v1/chat/completions", { model: server.model, messages: [{ role: long, content: "x" }], ...server.chatExtras }), 400);
+  assert.equal(assertError(await server.post("/v1/chat/completions", server.chat(long)), 400).code, "context_length_exceeded");
   assertError(await server.post("/v1/completions", { prompt: "a", stop: long }), 400, /stop/);
   const members = "{" + Array.from({ length: 1_000_000 }, (_, i) => `"k${i}":1`).join(",") + "}";
   assertError(await server.post("/v1/completions", members), 400, /members/);
@@ -92,7 +92,7 @@ test("wrong types and ranges name their field", async () => {
   assertError(await server.post("/v1/chat/completions", server.chat("x", { messages: [] })), 400, /messages/);
   assertError(await server.post("/v1/chat/completions", server.chat("x", { chat_template: "{% for %}" })), 400);
   assertError(await server.post("/v1/chat/completions", server.chat("x", { chat_template: "{{ raise_exception('not like this') }}" })), 400, /not like this/);
-  assertError(await server.post("/v1/chat/completions", server.chat("x", { chat_template: "{% for i in range(100000000) %}x{% endfor %}" })), 413);
+  assertError(await server.post("/v1/chat/completions", server.chat("x", { chat_template: "{% for i in range(90000) %}{% for j in range(90000) %}x{% endfor %}{% endfor %}" })), 413);
 });
 
 test("unknown fields are ignored", async () => {

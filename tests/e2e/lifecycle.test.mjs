@@ -1,15 +1,16 @@
 // Starting, refusing to start, draining, dying.
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import net from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { test } from "node:test";
 import { Server, binary, events, run } from "./server.mjs";
 
 test("SIGTERM lets running answers end and refuses new ones", async () => {
-  const server = await Server.start();
+  const server = await Server.start(["--drain-timeout", "120000"]);
   const answer = await server.fetch("/v1/chat/completions", { method: "POST",
-    body: JSON.stringify(server.chat("Go on", { stream: true, n: 8, ignore_eos: true, temperature: 1 })) });
+    body: JSON.stringify(server.chat("Go on", { stream: true, n: 4, max_tokens: 100, ignore_eos: true, temperature: 1 })) });
   const stream = events(answer);
   await stream.next();
   server.process.kill("SIGTERM");
@@ -18,6 +19,19 @@ test("SIGTERM lets running answers end and refuses new ones", async () => {
   assert.equal(last, "[DONE]");
   assert.deepEqual(await server.exit, { code: 0, signal: null });
   await assert.rejects(fetch(server.url + "/health"));
+});
+
+test("an answer that is still on its way when the process ends arrives whole", async () => {
+  const server = await Server.start();
+  const text = JSON.stringify(server.chat("Go on", { stream: true, max_tokens: 100, ignore_eos: true }));
+  const socket = net.connect(server.port, "127.0.0.1");
+  socket.pause();
+  socket.write(`POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: ${text.length}\r\n\r\n${text}`);
+  await server.until(() => server.metric("vllm:generation_tokens_total"), (tokens) => tokens > 0);
+  assert.deepEqual(await server.stop(), { code: 0, signal: null });
+  let heard = "";
+  for await (const data of socket) heard += data;
+  assert.match(heard, /data: \[DONE\]/);
 });
 
 test("a second signal ends it at once", async () => {
@@ -65,15 +79,14 @@ test("what cannot be served is said in one sentence", async (t) => {
 test("kill -9 under load, and a new one serves at once", async () => {
   for (let round = 0; round < 3; ++round) {
     const server = await Server.start();
-    const answers = Array.from({ length: 20 }, async () => {
+    const answers = Promise.allSettled(Array.from({ length: 20 }, async () => {
       const answer = await server.fetch("/v1/chat/completions", { method: "POST",
         body: JSON.stringify(server.chat("Go on", { stream: true, n: 4, ignore_eos: true, temperature: 1 })) });
       const all = await Array.fromAsync(events(answer));
       if (all.at(-1) !== "[DONE]") throw new Error("cut off");
-    });
+    }));
     await server.until(() => server.metric("vllm:num_requests_running"), (running) => running > 0);
     assert.deepEqual(await server.kill(), { code: null, signal: "SIGKILL" });
-    const ends = await Promise.allSettled(answers);
-    assert.ok(ends.some((end) => end.status === "rejected"));
+    assert.ok((await answers).some((end) => end.status === "rejected"));
   }
 });

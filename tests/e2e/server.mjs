@@ -20,7 +20,8 @@ export class Server {
   // Resolves when the server listens.
   static async start(args = [], { models = model ? ["--model", model] : [] } = {}) {
     const server = new Server();
-    server.args = ["serve", "--port", "0", ...models, ...args];
+    // One thread computes: these models gain nothing from more, and the tests leave the machine to others.
+    server.args = ["serve", "--port", "0", "--threads", "1", ...models, ...args];
     await server.#spawn();
     const listed = await (await server.fetch("/v1/models")).json();
     server.model = listed.data?.[0].id;
@@ -121,6 +122,7 @@ export function run(command, args, input = "") {
     child.stderr.on("data", (data) => (err += data));
     child.on("error", (error) => resolve({ code: -1, out, err: String(error) }));
     child.on("close", (code) => resolve({ code, out, err }));
+    child.stdin.on("error", () => {});  // it may end without reading
     child.stdin.end(input);
   });
 }

@@ -19,12 +19,24 @@ void read_codes(Format format, const uint8_t* planes, int lane, int (&values)[kB
     const auto bit = [&](const uint8_t* p) { return p[i] >> k / 4 & 1; };
     int code = 0;
     switch (layout.bits) {
-      case 8: code = planes[64 * (k / 4) + i]; break;
-      case 6: code = nibble(planes) | pair(planes + 256) << 4; break;
-      case 5: code = nibble(planes) | bit(planes + 256) << 4; break;
-      case 4: code = nibble(planes); break;
-      case 3: code = pair(planes) | bit(planes + 128) << 2; break;
-      default: code = pair(planes); break;
+      case 8:
+        code = planes[64 * (k / 4) + i];
+        break;
+      case 6:
+        code = nibble(planes) | pair(planes + 256) << 4;
+        break;
+      case 5:
+        code = nibble(planes) | bit(planes + 256) << 4;
+        break;
+      case 4:
+        code = nibble(planes);
+        break;
+      case 3:
+        code = pair(planes) | bit(planes + 128) << 2;
+        break;
+      default:
+        code = pair(planes);
+        break;
     }
     values[k] = table ? kIq4Table[code] - 128 : code - layout.offset;
   }
@@ -107,8 +119,8 @@ void matmul_quantized(Format format, const MatmulJob& job) {
         int values[kBlock];
         read_codes(format, p + planes, lane, values);
         for (int r = 0; r < job.rows; ++r) {
-          const auto* panel = reinterpret_cast<const PanelBlock*>(static_cast<const uint8_t*>(job.x) +
-                                                                  job.panel_bytes * static_cast<size_t>(r / kPanelRows));
+          const auto* panel = reinterpret_cast<const PanelBlock*>(
+              static_cast<const uint8_t*>(job.x) + job.panel_bytes * static_cast<size_t>(r / kPanelRows));
           float& sum = job.y[static_cast<size_t>(r) * job.ldy + static_cast<size_t>(o)];
           sum = accumulate(layout, scales, values, panel[b], r % kPanelRows, sum);
         }
@@ -149,6 +161,7 @@ void matmul_floats(Format format, const MatmulJob& job) {
 void quantize_panel(const float* x, size_t ldx, int rows, int columns, PanelBlock* panel) {
   for (int b = 0; b < columns / kBlock; ++b) {
     panel[b] = {};
+    for (int r = 0; r < kPanelRows; ++r) panel[b].bias[r] = panel[b].bias_half[0][r] = panel[b].bias_half[1][r] = kLift;
     for (int r = 0; r < rows; ++r) {
       const float* v = x + static_cast<size_t>(r) * ldx + static_cast<size_t>(b) * kBlock;
       float most = 0;
@@ -164,10 +177,10 @@ void quantize_panel(const float* x, size_t ldx, int rows, int columns, PanelBloc
       }
       const float scale = most / 127.0f;
       panel[b].scale[r] = scale;
-      panel[b].bias[r] = -128 * (halves[0] + halves[1]);
+      panel[b].bias[r] = kLift - 128 * (halves[0] + halves[1]);
       panel[b].sum[r] = scale * static_cast<float>(halves[0] + halves[1]);
       for (int h = 0; h < 2; ++h) {
-        panel[b].bias_half[h][r] = -128 * halves[h];
+        panel[b].bias_half[h][r] = kLift - 128 * halves[h];
         panel[b].sum_half[h][r] = scale * static_cast<float>(halves[h]);
       }
     }

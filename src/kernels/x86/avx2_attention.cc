@@ -13,8 +13,10 @@ constexpr int kRows = 4;
 template <bool bf16>
 ASHLAR_INLINE __m256 widened(const uint8_t* p) {
   const __m128i v = _mm_loadu_si128((const __m128i*)p);
-  if constexpr (bf16) return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(v), 16));
-  else return _mm256_cvtph_ps(v);
+  if constexpr (bf16)
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(v), 16));
+  else
+    return _mm256_cvtph_ps(v);
 }
 
 ASHLAR_INLINE int least(int a, int b) { return a < b ? a : b; }
@@ -86,8 +88,8 @@ ASHLAR_INLINE void weigh(State* s, int r, int head_dim, int from, int to) {
 template <bool bf16, int V>
 ASHLAR_INLINE void add_values(const AttentionJob* job, const State* s, int dim, int begin, int end, int chunk) {
   __m256 sums[kRows][V];
-  ASHLAR_UNROLL for (int r = 0; r < kRows; ++r) ASHLAR_UNROLL for (int v = 0; v < V; ++v)
-      sums[r][v] = _mm256_loadu_ps(s->sums + r * job->head_dim + dim + 8 * v);
+  ASHLAR_UNROLL for (int r = 0; r < kRows; ++r) ASHLAR_UNROLL for (int v = 0; v < V; ++v) sums[r][v] =
+      _mm256_loadu_ps(s->sums + r * job->head_dim + dim + 8 * v);
   for (int block = begin / kKvBlock; block * kKvBlock < end; ++block) {
     const uint8_t* values = job->values + (size_t)job->blocks[block] * job->block_bytes + 2 * dim;
     const float* weights = s->scores + block * kKvBlock - chunk;
@@ -150,7 +152,8 @@ ASHLAR_INLINE __m128i narrowed(__m256 v, int bf16) {
   if (bf16) {
     const __m256i bits = _mm256_castps_si256(v);
     const __m256i high = _mm256_srli_epi32(bits, 16), odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
-    const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd), 16);
+    const __m256i rounded =
+        _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd), 16);
     const __m256i quiet = _mm256_or_si256(high, _mm256_set1_epi32(64));
     const __m256i words = _mm256_blendv_epi8(rounded, quiet, _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q)));
     return _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
@@ -180,7 +183,8 @@ void store_key(const float* key, int head_dim, int bf16, uint8_t* block, int slo
 
 void store_value(const float* value, int head_dim, int bf16, uint8_t* block, int slot) {
   uint16_t* out = (uint16_t*)block + slot * head_dim;
-  for (int d = 0; d < head_dim; d += 8) _mm_storeu_si128((__m128i*)(out + d), narrowed(_mm256_loadu_ps(value + d), bf16));
+  for (int d = 0; d < head_dim; d += 8)
+    _mm_storeu_si128((__m128i*)(out + d), narrowed(_mm256_loadu_ps(value + d), bf16));
 }
 
 }  // namespace ashlar::kernels::avx2

@@ -25,7 +25,8 @@ void rms_norm(const float* x, const float* weight, float epsilon, int n, float* 
   const __m256 factor = _mm256_set1_ps(1.0f / _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(mean))));
   for (int i = 0; i < n; i += 8) {
     const __m256i lanes = lanes_of(n - i);
-    _mm256_maskstore_ps(y + i, lanes, _mm256_mul_ps(_mm256_mul_ps(load(x + i, lanes), factor), load(weight + i, lanes)));
+    _mm256_maskstore_ps(y + i, lanes,
+                        _mm256_mul_ps(_mm256_mul_ps(load(x + i, lanes), factor), load(weight + i, lanes)));
   }
 }
 
@@ -97,10 +98,11 @@ uint64_t read_memory(const uint8_t* data, size_t bytes) {
   __m256i sums[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256()};
   const size_t quarter = bytes / 4 / 32 * 32;
   for (size_t i = 0; i < quarter; i += 32)
-    ASHLAR_UNROLL for (int s = 0; s < 4; ++s)
-        sums[s] = _mm256_xor_si256(sums[s], _mm256_loadu_si256((const __m256i*)(data + quarter * (size_t)s + i)));
+    ASHLAR_UNROLL for (int s = 0; s < 4; ++s) sums[s] =
+        _mm256_xor_si256(sums[s], _mm256_loadu_si256((const __m256i*)(data + quarter * (size_t)s + i)));
   uint64_t words[4], sum = 0;
-  _mm256_storeu_si256((__m256i*)words, _mm256_xor_si256(_mm256_xor_si256(sums[0], sums[1]), _mm256_xor_si256(sums[2], sums[3])));
+  _mm256_storeu_si256((__m256i*)words,
+                      _mm256_xor_si256(_mm256_xor_si256(sums[0], sums[1]), _mm256_xor_si256(sums[2], sums[3])));
   for (int i = 0; i < 4; ++i) sum ^= words[i];
   return sum;
 }
@@ -110,8 +112,7 @@ double int8_operations(int64_t rounds) {
   __m256i a = _mm256_set1_epi8(3), b = _mm256_set1_epi8(5);
   const __m256i ones = _mm256_set1_epi16(1);
   ASHLAR_UNROLL for (int i = 0; i < 8; ++i) sums[i] = _mm256_set1_epi32(i);
-  for (int64_t n = 0; n < rounds; ++n)
-    ASHLAR_UNROLL for (int i = 0; i < 8; ++i) {
+  for (int64_t n = 0; n < rounds; ++n) ASHLAR_UNROLL for (int i = 0; i < 8; ++i) {
       asm volatile("" : "+x"(a), "+x"(b));
       sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), ones));
     }
@@ -138,8 +139,7 @@ const Kernels kAvx2 = {
     .isa = "avx2",
     .matmul = {avx2::matmul_f32, avx2::matmul_f16, avx2::matmul_bf16, avx2::matmul_q8_0, avx2::matmul_q4_0,
                avx2::matmul_q4_1, avx2::matmul_q5_0, avx2::matmul_q5_1, avx2::matmul_q2_k, avx2::matmul_q3_k,
-               avx2::matmul_q4_k, avx2::matmul_q5_k, avx2::matmul_q6_k, avx2::matmul_iq4_nl,
-               avx2::matmul_iq4_xs},
+               avx2::matmul_q4_k, avx2::matmul_q5_k, avx2::matmul_q6_k, avx2::matmul_iq4_nl, avx2::matmul_iq4_xs},
     .quantize_panel = avx2::quantize_panel,
     .attend = avx2::attend,
     .store_key = avx2::store_key,

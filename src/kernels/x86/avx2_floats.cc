@@ -11,8 +11,10 @@ namespace {
 
 template <Format format>
 ASHLAR_INLINE __m256 read(const uint8_t* p) {
-  if constexpr (format == kF32) return _mm256_loadu_ps((const float*)p);
-  else return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+  if constexpr (format == kF32)
+    return _mm256_loadu_ps((const float*)p);
+  else
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
 }
 
 // Two columns of a BF16 tile: a lane's pair stands in one word.

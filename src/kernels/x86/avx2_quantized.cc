@@ -39,11 +39,17 @@ ASHLAR_INLINE __m256i field(const uint8_t* plane, int mask) {
 }
 
 template <int g>
-ASHLAR_INLINE __m256i nibble(const uint8_t* p) { return field<g < 4 ? 0 : -4>(p + 64 * (g % 4), 15); }
+ASHLAR_INLINE __m256i nibble(const uint8_t* p) {
+  return field < g<4 ? 0 : -4>(p + 64 * (g % 4), 15);
+}
 template <int g, int to>
-ASHLAR_INLINE __m256i pair(const uint8_t* p) { return field<to - 2 * (g % 4)>(p + 64 * (g / 4), 3 << to); }
+ASHLAR_INLINE __m256i pair(const uint8_t* p) {
+  return field<to - 2 * (g % 4)>(p + 64 * (g / 4), 3 << to);
+}
 template <int g, int to>
-ASHLAR_INLINE __m256i bit(const uint8_t* p) { return field<to - g>(p, 1 << to); }
+ASHLAR_INLINE __m256i bit(const uint8_t* p) {
+  return field<to - g>(p, 1 << to);
+}
 
 // Codes as unsigned bytes; those of 8 bits and of tables as signed ones.
 template <int bits, bool table, int g>
@@ -131,8 +137,8 @@ ASHLAR_INLINE __m256 dot(const Block& w, const int8_t* x, __m256i sum) {
     constexpr int step = S::groups < count ? S::groups : count;
     ASHLAR_UNROLL for (int g = first; g < first + count; g += step) {
       __m256i words = _mm256_maddubs_epi16(w.codes[g], _mm256_set1_epi32(*(const Int32*)(x + 4 * g)));
-      ASHLAR_UNROLL for (int i = g + 1; i < g + step; ++i)
-        words = _mm256_add_epi16(words, _mm256_maddubs_epi16(w.codes[i], _mm256_set1_epi32(*(const Int32*)(x + 4 * i))));
+      ASHLAR_UNROLL for (int i = g + 1; i < g + step; ++i) words =
+          _mm256_add_epi16(words, _mm256_maddubs_epi16(w.codes[i], _mm256_set1_epi32(*(const Int32*)(x + 4 * i))));
       sum = _mm256_add_epi32(sum, _mm256_madd_epi16(words, ones));
     }
   }
@@ -141,11 +147,13 @@ ASHLAR_INLINE __m256 dot(const Block& w, const int8_t* x, __m256i sum) {
 
 ASHLAR_INLINE __m256 each(const float* p) { return _mm256_broadcast_ss(p); }
 
-// Where the integer sum starts: -offset * sum(x), from the -128 * sum(x) of the panel.
+// Where the integer sum starts: -offset * sum(x), from the kLift - 128 * sum(x) of the panel.
 template <class S>
 ASHLAR_INLINE __m256i start(const int32_t* bias) {
-  if constexpr (S::offset) return _mm256_set1_epi32(*bias >> (8 - S::bits));
-  else return _mm256_setzero_si256();
+  if constexpr (S::offset)
+    return _mm256_srai_epi32(_mm256_sub_epi32(_mm256_set1_epi32(*bias), _mm256_set1_epi32(kLift)), 8 - S::bits);
+  else
+    return _mm256_setzero_si256();
 }
 
 // One block times one row, in the order of ref.
@@ -187,8 +195,7 @@ static void multiply(const uint8_t* tile, int half, int units, const PanelBlock*
       ASHLAR_UNROLL for (int r = 0; r < R; ++r) sums[r] = accumulate<S>(block, x, first + r, sums[r]);
     }
   }
-  ASHLAR_UNROLL for (int r = 0; r < R; ++r)
-    if (r < rows) _mm256_maskstore_ps(y + (size_t)r * ldy, lanes, sums[r]);
+  ASHLAR_UNROLL for (int r = 0; r < R; ++r) if (r < rows) _mm256_maskstore_ps(y + (size_t)r * ldy, lanes, sums[r]);
 }
 
 template <class S>
@@ -196,10 +203,14 @@ ASHLAR_INLINE void multiply_half(const MatmulJob* job, const uint8_t* tile, int 
                                  float* y, __m256i lanes) {
   for (int r = 0; r < rows && r < kPanelRows; r += 8, y += 8 * job->ldy) {
     const int left = rows - r;
-    if (left > 4) multiply<S, 8>(tile, half, job->units, x, r, left, y, job->ldy, lanes);
-    else if (left > 2) multiply<S, 4>(tile, half, job->units, x, r, left, y, job->ldy, lanes);
-    else if (left > 1) multiply<S, 2>(tile, half, job->units, x, r, left, y, job->ldy, lanes);
-    else multiply<S, 1>(tile, half, job->units, x, r, left, y, job->ldy, lanes);
+    if (left > 4)
+      multiply<S, 8>(tile, half, job->units, x, r, left, y, job->ldy, lanes);
+    else if (left > 2)
+      multiply<S, 4>(tile, half, job->units, x, r, left, y, job->ldy, lanes);
+    else if (left > 1)
+      multiply<S, 2>(tile, half, job->units, x, r, left, y, job->ldy, lanes);
+    else
+      multiply<S, 1>(tile, half, job->units, x, r, left, y, job->ldy, lanes);
   }
 }
 
@@ -256,13 +267,14 @@ ASHLAR_INLINE void quantize_block(const float* x, PanelBlock* out, int r) {
   ASHLAR_UNROLL for (int i = 0; i < 4; ++i) c[i] = to_codes(v[i], inverse);
   const __m256i a = _mm256_packs_epi32(c[0], c[1]), b = _mm256_packs_epi32(c[2], c[3]);
   const __m256i mixed = _mm256_packs_epi16(a, b);  // fours of the eight: 0 2 4 6 1 3 5 7
-  _mm256_storeu_si256((__m256i*)out->codes[r], _mm256_permutevar8x32_epi32(mixed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
+  _mm256_storeu_si256((__m256i*)out->codes[r],
+                      _mm256_permutevar8x32_epi32(mixed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
   const int first = sum_of(_mm256_add_epi32(c[0], c[1])), second = sum_of(_mm256_add_epi32(c[2], c[3]));
   const float scale = most / 127.0f;
   out->scale[r] = scale;
-  out->bias[r] = -128 * (first + second);
-  out->bias_half[0][r] = -128 * first;
-  out->bias_half[1][r] = -128 * second;
+  out->bias[r] = kLift - 128 * (first + second);
+  out->bias_half[0][r] = kLift - 128 * first;
+  out->bias_half[1][r] = kLift - 128 * second;
   out->sum[r] = scale * (float)(first + second);
   out->sum_half[0][r] = scale * (float)first;
   out->sum_half[1][r] = scale * (float)second;
@@ -287,6 +299,7 @@ void quantize_panel(const float* x, size_t ldx, int rows, int columns, PanelBloc
   for (int b = 0; b < columns / kBlock; ++b) {
     __m256i* words = (__m256i*)(panel + b);
     for (size_t i = 0; i < sizeof(PanelBlock) / 32; ++i) _mm256_storeu_si256(words + i, _mm256_setzero_si256());
+    for (int r = 0; r < kPanelRows; ++r) panel[b].bias[r] = panel[b].bias_half[0][r] = panel[b].bias_half[1][r] = kLift;
     for (int r = 0; r < rows; ++r) quantize_block(x + (size_t)r * ldx + (size_t)(b * kBlock), panel + b, r);
   }
 }

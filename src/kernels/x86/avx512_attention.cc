@@ -11,8 +11,10 @@ namespace {
 
 template <bool bf16>
 ASHLAR_INLINE __m512 widened(__m256i v) {
-  if constexpr (bf16) return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16));
-  else return _mm512_cvtph_ps(v);
+  if constexpr (bf16)
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16));
+  else
+    return _mm512_cvtph_ps(v);
 }
 
 ASHLAR_INLINE int least(int a, int b) { return a < b ? a : b; }
@@ -25,7 +27,7 @@ struct State {
   float* sums;     // [R][padded head_dim]
   float* weights;  // [R][16]
   float peak[kAttentionRows];
-  int padded;      // head_dim up to whole vectors
+  int padded;  // head_dim up to whole vectors
 };
 
 // Scores of R rows for B consecutive blocks, masked to what each row sees.
@@ -39,7 +41,8 @@ ASHLAR_INLINE void score(const AttentionJob* job, const State* s, int block, int
 #pragma clang loop unroll(disable)
   for (int d = 0; d < job->head_dim; ++d, q += R) {
     __m512 k[B];
-    ASHLAR_UNROLL for (int b = 0; b < B; ++b) k[b] = widened<bf16>(_mm256_loadu_si256((const __m256i*)(keys[b] + 32 * d)));
+    ASHLAR_UNROLL for (int b = 0; b < B; ++b) k[b] =
+        widened<bf16>(_mm256_loadu_si256((const __m256i*)(keys[b] + 32 * d)));
     ASHLAR_UNROLL for (int r = 0; r < R; ++r) {
       const __m512 v = _mm512_set1_ps(q[r]);
       ASHLAR_UNROLL for (int b = 0; b < B; ++b) sums[b][r] = _mm512_fmadd_ps(v, k[b], sums[b][r]);
@@ -85,9 +88,10 @@ template <bool bf16, int R, int V>
 ASHLAR_INLINE void add_values(const AttentionJob* job, const State* s, int dim, int begin, int end, int chunk) {
   __m512 sums[R][V];
   __mmask16 lanes[V];
-  ASHLAR_UNROLL for (int v = 0; v < V; ++v) lanes[v] = job->head_dim - dim - 16 * v >= 16 ? (__mmask16)0xffff : (__mmask16)0xff;
-  ASHLAR_UNROLL for (int r = 0; r < R; ++r) ASHLAR_UNROLL for (int v = 0; v < V; ++v)
-      sums[r][v] = _mm512_loadu_ps(s->sums + r * s->padded + dim + 16 * v);
+  ASHLAR_UNROLL for (int v = 0; v < V; ++v) lanes[v] =
+      job->head_dim - dim - 16 * v >= 16 ? (__mmask16)0xffff : (__mmask16)0xff;
+  ASHLAR_UNROLL for (int r = 0; r < R; ++r) ASHLAR_UNROLL for (int v = 0; v < V; ++v) sums[r][v] =
+      _mm512_loadu_ps(s->sums + r * s->padded + dim + 16 * v);
   for (int block = begin / kKvBlock; block * kKvBlock < end; ++block) {
     const uint8_t* values = job->values + (size_t)job->blocks[block] * job->block_bytes + 2 * dim;
     const float* weights = s->scores + block * kKvBlock - chunk;
@@ -95,7 +99,8 @@ ASHLAR_INLINE void add_values(const AttentionJob* job, const State* s, int dim, 
 #pragma clang loop unroll(disable)
     for (int p = 0; p < count; ++p, values += 2 * job->head_dim, ++weights) {
       __m512 x[V];
-      ASHLAR_UNROLL for (int v = 0; v < V; ++v) x[v] = widened<bf16>(_mm256_maskz_loadu_epi16(lanes[v], values + 32 * v));
+      ASHLAR_UNROLL for (int v = 0; v < V; ++v) x[v] =
+          widened<bf16>(_mm256_maskz_loadu_epi16(lanes[v], values + 32 * v));
       ASHLAR_UNROLL for (int r = 0; r < R; ++r) {
         const __m512 w = _mm512_set1_ps(weights[r * kKvChunk]);
         ASHLAR_UNROLL for (int v = 0; v < V; ++v) sums[r][v] = _mm512_fmadd_ps(w, x[v], sums[r][v]);
@@ -137,7 +142,8 @@ static void attend_rows(const AttentionJob* job) {
     for (int r = 0; r < R; ++r) weigh(&s, r, begin * kKvBlock - chunk, end * kKvBlock - chunk);
     const int stop = least(last + 1, chunk + kKvChunk);
     int dim = 0;
-    for (; dim + 16 * V <= s.padded; dim += 16 * V) add_values<bf16, R, V>(&padded, &s, dim, begin * kKvBlock, stop, chunk);
+    for (; dim + 16 * V <= s.padded; dim += 16 * V)
+      add_values<bf16, R, V>(&padded, &s, dim, begin * kKvBlock, stop, chunk);
     if constexpr (V > 1)
       for (; dim < s.padded; dim += 16) add_values<bf16, R, 1>(&padded, &s, dim, begin * kKvBlock, stop, chunk);
   }
@@ -152,11 +158,16 @@ static void attend_rows(const AttentionJob* job) {
 
 template <bool bf16>
 ASHLAR_INLINE void attend_any(const AttentionJob* job) {
-  if (job->rows > 8) attend_rows<bf16, 16>(job);
-  else if (job->rows > 4) attend_rows<bf16, 8>(job);
-  else if (job->rows > 2) attend_rows<bf16, 4>(job);
-  else if (job->rows > 1) attend_rows<bf16, 2>(job);
-  else attend_rows<bf16, 1>(job);
+  if (job->rows > 8)
+    attend_rows<bf16, 16>(job);
+  else if (job->rows > 4)
+    attend_rows<bf16, 8>(job);
+  else if (job->rows > 2)
+    attend_rows<bf16, 4>(job);
+  else if (job->rows > 1)
+    attend_rows<bf16, 2>(job);
+  else
+    attend_rows<bf16, 1>(job);
 }
 
 // Sixteen floats to two bytes each, to nearest even; f16 clamped to its range.
@@ -164,7 +175,8 @@ ASHLAR_INLINE __m256i narrowed(__m512 v, int bf16) {
   if (bf16) {
     const __m512i bits = _mm512_castps_si512(v);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd), 16);
+    const __m512i rounded =
+        _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd), 16);
     const __m512i quiet = _mm512_or_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(64));
     return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), quiet));
   }

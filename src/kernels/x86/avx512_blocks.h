@@ -1,5 +1,5 @@
 // Reading blocks of packed weights with AVX-512: codes widened to bytes, scales to
-// floats. For the avx512 and amx files only; all of it has internal linkage.
+// floats. For avx512 files only; all of it has internal linkage.
 //
 // Codes with an offset are shifted up so that the offset becomes 128 for every
 // type; the scale is divided by the same power of two, which is exact.
@@ -19,6 +19,7 @@ constexpr int kAhead = 6144;
 struct Block {
   __m512i codes[8];
   __m512 scale[2];
+  __m512 drop;    // -kLiftValue * scale[0]
   __m512 min[2];  // subtracted
 };
 
@@ -39,12 +40,14 @@ ASHLAR_INLINE __m512i bytes(int value) { return _mm512_set1_epi8((char)value); }
 ASHLAR_INLINE __m512i load(const uint8_t* p) { return _mm512_loadu_si512(p); }
 
 // (v & mask) | rest
-ASHLAR_INLINE __m512i merged(__m512i rest, __m512i v, __m512i mask) { return _mm512_ternarylogic_epi32(rest, v, mask, 0xf8); }
+ASHLAR_INLINE __m512i merged(__m512i rest, __m512i v, __m512i mask) {
+  return _mm512_ternarylogic_epi32(rest, v, mask, 0xf8);
+}
 
 // Nibbles of group g to bits `to`..`to`+3.
 template <int g, int to>
 ASHLAR_INLINE __m512i nibble(const uint8_t* plane) {
-  return _mm512_and_si512(moved<g < 4 ? to : to - 4>(load(plane + 64 * (g % 4))), bytes(15 << to));
+  return _mm512_and_si512(moved < g<4 ? to : to - 4>(load(plane + 64 * (g % 4))), bytes(15 << to));
 }
 
 template <int g, int to>
@@ -71,7 +74,8 @@ ASHLAR_INLINE __m512i codes_of_group(const uint8_t* p) {
   else if constexpr (bits == 4)
     return nibble<g, up>(p);
   else if constexpr (bits == 3)
-    return with_bit<g, up + 2>(_mm512_and_si512(moved<up - 2 * (g % 4)>(load(p + 64 * (g / 4))), bytes(3 << up)), p + 128);
+    return with_bit<g, up + 2>(_mm512_and_si512(moved<up - 2 * (g % 4)>(load(p + 64 * (g / 4))), bytes(3 << up)),
+                               p + 128);
   else
     return _mm512_and_si512(moved<-2 * (g % 4)>(load(p + 64 * (g / 4))), bytes(3));
 }
@@ -117,6 +121,7 @@ struct Shape {
   ASHLAR_INLINE void read_block(const uint8_t* p, const Unit& unit, Block& block) {
     read_scales(p, unit, block);
     const uint8_t* planes = p + kLanes * scale_bytes;
+    block.drop = _mm512_mul_ps(block.scale[0], _mm512_set1_ps(-kLiftValue));
     block.codes[0] = codes_of_group<bits, up, table, 0>(planes);
     block.codes[1] = codes_of_group<bits, up, table, 1>(planes);
     block.codes[2] = codes_of_group<bits, up, table, 2>(planes);

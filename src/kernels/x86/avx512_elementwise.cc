@@ -96,8 +96,8 @@ uint64_t read_memory(const uint8_t* data, size_t bytes) {
   __m512i sums[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
   const size_t quarter = bytes / 4 / 64 * 64;
   for (size_t i = 0; i < quarter; i += 64)
-    ASHLAR_UNROLL for (int s = 0; s < 4; ++s)
-        sums[s] = _mm512_xor_si512(sums[s], _mm512_loadu_si512(data + quarter * (size_t)s + i));
+    ASHLAR_UNROLL for (int s = 0; s < 4; ++s) sums[s] =
+        _mm512_xor_si512(sums[s], _mm512_loadu_si512(data + quarter * (size_t)s + i));
   const __m512i all = _mm512_xor_si512(_mm512_xor_si512(sums[0], sums[1]), _mm512_xor_si512(sums[2], sums[3]));
   uint64_t words[8], sum = 0;
   _mm512_storeu_si512(words, all);

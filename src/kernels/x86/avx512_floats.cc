@@ -63,8 +63,8 @@ static void multiply(const MatmulJob* job, const uint8_t* tile, const float* x, 
   ASHLAR_UNROLL for (int t = 0; t < T; ++t) {
     const int left = outputs - t * kLanes;
     const __mmask16 lanes = left >= kLanes ? (__mmask16)0xffff : (__mmask16)((1u << left) - 1);
-    ASHLAR_UNROLL for (int r = 0; r < R; ++r)
-      if (r < rows) _mm512_mask_storeu_ps(y + (size_t)r * job->ldy + t * kLanes, lanes, sums[t][r]);
+    ASHLAR_UNROLL for (int r = 0; r < R; ++r) if (r < rows)
+        _mm512_mask_storeu_ps(y + (size_t)r * job->ldy + t * kLanes, lanes, sums[t][r]);
   }
 }
 
@@ -76,10 +76,14 @@ static void multiply_rows(const MatmulJob* job, const uint8_t* tile, float* y, i
     const int rows = job->rows - first;
     float* out = y + (size_t)first * job->ldy;
     const float* x = (const float*)panel;
-    if (rows >= 5) multiply<format, 8, T>(job, tile, x, rows, out, outputs);
-    else if (rows >= 3) multiply<format, 4, T>(job, tile, x, rows, out, outputs);
-    else if (rows == 2) multiply<format, 2, T>(job, tile, x, rows, out, outputs);
-    else multiply<format, 1, T>(job, tile, x, rows, out, outputs);
+    if (rows >= 5)
+      multiply<format, 8, T>(job, tile, x, rows, out, outputs);
+    else if (rows >= 3)
+      multiply<format, 4, T>(job, tile, x, rows, out, outputs);
+    else if (rows == 2)
+      multiply<format, 2, T>(job, tile, x, rows, out, outputs);
+    else
+      multiply<format, 1, T>(job, tile, x, rows, out, outputs);
   }
 }
 

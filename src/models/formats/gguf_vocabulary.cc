@@ -6,6 +6,8 @@
 #include <span>
 #include <vector>
 
+#include "text/pretokenizer.h"
+
 namespace ashlar::models {
 namespace {
 
@@ -89,8 +91,9 @@ Result<std::string> read_charsmap(const File& file) {
 // What a family does unless its file says otherwise.
 void set_defaults(text::Vocabulary& v) {
   const bool sentencepiece = v.model == "llama", unigram = v.model == "t5", wordpiece = v.model == "bert";
-  const bool llama3 = v.pre == "llama3" || v.pre == "llama-v3" || v.pre == "llama-bpe" || v.pre == "tekken";
-  v.add_bos = sentencepiece || wordpiece || llama3;
+  const auto pre = text::find_pre_tokenizer(v.pre);
+  const bool begun = v.model == "gemma4" || (v.model == "gpt2" && pre && (*pre)->add_bos);
+  v.add_bos = sentencepiece || wordpiece || begun;
   v.add_eos = unigram || wordpiece;
   v.add_space_prefix = sentencepiece || unigram;
 }

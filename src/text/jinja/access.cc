@@ -22,6 +22,14 @@ constexpr std::string_view kDunders[] = {
     "__ne__",      "__new__",     "__reduce__",        "__reduce_ex__",   "__repr__",
     "__setattr__", "__sizeof__",  "__str__",           "__subclasshook__"};
 
+bool has_dunder(const Value& object, std::string_view name) {
+  static constexpr std::string_view kContainer[] = {"__contains__", "__getitem__", "__iter__", "__len__"};
+  if (object.is(Kind::space)) return name == "__class__";  // it answers for its own attributes alone
+  if (std::ranges::find(kDunders, name) != std::end(kDunders)) return true;
+  return (object.is_string() || object.is_sequence() || object.is(Kind::dict) || object.is(Kind::range)) &&
+         std::ranges::find(kContainer, name) != std::end(kContainer);
+}
+
 // The sandbox refuses what would change a list or a dict.
 bool modifies(Kind kind, std::string_view name) {
   static constexpr std::string_view kDict[] = {"clear", "pop", "popitem", "setdefault", "update"};
@@ -145,9 +153,7 @@ Result<Value> attribute_of(Runtime& runtime, const Value& object, std::string_vi
 
 // obj.name under the sandbox's eye; missing: no such attribute.
 Result<Value> safe_attribute(Runtime& runtime, const Value& object, std::string_view name) {
-  if (name.starts_with("__") && std::ranges::find(kDunders, name) != std::end(kDunders)) {
-    return unsafe(runtime, object, name);
-  }
+  if (name.starts_with("__") && has_dunder(object, name)) return unsafe(runtime, object, name);
   if (modifies(object.kind(), name)) return unsafe(runtime, object, name);
   Value found = TRY(attribute_of(runtime, object, name));
   if (!found.is(Kind::missing) && name.starts_with("_")) return unsafe(runtime, object, name);
@@ -268,6 +274,7 @@ Result<Value> slice_text(Runtime& runtime, const Value& string, const Value& fro
     return runtime.string(std::string(slice_points(object.text, first, first + count, ascii)), object.markup);
   }
   TRY(runtime.budget.spend(count));
+  TRY(runtime.budget.afford(object.text.size() * sizeof(std::string_view)));
   std::vector<std::string_view> points;  // where each character stands
   for (std::string_view rest = object.text; !rest.empty();) {
     points.push_back(slice_points(rest, 0, 1, ascii));

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <fmt/format.h>
+#include <algorithm>
 #include <cstddef>
 
 #include "base/result.h"
@@ -31,6 +32,9 @@ class Budget {
     bytes_ += bytes;
     return {};
   }
+  // Pays for a small thing that must be made anyway; what is too much shows at the
+  // next take().
+  void owe(std::size_t bytes) { bytes_ += std::min(bytes, limits_.value_bytes - bytes_); }
   // Whether a value of `bytes` could be paid for: asked before building it.
   Status afford(std::size_t bytes) const {
     if (bytes > limits_.value_bytes - bytes_) [[unlikely]]

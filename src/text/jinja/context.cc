@@ -40,7 +40,8 @@ Result<Value> from_json(Runtime& runtime, const Json& json) {
       Ref<Dict> made(new Dict);
       for (const auto& [key, value] : json.items()) {
         Value name = TRY(runtime.string(utf8::is_valid(key) ? key : utf8::sanitize(key)));
-        TRY(runtime.insert(*made, std::move(name), TRY(from_json(runtime, value))));
+        Value item = TRY(from_json(runtime, value));
+        TRY(runtime.insert(*made, std::move(name), std::move(item)));
       }
       return runtime.dict(std::move(made));
     }
@@ -83,6 +84,7 @@ Result<Ref<Dict>> build_dict(Runtime& runtime, Arguments& arguments) {
   Ref<Dict> made(new Dict);
   if (!arguments.positional.empty()) {
     const Value& from = arguments.positional[0];
+    if (from.is_undefined()) return undefined_error(runtime, from);
     if (from.is(Kind::dict)) {
       TRY(runtime.budget.spend(from.as<Dict>().entries.size()));
       for (const auto& entry : from.as<Dict>().entries) made->set(entry.key, entry.hash, entry.value);
@@ -104,7 +106,10 @@ Result<Ref<Dict>> build_dict(Runtime& runtime, Arguments& arguments) {
       }
     }
   }
-  for (auto& [name, value] : arguments.named) TRY(runtime.insert(*made, TRY(runtime.string(name)), std::move(value)));
+  for (auto& [name, value] : arguments.named) {
+    Value key = TRY(runtime.string(name));
+    TRY(runtime.insert(*made, std::move(key), std::move(value)));
+  }
   return made;
 }
 
@@ -152,20 +157,22 @@ Result<Value> strftime_now(Runtime& runtime, const Value&, Arguments& arguments)
   if (!format.is_string()) {
     return template_error(fmt::format("strftime() argument 1 must be str, not {}", type_name(format)));
   }
-  // strftime() cannot say that a text was too long, nor tell that from an empty
-  // one; a character more makes sure it is never empty. No conversion is longer
-  // than a hundred characters unless a width is asked for.
-  constexpr std::size_t kLongest = 4096;
-  if (format.text().size() > kLongest) return template_error("strftime format is too long");
-  std::tm local{};
-  localtime_r(&runtime.now, &local);
+  // strftime() cannot tell a text that was too long from an empty one; a character
+  // more makes sure it is never empty.
+  constexpr std::size_t kLongest = 1 << 18;
   const std::string asked = std::string(format.text()) + " ";
   if (asked.find('\0') != asked.npos) return template_error("embedded null character");
-  std::string text(kLongest * 100, '\0');
-  const std::size_t length = std::strftime(text.data(), text.size(), asked.c_str(), &local);
-  if (length == 0) return template_error("strftime format is too long");
-  text.resize(length - 1);
-  return runtime.string(utf8::is_valid(text) ? std::move(text) : utf8::sanitize(text));
+  std::tm local{};
+  localtime_r(&runtime.now, &local);
+  for (std::size_t room = 256 + asked.size(); room <= kLongest; room *= 8) {
+    TRY(runtime.budget.walk(room));
+    std::string text(room, '\0');
+    const std::size_t length = std::strftime(text.data(), room, asked.c_str(), &local);
+    if (length == 0) continue;
+    text.resize(length - 1);
+    return runtime.string(utf8::is_valid(text) ? std::move(text) : utf8::sanitize(text));
+  }
+  return template_error("strftime format is too long");
 }
 
 Result<Value> lipsum(Runtime&, const Value&, Arguments&) {

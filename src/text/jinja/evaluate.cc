@@ -104,7 +104,8 @@ Result<Value> Evaluator::eval_dict(const Expr& expr, Env& env) {
   Ref<Dict> made(new Dict);
   for (std::size_t i = 0; i < expr.parts.size(); i += 2) {
     Value key = TRY(eval(*expr.parts[i], env));
-    TRY(insert(*made, std::move(key), TRY(eval(*expr.parts[i + 1], env))));
+    Value value = TRY(eval(*expr.parts[i + 1], env));
+    TRY(insert(*made, std::move(key), std::move(value)));
   }
   return dict(std::move(made));
 }

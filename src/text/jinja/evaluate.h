@@ -123,7 +123,7 @@ class Evaluator : public Runtime {
   // What `block` writes, kept apart.
   Result<Flow> capture(const Block& block, Env& env, std::string& text);
 
-  void enter(const Scope& scope, Env& env);
+  Status enter(const Scope& scope, Env& env);
   static void leave(const Scope& scope, Env& env);
   static Value& slot(Env& env, Place place);
   Value look_up(const std::string& name);

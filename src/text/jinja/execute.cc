@@ -24,7 +24,7 @@ Result<std::string> Evaluator::render(const Json& context) {
   std::string text;
   out_ = &text;
   Ref<Env> env(new Env(living, template_.body.slots, {}));
-  enter(template_.body.scope, *env);
+  TRY(enter(template_.body.scope, *env));
   TRY(run(template_.block, *env));
   return text;
 }
@@ -39,7 +39,8 @@ Value Evaluator::look_up(const std::string& name) {
   return global(name);
 }
 
-void Evaluator::enter(const Scope& scope, Env& env) {
+Status Evaluator::enter(const Scope& scope, Env& env) {
+  TRY(budget.spend(scope.slots.size()));
   for (const Load& load : scope.loads) {
     Value& place = env.slots[load.slot];
     switch (load.from) {
@@ -54,6 +55,7 @@ void Evaluator::enter(const Scope& scope, Env& env) {
         break;
     }
   }
+  return {};
 }
 
 void Evaluator::leave(const Scope& scope, Env& env) {
@@ -104,7 +106,10 @@ Result<Evaluator::Flow> Evaluator::run(const Stmt& s, Env& env) {
       TRY(write(s.text));
       return Flow::on;
     case StmtKind::output:
-      for (const auto& part : s.parts) TRY(write(TRY(eval(*part, env))));
+      for (const auto& part : s.parts) {
+        const Value value = TRY(eval(*part, env));
+        TRY(write(value));
+      }
       return Flow::on;
     case StmtKind::assign:
       TRY(run_assign(s, env));
@@ -175,7 +180,8 @@ Status Evaluator::assign(const Expr& target, Value value, Env& env) {
     const Value& space = slot(env, target.place);
     if (!space.is(Kind::space)) return template_error("cannot assign attribute on non-namespace object");
     TRY(budget.take(sizeof(Dict::Entry)));
-    return insert(*space.as<Space>().attributes, TRY(string(target.attribute)), std::move(value));
+    Value name = TRY(string(target.attribute));
+    return insert(*space.as<Space>().attributes, std::move(name), std::move(value));
   }
   if (!iterable(value)) {
     return template_error(fmt::format("cannot unpack non-iterable {} object", type_name(value)));
@@ -212,7 +218,7 @@ Status Evaluator::run_assign(const Stmt& s, Env& env) {
 }
 
 Result<Evaluator::Flow> Evaluator::run_assign_block(const Stmt& s, Env& env) {
-  enter(s.scope, env);
+  TRY(enter(s.scope, env));
   std::string text;
   const Flow flow = TRY(capture(s.block, env, text));
   if (flow != Flow::on) return flow;
@@ -221,7 +227,10 @@ Result<Evaluator::Flow> Evaluator::run_assign_block(const Stmt& s, Env& env) {
     const Value outer = std::exchange(block_output_, value);
     value = TRY(eval(*s.parts[0], env));
     block_output_ = outer;
-    if (autoescape) value = TRY(string(TRY(to_text(*this, value)), true));
+    if (autoescape) {
+      std::string shown = TRY(to_text(*this, value));
+      value = TRY(string(std::move(shown), true));
+    }
   }
   TRY(check_spaces(*s.target, env));
   TRY(assign(*s.target, std::move(value), env));
@@ -231,7 +240,7 @@ Result<Evaluator::Flow> Evaluator::run_assign_block(const Stmt& s, Env& env) {
 }
 
 Result<Evaluator::Flow> Evaluator::run_filter_block(const Stmt& s, Env& env) {
-  enter(s.scope, env);
+  TRY(enter(s.scope, env));
   std::string text;
   const Flow flow = TRY(capture(s.block, env, text));
   if (flow != Flow::on) return flow;
@@ -248,15 +257,18 @@ Result<Evaluator::Flow> Evaluator::run_filter_block(const Stmt& s, Env& env) {
 }
 
 Result<Evaluator::Flow> Evaluator::run_with(const Stmt& s, Env& env) {
-  enter(s.scope, env);
-  for (std::size_t i = 0; i < s.targets.size(); ++i) TRY(assign(*s.targets[i], TRY(eval(*s.parts[i], env)), env));
+  TRY(enter(s.scope, env));
+  for (std::size_t i = 0; i < s.targets.size(); ++i) {
+    Value value = TRY(eval(*s.parts[i], env));
+    TRY(assign(*s.targets[i], std::move(value), env));
+  }
   const Flow flow = TRY(run(s.block, env));
   leave(s.scope, env);
   return flow;
 }
 
 Result<Evaluator::Flow> Evaluator::run_autoescape(const Stmt& s, Env& env) {
-  enter(s.scope, env);
+  TRY(enter(s.scope, env));
   const bool outer = std::exchange(autoescape, truthy(TRY(eval(*s.parts[0], env))));
   const Flow flow = TRY(run(s.block, env));
   autoescape = outer;
@@ -265,6 +277,7 @@ Result<Evaluator::Flow> Evaluator::run_autoescape(const Stmt& s, Env& env) {
 }
 
 Status Evaluator::run_block(const Stmt& s, Env& env) {
+  TRY(budget.spend(s.visible.size() * 4));
   std::unordered_map<std::string, Value> visible;
   for (const auto& [name, place] : s.visible) {
     if (const Value& value = slot(env, place); !value.is(Kind::missing)) visible[name] = value;
@@ -272,7 +285,7 @@ Status Evaluator::run_block(const Stmt& s, Env& env) {
   const auto* outer = overlay_;
   if (s.scoped) overlay_ = &visible;
   Ref<Env> inner(new Env(living, s.body->slots, {}));
-  enter(s.body->scope, *inner);
+  TRY(enter(s.body->scope, *inner));
   auto flow = run(s.block, *inner);
   overlay_ = outer;
   TRY(std::move(flow));
@@ -325,7 +338,7 @@ Result<Value> Evaluator::filtered(const Stmt& s, Env& outer, const Value& iterab
   const auto walk = TRY(iterate(*this, iterable));
   bool entered = false;
   auto step = [this, &s, env, walk, entered](Runtime&, Value& out) mutable -> Result<bool> {
-    if (!std::exchange(entered, true)) enter(s.test_body->scope, *env);
+    if (!std::exchange(entered, true)) TRY(enter(s.test_body->scope, *env));
     Value item;
     while (TRY(walk->next(*this, item))) {
       TRY(assign(*s.test_target, item, *env));
@@ -341,13 +354,15 @@ Result<Value> Evaluator::filtered(const Stmt& s, Env& outer, const Value& iterab
 Result<Evaluator::Flow> Evaluator::run_loop(const Stmt& s, Env& env) {
   Value iterable = TRY(eval(*s.parts[0], env));
   if (!s.recursive) return loop_over(s, env, env, std::move(iterable), 0);
-  TRY(write(TRY(recurse(s, Ref<Env>(&env), std::move(iterable), 0))));
+  const Value text = TRY(recurse(s, Ref<Env>(&env), std::move(iterable), 0));
+  TRY(write(text));
   return Flow::on;
 }
 
 Result<Evaluator::Flow> Evaluator::loop_over(const Stmt& s, Env& env, Env& outer, Value iterable, std::int64_t depth) {
   if (s.test) iterable = TRY(filtered(s, outer, iterable));
   auto walk = TRY(iterate(*this, iterable));
+  TRY(budget.take(sizeof(Loop)));
   Ref<Loop> loop(new Loop(living, std::move(iterable), std::move(walk)));
   loop->depth0 = depth;
   if (s.recursive) {
@@ -359,7 +374,7 @@ Result<Evaluator::Flow> Evaluator::loop_over(const Stmt& s, Env& env, Env& outer
   while (TRY(s.extended ? loop->next(*this, item) : loop->walk->next(*this, item))) {
     TRY(assign(*s.target, std::move(item), env));
     if (s.extended) env.slots[s.loop_slot] = Value(Kind::loop, loop.get());
-    enter(s.scope, env);
+    TRY(enter(s.scope, env));
     const Flow flow = TRY(run(s.block, env));
     if (flow == Flow::broken) break;
     // As in Jinja, an iteration that was cut short does not count for the else.
@@ -367,7 +382,7 @@ Result<Evaluator::Flow> Evaluator::loop_over(const Stmt& s, Env& env, Env& outer
   }
   leave(s.scope, env);
   if (completed || s.otherwise.empty()) return Flow::on;
-  enter(s.otherwise_scope, env);
+  TRY(enter(s.otherwise_scope, env));
   const Flow flow = TRY(run(s.otherwise, env));
   leave(s.otherwise_scope, env);
   return flow;
@@ -376,7 +391,7 @@ Result<Evaluator::Flow> Evaluator::loop_over(const Stmt& s, Env& env, Env& outer
 Result<Value> Evaluator::recurse(const Stmt& s, const Ref<Env>& outer, Value iterable, std::int64_t depth) {
   if (calls_ >= budget.limits().depth) return budget.too_deep();
   ++calls_;
-  TRY(budget.take(s.body->slots * sizeof(Value)));
+  TRY(budget.take(sizeof(Env) + s.body->slots * sizeof(Value)));
   Ref<Env> env(new Env(living, s.body->slots, outer));
   std::string text;
   std::string* const outer_text = std::exchange(out_, &text);
@@ -420,7 +435,10 @@ Status Evaluator::bind_macro(const Macro& macro, Arguments& arguments, Env& env)
   }
   if (body.catches_kwargs) {
     Ref<Dict> rest(new Dict);
-    for (auto& [name, value] : arguments.named) TRY(insert(*rest, TRY(string(name)), std::move(value)));
+    for (auto& [name, value] : arguments.named) {
+      Value key = TRY(string(name));
+      TRY(insert(*rest, std::move(key), std::move(value)));
+    }
     env.slots[body.kwargs_slot] = TRY(dict(std::move(rest)));
   } else if (!arguments.named.empty()) {
     const auto is_caller = [](const auto& one) { return one.first == "caller"; };
@@ -446,10 +464,11 @@ Status Evaluator::bind_macro(const Macro& macro, Arguments& arguments, Env& env)
 Result<Value> Evaluator::invoke(const Macro& macro, Arguments& arguments) {
   if (calls_ >= budget.limits().depth) return budget.too_deep();
   const Body& body = *macro.body;
-  TRY(budget.take(body.slots * sizeof(Value)));
+  TRY(budget.take(sizeof(Env) + body.slots * sizeof(Value)));
+  TRY(budget.spend(1 + body.parameters.size() * arguments.named.size() / 8));
   Ref<Env> env(new Env(living, body.slots, macro.outer));
   TRY(bind_macro(macro, arguments, *env));
-  enter(body.scope, *env);
+  TRY(enter(body.scope, *env));
   ++calls_;
   for (const auto& parameter : body.parameters) {
     if (!env->slots[parameter.slot].is(Kind::missing)) continue;
@@ -466,7 +485,11 @@ Result<Value> Evaluator::invoke(const Macro& macro, Arguments& arguments) {
 Status Evaluator::run_call_block(const Stmt& s, Env& env) {
   TRY(budget.take(sizeof(Macro)));
   const Value caller(Kind::macro, new Macro(s, Ref<Env>(&env)));
-  return write(TRY(eval_call(*s.parts[0], env, &caller)));
+  const Value text = TRY(eval_call(*s.parts[0], env, &caller));
+  if (!text.is_string()) {
+    return template_error(fmt::format("sequence item 0: expected str instance, {} found", type_name(text)));
+  }
+  return write(text.text());
 }
 
 Status Evaluator::run_generation(const Stmt& s, Env& env) {

@@ -32,8 +32,9 @@ Result<Value> indent(Runtime& runtime, const Value& input, Arguments& arguments)
     indention = std::string(static_cast<std::size_t>(std::max<std::int64_t>(0, spaces)), ' ');
   }
   const std::string text = std::string(input.text()) + "\n";
-  const auto lines = split_lines(text, false);
   TRY(runtime.budget.walk(text.size() * 2));
+  TRY(runtime.budget.afford(text.size() * sizeof(std::string_view)));
+  const auto lines = split_lines(text, false);
   TRY(runtime.budget.spend(lines.size()));
   std::string out = truthy(first) ? indention : "";
   for (std::size_t i = 0; i < lines.size(); ++i) {
@@ -81,6 +82,7 @@ Result<Value> wordwrap(Runtime& runtime, const Value& input, Arguments& argument
     return template_error(fmt::format("'{}' object has no attribute 'splitlines'", type_name(input)));
   const std::string_view text = input.text();
   TRY(runtime.budget.spend(text.size()));
+  TRY(runtime.budget.afford(text.size() * 48));  // its words, one by one
   const auto yes = [](const Value& v) { return v.is(Kind::missing) || truthy(v); };
   WrapStyle style;
   if (!width.is(Kind::missing)) style.width = TRY(to_index(width, "width"));

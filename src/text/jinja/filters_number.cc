@@ -32,7 +32,8 @@ Result<Value> to_int(Runtime& runtime, const Value& input, Arguments& arguments)
     }
     number = parse_float(input.text());
   }
-  // int() of infinity fails and int() of NaN falls back, in Jinja 3.1.6.
+  // A number that is infinite fails; a text that says so, or no number, falls back.
+  if (input.is(Kind::floating) && std::isinf(*number)) return template_error("cannot convert float infinity to integer");
   if (!number || !std::isfinite(*number)) return fallback;
   if (std::abs(*number) > 1e38) return template_error("an integer of more than 128 bits is not supported");
   return Value::integer(static_cast<Int>(*number));
@@ -51,7 +52,6 @@ Result<Value> to_float(Runtime& runtime, const Value& input, Arguments& argument
 
 Result<Value> absolute(Runtime& runtime, const Value& input, Arguments& arguments) {
   TRY((bind<0>("abs", arguments, {}, 0)));
-  if (input.is_undefined()) return undefined_error(runtime, input);
   if (input.is(Kind::floating)) return Value::floating(std::abs(input.as_double()));
   if (!input.is_integral()) return template_error(fmt::format("bad operand type for abs(): '{}'", type_name(input)));
   return input.as_integer() < 0 ? negate(input, runtime) : Result<Value>(Value::integer(input.as_integer()));
@@ -93,6 +93,12 @@ Result<Value> round(Runtime& runtime, const Value& input, Arguments& arguments) 
   }
   const Value digits = precision.is(Kind::missing) ? Value::integer(0) : precision;
   if (how == "common") {
+    if (digits.is_none()) {
+      const double whole = std::nearbyint(input.as_double());
+      if (input.is_integral()) return Value::integer(input.as_integer());
+      if (!(std::abs(whole) < 1e38)) return template_error("cannot convert float NaN or infinity to integer");
+      return Value::integer(static_cast<Int>(whole));
+    }
     const std::int64_t places = TRY(to_index(digits, "precision"));
     if (input.is_integral()) return round_integer(runtime, input.as_integer(), places);
     return Value::floating(round_float(input.as_double(), places));
@@ -113,10 +119,13 @@ Result<Value> sum(Runtime& runtime, const Value& input, Arguments& arguments) {
   const auto [attribute, start] = TRY(bind<2>("sum", arguments, {"attribute", "start"}, 0));
   const Path path = TRY(Path::create(runtime, attribute));
   Value total = start.is(Kind::missing) ? Value::integer(0) : start;
-  if (total.is_string()) return template_error("sum() can't sum strings [use ''.join(seq) instead]");
   const auto walk = TRY(iterate(runtime, input));
+  if (total.is_string()) return template_error("sum() can't sum strings [use ''.join(seq) instead]");
   Value item;
-  while (TRY(walk->next(runtime, item))) total = TRY(operate(runtime, Op::add, total, TRY(path.get(runtime, item))));
+  while (TRY(walk->next(runtime, item))) {
+    const Value more = TRY(path.get(runtime, item));
+    total = TRY(operate(runtime, Op::add, total, more));
+  }
   return total;
 }
 
@@ -126,7 +135,10 @@ Result<Value> filesizeformat(Runtime& runtime, const Value& input, Arguments& ar
   std::optional<double> bytes;
   if (input.is_number()) bytes = input.as_double();
   if (input.is_string()) bytes = parse_float(input.text());
-  if (!bytes) return template_error("could not convert to float");
+  if (!bytes && !input.is_string()) {
+    return template_error(fmt::format("float() argument must be a string or a real number, not '{}'", type_name(input)));
+  }
+  if (!bytes) return template_error("could not convert string to float: " + TRY(repr(runtime, input)));
   const double base = truthy(binary) ? 1024 : 1000;
   if (*bytes == 1) return runtime.string("1 Byte");
   if (*bytes < base) {

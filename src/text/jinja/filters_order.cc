@@ -5,6 +5,7 @@
 
 #include "text/jinja/filters.h"
 #include "text/jinja/iterators.h"
+#include "text/jinja/merge_sort.h"
 #include "text/jinja/operate.h"
 #include "text/jinja/unicode.h"
 
@@ -25,14 +26,9 @@ struct Keyed {
 // Python's sorted(): stable, also backwards.
 Status sort_keyed(Runtime& runtime, std::vector<Keyed>& items, bool backwards) {
   TRY(runtime.budget.afford(items.size() * sizeof(Keyed) * 2));
-  Status status;
-  std::ranges::stable_sort(items, [&](const Keyed& a, const Keyed& b) {
-    if (!status) return false;
-    auto result = backwards ? less(runtime, b.key, a.key) : less(runtime, a.key, b.key);
-    if (!result) status = result.error();
-    return result && *result;
+  return merge_sort(items, [&](const Keyed& a, const Keyed& b) {
+    return backwards ? less(runtime, b.key, a.key) : less(runtime, a.key, b.key);
   });
-  return status;
 }
 
 // Jinja's make_multi_attrgetter: "a,b.c" gives a list of two.
@@ -47,7 +43,8 @@ class Paths {
     std::string_view rest = attribute.text();
     while (true) {
       const std::size_t comma = std::min(rest.find(','), rest.size());
-      paths.paths_.push_back(TRY(Path::create(runtime, TRY(runtime.string(std::string(rest.substr(0, comma)))))));
+      const Value path = TRY(runtime.string(std::string(rest.substr(0, comma))));
+      paths.paths_.push_back(TRY(Path::create(runtime, path)));
       if (comma == rest.size()) return paths;
       rest.remove_prefix(comma + 1);
     }
@@ -55,7 +52,8 @@ class Paths {
   Result<Value> get(Runtime& runtime, const Value& item, bool case_sensitive) const {
     std::vector<Value> keys;
     for (const Path& path : paths_) {
-      keys.push_back(TRY(comparable(runtime, TRY(path.get(runtime, item)), case_sensitive)));
+      const Value value = TRY(path.get(runtime, item));
+      keys.push_back(TRY(comparable(runtime, value, case_sensitive)));
     }
     return runtime.list(std::move(keys));
   }
@@ -110,7 +108,8 @@ Result<Value> groupby(Runtime& runtime, const Value& input, Arguments& arguments
   const Path path = TRY(Path::create(runtime, attribute));
   std::vector<Keyed> keyed;
   for (Value& item : TRY(collect(runtime, input))) {
-    Value key = TRY(comparable(runtime, TRY(path.get(runtime, item, otherwise)), truthy(case_sensitive)));
+    const Value value = TRY(path.get(runtime, item, otherwise));
+    Value key = TRY(comparable(runtime, value, truthy(case_sensitive)));
     keyed.push_back({std::move(item), std::move(key)});
   }
   TRY(sort_keyed(runtime, keyed, false));
@@ -123,7 +122,8 @@ Result<Value> groupby(Runtime& runtime, const Value& input, Arguments& arguments
     }
     // The group is called as its first member spells it.
     Value name = TRY(path.get(runtime, members[0], otherwise));
-    Value group = TRY(runtime.tuple({std::move(name), TRY(runtime.list(std::move(members)))}));
+    Value list = TRY(runtime.list(std::move(members)));
+    Value group = TRY(runtime.tuple({std::move(name), std::move(list)}));
     group.as<List>().group = true;
     groups.push_back(std::move(group));
     begin = end;
@@ -140,7 +140,8 @@ Result<Value> unique(Runtime& runtime, const Value& input, Arguments& arguments)
       walk = TRY(iterate(rt, input));
     }
     while (TRY(walk->next(rt, out))) {
-      Value key = TRY(comparable(rt, TRY(path.get(rt, out)), exact));
+      const Value value = TRY(path.get(rt, out));
+      Value key = TRY(comparable(rt, value, exact));
       const std::size_t before = seen->entries.size();
       TRY(rt.insert(*seen, std::move(key), Value::none()));
       if (seen->entries.size() == before) continue;
@@ -160,7 +161,8 @@ Result<Value> extreme(Runtime& runtime, const Value& input, Arguments& arguments
   const auto walk = TRY(iterate(runtime, input));
   Value best, best_key, item;
   while (TRY(walk->next(runtime, item))) {
-    Value key = TRY(comparable(runtime, TRY(path.get(runtime, item)), truthy(case_sensitive)));
+    const Value value = TRY(path.get(runtime, item));
+    Value key = TRY(comparable(runtime, value, truthy(case_sensitive)));
     const bool better =
         best.is(Kind::missing) || TRY(Largest ? less(runtime, best_key, key) : less(runtime, key, best_key));
     if (better) best = std::move(item), best_key = std::move(key);

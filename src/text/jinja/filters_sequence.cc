@@ -73,7 +73,8 @@ Result<Value> items(Runtime& runtime, const Value& input, Arguments& arguments) 
 Result<Value> reverse(Runtime& runtime, const Value& input, Arguments& arguments) {
   TRY((bind<0>("reverse", arguments, {}, 0)));
   if (input.is_string()) return get_slice(runtime, input, Value(), Value(), Value::integer(-1));
-  const bool walks_back = input.is_sequence() || input.is(Kind::dict) || input.is(Kind::view) || input.is(Kind::range);
+  const bool walks_back = input.is_sequence() || input.is(Kind::dict) || input.is(Kind::view) || input.is(Kind::range) ||
+                          input.is_undefined();
   if (walks_back) return reversed(runtime, input);
   if (!iterable(input)) return template_error("argument must be iterable");
   auto all = TRY(collect(runtime, input));
@@ -176,6 +177,7 @@ class Each {
 
   Result<Value> mapped(Runtime& runtime, const Value& item) {
     if (filter_ == nullptr) return path_.get(runtime, item, otherwise_);
+    TRY(runtime.budget.spend(arguments_.positional.size() + arguments_.named.size()));
     Arguments copy = arguments_;
     return filter_->apply(runtime, item, copy);
   }
@@ -183,6 +185,7 @@ class Each {
   Result<bool> passes(Runtime& runtime, const Value& item) {
     const Value value = TRY(path_.get(runtime, item));
     if (test_ == nullptr) return truthy(value);
+    TRY(runtime.budget.spend(arguments_.positional.size() + arguments_.named.size()));
     Arguments copy = arguments_;
     return test_->holds(runtime, value, copy);
   }

@@ -46,15 +46,16 @@ Result<Value> replace(Runtime& runtime, const Value& input, Arguments& arguments
   const auto plain = [&](const Value& value) { return to_text(runtime, value); };
   if (!runtime.autoescape) {
     const std::string text = TRY(plain(input));
-    return runtime.string(TRY(replace_text(runtime, text, TRY(plain(from)), TRY(plain(to)), limit)));
+    const std::string old_text = TRY(plain(from)), new_text = TRY(plain(to));
+    return runtime.string(TRY(replace_text(runtime, text, old_text, new_text, limit)));
   }
   const bool markup = is_markup(input) || is_markup(from) || is_markup(to);
   const auto safe = [&](const Value& value) -> Result<std::string> {
     if (!markup || is_markup(value)) return plain(value);
     return escape_html(TRY(plain(value)));
   };
-  const std::string text = TRY(safe(input));
-  return runtime.string(TRY(replace_text(runtime, text, TRY(safe(from)), TRY(safe(to)), limit)), markup);
+  const std::string text = TRY(safe(input)), old_text = TRY(safe(from)), new_text = TRY(safe(to));
+  return runtime.string(TRY(replace_text(runtime, text, old_text, new_text, limit)), markup);
 }
 
 // Words begin after these; each begins with a capital.
@@ -113,7 +114,10 @@ Result<Value> format(Runtime& runtime, const Value& input, Arguments& arguments)
     return format_percent(runtime, text, TRY(runtime.tuple(std::move(arguments.positional))));
   }
   Ref<Dict> named(new Dict);
-  for (auto& [name, value] : arguments.named) TRY(runtime.insert(*named, TRY(runtime.string(name)), std::move(value)));
+  for (auto& [name, value] : arguments.named) {
+    Value key = TRY(runtime.string(name));
+    TRY(runtime.insert(*named, std::move(key), std::move(value)));
+  }
   return format_percent(runtime, text, TRY(runtime.dict(std::move(named))));
 }
 
@@ -171,7 +175,8 @@ Result<Value> urlencode(Runtime& runtime, const Value& input, Arguments& argumen
   std::string out;
   const auto append = [&](const Value& key, const Value& value) -> Status {
     if (!out.empty()) out.push_back('&');
-    out += quote_url(TRY(to_text(runtime, key)), true) + "=" + quote_url(TRY(to_text(runtime, value)), true);
+    const std::string name = TRY(to_text(runtime, key)), shown = TRY(to_text(runtime, value));
+    out += quote_url(name, true) + "=" + quote_url(shown, true);
     return runtime.budget.afford(out.size() * 3);
   };
   if (input.is(Kind::dict)) {

@@ -63,6 +63,9 @@ Error unknown_type(char type, const Value& value) {
 
 Result<std::string> format_text(Runtime& runtime, const Value& value, FormatSpec spec) {
   if (spec.type != '\0' && spec.type != 's') return unknown_type(spec.type, value);
+  if (spec.sign != '-') return template_error("Sign not allowed in string format specifier");
+  if (spec.alternate) return template_error("Alternate form (#) not allowed in string format specifier");
+  if (spec.grouping != '\0') return template_error(fmt::format("Cannot specify '{}' with 's'.", spec.grouping));
   if (spec.align == '=') {
     if (spec.fill != "0") return template_error("'=' alignment not allowed in string format specifier");
     spec.align = '<';
@@ -94,6 +97,10 @@ Result<std::string> format_value(Runtime& runtime, const Value& value, std::stri
     }
     if (spec.type != '\0' && std::string_view("bdnoxX").find(spec.type) == std::string_view::npos) {
       return unknown_type(spec.type, value);
+    }
+    const bool groups = spec.type == '\0' || spec.type == 'd' || (spec.grouping == '_' && spec.type != 'n');
+    if (spec.grouping != '\0' && !groups) {
+      return template_error(fmt::format("Cannot specify '{}' with '{}'.", spec.grouping, spec.type));
     }
     return format_integer(runtime, value.as_integer(), spec);
   }
@@ -193,12 +200,15 @@ class BraceFormat {
         return template_error("Only '.' or '[' may follow ']' in format field specifier");
       }
       if (attribute) {
-        value = TRY(get_attribute(runtime_, value, TRY(runtime_.string(std::string(part)))));
+        const Value key = TRY(runtime_.string(std::string(part)));
+        value = TRY(get_attribute(runtime_, value, key));
       } else if (std::ranges::all_of(part, [](char c) { return c >= '0' && c <= '9'; })) {
         std::string_view digits = part;
-        value = TRY(get_item(runtime_, value, Value::integer(TRY(number_at(digits)))));
+        const Value index = Value::integer(TRY(number_at(digits)));
+        value = TRY(get_item(runtime_, value, index));
       } else {
-        value = TRY(get_item(runtime_, value, TRY(runtime_.string(std::string(part)))));
+        const Value key = TRY(runtime_.string(std::string(part)));
+        value = TRY(get_item(runtime_, value, key));
       }
     }
     return value;
@@ -222,7 +232,7 @@ class BraceFormat {
     numbering_ = automatic ? Numbering::automatic : Numbering::manual;
     const auto at = automatic ? next_++ : static_cast<std::size_t>(TRY(number_at(name)));
     if (at >= arguments_.positional.size()) {
-      return template_error(fmt::format("Replacement index {} out of range for positional args tuple", at));
+      return template_error("tuple index out of range");
     }
     return arguments_.positional[at];
   }

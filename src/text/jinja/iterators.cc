@@ -81,7 +81,7 @@ class TextIterator : public Iterator {
     const std::string_view text = string_.text().substr(at_);
     if (text.empty()) return false;
     const auto step = utf8::decode(text);
-    out = TRY(runtime.string(std::string(text.substr(0, step.bytes)), string_.as<String>().markup));
+    out = TRY(runtime.string(std::string(text.substr(0, step.bytes))));
     at_ += step.bytes;
     return true;
   }
@@ -183,6 +183,9 @@ Result<Value> reversed(Runtime& runtime, const Value& value) {
       break;
     case Kind::range:
       made = Ref<Iterator>(new RangeIterator(value.as<Range>(), true));
+      break;
+    case Kind::undefined:
+      made = Ref<Iterator>(new ListIterator({}));
       break;
     default:
       return template_error(fmt::format("'{}' object is not reversible", type_name(value)));

@@ -157,6 +157,8 @@ class Lexer {
       close("%}");
       return {};
     }
+    // Jinja overlooks an opening with nothing after it.
+    if (at_ == source_.size()) return {};
     return syntax_error(opened, "Missing end of raw directive");
   }
 
@@ -173,6 +175,7 @@ class Lexer {
 
   Status comment(int opened) {
     std::size_t end = source_.find("#}", at_);
+    if (at_ == source_.size()) return {};
     if (end == source_.npos) return syntax_error(opened, "Missing end of comment tag");
     if (end > at_ && (source_[end - 1] == '-' || source_[end - 1] == '+')) --end;
     advance(end - at_);

@@ -9,6 +9,7 @@
 #include "text/jinja/access.h"
 #include "text/jinja/evaluate.h"
 #include "text/jinja/operate.h"
+#include "text/jinja/print.h"
 
 namespace ashlar::text::jinja {
 namespace {
@@ -51,7 +52,8 @@ Result<Value> dict_fromkeys(Runtime& runtime, const Value&, Arguments& arguments
 Result<Value> sequence_count(Runtime& runtime, const Value& self, Arguments& arguments) {
   const auto [wanted] = TRY(bind<1>("count", arguments, {"/value"}, 1));
   Int count = 0;
-  for (const Value& item : TRY(collect(runtime, self))) count += item.same(wanted) || TRY(equal(runtime, item, wanted));
+  const auto items = TRY(collect(runtime, self));
+  for (const Value& item : items) count += item.same(wanted) || TRY(equal(runtime, item, wanted));
   return Value::integer(count);
 }
 
@@ -63,7 +65,7 @@ Result<Value> sequence_index(Runtime& runtime, const Value& self, Arguments& arg
     const Value& item = items[static_cast<std::size_t>(stride.first + i)];
     if (item.same(wanted) || TRY(equal(runtime, item, wanted))) return Value::integer(stride.first + i);
   }
-  return template_error(fmt::format("{} is not in {}", type_name(wanted), type_name(self)));
+  return template_error(TRY(repr(runtime, wanted)) + fmt::format(" is not in {}", type_name(self)));
 }
 
 Result<Value> list_copy(Runtime& runtime, const Value& self, Arguments& arguments) {

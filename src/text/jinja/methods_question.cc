@@ -51,6 +51,7 @@ Result<Value> count(Runtime& runtime, const Value& self, Arguments& arguments) {
   if (beyond(self, from)) return Value::integer(0);
   TRY(runtime.budget.walk(needle.size() + window.size()));
   if (needle.empty()) return Value::integer(static_cast<Int>(count_points(window)) + 1);
+  TRY(runtime.budget.afford(window.size() / needle.size() * sizeof(std::size_t)));
   return Value::integer(static_cast<Int>(find_all(window, needle, static_cast<std::size_t>(-1)).size()));
 }
 

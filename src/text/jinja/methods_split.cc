@@ -25,14 +25,7 @@ std::vector<std::string_view> split_blanks(std::string_view text, std::size_t mo
   };
   for (std::size_t at = skip(0, true); at < text.size();) {
     if (words.size() == most) {
-      std::string_view rest = text.substr(at);
-      std::size_t end = rest.size();
-      for (std::size_t i = 0; i < rest.size();) {  // up to the last character that is no blank
-        const auto step = utf8::decode(rest.substr(i));
-        i += step.bytes;
-        if (!is_space(step.code)) end = i;
-      }
-      words.push_back(rest.substr(0, end));
+      words.push_back(text.substr(at));  // with the blanks at its end
       break;
     }
     const std::size_t end = skip(at, false);
@@ -45,12 +38,10 @@ std::vector<std::string_view> split_blanks(std::string_view text, std::size_t mo
 std::vector<std::string_view> split_blanks_from_right(std::string_view text, std::size_t most) {
   auto words = split_blanks(text, static_cast<std::size_t>(-1));
   if (most >= words.size()) return words;
-  // The first word takes all that is left of the cuts, without blanks after it.
+  // The first word takes all that is left of the cuts, with the blanks before it.
   const std::size_t joined = words.size() - most;
-  const char* begin = words.front().data();
-  // What stands before the first word are blanks, which go too.
-  const std::string_view& last = words[joined - 1];
-  const std::string_view head(begin, static_cast<std::size_t>(last.data() + last.size() - begin));
+  const std::string_view last = words[joined - 1];
+  const std::string_view head(text.data(), static_cast<std::size_t>(last.data() + last.size() - text.data()));
   words.erase(words.begin(), words.begin() + static_cast<std::ptrdiff_t>(joined));
   words.insert(words.begin(), head);
   return words;
@@ -76,14 +67,12 @@ Result<Value> split(Runtime& runtime, const Value& self, Arguments& arguments) {
   const std::size_t most = wanted < 0 ? static_cast<std::size_t>(-1) : static_cast<std::size_t>(wanted);
   const std::string_view text = self.text();
   TRY(runtime.budget.walk(text.size() * 2));
+  TRY(runtime.budget.afford(text.size() * sizeof(std::size_t)));
   if (separator.is(Kind::missing) || separator.is_none()) {
-    if (FromRight && most == 0) {
-      // Everything, but blanks at the right end go.
-      return list_of(runtime, split_blanks_from_right(text, 0), self);
-    }
     return list_of(runtime, FromRight ? split_blanks_from_right(text, most) : split_blanks(text, most), self);
   }
-  const std::string_view needle = TRY(text_argument(separator, "split"));
+  if (!separator.is_string()) return template_error(fmt::format("must be str or None, not {}", type_name(separator)));
+  const std::string_view needle = separator.text();
   if (needle.empty()) return template_error("empty separator");
   return list_of(runtime,
                  cut(text, needle, FromRight ? find_all_from_right(text, needle, most) : find_all(text, needle, most)),
@@ -112,6 +101,7 @@ bool ends_line(char32_t c) {
 Result<Value> splitlines(Runtime& runtime, const Value& self, Arguments& arguments) {
   const auto [keep] = TRY(bind<1>("splitlines", arguments, {"keepends"}, 0));
   TRY(runtime.budget.walk(self.text().size() * 2));
+  TRY(runtime.budget.afford(self.text().size() * sizeof(std::string_view)));
   return list_of(runtime, split_lines(self.text(), truthy(keep)), self);
 }
 

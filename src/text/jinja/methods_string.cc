@@ -77,6 +77,7 @@ Result<std::string> replace_text(Runtime& runtime, std::string_view text, std::s
     }
     return out.append(text);
   }
+  TRY(runtime.budget.afford(text.size() / from.size() * sizeof(std::size_t)));
   const auto places = find_all(text, from, most);
   TRY(runtime.budget.spend(places.size()));
   if (to.size() > from.size()) {
@@ -155,7 +156,10 @@ Result<Value> justify(Runtime& runtime, const Value& self, Arguments& arguments)
   const auto [width, fill] = TRY(bind<2>("justify", arguments, {"/width", "/fillchar"}, 1));
   std::string_view character = " ";
   if (!fill.is(Kind::missing)) {
-    if (!fill.is_string() || count_points(fill.text()) != 1) {
+    if (!fill.is_string()) {
+      return template_error(fmt::format("The fill character must be a unicode character, not {}", type_name(fill)));
+    }
+    if (count_points(fill.text()) != 1) {
       return template_error("The fill character must be exactly one character long");
     }
     character = fill.text();

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 
@@ -73,6 +74,17 @@ Result<bool> equal_dicts(Runtime& runtime, const Dict& left, const Dict& right) 
     if (!TRY(equal(runtime, entry.value, right.entries[static_cast<std::size_t>(at)].value))) return false;
   }
   return true;
+}
+
+// Keys and items compare as sets.
+Result<bool> equal_views(Runtime& runtime, const Value& left, const Value& right) {
+  const auto& a = left.as<View>();
+  const auto& b = right.as<View>();
+  if (a.of != b.of || a.of == View::Of::values) return left.same(right);
+  if (a.of == View::Of::items) return equal_dicts(runtime, *a.dict, *b.dict);
+  if (a.dict->entries.size() != b.dict->entries.size()) return false;
+  TRY(runtime.budget.spend(a.dict->entries.size()));
+  return std::ranges::all_of(a.dict->entries, [&](const auto& entry) { return b.dict->find(entry.key, entry.hash) >= 0; });
 }
 
 std::string_view symbol(Comparison comparison) {
@@ -162,6 +174,8 @@ Result<bool> equal(Runtime& runtime, const Value& left, const Value& right) {
     }
     case Kind::range:
       return equal_ranges(left.as<Range>(), right.as<Range>());
+    case Kind::view:
+      return equal_views(runtime, left, right);
     default:
       return left.same(right);
   }

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <unordered_set>
 
 namespace ashlar::text::jinja {
 
@@ -232,12 +233,13 @@ Result<ExprPtr> Parser::unary(bool filters) {
   }
   const int line = now().line;
   ExprPtr expr;
-  if (skip_symbol("-"))
-    expr = TRY(join(ExprKind::negative, line, parts_of(TRY(unary(false)))));
-  else if (skip_symbol("+"))
-    expr = TRY(join(ExprKind::positive, line, parts_of(TRY(unary(false)))));
-  else
+  const bool minus = at_symbol("-");
+  if (skip_symbol("-") || skip_symbol("+")) {
+    expr = TRY(unary(false));
+    expr = TRY(join(minus ? ExprKind::negative : ExprKind::positive, line, parts_of(std::move(expr))));
+  } else {
     expr = TRY(primary());
+  }
   expr = TRY(postfix(std::move(expr)));
   return filters ? filters_and_tests(std::move(expr)) : Result<ExprPtr>(std::move(expr));
 }
@@ -323,9 +325,8 @@ Result<ExprPtr> Parser::literal_dict() {
   return finish(std::move(expr));
 }
 
-bool Parser::at_tuple_end(TupleEnd end) const {
-  if (now().kind == TokenKind::variable_end || now().kind == TokenKind::block_end || at_symbol(")")) return true;
-  return (end == TupleEnd::in && at_name("in")) || (end == TupleEnd::recursive && at_name("recursive"));
+bool Parser::at_tuple_end() const {
+  return now().kind == TokenKind::variable_end || now().kind == TokenKind::block_end || at_symbol(")");
 }
 
 Result<ExprPtr> Parser::tuple(TupleRules rules) {
@@ -334,8 +335,9 @@ Result<ExprPtr> Parser::tuple(TupleRules rules) {
   bool is_tuple = false;
   while (true) {
     if (!parts.empty()) TRY(expect_symbol(","));
-    if (at_tuple_end(rules.end)) break;
-    parts.push_back(rules.simplified ? TRY(primary(rules.spaces)) : TRY(expression(rules.conditions)));
+    if (at_tuple_end()) break;
+    auto part = rules.simplified ? primary(rules.spaces) : expression(rules.conditions);
+    parts.push_back(TRY(std::move(part)));
     if (!at_symbol(",")) break;
     is_tuple = true;
     line = now().line;
@@ -440,6 +442,7 @@ Result<std::unique_ptr<CallSyntax>> Parser::arguments(int& height) {
     height = std::max(height, expr->height + 1);
     return expr;
   };
+  std::unordered_set<std::string> names;
   bool first = true;
   while (!at_symbol(")")) {
     if (!first) {
@@ -459,6 +462,7 @@ Result<std::unique_ptr<CallSyntax>> Parser::arguments(int& height) {
       if (call->spread_named) return invalid();
       std::string name = take().text;
       take();
+      if (!names.insert(name).second) return fail(fmt::format("keyword argument repeated: {}", name));
       call->named.emplace_back(std::move(name), TRY(value()));
     } else {
       if (call->spread || call->spread_named || !call->named.empty()) return invalid();
@@ -513,7 +517,8 @@ Result<ExprPtr> Parser::test(ExprPtr expr) {
     made->call = TRY(arguments(made->height));
   } else if (argument && !at_name("else") && !at_name("or") && !at_name("and")) {
     if (at_name("is")) return fail("You cannot chain multiple tests with is");
-    made->call->positional.push_back(TRY(postfix(TRY(primary()))));
+    auto value = TRY(primary());
+    made->call->positional.push_back(TRY(postfix(std::move(value))));
     made->height = std::max(made->height, made->call->positional[0]->height + 1);
   }
   auto result = TRY(finish(std::move(made)));

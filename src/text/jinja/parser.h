@@ -25,14 +25,11 @@ class Parser {
   Result<std::unique_ptr<Template>> run();
 
  private:
-  // Where tuples without brackets end.
-  enum class TupleEnd : std::uint8_t { plain, in, recursive };
   struct TupleRules {
     bool simplified = false;  // only names and literals: targets
     bool conditions = true;   // x if y else z
     bool brackets = false;    // (), so that it may be empty
     bool spaces = false;      // namespace.attribute as a target
-    TupleEnd end = TupleEnd::plain;
   };
   using Words = std::initializer_list<std::string_view>;
 
@@ -73,7 +70,7 @@ class Parser {
   Result<ExprPtr> literal_list();
   Result<ExprPtr> literal_dict();
   Result<ExprPtr> tuple(TupleRules rules);
-  bool at_tuple_end(TupleEnd end) const;
+  bool at_tuple_end() const;
   Result<ExprPtr> postfix(ExprPtr expr);
   Result<ExprPtr> filters_and_tests(ExprPtr expr);
   Result<ExprPtr> subscript(ExprPtr expr);
@@ -112,6 +109,7 @@ class Parser {
   const TemplateLimits& limits_;
   int depth_ = 0;  // of recursion
   std::vector<std::vector<std::string>> expected_ends_;
+  std::vector<std::string> open_tags_;
   std::vector<Stmt*> blocks_;
 };
 

@@ -51,6 +51,9 @@ Error Parser::unknown_tag(std::string_view name) const {
                   quoted_list(expected_ends_.back()))
             : fmt::format(" Jinja was looking for the following tags: {}.", quoted_list(expected_ends_.back()));
   }
+  if (!open_tags_.empty()) {
+    message += fmt::format(" The innermost block that needs to be closed is '{}'.", open_tags_.back());
+  }
   return fail(message);
 }
 
@@ -90,7 +93,9 @@ Result<Block> Parser::body(Words ends) {
         --depth_;
         return block;
       }
+      open_tags_.push_back(now().text);
       block.push_back(TRY(statement()));
+      open_tags_.pop_back();
       TRY(expect(TokenKind::block_end, "end of statement block"));
     }
   }
@@ -121,7 +126,9 @@ Result<std::unique_ptr<Stmt>> Parser::statement() {
   }
   if (tag == "break") return make_statement(StmtKind::break_loop, take().line);
   if (tag == "continue") return make_statement(StmtKind::continue_loop, take().line);
-  return unknown_tag(tag);
+  const std::string unknown = tag;
+  open_tags_.pop_back();
+  return unknown_tag(unknown);
 }
 
 Status Parser::can_assign(const Expr& target) const {
@@ -130,8 +137,12 @@ Status Parser::can_assign(const Expr& target) const {
     for (const auto& part : target.parts) TRY(can_assign(*part));
     return {};
   }
-  if (target.kind != ExprKind::name) return syntax_error(target.line, "can't assign to this expression");
-  return {};
+  if (target.kind == ExprKind::name) return {};
+  const std::string_view what = target.kind == ExprKind::constant ? "const"
+                                : target.kind == ExprKind::list   ? "list"
+                                : target.kind == ExprKind::dict   ? "dict"
+                                                                  : "expression";
+  return syntax_error(target.line, fmt::format("can't assign to '{}'", what));
 }
 
 Result<ExprPtr> Parser::assign_target(TupleRules rules) {
@@ -145,7 +156,7 @@ Result<ExprPtr> Parser::name_target() {
   auto target = make(ExprKind::name, now().line);
   target->text = TRY(expect_any_name());
   static constexpr std::string_view kReserved[] = {"true", "false", "none", "True", "False", "None"};
-  if (std::ranges::find(kReserved, target->text) != std::end(kReserved)) return fail("can't assign to 'name'");
+  if (std::ranges::find(kReserved, target->text) != std::end(kReserved)) return fail("can't assign to 'const'");
   return target;
 }
 
@@ -169,13 +180,13 @@ Result<std::unique_ptr<Stmt>> Parser::parse_for() {
   auto made = make_statement(StmtKind::loop, take().line);
   // The target is bound twice, in the loop and in its test: so it is parsed twice.
   const std::size_t begin = at_;
-  made->target = TRY(assign_target({.end = TupleEnd::in}));
+  made->target = TRY(assign_target({}));
   TRY(expect_name("in"));
-  made->parts.push_back(TRY(tuple({.conditions = false, .end = TupleEnd::recursive})));
+  made->parts.push_back(TRY(tuple({.conditions = false})));
   if (skip_name("if")) {
     made->test = TRY(expression());
     const std::size_t here = std::exchange(at_, begin);
-    made->test_target = TRY(assign_target({.end = TupleEnd::in}));
+    made->test_target = TRY(assign_target({}));
     at_ = here;
   }
   made->recursive = skip_name("recursive");

@@ -75,7 +75,8 @@ Result<bool> divisible_by(Runtime& runtime, const Value& value, Arguments& argum
 template <bool Upper>
 Result<bool> in_case(Runtime& runtime, const Value& value, Arguments& arguments) {
   TRY((bind<0>(Upper ? "upper" : "lower", arguments, {}, 0)));
-  const Value text = TRY(runtime.string(TRY(to_text(runtime, value))));
+  std::string shown = TRY(to_text(runtime, value));
+  const Value text = TRY(runtime.string(std::move(shown)));
   const Value method = TRY(find_method(runtime, text, Upper ? "isupper" : "islower"));
   Arguments none;
   return truthy(TRY(runtime.call(method, none)));

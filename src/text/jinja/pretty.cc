@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "text/jinja/merge_sort.h"
 #include "text/jinja/operate.h"
 #include "text/jinja/print.h"
 #include "text/jinja/unicode.h"
@@ -38,11 +39,10 @@ class Pretty {
     for (const auto& entry : dict.entries) order.push_back(&entry);
     TRY(runtime_.budget.spend(order.size() * 8));
     // Keys that cannot be compared sort by type; strings, the usual, by text.
-    std::ranges::stable_sort(order, [&](const auto* a, const auto* b) {
-      auto result = a->key.is_string() == b->key.is_string() ? less(runtime_, a->key, b->key)
-                                                             : type_name(a->key) < type_name(b->key);
-      return result && *result;
-    });
+    TRY(merge_sort(order, [&](const Dict::Entry* a, const Dict::Entry* b) -> Result<bool> {
+      if (a->key.kind() != b->key.kind()) return type_name(a->key) < type_name(b->key);
+      return less(runtime_, a->key, b->key).value_or(false);
+    }));
     return order;
   }
 
@@ -56,7 +56,8 @@ class Pretty {
     if (value.is(Kind::dict)) {
       for (const auto* entry : TRY(sorted(value.as<Dict>()))) {
         out.append(out.empty() ? "{" : ", ");
-        out.append(TRY(sorted_repr(entry->key))).append(": ").append(TRY(sorted_repr(entry->value)));
+        out.append(TRY(sorted_repr(entry->key)));
+        out.append(": ").append(TRY(sorted_repr(entry->value)));
         TRY(runtime_.budget.walk(out.size() / 8));
       }
       return out.empty() ? "{}" : out + "}";

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/utf8.h"
+#include "text/jinja/merge_sort.h"
 #include "text/jinja/operate.h"
 #include "text/jinja/print.h"
 
@@ -168,14 +169,7 @@ class JsonPrinter {
   }
 
   Status sort(std::vector<const Dict::Entry*>& order) {
-    Status status;
-    std::ranges::stable_sort(order, [&](const Dict::Entry* a, const Dict::Entry* b) {
-      if (!status) return false;
-      auto result = less(runtime_, a->key, b->key);
-      if (!result) status = result.error();
-      return result && *result;
-    });
-    return status;
+    return merge_sort(order, [&](const Dict::Entry* a, const Dict::Entry* b) { return less(runtime_, a->key, b->key); });
   }
 
   Runtime& runtime_;

@@ -72,9 +72,8 @@ Result<Value> Runtime::method(std::string_view name, Function::Native native, co
   return Value(Kind::function, made.get());
 }
 
-// An undefined value costs a step rather than bytes: it is made at every look at
-// a key that is not there.
 Value Runtime::undefined(std::string_view name) {
+  budget.owe(sizeof(Undefined) + sizeof(String));
   auto* made = new Undefined;
   Value value(Kind::undefined, made);
   made->name = Value(Kind::string, new String(std::string(name), false));
@@ -82,6 +81,7 @@ Value Runtime::undefined(std::string_view name) {
 }
 
 Value Runtime::undefined_item(const Value& owner, const Value& name) {
+  budget.owe(sizeof(Undefined) + sizeof(String));
   auto* made = new Undefined;
   Value value(Kind::undefined, made);
   made->owner = object_type_name(owner);
@@ -95,6 +95,7 @@ Value Runtime::undefined_item(const Value& owner, const Value& name) {
 }
 
 Value Runtime::undefined_hint(std::string hint) {
+  budget.owe(sizeof(Undefined) + sizeof(String));
   auto* made = new Undefined;
   made->hint = std::move(hint);
   return Value(Kind::undefined, made);
@@ -126,7 +127,8 @@ Status bind_arguments(std::string_view callee, const Arguments& arguments, std::
   }
   for (std::size_t i = 0; i < required; ++i) {
     if (out[i].is(Kind::missing)) {
-      return template_error(fmt::format("{}() missing required argument '{}'", callee, names[i]));
+      const std::string_view name = names[i].substr(names[i].starts_with('/'));
+      return template_error(fmt::format("{}() missing required argument '{}'", callee, name));
     }
   }
   return {};
