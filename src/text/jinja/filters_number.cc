@@ -33,7 +33,8 @@ Result<Value> to_int(Runtime& runtime, const Value& input, Arguments& arguments)
     number = parse_float(input.text());
   }
   // A number that is infinite fails; a text that says so, or no number, falls back.
-  if (input.is(Kind::floating) && std::isinf(*number)) return template_error("cannot convert float infinity to integer");
+  if (input.is(Kind::floating) && std::isinf(*number))
+    return template_error("cannot convert float infinity to integer");
   if (!number || !std::isfinite(*number)) return fallback;
   if (std::abs(*number) > 1e38) return template_error("an integer of more than 128 bits is not supported");
   return Value::integer(static_cast<Int>(*number));
@@ -136,7 +137,8 @@ Result<Value> filesizeformat(Runtime& runtime, const Value& input, Arguments& ar
   if (input.is_number()) bytes = input.as_double();
   if (input.is_string()) bytes = parse_float(input.text());
   if (!bytes && !input.is_string()) {
-    return template_error(fmt::format("float() argument must be a string or a real number, not '{}'", type_name(input)));
+    return template_error(
+        fmt::format("float() argument must be a string or a real number, not '{}'", type_name(input)));
   }
   if (!bytes) return template_error("could not convert string to float: " + TRY(repr(runtime, input)));
   const double base = truthy(binary) ? 1024 : 1000;

@@ -73,8 +73,8 @@ Result<Value> items(Runtime& runtime, const Value& input, Arguments& arguments) 
 Result<Value> reverse(Runtime& runtime, const Value& input, Arguments& arguments) {
   TRY((bind<0>("reverse", arguments, {}, 0)));
   if (input.is_string()) return get_slice(runtime, input, Value(), Value(), Value::integer(-1));
-  const bool walks_back = input.is_sequence() || input.is(Kind::dict) || input.is(Kind::view) || input.is(Kind::range) ||
-                          input.is_undefined();
+  const bool walks_back = input.is_sequence() || input.is(Kind::dict) || input.is(Kind::view) ||
+                          input.is(Kind::range) || input.is_undefined();
   if (walks_back) return reversed(runtime, input);
   if (!iterable(input)) return template_error("argument must be iterable");
   auto all = TRY(collect(runtime, input));

@@ -84,7 +84,8 @@ Result<bool> equal_views(Runtime& runtime, const Value& left, const Value& right
   if (a.of == View::Of::items) return equal_dicts(runtime, *a.dict, *b.dict);
   if (a.dict->entries.size() != b.dict->entries.size()) return false;
   TRY(runtime.budget.spend(a.dict->entries.size()));
-  return std::ranges::all_of(a.dict->entries, [&](const auto& entry) { return b.dict->find(entry.key, entry.hash) >= 0; });
+  return std::ranges::all_of(a.dict->entries,
+                             [&](const auto& entry) { return b.dict->find(entry.key, entry.hash) >= 0; });
 }
 
 std::string_view symbol(Comparison comparison) {

@@ -169,7 +169,8 @@ class JsonPrinter {
   }
 
   Status sort(std::vector<const Dict::Entry*>& order) {
-    return merge_sort(order, [&](const Dict::Entry* a, const Dict::Entry* b) { return less(runtime_, a->key, b->key); });
+    return merge_sort(order,
+                      [&](const Dict::Entry* a, const Dict::Entry* b) { return less(runtime_, a->key, b->key); });
   }
 
   Runtime& runtime_;

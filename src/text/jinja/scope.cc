@@ -147,6 +147,7 @@ class Analysis {
 
   // Jinja sees an elif as an if of its own in the middle of three branches.
   void condition(const Stmt& s, std::size_t at) {
+    if (symbols_.slots().effort.spent()) return;
     visit(*s.branches[at].test);
     std::vector<std::vector<Symbols::Learnt>> branches;
     const auto learn = [&](auto&& visit_branch) {
@@ -175,6 +176,7 @@ class Binder {
   Status run() {
     TRY(top(parsed_.body, parsed_.block, true));
     for (Stmt* block : parsed_.blocks) TRY(top(*block->body, block->block, false));
+    if (effort_.spent()) return Error{Code::too_large, "chat template: too many assignments in nested ifs"};
     return {};
   }
 
@@ -190,7 +192,7 @@ class Binder {
   };
 
   Status top(Body& body, Block& block, bool toplevel) {
-    Slots slots(nullptr, body);
+    Slots slots(nullptr, body, effort_);
     Symbols symbols(nullptr, slots);
     Analysis(symbols).visit(block);
     TRY(bind(block, {symbols, false, false, toplevel}));
@@ -333,7 +335,7 @@ class Binder {
     s.extended = s.recursive || finder.found("loop");
     if (s.recursive) {
       s.body = std::make_unique<Body>();
-      Slots slots(&where.symbols.slots(), *s.body);
+      Slots slots(&where.symbols.slots(), *s.body, effort_);
       TRY(bind_loop_bodies(s, where, slots, false));
     } else {
       TRY(bind_loop_bodies(s, where, where.symbols.slots(), where.in_loop));
@@ -344,7 +346,7 @@ class Binder {
 
   Status bind_loop_test(Stmt& s, Symbols& outer) {
     s.test_body = std::make_unique<Body>();
-    Slots slots(&outer.slots(), *s.test_body);
+    Slots slots(&outer.slots(), *s.test_body, effort_);
     Symbols symbols(&outer, slots);
     Analysis analysis(symbols);
     analysis.parameter(*s.target);
@@ -379,7 +381,7 @@ class Binder {
       s.exported = where.toplevel;
     }
     Body& body = *s.body;
-    Slots slots(&where.symbols.slots(), body);
+    Slots slots(&where.symbols.slots(), body, effort_);
     Symbols inner(&where.symbols, slots);
     for (auto& parameter : body.parameters) parameter.slot = inner.parameter(parameter.name);
     Analysis analysis(inner);
@@ -427,6 +429,7 @@ class Binder {
   }
 
   Template& parsed_;
+  Effort effort_;
   int loops_ = 0;  // for loops around, however far out
 };
 

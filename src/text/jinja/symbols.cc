@@ -98,6 +98,8 @@ std::vector<Symbols::Learnt> Symbols::end(std::size_t begin) {
 void Symbols::merge(std::vector<std::vector<Learnt>> branches) {
   std::vector<std::string> stored;
   for (auto& branch : branches) {
+    slots_.effort.used += branch.size();
+    if (slots_.effort.spent()) return;
     for (Learnt& one : branch) {
       switch (one.what) {
         case Learnt::What::ref:

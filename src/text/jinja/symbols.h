@@ -11,12 +11,21 @@
 
 namespace ashlar::text::jinja {
 
+// What all scopes of a template may cost together. A name assigned under a hundred
+// ifs is learnt a hundred times over, so a hostile source must be stopped.
+struct Effort {
+  static constexpr std::size_t kMost = 1'000'000;
+  bool spent() const { return used > kMost; }
+  std::size_t used = 0;
+};
+
 // The slots of one function, one for each name and level used in it.
 struct Slots {
-  Slots(Slots* outer_in, Body& body_in) : outer(outer_in), body(body_in) {}
+  Slots(Slots* outer_in, Body& body_in, Effort& effort_in) : outer(outer_in), body(body_in), effort(effort_in) {}
   std::uint32_t slot(int level, const std::string& name);
   Slots* outer;
   Body& body;
+  Effort& effort;
   std::unordered_map<std::string, std::uint32_t> known;
 };
 
