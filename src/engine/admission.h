@@ -47,8 +47,6 @@ class Admission {
   // Until a new request of this class would begin. 0 while the pace is unknown.
   std::chrono::duration<double> wait(int priority, const Pace& pace) const;
 
-  int queued() const { return total_.requests; }
-
  private:
   struct Queued {
     int requests = 0;

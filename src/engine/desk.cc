@@ -61,11 +61,6 @@ Generator::Load Desk::load(Clock::time_point now) const {
   return load;
 }
 
-std::chrono::duration<double> Desk::wait(int priority) const {
-  std::lock_guard lock(mutex_);
-  return admission_.wait(priority, pace_);
-}
-
 bool Desk::drain(Clock::time_point deadline) {
   std::unique_lock lock(mutex_);
   draining_ = true;

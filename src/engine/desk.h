@@ -46,7 +46,6 @@ class Desk {
   void report(const Report& report);
 
   Generator::Load load(Clock::time_point now) const;
-  std::chrono::duration<double> wait(int priority) const;
 
   // Admits nobody from now on. true: all that was admitted has ended by `deadline`;
   // else the rest is failed.

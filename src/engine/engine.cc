@@ -131,7 +131,6 @@ std::unique_ptr<Job> Engine::State::make_job(const Request& request, std::vector
                                              Sink& sink) {
   auto job = std::make_unique<Job>();
   job->outlet = std::make_shared<Outlet>(sink);
-  job->id = request.id;
   job->prompt_tokens = static_cast<int>(ids.size());
   job->max_tokens = max_tokens;
   job->logprobs = request.logprobs;

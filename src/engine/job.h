@@ -37,7 +37,6 @@ struct Job {
   Clock::time_point deadline = Clock::time_point::max();
 
   // What was asked.
-  std::string id;
   int prompt_tokens = 0;
   int max_tokens = 0;
   int logprobs = -1, prompt_logprobs = -1;
