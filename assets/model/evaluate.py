@@ -138,11 +138,11 @@ def dialog(turns, answers, system=None):
     return messages
 
 
-def score_heldout(assistant, verbose, every, tokens=0):
+def score_phrasings(assistant, file, verbose, every, tokens=0):
     """Earlier answers of a dialog are the model's own. With `tokens`, each case
     stands at the end of a random conversation about that long."""
     source = data.Source()
-    cases = data.heldout()[::every]
+    cases = data.heldout(file)[::every]
     right = 0
     for turns, wanted in cases:
         earlier = []
@@ -157,7 +157,7 @@ def score_heldout(assistant, verbose, every, tokens=0):
         if not good and verbose:
             print(f"  {wanted}: {' >> '.join(turns)}\n      {assistant.answer(messages, 40)!r}", flush=True)
     where = f", after {tokens} tokens of other talk" if tokens else ""
-    print(f"held-out phrasings{where}: {right} of {len(cases)} right ({100 * right / len(cases):.1f} %)")
+    print(f"{file}.txt{where}: {right} of {len(cases)} right ({100 * right / len(cases):.1f} %)")
 
 
 def score_questions(assistant, verbose):
@@ -179,8 +179,8 @@ def main():
     options.add_argument("file", nargs="?", default=str(HERE / "ashlar-assistant.gguf"))
     options.add_argument("--verbose", action="store_true")
     options.add_argument("--ask", action="append", default=[])
-    options.add_argument("--after", type=int, default=0, help="only the held-out cases, each after so many tokens of other talk")
-    options.add_argument("--every", type=int, default=1, help="score only every Nth held-out case")
+    options.add_argument("--after", type=int, default=0, help="only the phrasings, each after so many tokens of other talk")
+    options.add_argument("--every", type=int, default=1, help="score only every Nth phrasing")
     options = options.parse_args()
     assistant = Assistant(options.file)
     if options.ask:
@@ -190,7 +190,8 @@ def main():
             print(answers[-1])
         return
     random.seed(1)
-    score_heldout(assistant, options.verbose, options.every, options.after)
+    for file in ("heldout", "fresh"):
+        score_phrasings(assistant, file, options.verbose, options.every, options.after)
     if not options.after:
         score_questions(assistant, options.verbose)
 

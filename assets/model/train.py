@@ -35,11 +35,11 @@ def linear(x, weight):
 
 
 def rope_table(shape):
-    """Turns of adjacent pairs, as GGUF's llama wants them: complex [context, 1, head_dim / 2]."""
+    """Turns of adjacent pairs, as GGUF's llama wants them: complex [context, head_dim / 2]."""
     half = shape["head_dim"] // 2
     inverse = shape["rope_base"] ** (-torch.arange(half).double() * 2 / shape["head_dim"])
     angle = torch.arange(shape["context"]).double()[:, None] * inverse
-    return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)[:, None]
+    return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
 
 
 def rotate(x, turns):
@@ -86,13 +86,12 @@ class Llama(torch.nn.Module):
             self.hidden = {length: future.repeat(self.shape["heads"] // self.shape["kv_heads"], 1).bfloat16()}
         return self.hidden[length]
 
-    def attention(self, x, layer):
+    def attention(self, x, layer, turns):
         rows, length, _ = x.shape
         heads, kv, dim = self.shape["heads"], self.shape["kv_heads"], self.shape["head_dim"]
         names = [f"blk/{layer}/attn_{part}" for part in "qkv"]
         joined = torch.cat([self.weights[name] for name in names])
         both = linear(x, joined).view(rows, length, heads + 2 * kv, dim)
-        turns = self.turns[:length]
         q = rotate(both[:, :, :heads], turns * dim**-0.5)
         k = rotate(both[:, :, heads : heads + kv], turns)
         v = both[:, :, heads + kv :]
@@ -104,20 +103,21 @@ class Llama(torch.nn.Module):
         mixed = mixed.view(rows, heads, length, dim).transpose(1, 2).reshape(rows, length, heads * dim)
         return linear(mixed, self.weights[f"blk/{layer}/attn_output"])
 
-    def forward(self, tokens):
+    def forward(self, tokens, positions):
+        turns = self.turns[positions][:, :, None]  # [rows, length, 1, head_dim / 2]
         x = F.embedding(tokens, self.weights["token_embd"])
         for layer in range(self.shape["layers"]):
-            x = x + self.attention(self.norm(x, f"blk/{layer}/attn_norm"), layer)
+            x = x + self.attention(self.norm(x, f"blk/{layer}/attn_norm"), layer, turns)
             y = self.norm(x, f"blk/{layer}/ffn_norm")
             joined = torch.cat([self.weights[f"blk/{layer}/ffn_{part}"] for part in ("gate", "up")])
             gate, up = linear(y, joined).chunk(2, -1)
             x = x + linear(F.silu(gate) * up, self.weights[f"blk/{layer}/ffn_down"])
         return self.norm(x, "output_norm")
 
-    def loss(self, tokens, targets, weights):
+    def loss(self, tokens, targets, weights, positions):
         """Mean cross-entropy over the targets that weigh anything."""
         keep = weights.flatten() > 0
-        rows = self.forward(tokens).flatten(0, 1)[keep]
+        rows = self.forward(tokens, positions).flatten(0, 1)[keep]
         logits = linear(rows, self.weights["token_embd"]).float()
         each = F.cross_entropy(logits, targets.flatten()[keep], reduction="none")
         weights = weights.flatten()[keep]
@@ -125,7 +125,9 @@ class Llama(torch.nn.Module):
 
 
 class Rows:
-    """Rows of whole dialogs, filled up to `length` and cut there."""
+    """Rows of whole dialogs, filled up to `length` and cut there. In half of
+    them the positions leap once, anywhere and as far as the context allows, so
+    that short rows teach long distances too."""
 
     def __init__(self, source, tokenizer, length, turns):
         self.source, self.tokenizer, self.length, self.turns = source, tokenizer, length, turns
@@ -133,7 +135,7 @@ class Rows:
         self.told = {}  # answer: tokens after which it is told from every other, and a few more
         for answer, ids in answers:
             shared = max(next((k for k, (a, b) in enumerate(zip(ids, other)) if a != b), 0) for text, other in answers if text != answer)
-            self.told[answer] = shared + 4
+            self.told[answer] = shared + 3
 
     def document(self):
         """ids and the weight of predicting each. Most last answers are cut once
@@ -143,20 +145,28 @@ class Rows:
             ids = [tok.BEGIN] + self.tokenizer.encode(self.source.prose()) + [tok.END]
             return ids, [0.0] + [0.5] * (len(ids) - 1)
         messages = self.source.dialog(random.choices(range(1, len(self.turns) + 1), self.turns)[0])
-        model_user = 0.2 if random.random() < 0.15 else 0.0
+        model_user = 0.2 if random.random() < 0.05 else 0.0
         ids, weights = [tok.BEGIN], [0.0]
         for message in messages:
             dropout = 0.1 if message["role"] == "user" and random.random() < 0.12 else 0.0
             text = tok.chat(self.tokenizer, [message], generation=False, dropout=dropout)[1:]
-            if message is messages[-1] and random.random() < 0.65:
-                text = text[: self.told[message["content"]]]
+            told = self.told.get(message["content"], 0)
+            if told and random.random() < (0.85 if message is messages[-1] else 0.2):
+                text = text[:told] + ([tok.END] if message is not messages[-1] and told < len(text) else [])
             ids += text
-            weights += [0.0] + [{"assistant": 1.0, "user": model_user, "system": 0.0}[message["role"]]] * (len(text) - 1)
+            if message["role"] == "assistant":
+                whole = len(text) == len(self.tokenizer.encode(message["content"])) + 2
+                weights += [0.0] + [1.0] * (min(told, len(text)) - 1) + [0.3 if whole else 0.0] * (len(text) - told)
+            else:
+                weights += [0.0] + [model_user if message["role"] == "user" else 0.0] * (len(text) - 1)
         return ids, weights
 
     def batch(self, count):
         tokens, weights = [], []
-        for _ in range(count):
+        positions = torch.arange(self.length).repeat(count, 1)
+        for row in range(count):
+            if random.random() < 0.5:
+                positions[row, random.randrange(self.length) :] += random.randrange(SHAPE["context"] - self.length + 1)
             ids, shares = [], []
             while len(ids) <= self.length:
                 more, each = self.document()
@@ -165,7 +175,7 @@ class Rows:
             tokens.append(ids[: self.length + 1])
             weights.append(shares[: self.length + 1])
         tokens, weights = torch.tensor(tokens), torch.tensor(weights)
-        return tokens[:, :-1], tokens[:, 1:], weights[:, 1:]
+        return tokens[:, :-1], tokens[:, 1:], weights[:, 1:], positions
 
 
 def make_tokenizer(source, path, size):
@@ -235,26 +245,27 @@ def work(rank, options, model, tokenizer, gradients, clock, together):
     source = data.Source()
     names = sorted(model.weights, key=lambda n: (model.weights[n].numel(), n))[rank :: options.workers]
     optimizers = optimizers_of(model, names, options.rate)
-    short = Rows(source, tokenizer, options.short, [10, 3, 1])
-    long = Rows(source, tokenizer, options.long, [1] * 40)
-    begun, saved, step, seen, mean = time.time(), time.time(), 0, 0, None
+    short = Rows(source, tokenizer, 128, [12, 2])
+    long = Rows(source, tokenizer, 512, [1] * 16)
+    longest = Rows(source, tokenizer, 1024, [1] * 32)
+    begun, saved, step, seen, mean = time.process_time(), time.time(), 0, 0, None
     while True:
         if rank == 0:
-            clock[0] = (time.time() - begun) / (options.minutes * 60)
+            clock[0] = (time.process_time() - begun) / (options.minutes * 60)
         together.wait()
         spent = clock.item()
         if spent >= 1:
             break
         done = options.done + (1 - options.done) * spent
-        rows, count = (long, 1) if done > 1 - options.long_share else (short, 8)
-        tokens, targets, weights = rows.batch(count)
-        loss = model.loss(tokens, targets, weights)
+        rows, count = (short, 14) if step % 2 else (long, 3) if done < 0.85 else (longest, 1)
+        tokens, targets, weights, positions = rows.batch(count)
+        loss = model.loss(tokens, targets, weights, positions)
         model.zero_grad()
         loss.backward()
         for name, weight in model.weights.items():
             gradients[rank][name].copy_(weight.grad)
         together.wait()
-        rate = min(1, (step + 1) / 40) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * done)))
+        rate = min(1, (step + 1) / 40) * min(1, 2.05 * (1 - done) + 0.02)  # steady, then down in a line
         for name in names:
             model.weights[name].grad = sum(g[name] for g in gradients) / options.workers
         for optimizer in optimizers:
@@ -263,23 +274,20 @@ def work(rank, options, model, tokenizer, gradients, clock, together):
             optimizer.step()
         step, seen = step + 1, seen + tokens.numel() * options.workers
         mean = loss.item() if mean is None else 0.98 * mean + 0.02 * loss.item()
-        if rank == 0 and step % 50 == 0:
-            elapsed = time.time() - begun
+        if rank == 0 and step % 25 == 0:
+            elapsed = time.process_time() - begun
             print(f"{elapsed / 60:6.1f} min  step {step}  loss {mean:.4f}  rate {rate:.3f}  {seen / elapsed:.0f} tokens/s", flush=True)
         if rank == 0 and time.time() - saved > 120:
             save(model, options.out + "/model.pt", f"step {step}")
             saved = time.time()
     if rank == 0:
-        save(model, options.out + "/model.pt", f"step {step}, {seen} tokens, {(time.time() - begun) / 60:.0f} minutes")
+        save(model, options.out + "/model.pt", f"step {step}, {seen} tokens, {(time.process_time() - begun) / 60:.1f} minutes")
 
 
 def main():
     options = argparse.ArgumentParser()
     options.add_argument("--out", default="/tmp/assistant")
-    options.add_argument("--minutes", type=float, default=60)
-    options.add_argument("--long-share", type=float, default=0.12, help="share of the schedule spent on rows of --long tokens, at its end")
-    options.add_argument("--short", type=int, default=128)
-    options.add_argument("--long", type=int, default=2048)
+    options.add_argument("--minutes", type=float, default=12, help="of CPU time for each worker: a busy machine only makes it later")
     options.add_argument("--rate", type=float, default=2e-3)
     options.add_argument("--from", dest="start", help="weights to go on from")
     options.add_argument("--done", type=float, default=0, help="with --from: the share of the schedule that lies behind those weights")
