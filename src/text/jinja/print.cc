@@ -200,6 +200,7 @@ class Printer {
   Status append_space(const Space& space) {
     // A namespace may hold itself; Python's dict shows that as {...}.
     if (std::ranges::find(open_, &space) != open_.end()) return put("<Namespace {...}>");
+    if (open_.size() >= static_cast<std::size_t>(runtime_.budget.limits().depth)) return runtime_.budget.too_deep();
     open_.push_back(&space);
     out_.append("<Namespace ");
     TRY(append_dict(*space.attributes));
