@@ -66,6 +66,22 @@ const Kernels& amx_row() {
   static const Kernels row = [] {
     Kernels kernels = kAvx512;
     kernels.isa = "amx";
+    kernels.matmul[kF16] = amx::matmul_f16;
+    kernels.matmul[kBF16] = amx::matmul_bf16;
+    kernels.matmul[kQ8_0] = amx::matmul_q8_0;
+    kernels.matmul[kQ4_0] = amx::matmul_q4_0;
+    kernels.matmul[kQ4_1] = amx::matmul_q4_1;
+    kernels.matmul[kQ5_0] = amx::matmul_q5_0;
+    kernels.matmul[kQ5_1] = amx::matmul_q5_1;
+    kernels.matmul[kQ2_K] = amx::matmul_q2_k;
+    kernels.matmul[kQ3_K] = amx::matmul_q3_k;
+    kernels.matmul[kQ4_K] = amx::matmul_q4_k;
+    kernels.matmul[kQ5_K] = amx::matmul_q5_k;
+    kernels.matmul[kQ6_K] = amx::matmul_q6_k;
+    kernels.matmul[kIQ4_NL] = amx::matmul_iq4_nl;
+    kernels.matmul[kIQ4_XS] = amx::matmul_iq4_xs;
+    kernels.int8_panel = amx::int8_panel;
+    kernels.bf16_panel = amx::bf16_panel;
     return kernels;
   }();
   return row;
