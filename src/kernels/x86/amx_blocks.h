@@ -133,7 +133,8 @@ class Quantized {
 
   // Codes of 8 bits stay as they are under the greatest scale; the range of others is brought to that of int8.
   static constexpr bool kWhole = S::offset == 128;
-  static constexpr float kStep = kWhole ? 1.0f : S::min ? 1 / 126.0f : 1 / 127.0f;
+  // (Scales of Q6_K are 128ths of the greatest: 127 steps would round nearly all of them down.)
+  static constexpr float kStep = kWhole ? 1.0f : S::min ? 1 / 126.0f : S::bits == 6 ? 1 / 124.0f : 1 / 127.0f;
 
   static ASHLAR_MEMBER __m512 reach(const Scales& s) {
     if constexpr (kWhole) {  // of a negative scale, code 0 would give 128
@@ -151,10 +152,11 @@ class Quantized {
   // What turns a code c into int8, in all words or bytes of a row's lane. With an offset, k is the int8 of -offset:
   // round(c k / offset) - k, exact where c is the offset. With a min, floor(c times / 256 + plus).
   struct Factors {
-    __m512i times;   // k 256 / offset; of 8 bits half of it; with a min the scale in 256ths
-    __m512i halved;  // half of it
-    __m512i plus;    // rounding, and the min in 256ths
-    __m512i less;    // k
+    __m512i times;     // k 256 / offset; of 8 bits half of it; with a min the scale in 256ths
+    __m512i halved;    // half of it
+    __m512i negative;  // of it
+    __m512i plus;      // rounding, and the min in 256ths
+    __m512i less;      // k
   };
 
   // The low half of each lane in both halves.
@@ -173,11 +175,11 @@ class Quantized {
       f.plus = twice(_mm512_add_epi32(min, _mm512_set1_epi32(128)));
     } else if constexpr (kWhole) {
       f.times = twice(k);
+      f.negative = _mm512_sub_epi16(_mm512_setzero_si512(), f.times);
     } else {
       f.halved = twice(_mm512_mullo_epi32(k, _mm512_set1_epi32(128 / S::offset)));
       f.times = _mm512_add_epi16(f.halved, f.halved);
-      const __m512i low_byte =
-          _mm512_broadcast_i32x4(_mm_set_epi8(12, 12, 12, 12, 8, 8, 8, 8, 4, 4, 4, 4, 0, 0, 0, 0));
+      const __m512i low_byte = _mm512_broadcast_i32x4(_mm_set_epi8(12, 12, 12, 12, 8, 8, 8, 8, 4, 4, 4, 4, 0, 0, 0, 0));
       f.less = _mm512_shuffle_epi8(k, low_byte);
     }
     return f;
@@ -198,7 +200,8 @@ class Quantized {
     put<7>(planes, high, out);
   }
 
-  // Group g of a block to a line. Modulo 256 throughout; the two bytes of each pair change places.
+  // Group g of a block to a line. Modulo 256 throughout; the two bytes of each pair change places. Of products that
+  // lie in the middle one of the two is rounded up and the other down, so that a row's weights do not drift together.
   template <int g>
   ASHLAR_MEMBER void put(const uint8_t* planes, const Factors& f, uint8_t* out) const {
     const __m512i c = codes<g>(planes), high = _mm512_set1_epi16((short)0xff00);
@@ -206,8 +209,8 @@ class Quantized {
     __m512i line;
     if constexpr (kWhole) {  // signed
       const __m512i odd = _mm512_mulhrs_epi16(_mm512_and_si512(c, high), f.times);
-      const __m512i even = _mm512_mulhrs_epi16(_mm512_slli_epi16(c, 8), f.times);
-      line = merged(odd, _mm512_slli_epi16(even, 8), high);
+      const __m512i even = _mm512_mulhrs_epi16(_mm512_slli_epi16(c, 8), f.negative);
+      line = merged(odd, _mm512_slli_epi16(_mm512_sub_epi16(_mm512_setzero_si512(), even), 8), high);
     } else if constexpr (S::min) {
       const __m512i even = _mm512_mullo_epi16(_mm512_and_si512(c, _mm512_set1_epi16(wide)), f.times);
       const __m512i second = _mm512_and_si512(_mm512_srli_epi16(c, 8), _mm512_set1_epi16(wide));
@@ -216,7 +219,7 @@ class Quantized {
     } else {
       const __m512i even = _mm512_mullo_epi16(_mm512_and_si512(c, _mm512_set1_epi16(wide)), f.times);
       const __m512i odd = _mm512_mulhrs_epi16(_mm512_and_si512(c, _mm512_set1_epi16((short)(wide << 8))), f.halved);
-      line = _mm512_sub_epi8(merged(odd, _mm512_add_epi16(even, _mm512_set1_epi16(128)), high), f.less);
+      line = _mm512_sub_epi8(merged(odd, _mm512_add_epi16(even, _mm512_set1_epi16(127)), high), f.less);
     }
     _mm512_store_si512(out + 64 * g, line);
   }
