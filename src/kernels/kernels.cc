@@ -66,6 +66,11 @@ const Kernels& amx_row() {
   static const Kernels row = [] {
     Kernels kernels = kAvx512;
     kernels.isa = "amx";
+    kernels.attend = amx::attend;
+    kernels.join = amx::join;
+    kernels.store_key = amx::store_key;
+    kernels.store_value = amx::store_value;
+    kernels.natural_kv = kKvBF16;
     return kernels;
   }();
   return row;
