@@ -2,7 +2,8 @@
 // group times positions, of one or more sequences) are taken up to 32 at a
 // time: two tiles. For each chunk of positions: scores Q K^T by tiles, weights
 // 2^(score - peak) by vectors, rounded to bf16, and sums of values P V by tiles
-// again. Peaks are whole numbers, so that rescaling is exact.
+// again. A further value, one everywhere, gives the sum of the very weights that
+// were used. Peaks are whole numbers, so that rescaling is exact.
 //
 // A tile product is summed in one order for each row, whatever the other rows
 // are, and what a row does not see has weight zero: its result is its own.
@@ -14,14 +15,13 @@
 namespace ashlar::kernels::amx {
 namespace {
 
-using avx512::sum_by_halves;
-
 constexpr int kTileRows = 16;
+constexpr int kChunk = 128;  // positions whose scores are held at once
 constexpr int kTogether = 2 * kTileRows;
-constexpr int kChunkBlocks = kKvChunk / kKvBlock;
+constexpr int kChunkBlocks = kChunk / kKvBlock;
 // Rows of scores and weights do not stand a power of two apart: they would compete for the same places of the cache.
-constexpr int kScoreStride = kKvChunk + 16;   // floats
-constexpr int kWeightStride = kKvChunk + 32;  // bf16
+constexpr int kScoreStride = kChunk + 16;   // floats
+constexpr int kWeightStride = kChunk + 32;  // bf16
 constexpr float kNothing = -__builtin_inff();
 constexpr float kLog2E = 1.44269504f;
 
@@ -38,21 +38,19 @@ ASHLAR_INLINE uint32_t bits(int from, int to) {
 // What a job keeps while it walks the positions; carved from its scratch.
 struct State {
   const AttentionJob* job;
-  int key_dims;      // head_dim up to whole tiles of 32
-  int value_dims;    // ... of 16
-  int q_stride;      // bf16
-  int configured;    // rows that the tiles are set up for
-  uint16_t* q;       // [rows][q_stride], scaled
-  float* sums;       // [rows][value_dims], of this split
-  float* scores;     // [32][kScoreStride]
+  int key_dims;    // head_dim up to whole tiles of 32
+  int value_dims;  // head_dim and the one, up to whole tiles of 16
+  int q_stride;    // bf16
+  int configured;  // rows that the tiles are set up for
+  uint16_t* q;        // [rows][q_stride], scaled
+  float* sums;        // [rows][value_dims], of this split; at head_dim the sum of weights
+  float* scores;      // [32][kScoreStride]
   uint16_t* weights;  // [32][kWeightStride]
-  uint8_t* keys;     // [block][key_dims / 2][16 positions][2], bf16
-  uint8_t* values;   // [pair of positions][value_dims][2], bf16
-  const uint8_t* key_tiles[kChunkBlocks];         // in `keys`, or where they are stored
-  alignas(64) float key_scales[kKvChunk];         // of int8
-  alignas(64) float value_scales[kKvChunk];
-  alignas(64) float peak[kAttentionRows], weight[kAttentionRows];  // of this split
-  alignas(64) float total_peak[kAttentionRows], total_weight[kAttentionRows];
+  uint8_t* keys;      // [block][key_dims / 2][16 positions][2], bf16
+  uint8_t* values;    // [pair of positions][value_dims][2], bf16
+  const uint8_t* key_tiles[kChunkBlocks];              // in `keys`, or where they are stored
+  alignas(64) float peak[kAttentionRows + kTileRows];  // of this split
+  float total_peak[kAttentionRows], total_weight[kAttentionRows];
 };
 
 struct alignas(64) TileConfig {
@@ -76,9 +74,9 @@ ASHLAR_INLINE void configure(State* s, int rows) {
   _tile_loadconfig(&config);
 }
 
-// Sixteen pairs of stored elements as bf16; int8 codes are not yet scaled.
+// Sixteen pairs of stored elements as bf16; int8 codes times their scales.
 template <int format>
-ASHLAR_INLINE __m512i line(const uint8_t* p, __mmask32 elements) {
+ASHLAR_INLINE __m512i line(const uint8_t* p, __mmask32 elements, __m512 low_scales, __m512 high_scales) {
   if constexpr (format == kKvBF16) return _mm512_maskz_loadu_epi16(elements, p);
   __m512 low, high;
   if constexpr (format == kKvF16) {
@@ -89,6 +87,8 @@ ASHLAR_INLINE __m512i line(const uint8_t* p, __mmask32 elements) {
     const __m256i codes = _mm256_maskz_loadu_epi8(elements, p);
     low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128(codes)));
     high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_extracti128_si256(codes, 1)));
+    low = _mm512_mul_ps(low, low_scales);
+    high = _mm512_mul_ps(high, high_scales);
   }
   return (__m512i)_mm512_cvtne2ps_pbh(high, low);
 }
@@ -104,34 +104,48 @@ ASHLAR_INLINE void gather_keys(State* s, const int* blocks, int chunk, int from,
       s->key_tiles[b] = stored;
       continue;
     }
+    __m512 low = _mm512_setzero_ps(), high = low;
+    if constexpr (format == kKvInt8) {
+      const __m512 scales = _mm512_loadu_ps(stored + job->head_dim * kKvBlock);
+      const __m512i twice = _mm512_set_epi32(7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
+      low = _mm512_permutexvar_ps(twice, scales);
+      high = _mm512_permutexvar_ps(_mm512_add_epi32(twice, _mm512_set1_epi32(8)), scales);
+    }
     uint8_t* out = s->keys + (size_t)b * s->key_dims * 32;
     s->key_tiles[b] = out;
     int pair = 0;
     for (; pair < job->head_dim / 2; ++pair)
-      _mm512_store_si512(out + 64 * pair, line<format>(stored + kLine * pair, ~0u));
+      _mm512_store_si512(out + 64 * pair, line<format>(stored + kLine * pair, ~0u, low, high));
     for (; pair < s->key_dims / 2; ++pair) _mm512_store_si512(out + 64 * pair, _mm512_setzero_si512());
-    if (format == kKvInt8)
-      _mm512_store_ps(s->key_scales + 16 * b, _mm512_loadu_ps(stored + job->head_dim * kKvBlock));
   }
 }
 
-// Values of blocks [from, to), whole pairs of blocks where `to` is an end; zeros from position `limit` on, which may
-// not be written yet or be somebody else's.
+// Values of blocks [from, to), and the one behind them; zeros from position `limit` on, which may not be written yet
+// or be somebody else's.
 template <int format>
 ASHLAR_INLINE void gather_values(State* s, const int* blocks, int chunk, int from, int to, int limit) {
   constexpr int kElement = format == kKvInt8 ? 1 : 2;
   const AttentionJob* job = s->job;
+  const int whole = job->head_dim & ~15;
   for (int b = from; b < to; ++b) {
     const int known = limit - chunk - b * kKvBlock;
     const uint8_t* stored = job->values + (size_t)(known > 0 ? blocks[chunk / kKvBlock + b] : 0) * job->block_bytes;
+    const uint8_t* scales = stored + job->head_dim * kKvBlock;
     uint8_t* out = s->values + (size_t)b * s->value_dims * 32;
-    if (format == kKvInt8)
-      _mm512_store_ps(s->value_scales + 16 * b,
-                      _mm512_maskz_loadu_ps((__mmask16)bits(0, known), stored + job->head_dim * kKvBlock));
-    for (int pair = 0; pair < kKvBlock / 2; ++pair, stored += 2 * kElement * job->head_dim) {
-      const uint32_t seen = 2 * pair + 1 < known ? ~0u : 2 * pair < known ? 0x55555555u : 0;
-      for (int d = 0; d < s->value_dims; d += 16, out += 64)
-        _mm512_store_si512(out, line<format>(stored + 2 * kElement * d, seen & bits(0, 2 * (job->head_dim - d))));
+    const bool all = known >= kKvBlock;
+    for (int pair = 0; pair < kKvBlock / 2; ++pair, stored += 2 * kElement * job->head_dim, out += 4 * s->value_dims) {
+      const uint32_t seen = all || 2 * pair + 1 < known ? ~0u : 2 * pair < known ? 0x55555555u : 0;
+      __m512 both = _mm512_setzero_ps();
+      if constexpr (format == kKvInt8) {  // a scale that is not known is not looked at: it may be no number
+        const __m128d two = _mm_castps_pd(_mm_maskz_loadu_ps((__mmask8)(seen & 3), scales + 8 * pair));
+        both = _mm512_castpd_ps(_mm512_broadcastsd_pd(two));
+      }
+      for (int d = 0; d < whole; d += 16)
+        _mm512_store_si512(out + 4 * d, line<format>(stored + 2 * kElement * d, seen, both, both));
+      __m512i last = _mm512_maskz_set1_epi16((__mmask32)3 << (2 * (job->head_dim - whole)), 0x3f80);
+      if (whole < job->head_dim)
+        last = _mm512_or_si512(last, line<format>(stored + 2 * kElement * whole, seen & 0xffff, both, both));
+      _mm512_store_si512(out + 4 * whole, last);
     }
   }
 }
@@ -173,63 +187,60 @@ ASHLAR_INLINE void score(const State* s, int row, int from, int to) {
   }
 }
 
-// Adds the weighted values of blocks [from, to), both even, to the rows' sums.
-template <bool two>
-ASHLAR_INLINE void add_values(const State* s, int row, int from, int to) {
+// Adds the weighted values of blocks [from, to), both even, to `columns` (1 or 2) tiles of the rows' sums from d on.
+template <bool two, int columns>
+ASHLAR_INLINE void add_columns(const State* s, int row, int d, int from, int to) {
   const uint16_t *p0 = s->weights, *p1 = p0 + kTileRows * kWeightStride;
-  float *out0 = s->sums + (size_t)row * s->value_dims, *out1 = out0 + kTileRows * s->value_dims;
+  float *out0 = s->sums + (size_t)row * s->value_dims + d, *out1 = out0 + kTileRows * s->value_dims;
   constexpr long kIn = 2 * kWeightStride;
   const long stride = 4 * s->value_dims;
-  for (int d = 0; d < s->value_dims; d += 32) {
-    const bool odd = d + 16 == s->value_dims;
-    const int next = odd ? 0 : 16;
-    _tile_loadd(0, out0 + d, stride);
-    _tile_loadd(1, out0 + d + next, stride);
+  _tile_loadd(0, out0, stride);
+  if constexpr (columns > 1) _tile_loadd(1, out0 + 16, stride);
+  if constexpr (two) {
+    _tile_loadd(2, out1, stride);
+    if constexpr (columns > 1) _tile_loadd(3, out1 + 16, stride);
+  }
+  const uint8_t* v = s->values + (size_t)from * s->value_dims * 32 + 4 * d;
+  for (int b = from; b < to; b += 2, v += 16 * stride) {
+    _tile_loadd(4, p0 + 16 * b, kIn);
+    _tile_loadd(6, v, stride);
+    _tile_dpbf16ps(0, 4, 6);
     if constexpr (two) {
-      _tile_loadd(2, out1 + d, stride);
-      _tile_loadd(3, out1 + d + next, stride);
+      _tile_loadd(5, p1 + 16 * b, kIn);
+      _tile_dpbf16ps(2, 5, 6);
     }
-    for (int b = from; b < to; b += 2) {
-      const uint8_t* v = s->values + (size_t)b * s->value_dims * 32 + 4 * d;
-      _tile_loadd(4, p0 + 16 * b, kIn);
-      _tile_loadd(6, v, stride);
-      _tile_loadd(7, v + 4 * next, stride);
-      _tile_dpbf16ps(0, 4, 6);
+    if constexpr (columns > 1) {
+      _tile_loadd(7, v + 64, stride);
       _tile_dpbf16ps(1, 4, 7);
-      if constexpr (two) {
-        _tile_loadd(5, p1 + 16 * b, kIn);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
-      }
+      if constexpr (two) _tile_dpbf16ps(3, 5, 7);
     }
-    _tile_stored(0, out0 + d, stride);
-    if (!odd) _tile_stored(1, out0 + d + next, stride);
-    if constexpr (two) {
-      _tile_stored(2, out1 + d, stride);
-      if (!odd) _tile_stored(3, out1 + d + next, stride);
-    }
+  }
+  _tile_stored(0, out0, stride);
+  if constexpr (columns > 1) _tile_stored(1, out0 + 16, stride);
+  if constexpr (two) {
+    _tile_stored(2, out1, stride);
+    if constexpr (columns > 1) _tile_stored(3, out1 + 16, stride);
   }
 }
 
-// 2^(x - peak) for x <= peak, a whole number; relative error 1e-4, then that of bf16. The sum x + (kMagic - peak) has
-// the nearest whole number to x - peak in its low bits, and the power of two is added to the exponent of 2^fraction.
-struct Power {
-  __m512 magic, bound;
+template <bool two>
+ASHLAR_INLINE void add_values(const State* s, int row, int from, int to) {
+  int d = 0;
+  for (; d + 32 <= s->value_dims; d += 32) add_columns<two, 2>(s, row, d, from, to);
+  if (d < s->value_dims) add_columns<two, 1>(s, row, d, from, to);
+}
 
-  ASHLAR_INLINE Power of(float peak) {
-    return {_mm512_set1_ps(0x1.8p23f - peak), _mm512_set1_ps(peak - 120.0f)};
-  }
-  __attribute__((always_inline)) __m512 operator()(__m512 x, __mmask16 seen) const {
-    x = _mm512_max_ps(x, bound);
-    const __m512 z = _mm512_add_ps(x, magic);
-    const __m512 f = _mm512_sub_ps(x, _mm512_sub_ps(z, magic));
-    __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(5.5171711e-2f), f, _mm512_set1_ps(2.4261123e-1f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.9326099e-1f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.9992807e-1f));
-    const __m512i power = _mm512_slli_epi32(_mm512_castps_si512(z), 23);
-    return _mm512_castsi512_ps(_mm512_maskz_add_epi32(seen, _mm512_castps_si512(p), power));
-  }
-};
+// 2^(x - peak) for x <= peak, a whole number; relative error 1e-4. The sum x + (kMagic - peak) has the nearest whole
+// number to x - peak in its low bits, and the power of two is added to the exponent of 2^fraction.
+ASHLAR_INLINE __m512 power_of_two(__m512 x, __m512 magic, __m512 bound) {
+  x = _mm512_max_ps(x, bound);
+  const __m512 z = _mm512_add_ps(x, magic);
+  const __m512 f = _mm512_sub_ps(x, _mm512_sub_ps(z, magic));
+  __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(5.5171711e-2f), f, _mm512_set1_ps(2.4261123e-1f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.9326099e-1f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.9992807e-1f));
+  return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(_mm512_castps_si512(z), 23)));
+}
 
 // 2^(from - to), both whole numbers, from <= to or minus infinity.
 ASHLAR_INLINE float rescale(float from, float to) {
@@ -237,80 +248,121 @@ ASHLAR_INLINE float rescale(float from, float to) {
   return from == to ? 1.0f : _mm_cvtss_f32(_mm_scalef_ss(one, _mm_set_ss(from - to)));
 }
 
-// Scores of row `i` of those at hand to weights, positions [first, end) seen of the pairs of blocks [from, to).
-template <int format>
-ASHLAR_INLINE void weigh(State* s, int row, int i, int first, int end, int from, int to) {
-  const float* scores = s->scores + i * kScoreStride;
-  uint16_t* out = s->weights + i * kWeightStride;
-  const auto scaled = [&](int p) {
-    const __m512 x = _mm512_load_ps(scores + p);
-    return format == kKvInt8 ? _mm512_mul_ps(x, _mm512_load_ps(s->key_scales + p)) : x;
-  };
-  if (first >= end) {
-    for (int p = 16 * from; p < 16 * to; p += 32) _mm512_store_si512(out + p, _mm512_setzero_si512());
-    return;
-  }
-  __m512 greatest = _mm512_set1_ps(kNothing), other = greatest;
-  for (int p = 16 * from; p < 16 * to; p += 32) {
-    const uint32_t seen = bits(first - p, end - p);
-    greatest = _mm512_mask_max_ps(greatest, (__mmask16)seen, greatest, scaled(p));
-    other = _mm512_mask_max_ps(other, (__mmask16)(seen >> 16), other, scaled(p + 16));
-  }
-  float* peak = s->peak + row + i;
-  const float before = *peak, here = __builtin_ceilf(_mm512_reduce_max_ps(_mm512_max_ps(greatest, other)));
-  *peak = here > before ? here : before;
-  const Power power = Power::of(*peak);
-  __m512 sum = _mm512_setzero_ps(), sum1 = sum;
-  const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
-  for (int p = 16 * from; p < 16 * to; p += 32) {
-    const uint32_t seen = bits(first - p, end - p);
-    __m512 low = power(scaled(p), (__mmask16)seen), high = power(scaled(p + 16), (__mmask16)(seen >> 16));
-    if constexpr (format == kKvInt8) {
-      sum = _mm512_add_ps(sum, low);
-      sum1 = _mm512_add_ps(sum1, high);
-      low = _mm512_mul_ps(low, _mm512_load_ps(s->value_scales + p));
-      high = _mm512_mul_ps(high, _mm512_load_ps(s->value_scales + p + 16));
+// The greatest of each of 16 vectors, a lane for each: halves are folded until a vector is left.
+ASHLAR_INLINE __m512 greatest_of_each(__m512* v) {
+  __m512 w[8];
+  ASHLAR_UNROLL for (int i = 0; i < 8; ++i) w[i] =
+      _mm512_max_ps(_mm512_shuffle_f32x4(v[i], v[i + 8], 0x44), _mm512_shuffle_f32x4(v[i], v[i + 8], 0xee));
+  // w[i]: lanes 0-7 of row i, 8-15 of row i + 8
+  ASHLAR_UNROLL for (int i = 0; i < 4; ++i) v[i] =
+      _mm512_max_ps(_mm512_shuffle_f32x4(w[i], w[i + 4], 0x88), _mm512_shuffle_f32x4(w[i], w[i + 4], 0xdd));
+  // v[i]: four lanes each of rows i, i + 8, i + 4, i + 12
+  ASHLAR_UNROLL for (int i = 0; i < 2; ++i) w[i] =
+      _mm512_max_ps(_mm512_shuffle_ps(v[i], v[i + 2], 0x44), _mm512_shuffle_ps(v[i], v[i + 2], 0xee));
+  // w[i]: in each four lanes, two of the row and two of the row 2 on
+  const __m512 last = _mm512_max_ps(_mm512_shuffle_ps(w[0], w[1], 0x88), _mm512_shuffle_ps(w[0], w[1], 0xdd));
+  // rows 0 2 1 3 | 8 10 9 11 | 4 6 5 7 | 12 14 13 15
+  const __m512i order = _mm512_set_epi32(15, 13, 14, 12, 7, 5, 6, 4, 11, 9, 10, 8, 3, 1, 2, 0);
+  return _mm512_permutexvar_ps(order, last);
+}
+
+// New peaks of rows [row, row + count), count <= 16, whose scores begin at `scores`; their sums brought to these.
+ASHLAR_INLINE void raise_peaks(State* s, int row, int count, const float* scores, int from, int to) {
+  __m512 greatest[kTileRows];
+  ASHLAR_UNROLL for (int i = 0; i < kTileRows; ++i) greatest[i] = _mm512_set1_ps(kNothing);
+  for (int i = 0; i < count; ++i) {
+    const float* x = scores + i * kScoreStride;
+    __m512 even = _mm512_load_ps(x + 16 * from), odd = _mm512_load_ps(x + 16 * from + 16);
+    for (int b = from + 2; b < to; b += 2) {
+      even = _mm512_max_ps(even, _mm512_load_ps(x + 16 * b));
+      odd = _mm512_max_ps(odd, _mm512_load_ps(x + 16 * b + 16));
     }
-    const __m512bh both = _mm512_cvtne2ps_pbh(high, low);
-    if constexpr (format != kKvInt8) sum = _mm512_dpbf16_ps(sum, both, ones);
-    _mm512_store_si512(out + p, (__m512i)both);
+    greatest[i] = _mm512_max_ps(even, odd);
   }
-  const float factor = rescale(before, *peak);
-  float* weight = s->weight + row + i;
-  *weight = __builtin_fmaf(*weight, factor, sum_by_halves(_mm512_add_ps(sum, sum1)));
-  if (factor == 1.0f) return;
-  float* sums = s->sums + (size_t)(row + i) * s->value_dims;
-  const __m512 f = _mm512_set1_ps(factor);
-  for (int d = 0; d < s->value_dims; d += 16) _mm512_store_ps(sums + d, _mm512_mul_ps(_mm512_load_ps(sums + d), f));
+  const __m512 before = _mm512_loadu_ps(s->peak + row);
+  const __m512 here = _mm512_roundscale_ps(greatest_of_each(greatest), _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC);
+  const __m512 peak = _mm512_max_ps(here, before);
+  const __mmask16 mine = (__mmask16)bits(0, count);
+  _mm512_mask_storeu_ps(s->peak + row, mine, peak);
+  const __mmask16 raised = _mm512_mask_cmp_ps_mask(mine, before, peak, _CMP_LT_OQ) &
+                           _mm512_cmp_ps_mask(before, _mm512_set1_ps(kNothing), _CMP_GT_OQ);
+  if (raised == 0) return;
+  alignas(64) float factors[kTileRows];
+  _mm512_store_ps(factors, _mm512_scalef_ps(_mm512_set1_ps(1.0f), _mm512_sub_ps(before, peak)));
+  for (int i = 0; i < count; ++i) {
+    if ((raised >> i & 1) == 0) continue;
+    float* sums = s->sums + (size_t)(row + i) * s->value_dims;
+    const __m512 f = _mm512_set1_ps(factors[i]);
+    for (int d = 0; d < s->value_dims; d += 16) _mm512_store_ps(sums + d, _mm512_mul_ps(_mm512_load_ps(sums + d), f));
+  }
+}
+
+// Scores to weights, for pairs of blocks from `from` on; `pairs` known at compile time when it is a whole chunk.
+ASHLAR_INLINE void weigh(const float* scores, uint16_t* out, float peak, int pairs) {
+  const __m512 magic = _mm512_set1_ps(0x1.8p23f - peak), bound = _mm512_set1_ps(peak - 120.0f);
+  for (int i = 0; i < pairs; ++i, scores += 32, out += 32) {
+    const __m512 low = power_of_two(_mm512_load_ps(scores), magic, bound);
+    const __m512 high = power_of_two(_mm512_load_ps(scores + 16), magic, bound);
+    _mm512_store_si512(out, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+  }
+}
+
+// The positions of the chunk that a row sees.
+struct Seen {
+  int from, to;
+};
+
+ASHLAR_INLINE Seen seen_by(const AttentionJob* job, int row, int chunk) {
+  const int position = job->position[row];
+  return {job->window > position - chunk ? 0 : position - chunk - job->window + 1, position + 1 - chunk};
 }
 
 // Rows [row, row + count) over the chunk, which is gathered as far as they see.
-template <int format>
 ASHLAR_INLINE void walk(State* s, int row, int count, int chunk) {
   const AttentionJob* job = s->job;
-  int lowest = job->position[row], last = lowest;
+  Seen any = {kChunk, 0}, every = {0, kChunk};  // positions that some, that all of them see
   for (int r = row; r < row + count; ++r) {
-    lowest = least(lowest, job->position[r]);
-    last = most(last, job->position[r]);
+    const Seen seen = seen_by(job, r, chunk);
+    any = {least(any.from, seen.from), most(any.to, seen.to)};
+    every = {most(every.from, seen.from), least(every.to, seen.to)};
   }
-  const int first = job->window > lowest ? 0 : lowest - job->window + 1;
-  const int from = most(0, first - chunk) / kKvBlock, to = least(kChunkBlocks, (last - chunk) / kKvBlock + 1);
-  if (last < chunk || from >= to) return;
+  const int from = any.from / kKvBlock, to = least(kChunkBlocks, up_to(most(any.to, 0), kKvBlock) / kKvBlock);
+  if (from >= to) return;
   configure(s, count);
-  if (count > kTileRows)
-    score<true>(s, row, from, to);
-  else
-    score<false>(s, row, from, to);
+  const bool two = count > kTileRows;
+  two ? score<true>(s, row, from, to) : score<false>(s, row, from, to);
+
+  // Pairs of blocks [even, end), of which all rows see all of [clear, clear_end).
   const int even = from & ~1, end = up_to(to, 2);
+  const int clear = least(up_to(every.from, 32) / 16, end), clear_end = most(most(every.to, 0) / 32 * 2, clear);
+  const auto blur = [&](auto hide) {
+    for (int b = even; b < end; b += 2) {
+      if (b >= clear && b < clear_end) continue;
+      for (int i = 0; i < count; ++i) {
+        const Seen seen = seen_by(job, row + i, chunk);
+        hide(i, b, ~bits(seen.from - 16 * b, seen.to - 16 * b));
+      }
+    }
+  };
+  blur([&](int i, int b, uint32_t unseen) {
+    float* x = s->scores + i * kScoreStride + 16 * b;
+    _mm512_mask_store_ps(x, (__mmask16)unseen, _mm512_set1_ps(kNothing));
+    _mm512_mask_store_ps(x + 16, (__mmask16)(unseen >> 16), _mm512_set1_ps(kNothing));
+  });
+  for (int i = 0; i < count; i += kTileRows)
+    raise_peaks(s, row + i, least(kTileRows, count - i), s->scores + i * kScoreStride, even, end);
   for (int i = 0; i < count; ++i) {
-    const int position = job->position[row + i];
-    const int begin = job->window > position ? 0 : position - job->window + 1;
-    weigh<format>(s, row, i, most(begin - chunk, 0), least(position + 1 - chunk, kKvChunk), even, end);
+    const float* x = s->scores + i * kScoreStride;
+    uint16_t* p = s->weights + i * kWeightStride;
+    if (end - even == kChunkBlocks)
+      weigh(x, p, s->peak[row + i], kChunkBlocks / 2);
+    else
+      weigh(x + 16 * even, p + 16 * even, s->peak[row + i], (end - even) / 2);
   }
-  if (count > kTileRows)
-    add_values<true>(s, row, even, end);
-  else
-    add_values<false>(s, row, even, end);
+  blur([&](int i, int b, uint32_t unseen) {
+    _mm512_mask_storeu_epi16(s->weights + i * kWeightStride + 16 * b, unseen, _mm512_setzero_si512());
+  });
+  two ? add_values<true>(s, row, even, end) : add_values<false>(s, row, even, end);
 }
 
 template <int format>
@@ -325,18 +377,18 @@ ASHLAR_INLINE void gather(State* s, const int* blocks, int chunk, int from, int 
 template <int format>
 ASHLAR_INLINE void attend_chunk(State* s, int chunk) {
   const AttentionJob* job = s->job;
-  const int shared = least(job->shared - chunk, kKvChunk);
+  const int shared = least(job->shared - chunk, kChunk);
   if (shared > 0) gather<format>(s, job->blocks[0], chunk, 0, chunk + shared);
-  const bool together = shared == kKvChunk;
+  const bool together = shared == kChunk;
   for (int row = 0, end; row < job->rows; row = end) {
     int limit = 0;
     for (end = row; end < job->rows && (together || job->blocks[end] == job->blocks[row]); ++end)
       limit = most(limit, job->position[end] + 1);
     if (!together) {
-      limit = least(limit, chunk + kKvChunk);
+      limit = least(limit, chunk + kChunk);
       if (limit > chunk) gather<format>(s, job->blocks[row], chunk, most(0, shared) / kKvBlock, limit);
     }
-    for (; row < end; row += kTogether) walk<format>(s, row, least(kTogether, end - row), chunk);
+    for (; row < end; row += kTogether) walk(s, row, least(kTogether, end - row), chunk);
   }
 }
 
@@ -367,7 +419,7 @@ ASHLAR_INLINE void finish_one(float weight, int n, float* sums) {
 ASHLAR_INLINE void prepare(State* s, const AttentionJob* job) {
   s->job = job;
   s->key_dims = up_to(job->head_dim, 32);
-  s->value_dims = up_to(job->head_dim, 16);
+  s->value_dims = up_to(job->head_dim + 1, 16);
   s->q_stride = s->key_dims + 32;
   s->configured = 0;
   uint8_t* scratch = job->scratch;
@@ -380,8 +432,8 @@ ASHLAR_INLINE void prepare(State* s, const AttentionJob* job) {
   s->weights = (uint16_t*)take(kTogether * kWeightStride * 2);
   s->q = (uint16_t*)take((size_t)job->rows * s->q_stride * 2);
   s->sums = (float*)take((size_t)job->rows * s->value_dims * 4);
-  s->keys = take((size_t)kKvChunk * s->key_dims * 2);
-  s->values = take((size_t)kKvChunk * s->value_dims * 2);
+  s->keys = take((size_t)kChunk * s->key_dims * 2);
+  s->values = take((size_t)kChunk * s->value_dims * 2);
   const __m512 scale = _mm512_set1_ps(job->scale * kLog2E);
   for (int r = 0; r < job->rows; ++r) {
     for (int d = 0; d < s->key_dims; d += 16) {
@@ -408,16 +460,14 @@ static void attend_any(const AttentionJob* job) {
   last = least(last, job->end - 1);
   for (int split = first / kKvSplit * kKvSplit; split <= last; split += kKvSplit) {
     for (int i = 0; i < job->rows * s.value_dims; i += 16) _mm512_store_ps(s.sums + i, _mm512_setzero_ps());
-    for (int r = 0; r < job->rows; ++r) {
-      s.peak[r] = kNothing;
-      s.weight[r] = 0;
-    }
-    for (int chunk = most(split, first / kKvChunk * kKvChunk); chunk <= last && chunk < split + kKvSplit;
-         chunk += kKvChunk)
+    for (int r = 0; r < job->rows; ++r) s.peak[r] = kNothing;
+    for (int chunk = most(split, first / kChunk * kChunk); chunk <= last && chunk < split + kKvSplit;
+         chunk += kChunk)
       attend_chunk<format>(&s, chunk);
-    for (int r = 0; r < job->rows; ++r)
-      join_one(job->out[r], s.total_peak + r, s.total_weight + r, s.sums + (size_t)r * s.value_dims, s.peak[r],
-               s.weight[r], job->head_dim);
+    for (int r = 0; r < job->rows; ++r) {
+      const float* sums = s.sums + (size_t)r * s.value_dims;
+      join_one(job->out[r], s.total_peak + r, s.total_weight + r, sums, s.peak[r], sums[job->head_dim], job->head_dim);
+    }
   }
   _tile_release();
   for (int r = 0; r < job->rows; ++r) {
