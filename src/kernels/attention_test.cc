@@ -139,7 +139,7 @@ TEST_F(AttentionTest, RefIsSoftmaxAttention) {
 
 TEST_F(AttentionTest, EveryRowOfTheTableIsSoftmaxAttention) {
   const Sizes cases[] = {{8, 4, 8, 40, 0},      {14, 2, 64, 1100, 0}, {4, 4, 16, 33, 5},   {32, 1, 24, 20, 0},
-                         {6, 2, 80, 700, 300},  {4, 1, 128, 70, 0},   {3, 1, 96, 273, 100}, {2, 1, 256, 540, 0},
+                         {6, 2, 80, 700, 300},  {4, 1, 128, 70, 0},   {3, 1, 96, 273, 100}, {2, 1, 256, 300, 0},
                          {16, 1, 64, 65, 0},    {140, 1, 8, 30, 0},   {2, 1, 40, 256, 17},  {2, 2, 48, 257, 0}};
   for (const Kernels* row : kernel_rows()) {
     if (row == kernel_rows().front()) continue;
@@ -148,7 +148,7 @@ TEST_F(AttentionTest, EveryRowOfTheTableIsSoftmaxAttention) {
       for (const KvType type : kTypes) {
         Scene scene(sizes, type);
         scene.store(0, sizes.positions, pool);
-        const int first = std::max(0, sizes.positions - 130);
+        const int first = std::max(0, sizes.positions - 70);
         // bf16 has 8 bits: of q, of converted keys and values, of weights. Values are about 1, their sums less.
         scene.expect_softmax(first, scene.attend(first, sizes.positions - first, pool), has_tiles(*row) ? 0.02 : 4e-6);
       }
@@ -195,8 +195,8 @@ TEST_F(AttentionTest, ARowDoesNotDependOnTheChunkItCameIn) {
     ASSERT_TRUE(select_isa(row->isa));
     for (const KvType type : kTypes)
       for (const int window : {0, 270})
-        for (const int most : {1, 7, 23, 150}) {
-          const Sizes sizes{6, 2, 40, most == 1 ? 560 : 1200, window};
+        for (const int most : {1, 23, 150}) {
+          const Sizes sizes{3, 1, 40, most == 1 ? 530 : 1100, window};
           Scene whole(sizes, type), pieces(sizes, type);
           whole.store(0, sizes.positions, pool);
           const std::vector<float> expected = whole.attend(0, sizes.positions, pool);
@@ -265,7 +265,7 @@ TEST_F(AttentionTest, ARowDoesNotDependOnItsCompanyNorOnSharingNorOnThreads) {
                                    {32, 511, 1},  {3, 50, 1},    {0, 0, 1},     {16, 900, 130}};
   for (const Kernels* row : fast_rows()) {
     ASSERT_TRUE(select_isa(row->isa));
-    for (const Sizes& sizes : {Sizes{14, 2, 64, 1200, 0}, Sizes{4, 2, 24, 1200, 300}, Sizes{20, 1, 32, 1200, 0}})
+    for (const Sizes& sizes : {Sizes{7, 1, 64, 1200, 0}, Sizes{4, 2, 24, 1200, 300}})
       for (const KvType type : kTypes) {
         Crowd shared(sizes, type, members, true, pool), apart(sizes, type, members, false, pool);
         ThreadPool one(1);
@@ -275,7 +275,7 @@ TEST_F(AttentionTest, ARowDoesNotDependOnItsCompanyNorOnSharingNorOnThreads) {
           const auto begin = static_cast<std::ptrdiff_t>(size(s.first_row) * apart.scene.ldq());
           std::copy_n(part.begin() + begin, size(s.rows) * apart.scene.ldq(), alone.begin() + begin);
         }
-        for (const int threads : {1, 2, 3, 4}) {
+        for (const int threads : {1, 4}) {
           ThreadPool some(threads);
           ASSERT_EQ(apart.attend(apart.batch, some), alone) << row->isa << " threads " << threads;
           ASSERT_EQ(shared.attend(shared.batch, some), alone) << row->isa << " threads " << threads;

@@ -1,9 +1,12 @@
 // Attention over one KV head with tiles of bf16. Rows (query heads of one KV
-// group times positions, of one or more sequences) are taken up to 32 at a
-// time: two tiles. For each chunk of positions: scores Q K^T by tiles, weights
+// group times positions, of one or more sequences) are taken in groups of 16, a
+// tile. For each chunk of positions: scores Q K^T by tiles, weights
 // 2^(score - peak) by vectors, rounded to bf16, and sums of values P V by tiles
 // again. A further value, one everywhere, gives the sum of the very weights that
 // were used. Peaks are whole numbers, so that rescaling is exact.
+//
+// The tile unit and the vector units work at the same time: the scores of the
+// next group are computed between the weights of this one.
 //
 // A tile product is summed in one order for each row, whatever the other rows
 // are, and what a row does not see has weight zero: its result is its own.
@@ -16,12 +19,9 @@ namespace ashlar::kernels::amx {
 namespace {
 
 constexpr int kTileRows = 16;
-constexpr int kChunk = 128;  // positions whose scores are held at once
-constexpr int kTogether = 2 * kTileRows;
+constexpr int kChunk = 256;  // positions whose scores are held at once
 constexpr int kChunkBlocks = kChunk / kKvBlock;
-// Rows of scores and weights do not stand a power of two apart: they would compete for the same places of the cache.
-constexpr int kScoreStride = kChunk + 16;   // floats
-constexpr int kWeightStride = kChunk + 32;  // bf16
+constexpr int kColumns = 5;  // tiles of sums that stay in registers
 constexpr float kNothing = -__builtin_inff();
 constexpr float kLog2E = 1.44269504f;
 
@@ -44,10 +44,10 @@ struct State {
   int configured;  // rows that the tiles are set up for
   uint16_t* q;        // [rows][q_stride], scaled
   float* sums;        // [rows][value_dims], of this split; at head_dim the sum of weights
-  float* scores;      // [32][kScoreStride]
-  uint16_t* weights;  // [32][kWeightStride]
+  float* scores[2];   // of this group and of the next: [block][16 rows][16 positions]
+  uint16_t* weights;  // [pair of blocks][16 rows][32 positions]
   uint8_t* keys;      // [block][key_dims / 2][16 positions][2], bf16
-  uint8_t* values;    // [pair of positions][value_dims][2], bf16
+  uint8_t* values;    // tiles: [pair of blocks][value_dims / 16][16 pairs of positions][16][2], bf16
   const uint8_t* key_tiles[kChunkBlocks];              // in `keys`, or where they are stored
   alignas(64) float peak[kAttentionRows + kTileRows];  // of this split
   float total_peak[kAttentionRows], total_weight[kAttentionRows];
@@ -59,16 +59,14 @@ struct alignas(64) TileConfig {
   uint8_t rows[16] = {};
 };
 
-// Tiles 0 1 | 2 3: sums of the first | the second 16 rows; 4 | 5: these rows of the left side; 6, 7: the right side.
+// Tiles 0 to 4: sums of values; 5: the left side; 6: the right side; 7: scores.
 ASHLAR_INLINE void configure(State* s, int rows) {
   if (s->configured == rows) return;
   s->configured = rows;
-  const auto first = (uint8_t)least(rows, kTileRows), second = (uint8_t)(rows > kTileRows ? rows - kTileRows : 1);
-  const uint8_t counts[8] = {first, first, second, second, first, second, kTileRows, kTileRows};
   TileConfig config;
   for (int i = 0; i < 8; ++i) {
     config.columns[i] = 64;
-    config.rows[i] = counts[i];
+    config.rows[i] = i == 6 ? kTileRows : (uint8_t)rows;
   }
   asm volatile("" ::: "memory");
   _tile_loadconfig(&config);
@@ -131,9 +129,9 @@ ASHLAR_INLINE void gather_values(State* s, const int* blocks, int chunk, int fro
     const int known = limit - chunk - b * kKvBlock;
     const uint8_t* stored = job->values + (size_t)(known > 0 ? blocks[chunk / kKvBlock + b] : 0) * job->block_bytes;
     const uint8_t* scales = stored + job->head_dim * kKvBlock;
-    uint8_t* out = s->values + (size_t)b * s->value_dims * 32;
+    uint8_t* out = s->values + (size_t)(b / 2) * s->value_dims * 64 + b % 2 * 512;
     const bool all = known >= kKvBlock;
-    for (int pair = 0; pair < kKvBlock / 2; ++pair, stored += 2 * kElement * job->head_dim, out += 4 * s->value_dims) {
+    for (int pair = 0; pair < kKvBlock / 2; ++pair, stored += 2 * kElement * job->head_dim, out += 64) {
       const uint32_t seen = all || 2 * pair + 1 < known ? ~0u : 2 * pair < known ? 0x55555555u : 0;
       __m512 both = _mm512_setzero_ps();
       if constexpr (format == kKvInt8) {  // a scale that is not known is not looked at: it may be no number
@@ -141,93 +139,109 @@ ASHLAR_INLINE void gather_values(State* s, const int* blocks, int chunk, int fro
         both = _mm512_castpd_ps(_mm512_broadcastsd_pd(two));
       }
       for (int d = 0; d < whole; d += 16)
-        _mm512_store_si512(out + 4 * d, line<format>(stored + 2 * kElement * d, seen, both, both));
+        _mm512_store_si512(out + 64 * d, line<format>(stored + 2 * kElement * d, seen, both, both));
       __m512i last = _mm512_maskz_set1_epi16((__mmask32)3 << (2 * (job->head_dim - whole)), 0x3f80);
       if (whole < job->head_dim)
         last = _mm512_or_si512(last, line<format>(stored + 2 * kElement * whole, seen & 0xffff, both, both));
-      _mm512_store_si512(out + 4 * whole, last);
+      _mm512_store_si512(out + 64 * whole, last);
     }
   }
 }
 
-// Scores of rows [row, row + up to 32) for blocks [from, to) of the chunk. Two: more than 16 rows.
-template <bool two>
-ASHLAR_INLINE void score(const State* s, int row, int from, int to) {
-  const uint16_t *q0 = s->q + row * s->q_stride, *q1 = q0 + kTileRows * s->q_stride;
+// Up to 16 rows over a chunk.
+struct Group {
+  int row, count;
+  int from, to;          // blocks that some row sees; none if from >= to
+  int even, end;         // the same in whole pairs of blocks
+  int clear, clear_end;  // pairs of which all rows see all
+  float* scores;
+};
+
+// The positions of the chunk that a row sees.
+struct Seen {
+  int from, to;
+};
+
+ASHLAR_INLINE Seen seen_by(const AttentionJob* job, int row, int chunk) {
+  const int position = job->position[row];
+  return {job->window > position - chunk ? 0 : position - chunk - job->window + 1, position + 1 - chunk};
+}
+
+ASHLAR_INLINE Group group_at(const State* s, int row, int count, int chunk, float* scores) {
+  Seen any = {kChunk, 0}, every = {0, kChunk};  // positions that some, that all of them see
+  for (int r = row; r < row + count; ++r) {
+    const Seen seen = seen_by(s->job, r, chunk);
+    any = {least(any.from, seen.from), most(any.to, seen.to)};
+    every = {most(every.from, seen.from), least(every.to, seen.to)};
+  }
+  Group g = {.row = row, .count = count, .scores = scores};
+  g.from = any.from / kKvBlock;
+  g.to = least(kChunkBlocks, up_to(most(any.to, 0), kKvBlock) / kKvBlock);
+  g.even = g.from & ~1;
+  g.end = most(g.even, up_to(g.to, 2));
+  g.clear = least(up_to(every.from, 32) / 16, g.end);
+  g.clear_end = most(most(every.to, 0) / 32 * 2, g.clear);
+  return g;
+}
+
+// Scores of the pair of blocks b, b + 1.
+ASHLAR_INLINE void score_pair(const State* s, const Group* g, int b) {
+  const uint16_t* q = s->q + g->row * s->q_stride;
   const long stride = 2 * s->q_stride;
-  float *out0 = s->scores, *out1 = out0 + kTileRows * kScoreStride;
-  constexpr long kOut = 4 * kScoreStride;
-  for (int b = from; b < to; b += 2) {
-    const bool odd = b + 1 == to;
-    const uint8_t *k0 = s->key_tiles[b], *k1 = s->key_tiles[odd ? b : b + 1];
-    _tile_zero(0);
-    _tile_zero(1);
-    if constexpr (two) {
-      _tile_zero(2);
-      _tile_zero(3);
+  for (int last = least(b + 2, g->to); b < last; ++b) {
+    if (b < g->from) continue;
+    const uint8_t* k = s->key_tiles[b];
+    _tile_zero(7);
+    for (int d = 0; d < s->key_dims; d += 32, k += 1024) {
+      _tile_loadd(5, q + d, stride);
+      _tile_loadd(6, k, 64);
+      _tile_dpbf16ps(7, 5, 6);
     }
-    for (int d = 0; d < s->key_dims; d += 32, k0 += 1024, k1 += 1024) {
-      _tile_loadd(4, q0 + d, stride);
-      _tile_loadd(6, k0, 64);
-      _tile_loadd(7, k1, 64);
-      _tile_dpbf16ps(0, 4, 6);
-      _tile_dpbf16ps(1, 4, 7);
-      if constexpr (two) {
-        _tile_loadd(5, q1 + d, stride);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
-      }
-    }
-    _tile_stored(0, out0 + 16 * b, kOut);
-    if (!odd) _tile_stored(1, out0 + 16 * b + 16, kOut);
-    if constexpr (two) {
-      _tile_stored(2, out1 + 16 * b, kOut);
-      if (!odd) _tile_stored(3, out1 + 16 * b + 16, kOut);
-    }
+    _tile_stored(7, g->scores + b * 256, 64);
   }
 }
 
-// Adds the weighted values of blocks [from, to), both even, to `columns` (1 or 2) tiles of the rows' sums from d on.
-template <bool two, int columns>
-ASHLAR_INLINE void add_columns(const State* s, int row, int d, int from, int to) {
-  const uint16_t *p0 = s->weights, *p1 = p0 + kTileRows * kWeightStride;
-  float *out0 = s->sums + (size_t)row * s->value_dims + d, *out1 = out0 + kTileRows * s->value_dims;
-  constexpr long kIn = 2 * kWeightStride;
-  const long stride = 4 * s->value_dims;
-  _tile_loadd(0, out0, stride);
-  if constexpr (columns > 1) _tile_loadd(1, out0 + 16, stride);
-  if constexpr (two) {
-    _tile_loadd(2, out1, stride);
-    if constexpr (columns > 1) _tile_loadd(3, out1 + 16, stride);
-  }
-  const uint8_t* v = s->values + (size_t)from * s->value_dims * 32 + 4 * d;
-  for (int b = from; b < to; b += 2, v += 16 * stride) {
-    _tile_loadd(4, p0 + 16 * b, kIn);
-    _tile_loadd(6, v, stride);
-    _tile_dpbf16ps(0, 4, 6);
-    if constexpr (two) {
-      _tile_loadd(5, p1 + 16 * b, kIn);
-      _tile_dpbf16ps(2, 5, 6);
-    }
-    if constexpr (columns > 1) {
-      _tile_loadd(7, v + 64, stride);
-      _tile_dpbf16ps(1, 4, 7);
-      if constexpr (two) _tile_dpbf16ps(3, 5, 7);
-    }
-  }
-  _tile_stored(0, out0, stride);
-  if constexpr (columns > 1) _tile_stored(1, out0 + 16, stride);
-  if constexpr (two) {
-    _tile_stored(2, out1, stride);
-    if constexpr (columns > 1) _tile_stored(3, out1 + 16, stride);
-  }
+template <int columns>
+ASHLAR_INLINE void load_sums(const float* sums, long stride) {
+  _tile_loadd(0, sums, stride);
+  if constexpr (columns > 1) _tile_loadd(1, sums + 16, stride);
+  if constexpr (columns > 2) _tile_loadd(2, sums + 32, stride);
+  if constexpr (columns > 3) _tile_loadd(3, sums + 48, stride);
+  if constexpr (columns > 4) _tile_loadd(4, sums + 64, stride);
 }
 
-template <bool two>
-ASHLAR_INLINE void add_values(const State* s, int row, int from, int to) {
-  int d = 0;
-  for (; d + 32 <= s->value_dims; d += 32) add_columns<two, 2>(s, row, d, from, to);
-  if (d < s->value_dims) add_columns<two, 1>(s, row, d, from, to);
+template <int columns>
+ASHLAR_INLINE void store_sums(float* sums, long stride) {
+  _tile_stored(0, sums, stride);
+  if constexpr (columns > 1) _tile_stored(1, sums + 16, stride);
+  if constexpr (columns > 2) _tile_stored(2, sums + 32, stride);
+  if constexpr (columns > 3) _tile_stored(3, sums + 48, stride);
+  if constexpr (columns > 4) _tile_stored(4, sums + 64, stride);
+}
+
+// Adds the weighted values of 32 positions.
+template <int columns>
+ASHLAR_INLINE void add_values(const uint16_t* weights, const uint8_t* values) {
+  const auto right = [&](int column) { _tile_loadd(6, values + 1024 * column, 64); };
+  _tile_loadd(5, weights, 64);
+  right(0);
+  _tile_dpbf16ps(0, 5, 6);
+  if constexpr (columns > 1) {
+    right(1);
+    _tile_dpbf16ps(1, 5, 6);
+  }
+  if constexpr (columns > 2) {
+    right(2);
+    _tile_dpbf16ps(2, 5, 6);
+  }
+  if constexpr (columns > 3) {
+    right(3);
+    _tile_dpbf16ps(3, 5, 6);
+  }
+  if constexpr (columns > 4) {
+    right(4);
+    _tile_dpbf16ps(4, 5, 6);
+  }
 }
 
 // 2^(x - peak) for x <= peak, a whole number; relative error 1e-4. The sum x + (kMagic - peak) has the nearest whole
@@ -266,103 +280,149 @@ ASHLAR_INLINE __m512 greatest_of_each(__m512* v) {
   return _mm512_permutexvar_ps(order, last);
 }
 
-// New peaks of rows [row, row + count), count <= 16, whose scores begin at `scores`; their sums brought to these.
-ASHLAR_INLINE void raise_peaks(State* s, int row, int count, const float* scores, int from, int to) {
+// What power_of_two() needs of each row of a group.
+struct Shifts {
+  alignas(64) float magic[kTileRows], bound[kTileRows];
+};
+
+// New peaks; the sums so far are brought to these.
+ASHLAR_INLINE void raise_peaks(State* s, const Group* g, Shifts* shifts) {
   __m512 greatest[kTileRows];
-  ASHLAR_UNROLL for (int i = 0; i < kTileRows; ++i) greatest[i] = _mm512_set1_ps(kNothing);
-  for (int i = 0; i < count; ++i) {
-    const float* x = scores + i * kScoreStride;
-    __m512 even = _mm512_load_ps(x + 16 * from), odd = _mm512_load_ps(x + 16 * from + 16);
-    for (int b = from + 2; b < to; b += 2) {
-      even = _mm512_max_ps(even, _mm512_load_ps(x + 16 * b));
-      odd = _mm512_max_ps(odd, _mm512_load_ps(x + 16 * b + 16));
-    }
-    greatest[i] = _mm512_max_ps(even, odd);
-  }
-  const __m512 before = _mm512_loadu_ps(s->peak + row);
+  ASHLAR_UNROLL for (int i = 0; i < kTileRows; ++i) greatest[i] = _mm512_load_ps(g->scores + g->even * 256 + 16 * i);
+  for (int b = g->even + 1; b < g->end; ++b)
+    ASHLAR_UNROLL for (int i = 0; i < kTileRows; ++i) greatest[i] =
+        _mm512_max_ps(greatest[i], _mm512_load_ps(g->scores + b * 256 + 16 * i));
+  const __m512 before = _mm512_loadu_ps(s->peak + g->row);
   const __m512 here = _mm512_roundscale_ps(greatest_of_each(greatest), _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC);
   const __m512 peak = _mm512_max_ps(here, before);
-  const __mmask16 mine = (__mmask16)bits(0, count);
-  _mm512_mask_storeu_ps(s->peak + row, mine, peak);
+  const __mmask16 mine = (__mmask16)bits(0, g->count);
+  _mm512_mask_storeu_ps(s->peak + g->row, mine, peak);
+  _mm512_store_ps(shifts->magic, _mm512_sub_ps(_mm512_set1_ps(0x1.8p23f), peak));
+  _mm512_store_ps(shifts->bound, _mm512_sub_ps(peak, _mm512_set1_ps(120.0f)));
   const __mmask16 raised = _mm512_mask_cmp_ps_mask(mine, before, peak, _CMP_LT_OQ) &
                            _mm512_cmp_ps_mask(before, _mm512_set1_ps(kNothing), _CMP_GT_OQ);
   if (raised == 0) return;
   alignas(64) float factors[kTileRows];
   _mm512_store_ps(factors, _mm512_scalef_ps(_mm512_set1_ps(1.0f), _mm512_sub_ps(before, peak)));
-  for (int i = 0; i < count; ++i) {
+  for (int i = 0; i < g->count; ++i) {
     if ((raised >> i & 1) == 0) continue;
-    float* sums = s->sums + (size_t)(row + i) * s->value_dims;
+    float* sums = s->sums + (size_t)(g->row + i) * s->value_dims;
     const __m512 f = _mm512_set1_ps(factors[i]);
     for (int d = 0; d < s->value_dims; d += 16) _mm512_store_ps(sums + d, _mm512_mul_ps(_mm512_load_ps(sums + d), f));
   }
 }
 
-// Scores to weights, for pairs of blocks from `from` on; `pairs` known at compile time when it is a whole chunk.
-ASHLAR_INLINE void weigh(const float* scores, uint16_t* out, float peak, int pairs) {
-  const __m512 magic = _mm512_set1_ps(0x1.8p23f - peak), bound = _mm512_set1_ps(peak - 120.0f);
-  for (int i = 0; i < pairs; ++i, scores += 32, out += 32) {
-    const __m512 low = power_of_two(_mm512_load_ps(scores), magic, bound);
-    const __m512 high = power_of_two(_mm512_load_ps(scores + 16), magic, bound);
+// What a row does not see of the pair of blocks at b.
+ASHLAR_INLINE uint32_t unseen(const State* s, const Group* g, int i, int b, int chunk) {
+  const Seen seen = seen_by(s->job, g->row + i, chunk);
+  return ~bits(seen.from - 16 * b, seen.to - 16 * b);
+}
+
+ASHLAR_INLINE bool is_clear(const Group* g, int b) { return b >= g->clear && b < g->clear_end; }
+
+ASHLAR_INLINE void hide_scores(const State* s, const Group* g, int chunk) {
+  for (int b = g->even; b < g->end; b += 2) {
+    if (is_clear(g, b)) continue;
+    float* x = g->scores + b * 256;
+    for (int i = 0; i < g->count; ++i, x += 16) {
+      const uint32_t hidden = unseen(s, g, i, b, chunk);
+      _mm512_mask_store_ps(x, (__mmask16)hidden, _mm512_set1_ps(kNothing));
+      _mm512_mask_store_ps(x + 256, (__mmask16)(hidden >> 16), _mm512_set1_ps(kNothing));
+    }
+  }
+}
+
+// Scores of the pair of blocks at b to weights.
+ASHLAR_INLINE void weigh_pair(const State* s, const Group* g, const Shifts* shifts, int b, int chunk) {
+  const float* x = g->scores + b * 256;
+  uint16_t* out = s->weights + b * 256;
+  for (int i = 0; i < g->count; ++i, x += 16, out += 32) {
+    const __m512 magic = _mm512_set1_ps(shifts->magic[i]), bound = _mm512_set1_ps(shifts->bound[i]);
+    const __m512 low = power_of_two(_mm512_load_ps(x), magic, bound);
+    const __m512 high = power_of_two(_mm512_load_ps(x + 256), magic, bound);
     _mm512_store_si512(out, (__m512i)_mm512_cvtne2ps_pbh(high, low));
   }
+  if (is_clear(g, b)) return;
+  out = s->weights + b * 256;
+  for (int i = 0; i < g->count; ++i, out += 32)
+    _mm512_mask_storeu_epi16(out, unseen(s, g, i, b, chunk), _mm512_setzero_si512());
 }
 
-// The positions of the chunk that a row sees.
-struct Seen {
-  int from, to;
-};
-
-ASHLAR_INLINE Seen seen_by(const AttentionJob* job, int row, int chunk) {
-  const int position = job->position[row];
-  return {job->window > position - chunk ? 0 : position - chunk - job->window + 1, position + 1 - chunk};
-}
-
-// Rows [row, row + count) over the chunk, which is gathered as far as they see.
-ASHLAR_INLINE void walk(State* s, int row, int count, int chunk) {
-  const AttentionJob* job = s->job;
-  Seen any = {kChunk, 0}, every = {0, kChunk};  // positions that some, that all of them see
-  for (int r = row; r < row + count; ++r) {
-    const Seen seen = seen_by(job, r, chunk);
-    any = {least(any.from, seen.from), most(any.to, seen.to)};
-    every = {most(every.from, seen.from), least(every.to, seen.to)};
+// Weights and weighted values of a group in the first tiles of values, and the scores of the next.
+template <int columns>
+static void walk_first(State* s, const Group* g, const Shifts* shifts, const Group* next, int chunk) {
+  float* sums = s->sums + (size_t)g->row * s->value_dims;
+  const long stride = 4 * s->value_dims;
+  load_sums<columns>(sums, stride);
+  const int pairs = most(g->end - g->even, next->end - next->even) / 2;
+  for (int i = 0; i < pairs; ++i) {
+    const int ahead = next->even + 2 * i, b = g->even + 2 * i;
+    if (ahead < next->end) score_pair(s, next, ahead);
+    if (b >= g->end) continue;
+    weigh_pair(s, g, shifts, b, chunk);
+    add_values<columns>(s->weights + b * 256, s->values + b * 32 * s->value_dims);
   }
-  const int from = any.from / kKvBlock, to = least(kChunkBlocks, up_to(most(any.to, 0), kKvBlock) / kKvBlock);
-  if (from >= to) return;
-  configure(s, count);
-  const bool two = count > kTileRows;
-  two ? score<true>(s, row, from, to) : score<false>(s, row, from, to);
+  store_sums<columns>(sums, stride);
+}
 
-  // Pairs of blocks [even, end), of which all rows see all of [clear, clear_end).
-  const int even = from & ~1, end = up_to(to, 2);
-  const int clear = least(up_to(every.from, 32) / 16, end), clear_end = most(most(every.to, 0) / 32 * 2, clear);
-  const auto blur = [&](auto hide) {
-    for (int b = even; b < end; b += 2) {
-      if (b >= clear && b < clear_end) continue;
-      for (int i = 0; i < count; ++i) {
-        const Seen seen = seen_by(job, row + i, chunk);
-        hide(i, b, ~bits(seen.from - 16 * b, seen.to - 16 * b));
-      }
+// Weighted values in further tiles, from d on.
+template <int columns>
+static void walk_further(State* s, const Group* g, int d) {
+  float* sums = s->sums + (size_t)g->row * s->value_dims + d;
+  const long stride = 4 * s->value_dims;
+  load_sums<columns>(sums, stride);
+  for (int b = g->even; b < g->end; b += 2)
+    add_values<columns>(s->weights + b * 256, s->values + b * 32 * s->value_dims + 64 * d);
+  store_sums<columns>(sums, stride);
+}
+
+ASHLAR_INLINE void walk(State* s, const Group* g, const Group* next, int chunk) {
+  Shifts shifts;
+  hide_scores(s, g, chunk);
+  raise_peaks(s, g, &shifts);
+  const int tiles = s->value_dims / 16;
+  switch (least(tiles, kColumns)) {
+    case 1:
+      walk_first<1>(s, g, &shifts, next, chunk);
+      break;
+    case 2:
+      walk_first<2>(s, g, &shifts, next, chunk);
+      break;
+    case 3:
+      walk_first<3>(s, g, &shifts, next, chunk);
+      break;
+    case 4:
+      walk_first<4>(s, g, &shifts, next, chunk);
+      break;
+    default:
+      walk_first<5>(s, g, &shifts, next, chunk);
+  }
+  int tile = kColumns;
+  for (; tile + 4 <= tiles; tile += 4) walk_further<4>(s, g, 16 * tile);
+  for (; tile < tiles; ++tile) walk_further<1>(s, g, 16 * tile);
+}
+
+// Rows [row, end) over the chunk, which is gathered as far as they see.
+ASHLAR_INLINE void walk_rows(State* s, int row, int end, int chunk) {
+  const Group none = {};
+  Group now = none;
+  for (int turn = 0; row < end || now.count > 0; turn ^= 1) {
+    Group next = none;
+    while (row < end && next.from >= next.to) {
+      const int count = least(kTileRows, end - row);
+      next = group_at(s, row, count, chunk, s->scores[turn]);
+      row += count;
     }
-  };
-  blur([&](int i, int b, uint32_t unseen) {
-    float* x = s->scores + i * kScoreStride + 16 * b;
-    _mm512_mask_store_ps(x, (__mmask16)unseen, _mm512_set1_ps(kNothing));
-    _mm512_mask_store_ps(x + 16, (__mmask16)(unseen >> 16), _mm512_set1_ps(kNothing));
-  });
-  for (int i = 0; i < count; i += kTileRows)
-    raise_peaks(s, row + i, least(kTileRows, count - i), s->scores + i * kScoreStride, even, end);
-  for (int i = 0; i < count; ++i) {
-    const float* x = s->scores + i * kScoreStride;
-    uint16_t* p = s->weights + i * kWeightStride;
-    if (end - even == kChunkBlocks)
-      weigh(x, p, s->peak[row + i], kChunkBlocks / 2);
-    else
-      weigh(x + 16 * even, p + 16 * even, s->peak[row + i], (end - even) / 2);
+    if (next.from >= next.to) next = none;
+    // A tile that is set up for other rows cannot be worked on in between.
+    const bool between = now.count == 0 || now.count == next.count;
+    if (now.count > 0) walk(s, &now, between ? &next : &none, chunk);
+    if (next.count > 0 && (now.count == 0 || !between)) {
+      configure(s, next.count);
+      for (int b = next.even; b < next.end; b += 2) score_pair(s, &next, b);
+    }
+    now = next;
   }
-  blur([&](int i, int b, uint32_t unseen) {
-    _mm512_mask_storeu_epi16(s->weights + i * kWeightStride + 16 * b, unseen, _mm512_setzero_si512());
-  });
-  two ? add_values<true>(s, row, even, end) : add_values<false>(s, row, even, end);
 }
 
 template <int format>
@@ -388,7 +448,7 @@ ASHLAR_INLINE void attend_chunk(State* s, int chunk) {
       limit = least(limit, chunk + kChunk);
       if (limit > chunk) gather<format>(s, job->blocks[row], chunk, most(0, shared) / kKvBlock, limit);
     }
-    for (; row < end; row += kTogether) walk(s, row, least(kTogether, end - row), chunk);
+    walk_rows(s, row, end, chunk);
   }
 }
 
@@ -428,8 +488,9 @@ ASHLAR_INLINE void prepare(State* s, const AttentionJob* job) {
     scratch += bytes;
     return taken;
   };
-  s->scores = (float*)take(kTogether * kScoreStride * 4);
-  s->weights = (uint16_t*)take(kTogether * kWeightStride * 2);
+  s->scores[0] = (float*)take(kTileRows * kChunk * 4);
+  s->scores[1] = (float*)take(kTileRows * kChunk * 4);
+  s->weights = (uint16_t*)take(kTileRows * kChunk * 2);
   s->q = (uint16_t*)take((size_t)job->rows * s->q_stride * 2);
   s->sums = (float*)take((size_t)job->rows * s->value_dims * 4);
   s->keys = take((size_t)kChunk * s->key_dims * 2);
