@@ -97,35 +97,72 @@ void quantizing(benchmark::State& state, int rows, Forms forms) {
       benchmark::Counter(static_cast<double>(state.iterations()) * rows * 2048 / 1e9, benchmark::Counter::kIsRate);
 }
 
-// `count` rows at the end of `positions`, for each of `sequences`.
-void attending(benchmark::State& state, int heads, int kv_heads, int head_dim, int positions, int count,
-               int sequences) {
-  const int blocks = (positions + 15) / 16;
-  const std::size_t block = static_cast<std::size_t>(kv_heads * head_dim) * 32;
-  auto keys = *HugeMemory::allocate(block * static_cast<std::size_t>(blocks * sequences));
-  auto values = *HugeMemory::allocate(block * static_cast<std::size_t>(blocks * sequences));
-  const KvView kv{keys.data(), values.data(), block, kv_heads, head_dim, KvType::f16};
-  std::vector<std::vector<int>> tables(static_cast<std::size_t>(sequences));
-  std::vector<KvSequence> batch;
-  const auto width = static_cast<std::size_t>(kv_heads * head_dim);
-  const std::vector<float> data = normals(static_cast<std::size_t>(positions) * width);
-  for (int s = 0; s < sequences; ++s) {
-    auto& table = tables[static_cast<std::size_t>(s)];
-    for (int b = 0; b < blocks; ++b) table.push_back(s * blocks + b);
-    const KvSequence all{0, positions, 0, table};
-    store_kv(kv, {&all, 1}, data.data(), width, data.data(), width, pool());
-    batch.push_back({s * count, count, positions - count, table});
-  }
-  const auto ld = static_cast<std::size_t>(heads * head_dim);
-  const std::vector<float> q = normals(ld * static_cast<std::size_t>(count * sequences));
+struct Attending {
+  int heads, kv_heads, head_dim;
+  KvType type;
+  int positions, count, sequences;
+  bool shared;  // all but the last 16 positions are everybody's
+};
+
+std::string name_of(const Attending& a) {
+  const char* types[] = {"f16", "bf16", "int8"};
+  return "attention/" + std::to_string(a.heads) + ":" + std::to_string(a.kv_heads) + "x" + std::to_string(a.head_dim) +
+         "/" + types[static_cast<int>(a.type)] + "/positions:" + std::to_string(a.positions) +
+         "/rows:" + std::to_string(a.count) + "/sequences:" + std::to_string(a.sequences) + (a.shared ? "/shared" : "");
+}
+
+// `count` rows at the end of `positions`, for each of the sequences. With few rows keys and values are read from
+// memory: every run has other blocks. KV_GB/s counts shared blocks once.
+void attending(benchmark::State& state, const Attending& a) {
+  const int own = a.shared ? 1 : (a.positions + 15) / 16, common = a.shared ? (a.positions - 1) / 16 : 0;
+  const int blocks = own * a.sequences + common;
+  KvView kv{.kv_heads = a.kv_heads, .head_dim = a.head_dim, .type = a.type};
+  kv.block_bytes = static_cast<std::size_t>(a.kv_heads) * kv.head_bytes();
+  const std::size_t bytes = kv.block_bytes * static_cast<std::size_t>(blocks);
+  const int copies = a.count > 16 ? 1 : static_cast<int>(kBeyondCaches / bytes) + 1;
+  auto memory = *HugeMemory::allocate(bytes * static_cast<std::size_t>(copies));
+  kv.data = memory.data();
+  std::vector<std::vector<int>> tables(static_cast<std::size_t>(a.sequences * copies));
+  const auto width = static_cast<std::size_t>(a.kv_heads * a.head_dim);
+  const std::vector<float> data = normals(static_cast<std::size_t>(a.positions) * width);
+  std::vector<std::vector<KvSequence>> batches(static_cast<std::size_t>(copies));
+  for (int copy = 0; copy < copies; ++copy)
+    for (int s = 0; s < a.sequences; ++s) {
+      auto& table = tables[static_cast<std::size_t>(copy * a.sequences + s)];
+      const int first = copy * blocks;
+      for (int b = 0; b < common; ++b) table.push_back(first + b);
+      for (int b = 0; b < own; ++b) table.push_back(first + common + s * own + b);
+      const KvSequence all{0, a.positions, 0, table};
+      store_kv(kv, {&all, 1}, data.data(), width, data.data(), width, pool());
+      batches[static_cast<std::size_t>(copy)].push_back({s * a.count, a.count, a.positions - a.count, table});
+    }
+  const auto ld = static_cast<std::size_t>(a.heads * a.head_dim);
+  const std::vector<float> q = normals(ld * static_cast<std::size_t>(a.count * a.sequences));
   std::vector<float> out(q.size());
-  for (auto _ : state) attention(kv, {heads, 0, 0.125f}, batch, q.data(), ld, out.data(), ld, pool());
-  const double runs = static_cast<double>(state.iterations()) * sequences;
-  state.counters["KV_GB/s"] =
-      benchmark::Counter(runs * 4.0 * positions * static_cast<double>(width) / 1e9, benchmark::Counter::kIsRate);
-  const double seen = count * (positions - (count - 1) / 2.0);
-  state.counters["TFLOPS"] =
-      benchmark::Counter(runs * 4.0 * seen * heads * head_dim / 1e12, benchmark::Counter::kIsRate);
+  std::size_t next = 0;
+  for (auto _ : state) {
+    attention(kv, {a.heads, 0, 0.125f}, batches[next], q.data(), ld, out.data(), ld, pool());
+    next = (next + 1) % batches.size();
+  }
+  const double runs = static_cast<double>(state.iterations());
+  state.counters["KV_GB/s"] = benchmark::Counter(runs * static_cast<double>(bytes) / 1e9, benchmark::Counter::kIsRate);
+  const double seen = a.count * (a.positions - (a.count - 1) / 2.0);
+  state.counters["TFLOPS"] = benchmark::Counter(runs * a.sequences * 4.0 * seen * a.heads * a.head_dim / 1e12,
+                                                benchmark::Counter::kIsRate);
+}
+
+void storing(benchmark::State& state, KvType type, int positions) {
+  KvView kv{.kv_heads = 8, .head_dim = 64, .type = type};
+  kv.block_bytes = 8 * kv.head_bytes();
+  std::vector<int> table;
+  for (int b = 0; b < (positions + 15) / 16; ++b) table.push_back(b);
+  auto memory = *HugeMemory::allocate(kv.block_bytes * table.size());
+  kv.data = memory.data();
+  const std::vector<float> data = normals(static_cast<std::size_t>(positions) * 512);
+  const KvSequence all{0, positions, 0, table};
+  for (auto _ : state) store_kv(kv, {&all, 1}, data.data(), 512, data.data(), 512, pool());
+  state.counters["Gelem/s"] =
+      benchmark::Counter(static_cast<double>(state.iterations()) * positions * 1024 / 1e9, benchmark::Counter::kIsRate);
 }
 
 void peak(benchmark::State& state, double (*operations)(std::int64_t)) {
@@ -154,21 +191,26 @@ void add_all() {
     for (const bool floats : {false, true})
       enlist("assign/" + std::string(floats ? "floats" : "int8") + "/M:" + std::to_string(rows),
              [=](benchmark::State& s) { quantizing(s, rows, {!floats, floats}); });
-  struct Heads {
-    int heads, kv_heads, head_dim;
-  };
-  for (const Heads h : {Heads{14, 2, 64}, Heads{32, 8, 64}, Heads{32, 8, 128}}) {
-    struct Load {
-      int positions, count, sequences;
-    };
-    for (const Load l : {Load{1024, 1, 1}, Load{4096, 1, 1}, Load{1024, 1, 16}, Load{512, 512, 1}, Load{2048, 512, 1},
-                         Load{4096, 128, 1}})
-      enlist("attention/" + std::to_string(h.heads) + ":" + std::to_string(h.kv_heads) + "x" +
-                 std::to_string(h.head_dim) + "/positions:" + std::to_string(l.positions) +
-                 "/rows:" + std::to_string(l.count) + "/sequences:" + std::to_string(l.sequences),
-             [=](benchmark::State& s) {
-               attending(s, h.heads, h.kv_heads, h.head_dim, l.positions, l.count, l.sequences);
-             });
+  for (const KvType type : {KvType::f16, KvType::bf16, KvType::int8}) {
+    for (const Attending& shape : {Attending{14, 2, 64}, Attending{32, 8, 64}, Attending{32, 8, 128}}) {
+      struct Load {
+        int positions, count, sequences;
+        bool shared;
+      };
+      for (const Load l : {Load{1024, 1, 1, false}, Load{4096, 1, 1, false}, Load{1024, 1, 16, false},
+                           Load{528, 1, 16, true}, Load{512, 512, 1, false}, Load{2048, 512, 1, false}}) {
+        Attending a = shape;
+        a.type = type;
+        a.positions = l.positions;
+        a.count = l.count;
+        a.sequences = l.sequences;
+        a.shared = l.shared;
+        enlist(name_of(a), [=](benchmark::State& s) { attending(s, a); });
+      }
+    }
+    for (const int positions : {1, 512})
+      enlist("store_kv/" + std::to_string(static_cast<int>(type)) + "/positions:" + std::to_string(positions),
+             [=](benchmark::State& s) { storing(s, type, positions); });
   }
 }
 

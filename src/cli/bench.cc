@@ -30,7 +30,7 @@ std::string shape_list() {
 }
 
 struct BenchOptions {
-  std::string shape, type = "Q4_0", prompt = "512", generate = "128", batch = "1", isa, kv_type = "f16", write, vocabulary;
+  std::string shape, type = "Q4_0", prompt = "512", generate = "128", batch = "1", isa, kv_type = "auto", write, vocabulary;
   int repeat = 5, threads = 0, chunk = 512;
   bool json = false;
   void fields(auto&& field) {
@@ -43,7 +43,7 @@ struct BenchOptions {
     field("threads", threads, "Threads that compute; 0: one for each core.");
     field("chunk", chunk, "Most prompt tokens in one pass.");
     field("isa", isa, "Use the kernels of this instruction set instead of the best that this processor has.");
-    field("kv_type", kv_type, "Keys and values as f16 or bf16.");
+    field("kv_type", kv_type, "Keys and values as f16, bf16, int8 or auto.");
     field("write", write, "With --shape and --vocabulary: write the random model to this GGUF file and stop.");
     field("vocabulary", vocabulary, "With --write: a GGUF file whose tokenizer the new file gets.");
     field("json", json, "For a script.");
@@ -169,8 +169,7 @@ Result<std::vector<Test>> run_tests(const Subject& subject, const BenchOptions& 
   const auto generates = TRY(parse_list("generate", options.generate, 1));
   const auto batches = TRY(parse_list("batch", options.batch, 1));
   if (options.repeat < 1 || options.chunk < 1) return Error{Code::invalid, "--repeat and --chunk are at least 1"};
-  if (options.kv_type != "f16" && options.kv_type != "bf16") return Error{Code::invalid, "--kv-type is f16 or bf16"};
-  Bench bench(*subject.model, options, options.kv_type == "f16" ? models::KvType::f16 : models::KvType::bf16);
+  Bench bench(*subject.model, options, TRY(models::kv_type_of(options.kv_type)));
   std::vector<Test> tests;
   const auto add = [&](std::string name, int batch, int prompt, int generate) -> Status {
     Test test{.name = std::move(name), .batch = batch, .rate = TRY(bench.measure(batch, prompt, generate))};

@@ -18,12 +18,13 @@ namespace {
 
 struct PerplexityOptions {
   int context = 512, threads = 0;
-  std::string isa;
+  std::string isa, kv_type = "auto";
   bool json = false;
   void fields(auto&& field) {
     field("context", context, "Tokens in a window; the second half of each is scored.");
     field("threads", threads, "Threads that compute; 0: one for each core.");
     field("isa", isa, "Use the kernels of this instruction set instead of the best that this processor has.");
+    field("kv_type", kv_type, "Keys and values as f16, bf16, int8 or auto.");
     field("json", json, "For a script: {\"perplexity\", \"tokens\", \"seconds\"}.");
   }
 };
@@ -57,7 +58,7 @@ Result<Score> score_text(const std::string& path, const std::string& text_path, 
   const auto windows = tokens.size() / static_cast<std::size_t>(window);
   if (windows == 0)
     return Error{Code::invalid, fmt::format("{}: {} tokens, fewer than one window of {}", text_path, tokens.size(), window)};
-  auto direct = TRY(Direct::create(*loaded.model, 1, window, models::KvType::f16));
+  auto direct = TRY(Direct::create(*loaded.model, 1, window, TRY(models::kv_type_of(options.kv_type))));
   const auto& vocabulary = tokenizer->vocabulary();
   Score score;
   Progress progress("scoring", static_cast<std::int64_t>(windows));

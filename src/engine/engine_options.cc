@@ -34,8 +34,6 @@ Status check(const EngineOptions& o, int trained) {
     return invalid(fmt::format("max_model_len is {}, but the model's context is {}", o.max_model_len, trained));
   if (!(o.memory_utilization > 0 && o.memory_utilization <= 1))
     return invalid(fmt::format("memory_utilization is {}, but it is a share between 0 and 1", o.memory_utilization));
-  if (o.kv_type != "f16" && o.kv_type != "bf16")
-    return invalid(fmt::format("kv_type is '{}', but it must be f16 or bf16", o.kv_type));
   if (o.max_num_queued_reqs < 0 || o.max_num_queued_tokens < 0)
     return invalid("max_num_queued_reqs and max_num_queued_tokens cannot be negative");
   return {};
@@ -57,7 +55,7 @@ Bytes available_memory() {
 Result<CachePlan> plan_cache(const EngineOptions& options, const models::Model& model, Bytes available) {
   const int trained = model.shape().context;
   TRY(check(options, trained));
-  CachePlan plan{.type = options.kv_type == "bf16" ? models::KvType::bf16 : models::KvType::f16};
+  CachePlan plan{.type = TRY(models::kv_type_of(options.kv_type))};
   const int context = options.max_model_len > 0 ? options.max_model_len : trained;
   const std::uint64_t block_bytes = std::max<std::uint64_t>(1, model.kv_block_bytes(plan.type).count);
 

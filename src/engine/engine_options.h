@@ -17,7 +17,7 @@ struct EngineOptions {
   int max_model_len = 0;
   Bytes kv_cache_memory{0};
   double memory_utilization = 0.5;
-  std::string kv_type = "f16";
+  std::string kv_type = "auto";
   bool enable_prefix_caching = true;
   int max_num_queued_reqs = 1024;
   std::int64_t max_num_queued_tokens = 0;
@@ -34,7 +34,7 @@ struct EngineOptions {
           "Memory for keys and values; 0: some full contexts, within memory_utilization.");
     field("memory_utilization", memory_utilization,
           "Share of the free memory that keys and values may take when kv_cache_memory is 0.");
-    field("kv_type", kv_type, "How keys and values are stored: f16 or bf16.");
+    field("kv_type", kv_type, "How keys and values are stored: f16, bf16, int8 (half the memory), or auto: the faster of f16 and bf16.");
     field("enable_prefix_caching", enable_prefix_caching,
           "Keep the keys and values of finished requests for others that begin alike.");
     field("max_num_queued_reqs", max_num_queued_reqs,

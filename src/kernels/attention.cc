@@ -1,7 +1,11 @@
 #include "kernels/attention.h"
 
 #include <algorithm>
+#include <atomic>
 #include <limits>
+#include <memory>
+#include <tuple>
+#include <vector>
 
 #include "base/result.h"
 #include "kernels/kernels.h"
@@ -9,38 +13,173 @@
 namespace ashlar::kernels {
 namespace {
 
+// A sequence of so few rows is spread over splits: with more there are jobs enough.
+constexpr int kFewRows = 16;
+constexpr int kBlocksPerSplit = kKvSplit / kKvBlock;
+// Sequences with fewer equal blocks in a split are better off as jobs of their own.
+constexpr int kWorthSharing = 4;
+
 int divide_up(int n, int by) { return (n + by - 1) / by; }
+std::size_t size(int n) { return static_cast<std::size_t>(n); }
 
-// How the rows of one KV head's group of query heads are cut into jobs.
-struct Cut {
-  int group;    // query heads of one KV head
-  int heads;    // of them in one job
-  int pieces;   // jobs that share out the group
-  int queries;  // positions in one job
-
-  explicit Cut(int group_) : group(group_) {
-    pieces = divide_up(group, kAttentionRows);
-    heads = divide_up(group, pieces);
-    queries = std::max(1, kAttentionRows / heads);
-  }
-};
-
-// One job: some heads of a group, some positions of a sequence.
+// Some positions of a sequence and some query heads of each KV head's group: at most kAttentionRows rows.
 struct Piece {
-  int kv_head, first_head, heads;
+  const KvSequence* sequence;
+  int first_head, heads;    // within the group
   int first_query, queries;
+  int first_split, splits;  // that its rows see
+  std::size_t partials;     // where its partial results stand: [kv_heads][rows][splits]
+  int counter;              // the first of its counters, one for each KV head
+
+  int rows() const { return heads * queries; }
+  int last_position() const { return sequence->first_position + first_query + queries - 1; }
 };
 
-Piece piece_at(const Cut& cut, const KvView& kv, const KvSequence& sequence, int index) {
-  Piece piece;
-  piece.kv_head = index % kv.kv_heads;
-  index /= kv.kv_heads;
-  const int part = index % cut.pieces * cut.heads;
-  piece.first_head = piece.kv_head * cut.group + part;
-  piece.heads = std::min(cut.heads, cut.group - part);
-  piece.first_query = index / cut.pieces * cut.queries;
-  piece.queries = std::min(cut.queries, sequence.rows - piece.first_query);
-  return piece;
+// Pieces that are computed together for each KV head: one, or some of equal blocks.
+struct Task {
+  int first, pieces;  // in the order of Plan
+  int split, splits;
+  int shared;  // they agree on the positions before this one
+  bool finish;
+};
+
+struct alignas(64) Scratch {
+  std::uint8_t bytes[kAttentionScratch];
+};
+
+// What is to be done, and the memory for it, kept from call to call by each calling thread.
+class Plan {
+ public:
+  void make(const KvView& kv, const AttentionShape& shape, std::span<const KvSequence> sequences);
+
+  int jobs() const { return static_cast<int>(tasks_.size()) * kv_heads_; }
+  const Task& task(int job) const { return tasks_[size(job / kv_heads_)]; }
+  int kv_head(int job) const { return job % kv_heads_; }
+  std::span<const Piece> pieces(const Task& task) const { return std::span(pieces_).subspan(size(task.first), size(task.pieces)); }
+  int group() const { return group_; }
+  // Partial results of a row of a piece, the first split's.
+  float* partial(const Piece& piece, int kv_head, int row) {
+    return partials_.data() + piece.partials + (size(kv_head) * size(piece.rows()) + size(row)) * size(piece.splits) * stride_;
+  }
+  std::size_t stride() const { return stride_; }
+  // True for the last of the piece's splits that is done.
+  bool last(const Piece& piece, int kv_head) {
+    return counters_[size(piece.counter + kv_head)].fetch_sub(1, std::memory_order_acq_rel) == 1;
+  }
+
+ private:
+  void cut(const KvSequence& sequence, int window);
+  void join_alike();
+  int alike(const Piece& piece, const Piece& other, int split) const;
+
+  int kv_heads_ = 1, group_ = 1;
+  std::size_t stride_ = 0;
+  std::vector<Piece> pieces_;
+  std::vector<Task> tasks_;
+  std::vector<float> partials_;
+  std::unique_ptr<std::atomic<int>[]> counters_;
+  std::size_t counters_room_ = 0;
+  std::size_t few_ = 0;  // from this piece on they are spread over splits
+};
+
+void Plan::cut(const KvSequence& s, int window) {
+  const int parts = divide_up(group_, kAttentionRows), heads = divide_up(group_, parts);
+  const int queries = std::max(1, kAttentionRows / heads);
+  for (int query = 0; query < s.rows; query += queries)
+    for (int head = 0; head < group_; head += heads) {
+      Piece piece{.sequence = &s,
+                  .first_head = head,
+                  .heads = std::min(heads, group_ - head),
+                  .first_query = query,
+                  .queries = std::min(queries, s.rows - query)};
+      piece.first_split = window > 0 ? std::max(0, s.first_position + query - window + 1) / kKvSplit : 0;
+      piece.splits = piece.last_position() / kKvSplit - piece.first_split + 1;
+      pieces_.push_back(piece);
+    }
+}
+
+void Plan::make(const KvView& kv, const AttentionShape& shape, std::span<const KvSequence> sequences) {
+  kv_heads_ = kv.kv_heads;
+  group_ = shape.heads / kv.kv_heads;
+  stride_ = size(kv.head_dim + kPartialExtra);
+  pieces_.clear();
+  tasks_.clear();
+  const auto few = [&](const KvSequence& s) { return s.rows <= kFewRows; };
+  for (const KvSequence& s : sequences)
+    if (!few(s)) cut(s, shape.window);
+  few_ = pieces_.size();
+  for (const KvSequence& s : sequences)
+    if (few(s)) cut(s, shape.window);
+  // The last pieces of a sequence see the most positions: begin with them, so that threads end together.
+  for (std::size_t i = few_; i-- > 0;)
+    tasks_.push_back({.first = static_cast<int>(i), .pieces = 1, .split = pieces_[i].first_split, .splits = pieces_[i].splits, .finish = true});
+  join_alike();
+}
+
+// How many positions of the split, from its beginning, lie in the same blocks for both, and are written: whole blocks.
+int Plan::alike(const Piece& piece, const Piece& other, int split) const {
+  const auto in_split = [&](const Piece& p) {
+    const auto blocks = p.sequence->blocks.subspan(size(split * kBlocksPerSplit));
+    return blocks.first(std::min(blocks.size(), size(kBlocksPerSplit)));
+  };
+  const auto a = in_split(piece), b = in_split(other);
+  const int equal = static_cast<int>(std::ranges::mismatch(a, b).in1 - a.begin());
+  const int written = std::min(piece.last_position(), other.last_position()) / kKvBlock - split * kBlocksPerSplit;
+  return std::min(equal, written) * kKvBlock;
+}
+
+void Plan::join_alike() {
+  const auto few = std::span(pieces_).subspan(few_);
+  if (few.empty()) return;
+  // Sequences with a common prefix come to stand together, the longest prefix nearest.
+  const auto before = [](const Piece& a, const Piece& b) {
+    const auto &x = a.sequence->blocks, &y = b.sequence->blocks;
+    for (std::size_t i = 0; i < std::min(x.size(), y.size()); i += kBlocksPerSplit)
+      if (x[i] != y[i]) return x[i] < y[i];
+    return std::tuple(a.sequence->first_row, a.first_query, a.first_head) <
+           std::tuple(b.sequence->first_row, b.first_query, b.first_head);
+  };
+  std::ranges::sort(few, before);
+  std::size_t partials = 0;
+  int counters = 0, splits = 0;
+  for (Piece& piece : few) {
+    piece.partials = partials;
+    piece.counter = counters;
+    partials += size(kv_heads_) * size(piece.rows()) * size(piece.splits) * stride_;
+    counters += kv_heads_;
+    splits = std::max(splits, piece.first_split + piece.splits);
+  }
+  if (partials_.size() < partials) partials_.resize(partials);
+  if (counters_room_ < size(counters)) {
+    counters_ = std::make_unique<std::atomic<int>[]>(size(counters));
+    counters_room_ = size(counters);
+  }
+  for (const Piece& piece : few)
+    for (int h = 0; h < kv_heads_; ++h)
+      counters_[size(piece.counter + h)].store(piece.splits, std::memory_order_relaxed);
+
+  for (int split = 0; split < splits; ++split) {
+    const auto sees = [&](const Piece& p) { return split >= p.first_split && split < p.first_split + p.splits; };
+    for (std::size_t i = few_; i < pieces_.size();) {
+      if (!sees(pieces_[i])) {
+        ++i;
+        continue;
+      }
+      const Piece& leader = pieces_[i];
+      Task task{.first = static_cast<int>(i), .pieces = 1, .split = split, .splits = 1, .shared = std::numeric_limits<int>::max()};
+      int rows = leader.rows();
+      for (++i; i < pieces_.size() && sees(pieces_[i]); ++i) {
+        const int shared = alike(leader, pieces_[i], split);
+        if (shared < kWorthSharing * kKvBlock || rows + pieces_[i].rows() > kAttentionRows) break;
+        rows += pieces_[i].rows();
+        ++task.pieces;
+        task.shared = std::min(task.shared, split * kKvSplit + shared);
+      }
+      task.finish = task.pieces == 1 && leader.splits == 1;
+      if (task.pieces == 1) task.shared = 0;
+      tasks_.push_back(task);
+    }
+  }
 }
 
 struct Rows {
@@ -50,41 +189,63 @@ struct Rows {
   std::size_t ldo;
 };
 
-void run(const KvView& kv, const AttentionShape& shape, const KvSequence& sequence, const Piece& piece,
-         const Rows& rows) {
-  alignas(64) float scratch[kAttentionScratch];
+// Where row i of a piece stands in q or out.
+std::size_t place(const Plan& plan, const Piece& piece, int kv_head, int i, int head_dim, std::size_t ld) {
+  const int row = piece.sequence->first_row + piece.first_query + i / piece.heads;
+  const int head = kv_head * plan.group() + piece.first_head + i % piece.heads;
+  return size(row) * ld + size(head) * size(head_dim);
+}
+
+void run(const KvView& kv, const AttentionShape& shape, Plan& plan, int index, const Rows& rows) {
+  thread_local const std::unique_ptr<Scratch> scratch = std::make_unique_for_overwrite<Scratch>();
+  const Task& task = plan.task(index);
+  const int kv_head = plan.kv_head(index);
   AttentionJob job;
-  job.rows = piece.heads * piece.queries;
-  for (int i = 0; i < job.rows; ++i) {
-    const int query = piece.first_query + i / piece.heads;
-    const auto row = static_cast<std::size_t>(sequence.first_row + query);
-    const auto column = static_cast<std::size_t>((piece.first_head + i % piece.heads) * kv.head_dim);
-    job.q[i] = rows.q + row * rows.ldq + column;
-    job.out[i] = rows.out + row * rows.ldo + column;
-    job.position[i] = sequence.first_position + query;
-  }
-  const std::size_t head = kv.head_bytes() * static_cast<std::size_t>(piece.kv_head);
+  job.rows = 0;
+  for (const Piece& piece : plan.pieces(task))
+    for (int i = 0; i < piece.rows(); ++i, ++job.rows) {
+      job.q[job.rows] = rows.q + place(plan, piece, kv_head, i, kv.head_dim, rows.ldq);
+      job.out[job.rows] = task.finish ? rows.out + place(plan, piece, kv_head, i, kv.head_dim, rows.ldo)
+                                      : plan.partial(piece, kv_head, i) + size(task.split - piece.first_split) * plan.stride();
+      job.position[job.rows] = piece.sequence->first_position + piece.first_query + i / piece.heads;
+      job.blocks[job.rows] = piece.sequence->blocks.data();
+    }
+  job.begin = task.split * kKvSplit;
+  job.end = (task.split + task.splits) * kKvSplit;
+  job.shared = task.shared;
+  job.finish = task.finish;
   job.head_dim = kv.head_dim;
   job.window = shape.window > 0 ? shape.window : std::numeric_limits<int>::max();
   job.scale = shape.scale;
-  job.bf16 = kv.type == KvType::bf16;
-  job.keys = reinterpret_cast<const uint8_t*>(kv.keys) + head;
-  job.values = reinterpret_cast<const uint8_t*>(kv.values) + head;
+  job.format = static_cast<int>(kv.type);
+  job.keys = reinterpret_cast<const std::uint8_t*>(kv.data) + kv.head_bytes() * size(kv_head);
+  job.values = job.keys + kv.half_bytes();
   job.block_bytes = kv.block_bytes;
-  job.blocks = sequence.blocks.data();
-  job.scratch = scratch;
+  job.scratch = scratch->bytes;
   kernels().attend(&job);
+  if (task.finish) return;
+  for (const Piece& piece : plan.pieces(task))
+    if (plan.last(piece, kv_head))
+      for (int i = 0; i < piece.rows(); ++i)
+        kernels().join(plan.partial(piece, kv_head, i), piece.splits, kv.head_dim,
+                       rows.out + place(plan, piece, kv_head, i, kv.head_dim, rows.ldo));
 }
 
 void check(const KvView& kv, std::span<const KvSequence> sequences) {
   CHECK(kv.head_dim % 8 == 0 && kv.head_dim > 0 && kv.head_dim <= kMaxHeadDim, "head_dim is a multiple of 8 up to 256");
   for (const KvSequence& s : sequences)
-    CHECK(s.rows >= 0 && s.first_position >= 0 &&
-              s.blocks.size() * kKvBlock >= static_cast<std::size_t>(s.first_position + s.rows),
+    CHECK(s.rows >= 0 && s.first_position >= 0 && s.blocks.size() * kKvBlock >= size(s.first_position + s.rows),
           "a block table covers the rows of its sequence");
 }
 
 }  // namespace
+
+KvType natural_kv_type() { return static_cast<KvType>(kernels().natural_kv); }
+
+std::size_t KvView::half_bytes() const {
+  const std::size_t elements = size(head_dim) * kKvBlock;
+  return type == KvType::int8 ? elements + kKvBlock * sizeof(float) : 2 * elements;
+}
 
 void store_kv(const KvView& kv, std::span<const KvSequence> sequences, const float* k, std::size_t ldk, const float* v,
               std::size_t ldv, ThreadPool& pool) {
@@ -100,20 +261,16 @@ void store_kv(const KvView& kv, std::span<const KvSequence> sequences, const flo
     while (task >= blocks_of(sequences[which])) task -= blocks_of(sequences[which++]);
     const KvSequence& s = sequences[which];
     const int index = s.first_position / kKvBlock + task;
-    const std::size_t block = static_cast<std::size_t>(s.blocks[static_cast<std::size_t>(index)]) * kv.block_bytes;
+    std::uint8_t* block = reinterpret_cast<std::uint8_t*>(kv.data) + size(s.blocks[size(index)]) * kv.block_bytes;
     const int begin = std::max(s.first_position, index * kKvBlock);
     const int end = std::min(s.first_position + s.rows, (index + 1) * kKvBlock);
-    for (int position = begin; position < end; ++position) {
-      const auto row = static_cast<std::size_t>(s.first_row + position - s.first_position);
-      for (int h = 0; h < kv.kv_heads; ++h) {
-        const std::size_t at = block + kv.head_bytes() * static_cast<std::size_t>(h);
-        const auto column = static_cast<std::size_t>(h * kv.head_dim);
-        kernels().store_key(k + row * ldk + column, kv.head_dim, kv.type == KvType::bf16,
-                            reinterpret_cast<uint8_t*>(kv.keys) + at, position % kKvBlock);
-        kernels().store_value(v + row * ldv + column, kv.head_dim, kv.type == KvType::bf16,
-                              reinterpret_cast<uint8_t*>(kv.values) + at, position % kKvBlock);
+    for (int h = 0; h < kv.kv_heads; ++h, block += kv.head_bytes())
+      for (int position = begin; position < end; ++position) {
+        const std::size_t row = size(s.first_row + position - s.first_position), column = size(h * kv.head_dim);
+        const int format = static_cast<int>(kv.type), slot = position % kKvBlock;
+        kernels().store_key(k + row * ldk + column, kv.head_dim, format, block, slot);
+        kernels().store_value(v + row * ldv + column, kv.head_dim, format, block + kv.half_bytes(), slot);
       }
-    }
   });
 }
 
@@ -121,17 +278,10 @@ void attention(const KvView& kv, const AttentionShape& shape, std::span<const Kv
                std::size_t ldq, float* out, std::size_t ldo, ThreadPool& pool) {
   check(kv, sequences);
   CHECK(shape.heads > 0 && shape.heads % kv.kv_heads == 0, "query heads are a multiple of the KV heads");
-  const Cut cut(shape.heads / kv.kv_heads);
-  const auto jobs_of = [&](const KvSequence& s) { return divide_up(s.rows, cut.queries) * cut.pieces * kv.kv_heads; };
-  int jobs = 0;
-  for (const KvSequence& s : sequences) jobs += jobs_of(s);
-  // The last jobs of a sequence see the most positions: begin with them, so that threads end together.
-  pool.for_each(jobs, [&](int index, int) {
-    index = jobs - 1 - index;
-    std::size_t which = 0;
-    while (index >= jobs_of(sequences[which])) index -= jobs_of(sequences[which++]);
-    run(kv, shape, sequences[which], piece_at(cut, kv, sequences[which], index), {q, ldq, out, ldo});
-  });
+  thread_local Plan plan;
+  Plan& mine = plan;  // the pool's threads have their own
+  mine.make(kv, shape, sequences);
+  pool.for_each(mine.jobs(), [&](int index, int) { run(kv, shape, mine, index, {q, ldq, out, ldo}); });
 }
 
 }  // namespace ashlar::kernels

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "kernels/blocks.h"
@@ -13,78 +15,111 @@
 namespace ashlar::kernels {
 namespace {
 
-std::vector<float> normals(std::size_t n, unsigned seed) {
+constexpr KvType kTypes[] = {KvType::f16, KvType::bf16, KvType::int8};
+
+std::size_t size(int n) { return static_cast<std::size_t>(n); }
+
+std::vector<float> normals(int n, unsigned seed) {
   std::mt19937 random(seed);
   std::normal_distribution<float> normal(0, 1);
-  std::vector<float> x(n);
+  std::vector<float> x(size(n));
   for (float& v : x) v = normal(random);
   return x;
 }
 
-// A sequence whose keys and values lie in shuffled blocks.
+struct Sizes {
+  int heads, kv_heads, head_dim, positions, window;
+};
+
+// One sequence whose keys and values lie in shuffled blocks, among others that hold what is not a number.
 struct Scene {
-  int heads, kv_heads, head_dim, positions;
+  Sizes is;
   KvType type;
-  int window;
   std::vector<float> q, k, v;
   std::vector<int> table;
-  std::vector<std::byte> keys, values;
+  std::vector<std::byte> data;
 
-  Scene(int heads_, int kv_heads_, int head_dim_, int positions_, KvType type_, int window_)
-      : heads(heads_), kv_heads(kv_heads_), head_dim(head_dim_), positions(positions_), type(type_), window(window_) {
-    q = normals(static_cast<std::size_t>(positions * heads * head_dim), 1);
-    k = normals(static_cast<std::size_t>(positions * kv_heads * head_dim), 2);
-    v = normals(static_cast<std::size_t>(positions * kv_heads * head_dim), 3);
-    const int blocks = (positions + 15) / 16;
+  Scene(Sizes sizes, KvType type_) : is(sizes), type(type_) {
+    q = normals(is.positions * is.heads * is.head_dim, 1);
+    k = normals(is.positions * is.kv_heads * is.head_dim, 2);
+    v = normals(is.positions * is.kv_heads * is.head_dim, 3);
+    const int blocks = (is.positions + 15) / 16;
     for (int b = 0; b < blocks; ++b) table.push_back(b + 2);
-    std::shuffle(table.begin(), table.end(), std::mt19937(4));
-    keys.resize(static_cast<std::size_t>((blocks + 2) * kv_heads * head_dim) * 32);
-    values.resize(keys.size());
+    std::ranges::shuffle(table, std::mt19937(4));
+    data.assign(size(blocks + 2) * view().block_bytes, std::byte{0xff});
   }
+
+  std::size_t ldq() const { return size(is.heads * is.head_dim); }
 
   KvView view() {
-    return {keys.data(), values.data(), static_cast<std::size_t>(kv_heads * head_dim) * 32, kv_heads, head_dim, type};
+    KvView view{.data = data.data(), .kv_heads = is.kv_heads, .head_dim = is.head_dim, .type = type};
+    view.block_bytes = size(is.kv_heads) * view.head_bytes();
+    return view;
   }
+
+  AttentionShape shape() const { return {is.heads, is.window, 1 / std::sqrt(static_cast<float>(is.head_dim))}; }
 
   void store(int first, int rows, ThreadPool& pool) {
     const KvSequence s{0, rows, first, table};
-    const auto at = static_cast<std::size_t>(first * kv_heads * head_dim);
-    const auto ld = static_cast<std::size_t>(kv_heads * head_dim);
+    const std::size_t ld = size(is.kv_heads * is.head_dim), at = size(first) * ld;
     store_kv(view(), {&s, 1}, k.data() + at, ld, v.data() + at, ld, pool);
   }
 
   std::vector<float> attend(int first, int rows, ThreadPool& pool) {
     const KvSequence s{0, rows, first, table};
-    const auto ld = static_cast<std::size_t>(heads * head_dim);
-    std::vector<float> out(static_cast<std::size_t>(rows) * ld);
-    attention(view(), {heads, window, 1 / std::sqrt(static_cast<float>(head_dim))}, {&s, 1},
-              q.data() + static_cast<std::size_t>(first) * ld, ld, out.data(), ld, pool);
+    std::vector<float> out(size(rows) * ldq());
+    attention(view(), shape(), {&s, 1}, q.data() + size(first) * ldq(), ldq(), out.data(), ldq(), pool);
     return out;
   }
 
-  float rounded(float x) const { return type == KvType::f16 ? f16_to_f32(f32_to_f16(x)) : bf16_to_f32(f32_to_bf16(x)); }
+  // The head_dim elements of one position as they are stored.
+  std::vector<double> rounded(const std::vector<float>& x, int position, int kv_head) const {
+    const float* from = x.data() + size(position * is.kv_heads + kv_head) * size(is.head_dim);
+    float most = 0;
+    for (int d = 0; d < is.head_dim; ++d) most = std::max(most, std::abs(from[d]));
+    std::vector<double> out;
+    for (int d = 0; d < is.head_dim; ++d)
+      out.push_back(type == KvType::f16    ? f16_to_f32(f32_to_f16(from[d]))
+                    : type == KvType::bf16 ? bf16_to_f32(f32_to_bf16(from[d]))
+                                           : std::nearbyint(from[d] * (127 / most)) * (most / 127));
+    return out;
+  }
 
   // Plain softmax attention in double precision.
   std::vector<double> expected(int position, int head) const {
-    const int kv = head / (heads / kv_heads), first = window > 0 ? std::max(0, position - window + 1) : 0;
-    std::vector<double> weights, out(static_cast<std::size_t>(head_dim));
+    const int kv = head / (is.heads / is.kv_heads), first = is.window > 0 ? std::max(0, position - is.window + 1) : 0;
+    std::vector<double> weights, out(size(is.head_dim));
     double total = 0;
     for (int p = first; p <= position; ++p) {
+      const std::vector<double> key = rounded(k, p, kv);
       double score = 0;
-      for (int d = 0; d < head_dim; ++d)
-        score += double{q[static_cast<std::size_t>((position * heads + head) * head_dim + d)]} *
-                 double{rounded(k[static_cast<std::size_t>((p * kv_heads + kv) * head_dim + d)])};
-      weights.push_back(std::exp(score / std::sqrt(head_dim)));
+      for (int d = 0; d < is.head_dim; ++d)
+        score += double{q[size((position * is.heads + head) * is.head_dim + d)]} * key[size(d)];
+      weights.push_back(std::exp(score / std::sqrt(is.head_dim)));
       total += weights.back();
     }
-    for (int p = first; p <= position; ++p)
-      for (int d = 0; d < head_dim; ++d)
-        out[static_cast<std::size_t>(d)] +=
-            weights[static_cast<std::size_t>(p - first)] / total *
-            double{rounded(v[static_cast<std::size_t>((p * kv_heads + kv) * head_dim + d)])};
+    for (int p = first; p <= position; ++p) {
+      const std::vector<double> value = rounded(v, p, kv);
+      for (int d = 0; d < is.head_dim; ++d) out[size(d)] += weights[size(p - first)] / total * value[size(d)];
+    }
     return out;
   }
+
+  void expect_softmax(int first, const std::vector<float>& out, double tolerance) const {
+    for (const int position : {0, 1, 15, 16, 100, 255, 256, 300, 511, 512, 529, is.positions - 1}) {
+      if (position < first || position >= is.positions) continue;
+      for (int head = 0; head < is.heads; ++head) {
+        const std::vector<double> wanted = expected(position, head);
+        for (int d = 0; d < is.head_dim; ++d)
+          ASSERT_NEAR(out[size(((position - first) * is.heads + head) * is.head_dim + d)], wanted[size(d)], tolerance)
+              << kernels().isa << " head_dim " << is.head_dim << " position " << position << " head " << head << " type "
+              << static_cast<int>(type);
+      }
+    }
+  }
 };
+
+bool has_tiles(const Kernels& row) { return std::string(row.isa) == "amx"; }
 
 class AttentionTest : public testing::Test {
  protected:
@@ -94,66 +129,158 @@ class AttentionTest : public testing::Test {
 
 TEST_F(AttentionTest, RefIsSoftmaxAttention) {
   ASSERT_TRUE(select_isa("ref"));
-  for (const int window : {0, 40}) {
-    Scene scene(4, 2, 16, 530, KvType::f16, window);
-    scene.store(0, scene.positions, pool);
-    const std::vector<float> out = scene.attend(0, scene.positions, pool);
-    for (const int position : {0, 1, 15, 16, 100, 255, 256, 300, 529})
-      for (int head = 0; head < 4; ++head) {
-        const std::vector<double> expected = scene.expected(position, head);
-        for (int d = 0; d < 16; ++d)
-          ASSERT_NEAR(out[static_cast<std::size_t>((position * 4 + head) * 16 + d)],
-                      expected[static_cast<std::size_t>(d)], 2e-6)
-              << position << " " << head;
+  for (const KvType type : kTypes)
+    for (const int window : {0, 40}) {
+      Scene scene({4, 2, 16, 530, window}, type);
+      scene.store(0, scene.is.positions, pool);
+      scene.expect_softmax(0, scene.attend(0, scene.is.positions, pool), 2e-6);
+    }
+}
+
+TEST_F(AttentionTest, EveryRowOfTheTableIsSoftmaxAttention) {
+  const Sizes cases[] = {{8, 4, 8, 40, 0},      {14, 2, 64, 1100, 0}, {4, 4, 16, 33, 5},   {32, 1, 24, 20, 0},
+                         {6, 2, 80, 700, 300},  {4, 1, 128, 70, 0},   {3, 1, 96, 273, 100}, {2, 1, 256, 300, 0},
+                         {16, 1, 64, 65, 0},    {140, 1, 8, 30, 0},   {2, 1, 40, 256, 17},  {2, 2, 48, 257, 0}};
+  for (const Kernels* row : kernel_rows()) {
+    if (row == kernel_rows().front()) continue;
+    ASSERT_TRUE(select_isa(row->isa));
+    for (const Sizes& sizes : cases)
+      for (const KvType type : kTypes) {
+        Scene scene(sizes, type);
+        scene.store(0, sizes.positions, pool);
+        const int first = std::max(0, sizes.positions - 70);
+        // bf16 has 8 bits: of q, of converted keys and values, of weights. Values are about 1, their sums less.
+        scene.expect_softmax(first, scene.attend(first, sizes.positions - first, pool), has_tiles(*row) ? 0.02 : 4e-6);
       }
   }
 }
 
-TEST_F(AttentionTest, EveryRowOfTheTableGivesTheBitsOfRef) {
-  struct Case {
-    int heads, kv_heads, head_dim, positions, window;
-  };
-  const Case cases[] = {{8, 4, 8, 40, 0},     {14, 2, 64, 290, 0}, {4, 4, 16, 33, 5},
-                        {32, 1, 24, 20, 0},   {6, 2, 80, 300, 70}, {4, 1, 128, 70, 0},
-                        {3, 1, 96, 273, 100}, {2, 1, 256, 40, 0},  {16, 1, 64, 65, 0}};
-  for (const Case& c : cases)
-    for (const KvType type : {KvType::f16, KvType::bf16}) {
+TEST_F(AttentionTest, RowsWithoutTilesGiveTheBitsOfRef) {
+  const Sizes cases[] = {{8, 4, 8, 40, 0},    {14, 2, 64, 290, 0}, {4, 4, 16, 33, 5},    {32, 1, 24, 20, 0}, {6, 2, 80, 300, 70},
+                         {4, 1, 128, 70, 0},  {3, 1, 96, 273, 100}, {2, 1, 256, 40, 0}, {16, 1, 64, 65, 0}, {3, 1, 8, 1100, 0},
+                         {2, 1, 24, 1700, 530}};
+  for (const Sizes& sizes : cases)
+    for (const KvType type : kTypes) {
       std::vector<float> expected;
-      std::vector<std::byte> keys, values;
+      std::vector<std::byte> data;
       for (const Kernels* row : kernel_rows()) {
+        if (has_tiles(*row)) continue;
         ASSERT_TRUE(select_isa(row->isa));
-        Scene scene(c.heads, c.kv_heads, c.head_dim, c.positions, type, c.window);
+        Scene scene(sizes, type);
         scene.k[0] = 1e6f;
-        scene.store(0, c.positions, pool);
-        const int rows = std::min(c.positions, 37);
-        const std::vector<float> out = scene.attend(c.positions - rows, rows, pool);
-        if (row == kernel_rows().front()) {
-          expected = out;
-          keys = scene.keys;
-          values = scene.values;
-        }
-        ASSERT_EQ(scene.keys, keys) << row->isa;
-        ASSERT_EQ(scene.values, values) << row->isa;
-        ASSERT_EQ(out, expected) << row->isa << " head_dim " << c.head_dim;
+        scene.v[0] = std::numeric_limits<float>::infinity();  // of a key and a value that few rows see
+        scene.v[1] = std::numeric_limits<float>::quiet_NaN();
+        scene.store(0, sizes.positions, pool);
+        if (row == kernel_rows().front()) data = scene.data;
+        ASSERT_EQ(scene.data, data) << row->isa << " type " << static_cast<int>(type);
+        scene.v[0] = scene.v[1] = 1;
+        scene.store(0, sizes.positions, pool);
+        const int rows = std::min(sizes.positions, 37);
+        const std::vector<float> out = scene.attend(sizes.positions - rows, rows, pool);
+        if (row == kernel_rows().front()) expected = out;
+        ASSERT_EQ(out, expected) << row->isa << " head_dim " << sizes.head_dim;
       }
     }
 }
 
+// All rows of the table but ref, which is held to the others above.
+std::vector<const Kernels*> fast_rows() {
+  std::vector<const Kernels*> rows(kernel_rows().begin(), kernel_rows().end());
+  if (rows.size() > 1) rows.erase(rows.begin());
+  return rows;
+}
+
 TEST_F(AttentionTest, ARowDoesNotDependOnTheChunkItCameIn) {
-  for (const Kernels* row :
-       kernel_rows().subspan(kernel_rows().size() > 1 ? 1 : 0)) {  // ref is held to the others above
+  for (const Kernels* row : fast_rows()) {
     ASSERT_TRUE(select_isa(row->isa));
-    Scene whole(6, 2, 64, 300, KvType::f16, 0), pieces(6, 2, 64, 300, KvType::f16, 0);
-    whole.store(0, 300, pool);
-    const std::vector<float> expected = whole.attend(0, 300, pool);
-    std::vector<float> out;
-    for (int first = 0, step = 1; first < 300; first += step, step = step * 3 % 23 + 1) {
-      const int rows = std::min(step, 300 - first);
-      pieces.store(first, rows, pool);
-      const std::vector<float> part = pieces.attend(first, rows, pool);
-      out.insert(out.end(), part.begin(), part.end());
+    for (const KvType type : kTypes)
+      for (const int window : {0, 270})
+        for (const int most : {1, 23, 150}) {
+          const Sizes sizes{3, 1, 40, most == 1 ? 530 : 1100, window};
+          Scene whole(sizes, type), pieces(sizes, type);
+          whole.store(0, sizes.positions, pool);
+          const std::vector<float> expected = whole.attend(0, sizes.positions, pool);
+          std::vector<float> out;
+          for (int first = 0, step = 1; first < sizes.positions; first += step, step = step * 3 % most + 1) {
+            const int rows = std::min(step, sizes.positions - first);
+            pieces.store(first, rows, pool);
+            const std::vector<float> part = pieces.attend(first, rows, pool);
+            out.insert(out.end(), part.begin(), part.end());
+          }
+          ASSERT_EQ(out, expected) << row->isa << " window " << window << " chunks up to " << most;
+          ASSERT_EQ(pieces.data, whole.data) << row->isa;
+        }
+  }
+}
+
+// Sequences that begin with the same prefix, in the same blocks or in copies of them.
+struct Crowd {
+  Scene scene;
+  std::vector<std::vector<int>> tables;
+  std::vector<KvSequence> batch;
+  std::vector<float> q;
+  int rows = 0;
+
+  struct Member {
+    int shared_blocks, position, rows;
+  };
+
+  Crowd(Sizes sizes, KvType type, std::span<const Member> members, bool share, ThreadPool& pool) : scene(sizes, type) {
+    const int each = (sizes.positions + 15) / 16;
+    int next = each + 2;
+    scene.data.resize(size(next + each * static_cast<int>(members.size())) * scene.view().block_bytes, std::byte{0xff});
+    scene.store(0, sizes.positions, pool);
+    for (const Member& m : members) {
+      std::vector<int> table = scene.table;
+      for (int b = 0; b < each; ++b)
+        if (!share || b >= m.shared_blocks) table[size(b)] = next++;
+      tables.push_back(table);
     }
-    ASSERT_EQ(out, expected) << row->isa;
+    const std::size_t ld = size(sizes.kv_heads * sizes.head_dim);
+    for (std::size_t i = 0; i < members.size(); ++i) {
+      const Member& m = members[i];
+      const int last = m.position + m.rows, prefix = std::min(last, 16 * m.shared_blocks);
+      // The prefix is everybody's; what comes after it is shifted by some rows, so that it is one's own.
+      const KvSequence same{0, prefix, 0, tables[i]}, own{0, last - prefix, prefix, tables[i]};
+      const int shift = static_cast<int>(i) % 3;
+      if (!share) store_kv(scene.view(), {&same, 1}, scene.k.data(), ld, scene.v.data(), ld, pool);
+      store_kv(scene.view(), {&own, 1}, scene.k.data() + size(prefix - std::min(prefix, shift)) * ld, ld,
+               scene.v.data() + size(prefix) * ld, ld, pool);
+      batch.push_back({rows, m.rows, m.position, tables[i]});
+      rows += m.rows;
+    }
+    q = normals(rows * sizes.heads * sizes.head_dim, 7);
+  }
+
+  std::vector<float> attend(std::span<const KvSequence> sequences, ThreadPool& pool) {
+    std::vector<float> out(q.size());
+    attention(scene.view(), scene.shape(), sequences, q.data(), scene.ldq(), out.data(), scene.ldq(), pool);
+    return out;
+  }
+};
+
+TEST_F(AttentionTest, ARowDoesNotDependOnItsCompanyNorOnSharingNorOnThreads) {
+  const Crowd::Member members[] = {{20, 330, 1}, {0, 1099, 1},  {20, 400, 3}, {33, 600, 1},  {70, 1150, 1}, {0, 40, 60},
+                                   {70, 1130, 5}, {40, 1000, 1}, {70, 1129, 1}, {20, 321, 1}, {31, 511, 1},  {64, 1024, 2},
+                                   {32, 511, 1},  {3, 50, 1},    {0, 0, 1},     {16, 900, 130}};
+  for (const Kernels* row : fast_rows()) {
+    ASSERT_TRUE(select_isa(row->isa));
+    for (const Sizes& sizes : {Sizes{7, 1, 64, 1200, 0}, Sizes{4, 2, 24, 1200, 300}})
+      for (const KvType type : kTypes) {
+        Crowd shared(sizes, type, members, true, pool), apart(sizes, type, members, false, pool);
+        ThreadPool one(1);
+        std::vector<float> alone(shared.q.size());
+        for (const KvSequence& s : apart.batch) {
+          const std::vector<float> part = apart.attend({&s, 1}, one);
+          const auto begin = static_cast<std::ptrdiff_t>(size(s.first_row) * apart.scene.ldq());
+          std::copy_n(part.begin() + begin, size(s.rows) * apart.scene.ldq(), alone.begin() + begin);
+        }
+        for (const int threads : {1, 4}) {
+          ThreadPool some(threads);
+          ASSERT_EQ(apart.attend(apart.batch, some), alone) << row->isa << " threads " << threads;
+          ASSERT_EQ(shared.attend(shared.batch, some), alone) << row->isa << " threads " << threads;
+        }
+      }
   }
 }
 

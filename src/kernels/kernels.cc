@@ -82,6 +82,11 @@ const Kernels& amx_row() {
     kernels.matmul[kIQ4_XS] = amx::matmul_iq4_xs;
     kernels.int8_panel = amx::int8_panel;
     kernels.bf16_panel = amx::bf16_panel;
+    kernels.attend = amx::attend;
+    kernels.join = amx::join;
+    kernels.store_key = amx::store_key;
+    kernels.store_value = amx::store_value;
+    kernels.natural_kv = kKvBF16;
     return kernels;
   }();
   return row;

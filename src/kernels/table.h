@@ -28,11 +28,18 @@ inline constexpr int kBf16GroupBytes = kBf16GroupTiles * kTileBytes;
 inline constexpr int kBlock = 32;
 // Positions of one KV block.
 inline constexpr int kKvBlock = 16;
-// Attention rescales its running sums every so many positions (from position 0).
+// Attention rescales its running sums every so many positions (from position 0) ...
 inline constexpr int kKvChunk = 256;
-// Rows (query heads of one KV group times query positions) of one attention job.
-inline constexpr int kAttentionRows = 16;
+// ... and begins them anew every so many; the results of these splits are joined in order.
+inline constexpr int kKvSplit = 512;
+// Most rows (query heads of one KV group times positions, of one or more sequences) of one attention job.
+inline constexpr int kAttentionRows = 128;
 inline constexpr int kMaxHeadDim = 256;
+
+// How keys and values are stored. int8: symmetric codes with an f32 scale for each position and KV head.
+enum KvFormat : int { kKvF16, kKvBF16, kKvInt8 };
+// A key or value without an element of this magnitude is stored as int8 zeros.
+inline constexpr float kLeastInt8 = 1e-30f;
 
 // Index into the tables below; one per weight type.
 enum Format : int {
@@ -124,23 +131,38 @@ struct MatmulJob {
   size_t ldy;
 };
 
-// Up to 16 rows of attention over one KV head: rows are query heads of its group times query positions.
+// The keys (or the values) of 16 positions and one KV head are head_dim * 16 elements in an order that belongs to
+// the row of the table (they are written and read by it alone), then, for int8, the scales [16 positions], f32.
+//
+//              keys                          values
+// ref, avx*    [head_dim][16 positions]      [16 positions][head_dim]
+// amx          [head_dim/2][16 positions][2] [8 pairs of positions][head_dim][2]
+
+// Attention of some rows over one KV head, from position `begin` on. A row sees the positions in
+// (position - window, position]; what it sees is walked in splits of kKvSplit.
 struct AttentionJob {
   const float* q[kAttentionRows];  // [head_dim] each
-  float* out[kAttentionRows];      // [head_dim] each
-  int position[kAttentionRows];    // of the row's token; it sees positions (position - window, position]
+  // [head_dim] each: the sums of weighted values over the sum of weights, if `finish`. Else partial results:
+  // [head_dim] sums of weighted values, then the greatest score and the sum of weights.
+  float* out[kAttentionRows];
+  int position[kAttentionRows];       // of the row's token
+  const int* blocks[kAttentionRows];  // block table of the row's sequence; rows of a sequence stand together
   int rows;
+  int begin, end;         // positions: whole splits, but for an `end` beyond all rows
+  int shared;             // all tables agree on the positions from begin to here, whole blocks
+  int finish;             // all that the rows see is in this job
   int head_dim;           // a multiple of 8, at most kMaxHeadDim
   int window;             // at least 1
   float scale;            // of q
-  int bf16;               // else f16
-  const uint8_t* keys;    // block b: [head_dim][16] at keys + b * block_bytes
-  const uint8_t* values;  // block b: [16][head_dim] at values + b * block_bytes
+  int format;             // KvFormat
+  const uint8_t* keys;    // block b: at keys + b * block_bytes
+  const uint8_t* values;  // block b: at values + b * block_bytes
   size_t block_bytes;
-  const int* blocks;  // block table
-  float* scratch;     // kAttentionScratch floats, 64-byte aligned
+  uint8_t* scratch;  // kAttentionScratch bytes, 64-byte aligned
 };
-inline constexpr int kAttentionScratch = kAttentionRows * (2 * kMaxHeadDim + kKvChunk) + 4 * kAttentionRows * kLanes;
+inline constexpr size_t kAttentionScratch = 640 << 10;
+// Floats from one partial result to the next.
+inline constexpr int kPartialExtra = 16;
 
 // One row per instruction set. Functions are pure: no allocation, no threads, no state.
 // Every row gives bit for bit the results of ref.
@@ -153,9 +175,12 @@ struct Kernels {
   void (*int8_panel)(const float* x, size_t ldx, int rows, int columns, uint8_t* panel);
   void (*bf16_panel)(const float* x, size_t ldx, int rows, int columns, uint8_t* panel);
   void (*attend)(const AttentionJob* job);
+  // out [head_dim] of a row from its partial results, in order of positions, head_dim + kPartialExtra floats apart.
+  void (*join)(const float* partials, int count, int head_dim, float* out);
   // One position's key and value [head_dim] into slot 0..15 of a block. Values beyond f16 are clamped to its range.
-  void (*store_key)(const float* key, int head_dim, int bf16, uint8_t* block, int slot);
-  void (*store_value)(const float* value, int head_dim, int bf16, uint8_t* block, int slot);
+  void (*store_key)(const float* key, int head_dim, int format, uint8_t* keys, int slot);
+  void (*store_value)(const float* value, int head_dim, int format, uint8_t* values, int slot);
+  KvFormat natural_kv;  // the format that needs no conversion
   // y = x / sqrt(mean(x^2) + epsilon) * weight, n elements.
   void (*rms_norm)(const float* x, const float* weight, float epsilon, int n, float* y);
   // x += y

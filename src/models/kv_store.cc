@@ -10,11 +10,23 @@ namespace {
 
 static_assert(kBlockTokens == kernels::kKvBlock, "the kernels lay out blocks of this many positions");
 
-constexpr std::size_t kValueBytes = 2;  // f16 and bf16
 constexpr Bytes kTakenAtOnce = 256_MiB;
 
-std::size_t layer_block_bytes(const Shape& s) {
-  return static_cast<std::size_t>(s.kv_heads) * static_cast<std::size_t>(s.head_dim) * kBlockTokens * kValueBytes;
+kernels::KvType kernel_type(KvType type) {
+  switch (type) {
+    case KvType::f16:
+      return kernels::KvType::f16;
+    case KvType::bf16:
+      return kernels::KvType::bf16;
+    case KvType::int8:
+      return kernels::KvType::int8;
+  }
+  CHECK(false, "a known type");
+}
+
+std::size_t layer_block_bytes(const Shape& s, KvType type) {
+  const kernels::KvView one{.kv_heads = s.kv_heads, .head_dim = s.head_dim, .type = kernel_type(type)};
+  return static_cast<std::size_t>(s.kv_heads) * one.head_bytes();
 }
 
 std::uint64_t physical_memory() {
@@ -23,13 +35,21 @@ std::uint64_t physical_memory() {
 
 }  // namespace
 
-Bytes BlockStore::block_bytes(const Shape& shape) {
-  return {2 * layer_block_bytes(shape) * static_cast<std::size_t>(shape.layers)};
+Result<KvType> kv_type_of(std::string_view name) {
+  if (name == "auto") return kernels::natural_kv_type() == kernels::KvType::bf16 ? KvType::bf16 : KvType::f16;
+  if (name == "f16") return KvType::f16;
+  if (name == "bf16") return KvType::bf16;
+  if (name == "int8") return KvType::int8;
+  return Error{Code::invalid, fmt::format("kv_type is '{}', but it must be auto, f16, bf16 or int8", name)};
+}
+
+Bytes BlockStore::block_bytes(const Shape& shape, KvType type) {
+  return {layer_block_bytes(shape, type) * static_cast<std::size_t>(shape.layers)};
 }
 
 Result<std::unique_ptr<BlockStore>> BlockStore::create(const Shape& shape, int blocks, KvType type) {
   CHECK(blocks > 0, "a store has blocks");
-  const std::uint64_t bytes = block_bytes(shape).count * static_cast<std::uint64_t>(blocks);
+  const std::uint64_t bytes = block_bytes(shape, type).count * static_cast<std::uint64_t>(blocks);
   // The system hands out addresses freely and finds out too late that it lacks the memory.
   if (bytes > physical_memory())
     return Error{Code::exhausted, fmt::format("{} blocks of keys and values need {}, but this machine has {} of memory",
@@ -40,7 +60,7 @@ Result<std::unique_ptr<BlockStore>> BlockStore::create(const Shape& shape, int b
   store->head_dim_ = shape.head_dim;
   store->blocks_ = blocks;
   store->type_ = type;
-  store->block_bytes_ = layer_block_bytes(shape);
+  store->block_bytes_ = layer_block_bytes(shape, type);
   store->memory_ = TRY(kernels::HugeMemory::allocate(bytes));
   // A small store is taken from the system at once, so that memory does not seem
   // to leak while blocks are used for the first time; a large one would cost start-up time.
@@ -49,23 +69,20 @@ Result<std::unique_ptr<BlockStore>> BlockStore::create(const Shape& shape, int b
 }
 
 kernels::KvView BlockStore::layer(int index) {
-  const std::size_t half = block_bytes_ * static_cast<std::size_t>(blocks_);
-  std::byte* keys = memory_.data() + 2 * half * static_cast<std::size_t>(index);
-  return {.keys = keys,
-          .values = keys + half,
+  const std::size_t layer_bytes = block_bytes_ * static_cast<std::size_t>(blocks_);
+  return {.data = memory_.data() + layer_bytes * static_cast<std::size_t>(index),
           .block_bytes = block_bytes_,
           .kv_heads = kv_heads_,
           .head_dim = head_dim_,
-          .type = type_ == KvType::bf16 ? kernels::KvType::bf16 : kernels::KvType::f16};
+          .type = kernel_type(type_)};
 }
 
 void BlockStore::copy_block(int from, int to) {
   CHECK(from >= 0 && from < blocks_ && to >= 0 && to < blocks_ && from != to, "two blocks of this store");
   for (int index = 0; index < layers_; ++index) {
-    const kernels::KvView view = layer(index);
-    for (std::byte* half : {view.keys, view.values})
-      std::memcpy(half + block_bytes_ * static_cast<std::size_t>(to),
-                  half + block_bytes_ * static_cast<std::size_t>(from), block_bytes_);
+    std::byte* data = layer(index).data;
+    std::memcpy(data + block_bytes_ * static_cast<std::size_t>(to),
+                data + block_bytes_ * static_cast<std::size_t>(from), block_bytes_);
   }
 }
 

@@ -9,11 +9,11 @@
 
 namespace ashlar::models {
 
-// One allocation: for each layer all blocks' keys, then all blocks' values. So
-// the blocks of one layer, which attention reads together, lie together.
+// One allocation: for each layer all blocks, each with the keys and values of
+// every KV head. So the blocks of one layer, which attention reads together, lie together.
 class BlockStore final : public KvStore {
  public:
-  static Bytes block_bytes(const Shape& shape);  // of one block in all layers
+  static Bytes block_bytes(const Shape& shape, KvType type);  // of one block in all layers
   // exhausted: the memory cannot be had.
   static Result<std::unique_ptr<BlockStore>> create(const Shape& shape, int blocks, KvType type);
 
@@ -27,7 +27,7 @@ class BlockStore final : public KvStore {
   BlockStore() = default;
   int layers_ = 0, kv_heads_ = 0, head_dim_ = 0, blocks_ = 0;
   KvType type_ = KvType::f16;
-  std::size_t block_bytes_ = 0;  // of keys, or of values, of one layer
+  std::size_t block_bytes_ = 0;  // of one layer
   kernels::HugeMemory memory_;
 };
 

@@ -14,7 +14,10 @@ namespace ashlar::models {
 
 inline constexpr int kBlockTokens = 16;  // positions in one KV block
 
-enum class KvType { f16, bf16 };
+enum class KvType { f16, bf16, int8 };
+
+// "f16", "bf16", "int8", or "auto": of the first two what this CPU reads without conversion. invalid: another name.
+Result<KvType> kv_type_of(std::string_view name);
 
 // Sizes of a transformer, whatever its architecture.
 struct Shape {

@@ -22,7 +22,7 @@ class Transformer final : public Model {
 
   const Shape& shape() const override { return config_.shape; }
   Work work_per_token() const override;
-  Bytes kv_block_bytes(KvType) const override { return BlockStore::block_bytes(config_.shape); }
+  Bytes kv_block_bytes(KvType type) const override { return BlockStore::block_bytes(config_.shape, type); }
   Result<std::unique_ptr<KvStore>> make_kv_store(int blocks, KvType type) const override;
   void forward(const Step& step, KvStore& kv) override;
 

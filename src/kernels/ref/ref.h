@@ -12,8 +12,9 @@ void matmul_quantized(Format format, const MatmulJob& job);
 void quantize_panel(const float* x, size_t ldx, int rows, int columns, PanelBlock* panel);
 
 void attend(const AttentionJob* job);
-void store_key(const float* key, int head_dim, int bf16, uint8_t* block, int slot);
-void store_value(const float* value, int head_dim, int bf16, uint8_t* block, int slot);
+void join(const float* partials, int count, int head_dim, float* out);
+void store_key(const float* key, int head_dim, int format, uint8_t* keys, int slot);
+void store_value(const float* value, int head_dim, int format, uint8_t* values, int slot);
 
 void rms_norm(const float* x, const float* weight, float epsilon, int n, float* y);
 void add(const float* y, int n, float* x);

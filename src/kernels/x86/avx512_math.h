@@ -4,6 +4,8 @@
 #include <immintrin.h>
 #include <stdint.h>
 
+#include "kernels/table.h"
+
 #define ASHLAR_INLINE static inline __attribute__((always_inline))
 // Sums over rows stay in registers only when their loops are unrolled; under a sanitizer that takes minutes to compile.
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
@@ -40,6 +42,29 @@ ASHLAR_INLINE __m512 exponential(__m512 x) {
   const __m512 y = _mm512_add_ps(_mm512_fmadd_ps(p, _mm512_mul_ps(r, r), r), _mm512_set1_ps(1.0f));
   const __m512i power = _mm512_slli_epi32(_mm512_cvtps_epi32(n), 23);
   return _mm512_maskz_mov_ps(alive, _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(y), power)));
+}
+
+// Keys and values as int8: the greatest magnitude is 127, as ref's quantize() has it.
+struct Int8Scale {
+  float scale, inverse;
+};
+
+ASHLAR_INLINE Int8Scale int8_scale(const float* x, int n) {
+  __m512 most = _mm512_setzero_ps();
+  for (int i = 0; i < n; i += 16) {
+    const __mmask16 lanes = n - i >= 16 ? (__mmask16)0xffff : (__mmask16)0xff;
+    most = _mm512_max_ps(_mm512_abs_ps(_mm512_maskz_loadu_ps(lanes, x + i)), most);  // not a number: most stays
+  }
+  float greatest = _mm512_reduce_max_ps(most);
+  greatest = greatest < __FLT_MAX__ ? greatest : __FLT_MAX__;
+  if (greatest < kLeastInt8) return {0, 0};
+  return {greatest / 127.0f, 127.0f / greatest};
+}
+
+ASHLAR_INLINE __m128i int8_codes(__m512 x, float inverse) {
+  const __m512 scaled = _mm512_mul_ps(x, _mm512_set1_ps(inverse));
+  const __m512 bounded = _mm512_min_ps(_mm512_max_ps(scaled, _mm512_set1_ps(-127.0f)), _mm512_set1_ps(127.0f));
+  return _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(bounded));
 }
 
 }  // namespace

@@ -27,8 +27,9 @@ void matmul_iq4_nl(const MatmulJob* job);
 void matmul_iq4_xs(const MatmulJob* job);
 void quantize_panel(const float* x, size_t ldx, int rows, int columns, PanelBlock* panel);
 void attend(const AttentionJob* job);
-void store_key(const float* key, int head_dim, int bf16, uint8_t* block, int slot);
-void store_value(const float* value, int head_dim, int bf16, uint8_t* block, int slot);
+void join(const float* partials, int count, int head_dim, float* out);
+void store_key(const float* key, int head_dim, int format, uint8_t* keys, int slot);
+void store_value(const float* value, int head_dim, int format, uint8_t* values, int slot);
 
 }  // namespace avx2
 
@@ -51,8 +52,9 @@ void matmul_iq4_nl(const MatmulJob* job);
 void matmul_iq4_xs(const MatmulJob* job);
 void quantize_panel(const float* x, size_t ldx, int rows, int columns, PanelBlock* panel);
 void attend(const AttentionJob* job);
-void store_key(const float* key, int head_dim, int bf16, uint8_t* block, int slot);
-void store_value(const float* value, int head_dim, int bf16, uint8_t* block, int slot);
+void join(const float* partials, int count, int head_dim, float* out);
+void store_key(const float* key, int head_dim, int format, uint8_t* keys, int slot);
+void store_value(const float* value, int head_dim, int format, uint8_t* values, int slot);
 
 }  // namespace avx512
 
@@ -74,6 +76,10 @@ void matmul_iq4_nl(const MatmulJob* job);
 void matmul_iq4_xs(const MatmulJob* job);
 void int8_panel(const float* x, size_t ldx, int rows, int columns, uint8_t* panel);
 void bf16_panel(const float* x, size_t ldx, int rows, int columns, uint8_t* panel);
+void attend(const AttentionJob* job);
+void join(const float* partials, int count, int head_dim, float* out);
+void store_key(const float* key, int head_dim, int format, uint8_t* keys, int slot);
+void store_value(const float* value, int head_dim, int format, uint8_t* values, int slot);
 
 }  // namespace amx
 }  // namespace ashlar::kernels

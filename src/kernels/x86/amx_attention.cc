@@ -1,0 +1,609 @@
+// Attention over one KV head with tiles of bf16. Rows (query heads of one KV
+// group times positions, of one or more sequences) are taken in groups of 16, a
+// tile. For each chunk of positions: scores Q K^T by tiles, weights
+// 2^(score - peak) by vectors, rounded to bf16, and sums of values P V by tiles
+// again. A further value, one everywhere, gives the sum of the very weights that
+// were used. Peaks are whole numbers, so that rescaling is exact.
+//
+// The tile unit and the vector units work at the same time: the scores of the
+// next group are computed between the weights of this one.
+//
+// A tile product is summed in one order for each row, whatever the other rows
+// are, and what a row does not see has weight zero: its result is its own.
+#include <immintrin.h>
+
+#include "kernels/x86/avx512_math.h"
+#include "kernels/x86/rows.h"
+
+namespace ashlar::kernels::amx {
+namespace {
+
+constexpr int kTileRows = 16;
+constexpr int kChunk = 256;  // positions whose scores are held at once
+constexpr int kChunkBlocks = kChunk / kKvBlock;
+constexpr int kColumns = 5;  // tiles of sums that stay in registers
+constexpr float kNothing = -__builtin_inff();
+constexpr float kLog2E = 1.44269504f;
+
+ASHLAR_INLINE int least(int a, int b) { return a < b ? a : b; }
+ASHLAR_INLINE int most(int a, int b) { return a > b ? a : b; }
+ASHLAR_INLINE int up_to(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+// Bits [from, to) of 32; the bounds may lie outside.
+ASHLAR_INLINE uint32_t bits(int from, int to) {
+  const auto below = [](int n) { return n >= 32 ? ~0u : n <= 0 ? 0u : (1u << n) - 1; };
+  return below(to) & ~below(from);
+}
+
+// What a job keeps while it walks the positions; carved from its scratch.
+struct State {
+  const AttentionJob* job;
+  int key_dims;    // head_dim up to whole tiles of 32
+  int value_dims;  // head_dim and the one, up to whole tiles of 16
+  int q_stride;    // bf16
+  int configured;  // rows that the tiles are set up for
+  uint16_t* q;        // [rows][q_stride], scaled
+  float* sums;        // [rows][value_dims], of this split; at head_dim the sum of weights
+  float* scores[2];   // of this group and of the next: [block][16 rows][16 positions]
+  uint16_t* weights;  // [pair of blocks][16 rows][32 positions]
+  uint8_t* keys;      // [block][key_dims / 2][16 positions][2], bf16
+  uint8_t* values;    // tiles: [pair of blocks][value_dims / 16][16 pairs of positions][16][2], bf16
+  const uint8_t* key_tiles[kChunkBlocks];              // in `keys`, or where they are stored
+  alignas(64) float peak[kAttentionRows + kTileRows];  // of this split
+  float total_peak[kAttentionRows], total_weight[kAttentionRows];
+};
+
+struct alignas(64) TileConfig {
+  uint8_t palette = 1, start = 0, reserved[14] = {};
+  uint16_t columns[16] = {};  // bytes
+  uint8_t rows[16] = {};
+};
+
+// Tiles 0 to 4: sums of values; 5: the left side; 6: the right side; 7: scores.
+ASHLAR_INLINE void configure(State* s, int rows) {
+  if (s->configured == rows) return;
+  s->configured = rows;
+  TileConfig config;
+  for (int i = 0; i < 8; ++i) {
+    config.columns[i] = 64;
+    config.rows[i] = i == 6 ? kTileRows : (uint8_t)rows;
+  }
+  asm volatile("" ::: "memory");
+  _tile_loadconfig(&config);
+}
+
+// Sixteen pairs of stored elements as bf16; int8 codes times their scales.
+template <int format>
+ASHLAR_INLINE __m512i line(const uint8_t* p, __mmask32 elements, __m512 low_scales, __m512 high_scales) {
+  if constexpr (format == kKvBF16) return _mm512_maskz_loadu_epi16(elements, p);
+  __m512 low, high;
+  if constexpr (format == kKvF16) {
+    const __m512i halves = _mm512_maskz_loadu_epi16(elements, p);
+    low = _mm512_cvtph_ps(_mm512_castsi512_si256(halves));
+    high = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(halves, 1));
+  } else {
+    const __m256i codes = _mm256_maskz_loadu_epi8(elements, p);
+    low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128(codes)));
+    high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_extracti128_si256(codes, 1)));
+    low = _mm512_mul_ps(low, low_scales);
+    high = _mm512_mul_ps(high, high_scales);
+  }
+  return (__m512i)_mm512_cvtne2ps_pbh(high, low);
+}
+
+// Keys of blocks [from, to) of the chunk at `chunk`.
+template <int format>
+ASHLAR_INLINE void gather_keys(State* s, const int* blocks, int chunk, int from, int to) {
+  constexpr int kLine = format == kKvInt8 ? 32 : 64;
+  const AttentionJob* job = s->job;
+  for (int b = from; b < to; ++b) {
+    const uint8_t* stored = job->keys + (size_t)blocks[chunk / kKvBlock + b] * job->block_bytes;
+    if (format == kKvBF16 && s->key_dims == job->head_dim) {
+      s->key_tiles[b] = stored;
+      continue;
+    }
+    __m512 low = _mm512_setzero_ps(), high = low;
+    if constexpr (format == kKvInt8) {
+      const __m512 scales = _mm512_loadu_ps(stored + job->head_dim * kKvBlock);
+      const __m512i twice = _mm512_set_epi32(7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
+      low = _mm512_permutexvar_ps(twice, scales);
+      high = _mm512_permutexvar_ps(_mm512_add_epi32(twice, _mm512_set1_epi32(8)), scales);
+    }
+    uint8_t* out = s->keys + (size_t)b * s->key_dims * 32;
+    s->key_tiles[b] = out;
+    int pair = 0;
+    for (; pair < job->head_dim / 2; ++pair)
+      _mm512_store_si512(out + 64 * pair, line<format>(stored + kLine * pair, ~0u, low, high));
+    for (; pair < s->key_dims / 2; ++pair) _mm512_store_si512(out + 64 * pair, _mm512_setzero_si512());
+  }
+}
+
+// Values of blocks [from, to), and the one behind them; zeros from position `limit` on, which may not be written yet
+// or be somebody else's.
+template <int format>
+ASHLAR_INLINE void gather_values(State* s, const int* blocks, int chunk, int from, int to, int limit) {
+  constexpr int kElement = format == kKvInt8 ? 1 : 2;
+  const AttentionJob* job = s->job;
+  const int whole = job->head_dim & ~15;
+  for (int b = from; b < to; ++b) {
+    const int known = limit - chunk - b * kKvBlock;
+    const uint8_t* stored = job->values + (size_t)(known > 0 ? blocks[chunk / kKvBlock + b] : 0) * job->block_bytes;
+    const uint8_t* scales = stored + job->head_dim * kKvBlock;
+    uint8_t* out = s->values + (size_t)(b / 2) * s->value_dims * 64 + b % 2 * 512;
+    const bool all = known >= kKvBlock;
+    for (int pair = 0; pair < kKvBlock / 2; ++pair, stored += 2 * kElement * job->head_dim, out += 64) {
+      const uint32_t seen = all || 2 * pair + 1 < known ? ~0u : 2 * pair < known ? 0x55555555u : 0;
+      __m512 both = _mm512_setzero_ps();
+      if constexpr (format == kKvInt8) {  // a scale that is not known is not looked at: it may be no number
+        const __m128d two = _mm_castps_pd(_mm_maskz_loadu_ps((__mmask8)(seen & 3), scales + 8 * pair));
+        both = _mm512_castpd_ps(_mm512_broadcastsd_pd(two));
+      }
+      for (int d = 0; d < whole; d += 16)
+        _mm512_store_si512(out + 64 * d, line<format>(stored + 2 * kElement * d, seen, both, both));
+      __m512i last = _mm512_maskz_set1_epi16((__mmask32)3 << (2 * (job->head_dim - whole)), 0x3f80);
+      if (whole < job->head_dim)
+        last = _mm512_or_si512(last, line<format>(stored + 2 * kElement * whole, seen & 0xffff, both, both));
+      _mm512_store_si512(out + 64 * whole, last);
+    }
+  }
+}
+
+// Up to 16 rows over a chunk.
+struct Group {
+  int row, count;
+  int from, to;          // blocks that some row sees; none if from >= to
+  int even, end;         // the same in whole pairs of blocks
+  int clear, clear_end;  // pairs of which all rows see all
+  float* scores;
+};
+
+// The positions of the chunk that a row sees.
+struct Seen {
+  int from, to;
+};
+
+ASHLAR_INLINE Seen seen_by(const AttentionJob* job, int row, int chunk) {
+  const int position = job->position[row];
+  return {job->window > position - chunk ? 0 : position - chunk - job->window + 1, position + 1 - chunk};
+}
+
+ASHLAR_INLINE Group group_at(const State* s, int row, int count, int chunk, float* scores) {
+  Seen any = {kChunk, 0}, every = {0, kChunk};  // positions that some, that all of them see
+  for (int r = row; r < row + count; ++r) {
+    const Seen seen = seen_by(s->job, r, chunk);
+    any = {least(any.from, seen.from), most(any.to, seen.to)};
+    every = {most(every.from, seen.from), least(every.to, seen.to)};
+  }
+  Group g = {.row = row, .count = count, .scores = scores};
+  g.from = any.from / kKvBlock;
+  g.to = least(kChunkBlocks, up_to(most(any.to, 0), kKvBlock) / kKvBlock);
+  g.even = g.from & ~1;
+  g.end = most(g.even, up_to(g.to, 2));
+  g.clear = least(up_to(every.from, 32) / 16, g.end);
+  g.clear_end = most(most(every.to, 0) / 32 * 2, g.clear);
+  return g;
+}
+
+// Scores of the pair of blocks b, b + 1.
+ASHLAR_INLINE void score_pair(const State* s, const Group* g, int b) {
+  const uint16_t* q = s->q + g->row * s->q_stride;
+  const long stride = 2 * s->q_stride;
+  for (int last = least(b + 2, g->to); b < last; ++b) {
+    if (b < g->from) continue;
+    const uint8_t* k = s->key_tiles[b];
+    _tile_zero(7);
+    for (int d = 0; d < s->key_dims; d += 32, k += 1024) {
+      _tile_loadd(5, q + d, stride);
+      _tile_loadd(6, k, 64);
+      _tile_dpbf16ps(7, 5, 6);
+    }
+    _tile_stored(7, g->scores + b * 256, 64);
+  }
+}
+
+template <int columns>
+ASHLAR_INLINE void load_sums(const float* sums, long stride) {
+  _tile_loadd(0, sums, stride);
+  if constexpr (columns > 1) _tile_loadd(1, sums + 16, stride);
+  if constexpr (columns > 2) _tile_loadd(2, sums + 32, stride);
+  if constexpr (columns > 3) _tile_loadd(3, sums + 48, stride);
+  if constexpr (columns > 4) _tile_loadd(4, sums + 64, stride);
+}
+
+template <int columns>
+ASHLAR_INLINE void store_sums(float* sums, long stride) {
+  _tile_stored(0, sums, stride);
+  if constexpr (columns > 1) _tile_stored(1, sums + 16, stride);
+  if constexpr (columns > 2) _tile_stored(2, sums + 32, stride);
+  if constexpr (columns > 3) _tile_stored(3, sums + 48, stride);
+  if constexpr (columns > 4) _tile_stored(4, sums + 64, stride);
+}
+
+// Adds the weighted values of 32 positions.
+template <int columns>
+ASHLAR_INLINE void add_values(const uint16_t* weights, const uint8_t* values) {
+  const auto right = [&](int column) { _tile_loadd(6, values + 1024 * column, 64); };
+  _tile_loadd(5, weights, 64);
+  right(0);
+  _tile_dpbf16ps(0, 5, 6);
+  if constexpr (columns > 1) {
+    right(1);
+    _tile_dpbf16ps(1, 5, 6);
+  }
+  if constexpr (columns > 2) {
+    right(2);
+    _tile_dpbf16ps(2, 5, 6);
+  }
+  if constexpr (columns > 3) {
+    right(3);
+    _tile_dpbf16ps(3, 5, 6);
+  }
+  if constexpr (columns > 4) {
+    right(4);
+    _tile_dpbf16ps(4, 5, 6);
+  }
+}
+
+// 2^(x - peak) for x <= peak, a whole number; relative error 1e-4. The sum x + (kMagic - peak) has the nearest whole
+// number to x - peak in its low bits, and the power of two is added to the exponent of 2^fraction.
+ASHLAR_INLINE __m512 power_of_two(__m512 x, __m512 magic, __m512 bound) {
+  x = _mm512_max_ps(x, bound);
+  const __m512 z = _mm512_add_ps(x, magic);
+  const __m512 f = _mm512_sub_ps(x, _mm512_sub_ps(z, magic));
+  __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(5.5171711e-2f), f, _mm512_set1_ps(2.4261123e-1f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.9326099e-1f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.9992807e-1f));
+  return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(_mm512_castps_si512(z), 23)));
+}
+
+// 2^(from - to), both whole numbers, from <= to or minus infinity.
+ASHLAR_INLINE float rescale(float from, float to) {
+  const __m128 one = _mm_set_ss(1.0f);
+  return from == to ? 1.0f : _mm_cvtss_f32(_mm_scalef_ss(one, _mm_set_ss(from - to)));
+}
+
+// The greatest of each of 16 vectors, a lane for each: halves are folded until a vector is left.
+ASHLAR_INLINE __m512 greatest_of_each(__m512* v) {
+  __m512 w[8];
+  ASHLAR_UNROLL for (int i = 0; i < 8; ++i) w[i] =
+      _mm512_max_ps(_mm512_shuffle_f32x4(v[i], v[i + 8], 0x44), _mm512_shuffle_f32x4(v[i], v[i + 8], 0xee));
+  // w[i]: lanes 0-7 of row i, 8-15 of row i + 8
+  ASHLAR_UNROLL for (int i = 0; i < 4; ++i) v[i] =
+      _mm512_max_ps(_mm512_shuffle_f32x4(w[i], w[i + 4], 0x88), _mm512_shuffle_f32x4(w[i], w[i + 4], 0xdd));
+  // v[i]: four lanes each of rows i, i + 8, i + 4, i + 12
+  ASHLAR_UNROLL for (int i = 0; i < 2; ++i) w[i] =
+      _mm512_max_ps(_mm512_shuffle_ps(v[i], v[i + 2], 0x44), _mm512_shuffle_ps(v[i], v[i + 2], 0xee));
+  // w[i]: in each four lanes, two of the row and two of the row 2 on
+  const __m512 last = _mm512_max_ps(_mm512_shuffle_ps(w[0], w[1], 0x88), _mm512_shuffle_ps(w[0], w[1], 0xdd));
+  // rows 0 2 1 3 | 8 10 9 11 | 4 6 5 7 | 12 14 13 15
+  const __m512i order = _mm512_set_epi32(15, 13, 14, 12, 7, 5, 6, 4, 11, 9, 10, 8, 3, 1, 2, 0);
+  return _mm512_permutexvar_ps(order, last);
+}
+
+// What power_of_two() needs of each row of a group.
+struct Shifts {
+  alignas(64) float magic[kTileRows], bound[kTileRows];
+};
+
+// New peaks; the sums so far are brought to these.
+ASHLAR_INLINE void raise_peaks(State* s, const Group* g, Shifts* shifts) {
+  __m512 greatest[kTileRows];
+  ASHLAR_UNROLL for (int i = 0; i < kTileRows; ++i) greatest[i] = _mm512_load_ps(g->scores + g->even * 256 + 16 * i);
+  for (int b = g->even + 1; b < g->end; ++b)
+    ASHLAR_UNROLL for (int i = 0; i < kTileRows; ++i) greatest[i] =
+        _mm512_max_ps(greatest[i], _mm512_load_ps(g->scores + b * 256 + 16 * i));
+  const __m512 before = _mm512_loadu_ps(s->peak + g->row);
+  const __m512 here = _mm512_roundscale_ps(greatest_of_each(greatest), _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC);
+  const __m512 peak = _mm512_max_ps(here, before);
+  const __mmask16 mine = (__mmask16)bits(0, g->count);
+  _mm512_mask_storeu_ps(s->peak + g->row, mine, peak);
+  _mm512_store_ps(shifts->magic, _mm512_sub_ps(_mm512_set1_ps(0x1.8p23f), peak));
+  _mm512_store_ps(shifts->bound, _mm512_sub_ps(peak, _mm512_set1_ps(120.0f)));
+  const __mmask16 raised = _mm512_mask_cmp_ps_mask(mine, before, peak, _CMP_LT_OQ) &
+                           _mm512_cmp_ps_mask(before, _mm512_set1_ps(kNothing), _CMP_GT_OQ);
+  if (raised == 0) return;
+  alignas(64) float factors[kTileRows];
+  _mm512_store_ps(factors, _mm512_scalef_ps(_mm512_set1_ps(1.0f), _mm512_sub_ps(before, peak)));
+  for (int i = 0; i < g->count; ++i) {
+    if ((raised >> i & 1) == 0) continue;
+    float* sums = s->sums + (size_t)(g->row + i) * s->value_dims;
+    const __m512 f = _mm512_set1_ps(factors[i]);
+    for (int d = 0; d < s->value_dims; d += 16) _mm512_store_ps(sums + d, _mm512_mul_ps(_mm512_load_ps(sums + d), f));
+  }
+}
+
+// What a row does not see of the pair of blocks at b.
+ASHLAR_INLINE uint32_t unseen(const State* s, const Group* g, int i, int b, int chunk) {
+  const Seen seen = seen_by(s->job, g->row + i, chunk);
+  return ~bits(seen.from - 16 * b, seen.to - 16 * b);
+}
+
+ASHLAR_INLINE bool is_clear(const Group* g, int b) { return b >= g->clear && b < g->clear_end; }
+
+ASHLAR_INLINE void hide_scores(const State* s, const Group* g, int chunk) {
+  for (int b = g->even; b < g->end; b += 2) {
+    if (is_clear(g, b)) continue;
+    float* x = g->scores + b * 256;
+    for (int i = 0; i < g->count; ++i, x += 16) {
+      const uint32_t hidden = unseen(s, g, i, b, chunk);
+      _mm512_mask_store_ps(x, (__mmask16)hidden, _mm512_set1_ps(kNothing));
+      _mm512_mask_store_ps(x + 256, (__mmask16)(hidden >> 16), _mm512_set1_ps(kNothing));
+    }
+  }
+}
+
+// Scores of the pair of blocks at b to weights.
+ASHLAR_INLINE void weigh_pair(const State* s, const Group* g, const Shifts* shifts, int b, int chunk) {
+  const float* x = g->scores + b * 256;
+  uint16_t* out = s->weights + b * 256;
+  for (int i = 0; i < g->count; ++i, x += 16, out += 32) {
+    const __m512 magic = _mm512_set1_ps(shifts->magic[i]), bound = _mm512_set1_ps(shifts->bound[i]);
+    const __m512 low = power_of_two(_mm512_load_ps(x), magic, bound);
+    const __m512 high = power_of_two(_mm512_load_ps(x + 256), magic, bound);
+    _mm512_store_si512(out, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+  }
+  if (is_clear(g, b)) return;
+  out = s->weights + b * 256;
+  for (int i = 0; i < g->count; ++i, out += 32)
+    _mm512_mask_storeu_epi16(out, unseen(s, g, i, b, chunk), _mm512_setzero_si512());
+}
+
+// Weights and weighted values of a group in the first tiles of values, and the scores of the next.
+template <int columns>
+static void walk_first(State* s, const Group* g, const Shifts* shifts, const Group* next, int chunk) {
+  float* sums = s->sums + (size_t)g->row * s->value_dims;
+  const long stride = 4 * s->value_dims;
+  load_sums<columns>(sums, stride);
+  const int pairs = most(g->end - g->even, next->end - next->even) / 2;
+  for (int i = 0; i < pairs; ++i) {
+    const int ahead = next->even + 2 * i, b = g->even + 2 * i;
+    if (ahead < next->end) score_pair(s, next, ahead);
+    if (b >= g->end) continue;
+    weigh_pair(s, g, shifts, b, chunk);
+    add_values<columns>(s->weights + b * 256, s->values + b * 32 * s->value_dims);
+  }
+  store_sums<columns>(sums, stride);
+}
+
+// Weighted values in further tiles, from d on.
+template <int columns>
+static void walk_further(State* s, const Group* g, int d) {
+  float* sums = s->sums + (size_t)g->row * s->value_dims + d;
+  const long stride = 4 * s->value_dims;
+  load_sums<columns>(sums, stride);
+  for (int b = g->even; b < g->end; b += 2)
+    add_values<columns>(s->weights + b * 256, s->values + b * 32 * s->value_dims + 64 * d);
+  store_sums<columns>(sums, stride);
+}
+
+ASHLAR_INLINE void walk(State* s, const Group* g, const Group* next, int chunk) {
+  Shifts shifts;
+  hide_scores(s, g, chunk);
+  raise_peaks(s, g, &shifts);
+  const int tiles = s->value_dims / 16;
+  switch (least(tiles, kColumns)) {
+    case 1:
+      walk_first<1>(s, g, &shifts, next, chunk);
+      break;
+    case 2:
+      walk_first<2>(s, g, &shifts, next, chunk);
+      break;
+    case 3:
+      walk_first<3>(s, g, &shifts, next, chunk);
+      break;
+    case 4:
+      walk_first<4>(s, g, &shifts, next, chunk);
+      break;
+    default:
+      walk_first<5>(s, g, &shifts, next, chunk);
+  }
+  int tile = kColumns;
+  for (; tile + 4 <= tiles; tile += 4) walk_further<4>(s, g, 16 * tile);
+  for (; tile < tiles; ++tile) walk_further<1>(s, g, 16 * tile);
+}
+
+// Rows [row, end) over the chunk, which is gathered as far as they see.
+ASHLAR_INLINE void walk_rows(State* s, int row, int end, int chunk) {
+  const Group none = {};
+  Group now = none;
+  for (int turn = 0; row < end || now.count > 0; turn ^= 1) {
+    Group next = none;
+    while (row < end && next.from >= next.to) {
+      const int count = least(kTileRows, end - row);
+      next = group_at(s, row, count, chunk, s->scores[turn]);
+      row += count;
+    }
+    if (next.from >= next.to) next = none;
+    // A tile that is set up for other rows cannot be worked on in between.
+    const bool between = now.count == 0 || now.count == next.count;
+    if (now.count > 0) walk(s, &now, between ? &next : &none, chunk);
+    if (next.count > 0 && (now.count == 0 || !between)) {
+      configure(s, next.count);
+      for (int b = next.even; b < next.end; b += 2) score_pair(s, &next, b);
+    }
+    now = next;
+  }
+}
+
+template <int format>
+ASHLAR_INLINE void gather(State* s, const int* blocks, int chunk, int from, int limit) {
+  const int to = least(kChunkBlocks, (limit - chunk + kKvBlock - 1) / kKvBlock);
+  if (from >= to) return;
+  gather_keys<format>(s, blocks, chunk, from, to);
+  gather_values<format>(s, blocks, chunk, from, up_to(to, 2), limit);
+}
+
+// One chunk: what all sequences share is gathered once, then what each has of its own.
+template <int format>
+ASHLAR_INLINE void attend_chunk(State* s, int chunk) {
+  const AttentionJob* job = s->job;
+  const int shared = least(job->shared - chunk, kChunk);
+  if (shared > 0) gather<format>(s, job->blocks[0], chunk, 0, chunk + shared);
+  const bool together = shared == kChunk;
+  for (int row = 0, end; row < job->rows; row = end) {
+    int limit = 0;
+    for (end = row; end < job->rows && (together || job->blocks[end] == job->blocks[row]); ++end)
+      limit = most(limit, job->position[end] + 1);
+    if (!together) {
+      limit = least(limit, chunk + kChunk);
+      if (limit > chunk) gather<format>(s, job->blocks[row], chunk, most(0, shared) / kKvBlock, limit);
+    }
+    walk_rows(s, row, end, chunk);
+  }
+}
+
+// What a row found, both over their own peaks. `later` comes behind.
+ASHLAR_INLINE void join_one(float* sums, float* peak, float* weight, const float* later, float later_peak,
+                            float later_weight, int n) {
+  if (later_peak == kNothing) return;
+  const float both = *peak > later_peak ? *peak : later_peak;
+  const float mine = rescale(*peak, both), theirs = rescale(later_peak, both);
+  const __m512 m = _mm512_set1_ps(mine), t = _mm512_set1_ps(theirs);
+  for (int d = 0; d < n; d += 16) {
+    const __mmask16 lanes = n - d >= 16 ? 0xffff : 0xff;
+    const __m512 x = _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, later + d), t);
+    _mm512_mask_storeu_ps(sums + d, lanes, _mm512_fmadd_ps(_mm512_maskz_loadu_ps(lanes, sums + d), m, x));
+  }
+  *weight = __builtin_fmaf(*weight, mine, later_weight * theirs);
+  *peak = both;
+}
+
+ASHLAR_INLINE void finish_one(float weight, int n, float* sums) {
+  const __m512 inverse = _mm512_set1_ps(1.0f / weight);
+  for (int d = 0; d < n; d += 16) {
+    const __mmask16 lanes = n - d >= 16 ? 0xffff : 0xff;
+    _mm512_mask_storeu_ps(sums + d, lanes, _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, sums + d), inverse));
+  }
+}
+
+ASHLAR_INLINE void prepare(State* s, const AttentionJob* job) {
+  s->job = job;
+  s->key_dims = up_to(job->head_dim, 32);
+  s->value_dims = up_to(job->head_dim + 1, 16);
+  s->q_stride = s->key_dims + 32;
+  s->configured = 0;
+  uint8_t* scratch = job->scratch;
+  const auto take = [&](size_t bytes) {
+    uint8_t* taken = scratch;
+    scratch += bytes;
+    return taken;
+  };
+  s->scores[0] = (float*)take(kTileRows * kChunk * 4);
+  s->scores[1] = (float*)take(kTileRows * kChunk * 4);
+  s->weights = (uint16_t*)take(kTileRows * kChunk * 2);
+  s->q = (uint16_t*)take((size_t)job->rows * s->q_stride * 2);
+  s->sums = (float*)take((size_t)job->rows * s->value_dims * 4);
+  s->keys = take((size_t)kChunk * s->key_dims * 2);
+  s->values = take((size_t)kChunk * s->value_dims * 2);
+  const __m512 scale = _mm512_set1_ps(job->scale * kLog2E);
+  for (int r = 0; r < job->rows; ++r) {
+    for (int d = 0; d < s->key_dims; d += 16) {
+      const uint32_t lanes = bits(0, job->head_dim - d);
+      const __m512 q = _mm512_mul_ps(_mm512_maskz_loadu_ps((__mmask16)lanes, job->q[r] + d), scale);
+      _mm256_store_si256((__m256i*)(s->q + r * s->q_stride + d), (__m256i)_mm512_cvtneps_pbh(q));
+    }
+    s->total_peak[r] = kNothing;
+    s->total_weight[r] = 0;
+    for (int d = 0; d < job->head_dim; ++d) job->out[r][d] = 0;
+  }
+}
+
+template <int format>
+static void attend_any(const AttentionJob* job) {
+  State s;
+  prepare(&s, job);
+  int lowest = job->position[0], last = lowest;
+  for (int r = 0; r < job->rows; ++r) {
+    lowest = least(lowest, job->position[r]);
+    last = most(last, job->position[r]);
+  }
+  const int first = most(job->begin, job->window > lowest ? 0 : lowest - job->window + 1);
+  last = least(last, job->end - 1);
+  for (int split = first / kKvSplit * kKvSplit; split <= last; split += kKvSplit) {
+    for (int i = 0; i < job->rows * s.value_dims; i += 16) _mm512_store_ps(s.sums + i, _mm512_setzero_ps());
+    for (int r = 0; r < job->rows; ++r) s.peak[r] = kNothing;
+    for (int chunk = most(split, first / kChunk * kChunk); chunk <= last && chunk < split + kKvSplit;
+         chunk += kChunk)
+      attend_chunk<format>(&s, chunk);
+    for (int r = 0; r < job->rows; ++r) {
+      const float* sums = s.sums + (size_t)r * s.value_dims;
+      join_one(job->out[r], s.total_peak + r, s.total_weight + r, sums, s.peak[r], sums[job->head_dim], job->head_dim);
+    }
+  }
+  _tile_release();
+  for (int r = 0; r < job->rows; ++r) {
+    if (job->finish) {
+      finish_one(s.total_weight[r], job->head_dim, job->out[r]);
+    } else {
+      job->out[r][job->head_dim] = s.total_peak[r];
+      job->out[r][job->head_dim + 1] = s.total_weight[r];
+    }
+  }
+}
+
+// Sixteen floats to two bytes each, to nearest even; f16 clamped to its range.
+ASHLAR_INLINE __m256i narrowed(__m512 v, int format) {
+  if (format == kKvBF16) return (__m256i)_mm512_cvtneps_pbh(v);
+  const __m512 bound = _mm512_set1_ps(65504.0f);
+  // Not-a-number stays: min and max give their second operand then.
+  v = _mm512_max_ps(_mm512_sub_ps(_mm512_setzero_ps(), bound), _mm512_min_ps(bound, v));
+  return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+}  // namespace
+
+void attend(const AttentionJob* job) {
+  if (job->format == kKvInt8)
+    attend_any<kKvInt8>(job);
+  else if (job->format == kKvBF16)
+    attend_any<kKvBF16>(job);
+  else
+    attend_any<kKvF16>(job);
+}
+
+void join(const float* partials, int count, int head_dim, float* out) {
+  float peak = kNothing, weight = 0;
+  for (int d = 0; d < head_dim; ++d) out[d] = 0;
+  for (int i = 0; i < count; ++i, partials += head_dim + kPartialExtra)
+    join_one(out, &peak, &weight, partials, partials[head_dim], partials[head_dim + 1], head_dim);
+  finish_one(weight, head_dim, out);
+}
+
+void store_key(const float* key, int head_dim, int format, uint8_t* keys, int slot) {
+  const avx512::Int8Scale scale = format == kKvInt8 ? avx512::int8_scale(key, head_dim) : avx512::Int8Scale{};
+  for (int d = 0; d < head_dim; d += 16) {
+    const int pairs = least(16, head_dim - d) / 2;
+    const __m512 x = _mm512_maskz_loadu_ps((__mmask16)bits(0, 2 * pairs), key + d);
+    if (format == kKvInt8) {
+      alignas(16) uint16_t codes[8];
+      _mm_store_si128((__m128i*)codes, avx512::int8_codes(x, scale.inverse));
+      for (int i = 0; i < pairs; ++i) ((uint16_t*)keys)[(d / 2 + i) * kKvBlock + slot] = codes[i];
+    } else {
+      alignas(32) uint32_t halves[8];
+      _mm256_store_si256((__m256i*)halves, narrowed(x, format));
+      for (int i = 0; i < pairs; ++i) ((uint32_t*)keys)[(d / 2 + i) * kKvBlock + slot] = halves[i];
+    }
+  }
+  if (format == kKvInt8) ((float*)(keys + head_dim * kKvBlock))[slot] = scale.scale;
+}
+
+void store_value(const float* value, int head_dim, int format, uint8_t* values, int slot) {
+  const avx512::Int8Scale scale = format == kKvInt8 ? avx512::int8_scale(value, head_dim) : avx512::Int8Scale{};
+  const uint32_t mine = slot % 2 == 0 ? 0x55555555u : 0xaaaaaaaau;
+  for (int d = 0; d < head_dim; d += 16) {
+    const uint32_t lanes = bits(0, head_dim - d);
+    const __m512 x = _mm512_maskz_loadu_ps((__mmask16)lanes, value + d);
+    const size_t at = (size_t)(slot / 2) * 2 * head_dim + 2 * d;
+    const uint32_t elements = mine & bits(0, 2 * (head_dim - d));
+    if (format == kKvInt8) {
+      const __m256i wide = _mm256_cvtepi8_epi16(avx512::int8_codes(x, scale.inverse));
+      _mm256_mask_storeu_epi8(values + at, elements, slot % 2 == 0 ? wide : _mm256_slli_epi16(wide, 8));
+    } else {
+      const __m512i wide = _mm512_cvtepu16_epi32(narrowed(x, format));
+      _mm512_mask_storeu_epi16(values + 2 * at, elements, slot % 2 == 0 ? wide : _mm512_slli_epi32(wide, 16));
+    }
+  }
+  if (format == kKvInt8) ((float*)(values + head_dim * kKvBlock))[slot] = scale.scale;
+}
+
+}  // namespace ashlar::kernels::amx
