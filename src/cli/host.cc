@@ -38,7 +38,7 @@ Result<Named> parse_model(const std::string& text) {
 // All that is loaded. The pool outlives the engines, which outlive the set.
 class LoadedHost final : public Host {
  public:
-  LoadedHost(int threads) : pool_(std::make_shared<ThreadPool>(threads)), turns_(std::make_shared<engine::ComputeLock>()) {}
+  LoadedHost(int threads) : pool_(std::make_shared<ThreadPool>(threads, /*pin=*/true)), turns_(std::make_shared<engine::ComputeLock>()) {}
 
   Status add(const std::string& text, const engine::EngineOptions& options) {
     const auto start = std::chrono::steady_clock::now();

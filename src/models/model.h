@@ -12,6 +12,8 @@
 
 namespace ashlar::models {
 
+class Profile;
+
 inline constexpr int kBlockTokens = 16;  // positions in one KV block
 
 enum class KvType { f16, bf16, int8 };
@@ -77,6 +79,9 @@ class Model {
   // exhausted: the memory cannot be had.
   virtual Result<std::unique_ptr<KvStore>> make_kv_store(int blocks, KvType type) const = 0;
   virtual void forward(const Step& step, KvStore& kv) = 0;
+  // forward() tells `profile` (models/profile.h) where its time goes, until
+  // another is named; nullptr: nobody. The profile has the model's layers.
+  virtual void watch(Profile*) {}
 };
 
 }  // namespace ashlar::models

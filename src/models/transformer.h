@@ -25,6 +25,7 @@ class Transformer final : public Model {
   Bytes kv_block_bytes(KvType type) const override { return BlockStore::block_bytes(config_.shape, type); }
   Result<std::unique_ptr<KvStore>> make_kv_store(int blocks, KvType type) const override;
   void forward(const Step& step, KvStore& kv) override;
+  void watch(Profile* profile) override { pass_->watch(profile); }
 
  private:
   Transformer(const Architecture& architecture, Config config, std::unique_ptr<TensorSource> source)
