@@ -2,12 +2,20 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <string>
 
 #include "base/result.h"
 
 namespace ashlar {
+
+// What tells one state of a file from another, as far as the system keeps count.
+struct FileIdentity {
+  std::uint64_t inode = 0;
+  std::uint64_t bytes = 0;
+  std::int64_t modified_ns = 0;  // since 1970
+};
 
 // Move-only; unmaps when it dies. Any thread may read. A file that another
 // process cuts short while it is mapped raises SIGBUS on access: that is the
@@ -23,6 +31,8 @@ class MappedFile {
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   const std::string& path() const { return path_; }
+  // As it was when the file was opened.
+  const FileIdentity& identity() const { return identity_; }
 
   // Lets go of the memory behind the whole pages within `part`, a piece of
   // bytes(): reading there again brings it back from the file.
@@ -33,6 +43,7 @@ class MappedFile {
   const std::byte* data_ = nullptr;
   std::size_t size_ = 0;
   std::string path_;
+  FileIdentity identity_;
 };
 
 }  // namespace ashlar

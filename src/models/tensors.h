@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -14,6 +15,7 @@
 #include "base/threads.h"
 #include "kernels/matrix.h"
 #include "models/formats/gguf.h"
+#include "models/packed_image.h"
 
 namespace ashlar::models {
 
@@ -31,6 +33,13 @@ class TensorSource {
   // The bytes have been used. `again`: they will be read a little, now and
   // then, and stay valid.
   virtual void release(const gguf::Tensor& tensor, bool again) = 0;
+  // Memory for packed matrices of so many bytes each, given once. Unless it is
+  // fresh, they are in it already. exhausted: no memory.
+  virtual Result<std::shared_ptr<PackedImage>> image(std::span<const std::size_t> sections, ThreadPool&) {
+    return PackedImage::allocate(sections);
+  }
+  // A fresh image has been filled. May keep it; writes at most its header.
+  virtual void filled(const std::shared_ptr<PackedImage>&, ThreadPool&) {}
 };
 
 // Rows that are looked up, not multiplied: they stay as the file has them.
@@ -67,7 +76,9 @@ class TensorList {
   // tensor, what is expected and what was found.
   Status check(const TensorSource& source);
 
-  // Fills every destination. After check().
+  // Fills every destination. After check(). All matrices lie in one image, in
+  // the list's order; the largest are packed first, for while one is packed its
+  // tensors are in memory too.
   Status fill(TensorSource& source, ThreadPool& pool) const;
 
   enum class Use { matrix, vector, embedding };
@@ -86,6 +97,8 @@ class TensorList {
 
  private:
   Status check_need(const TensorSource& source, Need& need) const;
+  Status fill_matrices(TensorSource& source, ThreadPool& pool) const;
+  bool looked_up(const gguf::Tensor* tensor) const;
 
   std::vector<Need> needs_;
   std::vector<std::string> ignored_;

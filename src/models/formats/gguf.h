@@ -127,6 +127,8 @@ class File {
   std::uint32_t version() const { return version_; }
   std::uint64_t bytes() const;  // of all parts
   std::size_t files() const { return parts_.empty() ? 1 : parts_.size(); }
+  // The files, each whole; none of a file in memory.
+  std::span<const MappedFile> parts() const { return parts_; }
 
   std::span<const Key> keys() const { return keys_; }  // the first part's
   std::span<const Tensor> tensors() const { return tensors_; }
