@@ -38,8 +38,14 @@ class MappedFile {
   // bytes(): reading there again brings it back from the file.
   void release(std::span<const std::byte> part) const;
 
+  // From now on little is read there, here and there: a page that is read shall
+  // not bring many others into memory with it.
+  void expect_few_reads(std::span<const std::byte> part) const;
+
  private:
   MappedFile() = default;
+  // Whole pages only. A mere hint: if it is refused, more memory is taken than need be.
+  void advise(std::span<const std::byte> part, int advice) const;
   const std::byte* data_ = nullptr;
   std::size_t size_ = 0;
   std::string path_;

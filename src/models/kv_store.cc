@@ -11,7 +11,6 @@ namespace {
 static_assert(kBlockTokens == kernels::kKvBlock, "the kernels lay out blocks of this many positions");
 
 constexpr std::size_t kValueBytes = 2;  // f16 and bf16
-constexpr Bytes kTakenAtOnce = 256_MiB;
 
 std::size_t layer_block_bytes(const Shape& s) {
   return static_cast<std::size_t>(s.kv_heads) * static_cast<std::size_t>(s.head_dim) * kBlockTokens * kValueBytes;
@@ -42,9 +41,6 @@ Result<std::unique_ptr<BlockStore>> BlockStore::create(const Shape& shape, int b
   store->type_ = type;
   store->block_bytes_ = layer_block_bytes(shape);
   store->memory_ = TRY(kernels::HugeMemory::allocate(bytes));
-  // A small store is taken from the system at once, so that memory does not seem
-  // to leak while blocks are used for the first time; a large one would cost start-up time.
-  if (bytes <= kTakenAtOnce.count) std::memset(store->memory_.data(), 0, store->memory_.bytes());
   return store;
 }
 

@@ -15,14 +15,18 @@ namespace {
 
 class FileSource final : public TensorSource {
  public:
-  FileSource(std::shared_ptr<const gguf::File> file, const std::optional<PackedCache>& cache, PackedImage::Origin& origin)
+  FileSource(std::shared_ptr<const gguf::File> file, const std::optional<PackedCache>& cache,
+             PackedImage::Origin& origin)
       : file_(std::move(file)), cache_(cache), origin_(origin) {}
   const std::string& name() const override { return file_->path(); }
   std::span<const gguf::Tensor> tensors() const override { return file_->tensors(); }
   const gguf::Tensor* find(std::string_view name) const override { return file_->find_tensor(name); }
   Result<std::span<const std::byte>> data(const gguf::Tensor& tensor) override { return tensor.data; }
   // Packed weights need their pages no more; looked-up rows come back from the file as they are read.
-  void release(const gguf::Tensor& tensor, bool) override { file_->release(tensor); }
+  void release(const gguf::Tensor& tensor, bool again) override {
+    file_->release(tensor);
+    if (again) file_->expect_few_reads(tensor);
+  }
 
   Result<std::shared_ptr<PackedImage>> image(std::span<const std::size_t> sections, ThreadPool& pool) override {
     const Bytes bytes{std::accumulate(sections.begin(), sections.end(), std::uint64_t{0})};
@@ -31,8 +35,10 @@ class FileSource final : public TensorSource {
     if (key_) image = cache_->find(cache_->path(*file_, *key_), *key_, sections, pool);
     if (image == nullptr) image = TRY(PackedImage::allocate(sections));
     origin_ = image->origin();
+    if (origin_ == PackedImage::Origin::mapped) mapped_ = {image->bytes().size()};
     return image;
   }
+  Bytes mapped() const override { return mapped_; }
   void filled(const std::shared_ptr<PackedImage>& image, ThreadPool& pool) override {
     if (!key_) return;
     image->seal(*key_, pool);
@@ -44,6 +50,7 @@ class FileSource final : public TensorSource {
   std::optional<PackedCache> cache_;
   std::optional<PackedKey> key_;
   PackedImage::Origin& origin_;  // told while the weights are loaded
+  Bytes mapped_;
   std::optional<PackedKeeper> keeper_;
 };
 
@@ -127,6 +134,7 @@ Status load_weights(LoadedModel& loaded, const LoadOptions& options, ThreadPool&
   auto source = std::make_unique<FileSource>(loaded.file, options.packed_cache, loaded.weights);
   loaded.model = TRY(Transformer::create(*find_architecture(loaded.facts.architecture), *loaded.config,
                                          std::move(source), options.max_rows, pool));
+  loaded.file->release();  // what was read on the way
   return {};
 }
 

@@ -19,8 +19,8 @@
 namespace ashlar::models {
 
 struct LoadOptions {
-  bool weights = true;  // false: the file's facts and vocabulary only
-  int max_rows = 512;   // a step of more rows is run in pieces of this many
+  bool weights = true;                      // false: the file's facts and vocabulary only
+  int max_rows = 512;                       // a step of more rows is run in pieces of this many
   std::optional<PackedCache> packed_cache;  // where packed weights are looked for, and kept for the next start
 };
 
@@ -40,8 +40,8 @@ struct LoadedModel {
   Shape shape;                  // of a vocabulary-only file: the vocabulary's size, else zeros
   text::Vocabulary vocabulary;  // empty tokens: the file has none
   ChatTemplates templates;
-  std::optional<Config> config;  // of a file with tensors
-  std::unique_ptr<Model> model;  // nullptr: no weights in the file, or none wanted
+  std::optional<Config> config;                              // of a file with tensors
+  std::unique_ptr<Model> model;                              // nullptr: no weights in the file, or none wanted
   PackedImage::Origin weights = PackedImage::Origin::fresh;  // where they came from
 };
 

@@ -40,7 +40,7 @@ class Aside {
     if (::flock(aside.fd_, LOCK_EX | LOCK_NB) != 0)
       return Error{Code::cancelled, fmt::format("{}: somebody else is writing it", path)};
     // Between opening and locking, whoever wrote it may have renamed or removed it.
-    struct stat here {}, there {};
+    struct stat here{}, there{};
     if (::fstat(aside.fd_, &here) != 0 || ::lstat(path.c_str(), &there) != 0 || here.st_ino != there.st_ino ||
         here.st_dev != there.st_dev)
       return Error{Code::cancelled, fmt::format("{}: somebody else has just written it", path)};
@@ -154,10 +154,10 @@ std::optional<PackedKey> PackedCache::key(const gguf::File& file) {
     digest.add(std::as_bytes(std::span(tensor.name)));
     digest.add(static_cast<std::uint64_t>(tensor.type));
     for (const std::int64_t dim : tensor.dims) digest.add(static_cast<std::uint64_t>(dim));
-    digest.add(static_cast<std::uint64_t>(tensor.data.data() - file.parts()[static_cast<std::size_t>(tensor.part)].bytes().data()));
+    digest.add(static_cast<std::uint64_t>(tensor.data.data() -
+                                          file.parts()[static_cast<std::size_t>(tensor.part)].bytes().data()));
     digest.add(tensor.data.first(std::min(kSome, tensor.data.size())));
     digest.add(tensor.data.subspan(tensor.data.size() / 2).first(std::min(kSome, tensor.data.size() / 2)));
-    file.release(tensor);
   }
   return digest.value();
 }
@@ -206,7 +206,7 @@ Status PackedCache::make_room(const std::string& path, std::uint64_t bytes) cons
     fs::remove(one.path, failed);  // whoever has it mapped keeps it
     total -= one.bytes;
   }
-  struct statvfs disk {};
+  struct statvfs disk{};
   if (::statvfs(folder_.c_str(), &disk) != 0) return refused(folder_, "cannot be looked at");
   const std::uint64_t free = std::uint64_t{disk.f_bavail} * disk.f_frsize;
   if (free / 2 < bytes)
@@ -247,9 +247,13 @@ PackedKeeper::PackedKeeper(PackedCache cache, std::string path, std::shared_ptr<
         };
         const auto kept = cache.keep(path, *image, stopped);
         const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - start).count();
-        if (kept) log::info("packed_weights_kept", {{"file", path}, {"bytes", to_string({image->bytes().size()})}, {"ms", ms}});
-        else if (kept.error().code == Code::cancelled) log::debug("packed_weights_not_kept", {{"why", kept.error().message}});
-        else log::warn("packed_weights_not_kept", {{"why", kept.error().message}, {"then", "the next start packs them again"}});
+        if (kept)
+          log::info("packed_weights_kept", {{"file", path}, {"bytes", to_string({image->bytes().size()})}, {"ms", ms}});
+        else if (kept.error().code == Code::cancelled)
+          log::debug("packed_weights_not_kept", {{"why", kept.error().message}});
+        else
+          log::warn("packed_weights_not_kept",
+                    {{"why", kept.error().message}, {"then", "the next start packs them again"}});
       }) {}
 
 PackedKeeper::~PackedKeeper() = default;

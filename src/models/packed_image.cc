@@ -10,6 +10,7 @@
 #include <atomic>
 #include <bit>
 #include <cerrno>
+#include <cstddef>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -38,15 +39,6 @@ std::uint64_t whole_pages(std::uint64_t bytes) { return (bytes + kPage - 1) / kP
 std::uint64_t mixed(std::uint64_t x) {
   x *= 0x9FB21C651E98DF25;
   return x ^ x >> 29;
-}
-
-// Of the header with its check taken as zero, and of the table behind it.
-std::uint64_t check_of(Front front, std::span<const std::byte> table) {
-  front.check = 0;
-  Digest digest;
-  digest.add(std::as_bytes(std::span(&front, 1)));
-  digest.add(table);
-  return digest.value()[0];
 }
 
 Error corrupt(std::string what) { return Error{Code::corrupt, std::move(what)}; }
@@ -106,6 +98,13 @@ PackedKey Digest::value() const {
   return {joined(first, second), joined(second, ~first)};
 }
 
+std::uint64_t packed_header_check(std::span<const std::byte, 56> front, std::span<const std::byte> table) {
+  Digest digest;
+  digest.add(front.first<offsetof(Front, check)>());
+  digest.add(table);
+  return digest.value()[0];
+}
+
 Result<PackedHeader> parse_packed_header(std::span<const std::byte> bytes, std::uint64_t file_bytes) {
   Front front;
   if (bytes.size() < sizeof front) return corrupt("the file ends within its header");
@@ -117,7 +116,8 @@ Result<PackedHeader> parse_packed_header(std::span<const std::byte> bytes, std::
   if (front.sections > kMostSections || bytes.size() - sizeof front < front.sections * sizeof(std::uint64_t))
     return corrupt(fmt::format("a table of {} sections is not there", front.sections));
   const auto table = bytes.subspan(sizeof front, front.sections * sizeof(std::uint64_t));
-  if (check_of(front, table) != front.check) return corrupt("the header's sum is wrong");
+  if (packed_header_check(bytes.first<sizeof front>(), table) != front.check)
+    return corrupt("the header's sum is wrong");
   PackedHeader header{.key = front.key, .sample = front.sample, .sections = {}};
   header.sections.resize(front.sections);
   if (!table.empty()) std::memcpy(header.sections.data(), table.data(), table.size());
@@ -152,7 +152,7 @@ Result<std::shared_ptr<PackedImage>> PackedImage::open(const std::string& path, 
   const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (file.get() < 0)
     return Error{errno == ENOENT ? Code::not_found : Code::io, fmt::format("{}: {}", path, std::strerror(errno))};
-  struct stat info {};
+  struct stat info{};
   if (::fstat(file.get(), &info) != 0 || !S_ISREG(info.st_mode))
     return corrupt(fmt::format("{}: not a regular file", path));
   // Whoever may write here decides what the model says.
@@ -183,7 +183,8 @@ PackedImage::~PackedImage() {
 
 // At a multiple of 2 MiB, so that large pages of the file can be large pages here.
 Status PackedImage::map(int fd) {
-  void* const start = ::mmap(nullptr, bytes_ + kLargePage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* const start =
+      ::mmap(nullptr, bytes_ + kLargePage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (start == MAP_FAILED) return Error{Code::exhausted, "no addresses for the packed weights"};
   auto* const first = static_cast<std::byte*>(start);
   const std::size_t before = (kLargePage - reinterpret_cast<std::uintptr_t>(first) % kLargePage) % kLargePage;
@@ -290,7 +291,8 @@ void PackedImage::seal(const PackedKey& key, ThreadPool& pool) {
   std::memcpy(front.magic, kMagic, sizeof kMagic);
   std::vector<std::uint64_t> sizes;
   for (const Place& place : sections_) sizes.push_back(place.bytes);
-  front.check = check_of(front, std::as_bytes(std::span(sizes)));
+  front.check =
+      packed_header_check(std::as_bytes(std::span<const Front, 1>(&front, 1)), std::as_bytes(std::span(sizes)));
   std::memcpy(memory_.data(), &front, sizeof front);
   if (!sizes.empty()) std::memcpy(memory_.data() + sizeof front, sizes.data(), sizes.size() * sizeof(std::uint64_t));
 }

@@ -53,6 +53,9 @@ struct PackedHeader {
 // much of it as there is. corrupt: one sentence.
 Result<PackedHeader> parse_packed_header(std::span<const std::byte> front, std::uint64_t file_bytes);
 
+// What the header that begins with these 56 bytes and this table must hold as its check.
+std::uint64_t packed_header_check(std::span<const std::byte, 56> front, std::span<const std::byte> table);
+
 class PackedImage {
  public:
   enum class Origin {

@@ -128,7 +128,8 @@ Status TensorList::fill_matrices(TensorSource& source, ThreadPool& pool) const {
   for (const std::size_t i : order) {
     const Need& need = *matrices[i];
     std::vector<kernels::RawMatrix> stack = stack_of(need.found);
-    for (std::size_t part = 0; part < stack.size(); ++part) stack[part].data = TRY(source.data(*need.found[part])).data();
+    for (std::size_t part = 0; part < stack.size(); ++part)
+      stack[part].data = TRY(source.data(*need.found[part])).data();
     *need.matrix = TRY(kernels::pack_into(stack, image->room(i), image, pool));
     for (const gguf::Tensor* tensor : need.found) source.release(*tensor, looked_up(tensor));
   }
@@ -148,7 +149,8 @@ Status TensorList::fill(TensorSource& source, ThreadPool& pool) const {
     *need.embedding = {.type = tensor->type,
                        .width = need.columns,
                        .row_bytes = kernels::row_bytes(tensor->type, need.columns),
-                       .rows = TRY(source.data(*tensor))};
+                       .rows = TRY(source.data(*tensor)),
+                       .tensor = tensor};
   }
   TRY(fill_matrices(source, pool));
   for (const Need& need : needs_) {
@@ -156,6 +158,8 @@ Status TensorList::fill(TensorSource& source, ThreadPool& pool) const {
     *need.vector = TRY(read_vector(source, need.found));
     for (const gguf::Tensor* tensor : need.found) source.release(*tensor, looked_up(tensor));
   }
+  for (const Need& need : needs_)
+    if (need.use == Use::embedding) source.release(*need.found.front(), true);
   return {};
 }
 

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "base/bytes.h"
 #include "base/result.h"
 #include "base/threads.h"
 #include "kernels/matrix.h"
@@ -31,7 +32,7 @@ class TensorSource {
   // The tensor's bytes. Valid until release(). exhausted: no memory for them.
   virtual Result<std::span<const std::byte>> data(const gguf::Tensor& tensor) = 0;
   // The bytes have been used. `again`: they will be read a little, now and
-  // then, and stay valid.
+  // then, and stay valid; may be said many times.
   virtual void release(const gguf::Tensor& tensor, bool again) = 0;
   // Memory for packed matrices of so many bytes each, given once. Unless it is
   // fresh, they are in it already. exhausted: no memory.
@@ -40,6 +41,8 @@ class TensorSource {
   }
   // A fresh image has been filled. May keep it; writes at most its header.
   virtual void filled(const std::shared_ptr<PackedImage>&, ThreadPool&) {}
+  // Of the image, what lies in the system's page cache.
+  virtual Bytes mapped() const { return {}; }
 };
 
 // Rows that are looked up, not multiplied: they stay as the file has them.
@@ -48,6 +51,7 @@ struct Embedding {
   int width = 0;
   std::size_t row_bytes = 0;
   std::span<const std::byte> rows;
+  const gguf::Tensor* tensor = nullptr;  // whose rows they are
 };
 
 class TensorList {

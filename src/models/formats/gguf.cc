@@ -493,6 +493,14 @@ void File::release(const Tensor& tensor) const {
   if (!parts_.empty()) parts_[static_cast<std::size_t>(tensor.part)].release(tensor.data);
 }
 
+void File::release() const {
+  for (const MappedFile& part : parts_) part.release(part.bytes());
+}
+
+void File::expect_few_reads(const Tensor& tensor) const {
+  if (!parts_.empty()) parts_[static_cast<std::size_t>(tensor.part)].expect_few_reads(tensor.data);
+}
+
 template <class T>
 Result<std::optional<T>> File::maybe(std::string_view key) const {
   const Value* value = find(key);

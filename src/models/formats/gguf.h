@@ -154,6 +154,10 @@ class File {
   // Lets go of the memory that holds the tensor's bytes; reading them again
   // brings them back from the file. Nothing happens to files in memory.
   void release(const Tensor& tensor) const;
+  // The same for all that the files hold.
+  void release() const;
+  // The tensor's bytes will be read now and then, a little of them.
+  void expect_few_reads(const Tensor& tensor) const;
 
  private:
   Status index();
