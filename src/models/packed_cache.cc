@@ -158,6 +158,7 @@ std::optional<PackedKey> PackedCache::key(const gguf::File& file) {
                                           file.parts()[static_cast<std::size_t>(tensor.part)].bytes().data()));
     digest.add(tensor.data.first(std::min(kSome, tensor.data.size())));
     digest.add(tensor.data.subspan(tensor.data.size() / 2).first(std::min(kSome, tensor.data.size() / 2)));
+    file.release(tensor);
   }
   return digest.value();
 }
