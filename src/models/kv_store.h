@@ -9,8 +9,9 @@
 
 namespace ashlar::models {
 
-// One allocation: for each layer all blocks' keys, then all blocks' values. So
-// the blocks of one layer, which attention reads together, lie together.
+// One allocation, block after block; in a block layer after layer, keys, then
+// values. So memory is touched in the order in which blocks are first used, and
+// no more of it than they need.
 class BlockStore final : public KvStore {
  public:
   static Bytes block_bytes(const Shape& shape);  // of one block in all layers
@@ -25,9 +26,10 @@ class BlockStore final : public KvStore {
 
  private:
   BlockStore() = default;
-  int layers_ = 0, kv_heads_ = 0, head_dim_ = 0, blocks_ = 0;
+  int kv_heads_ = 0, head_dim_ = 0, blocks_ = 0;
   KvType type_ = KvType::f16;
-  std::size_t block_bytes_ = 0;  // of keys, or of values, of one layer
+  std::size_t half_bytes_ = 0;  // of a block's keys, or values, of one layer
+  std::size_t stride_ = 0;      // from one block to the next
   kernels::HugeMemory memory_;
 };
 

@@ -103,7 +103,7 @@ TEST_F(PackedCacheTest, TheSecondStartFindsWhatTheFirstKept) {
 }
 
 TEST_F(PackedCacheTest, LargeImagesComeBackByteForByte) {
-  constexpr std::size_t kBytes = 9 << 20;
+  constexpr std::size_t kBytes = 5 << 20;
   const auto made = image(1, kBytes);
   const std::string path = kept_folder() / "large.packed";
   ASSERT_TRUE(cache().keep(path, *made, kNeverStopped));
@@ -117,7 +117,7 @@ TEST_F(PackedCacheTest, LargeImagesComeBackByteForByte) {
     // Written in small pieces the file lies on small pages, and is copied.
     const std::string bytes = read_all(path);
     std::ofstream out(path, std::ios::binary);
-    for (std::size_t at = 0; at < bytes.size(); at += 512) out.write(bytes.data() + at, 512).flush();
+    for (std::size_t at = 0; at < bytes.size(); at += 4096) out.write(bytes.data() + at, 4096).flush();
   }
 }
 
