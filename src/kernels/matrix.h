@@ -56,7 +56,11 @@ struct Forms {
   bool covers(Forms other) const { return (*this | other) == *this; }
 };
 
-// A matrix W in the layout of table.h. Made by pack(); frozen; any thread. Move-only.
+// Counts the layouts of packed weights: raise it with every change to what pack() writes, so that bytes which an
+// older program kept are not taken for today's.
+inline constexpr std::uint32_t kPackedVersion = 1;
+
+// A matrix W in the layout of table.h. Made by pack() or adopt(); frozen; any thread. Move-only.
 class PackedMatrix {
  public:
   // Consecutive weight rows of one type.
@@ -73,22 +77,35 @@ class PackedMatrix {
   int columns() const { return columns_; }
   // Of the first rows.
   Type type() const { return segments_.empty() ? Type::f32 : segments_.front().type; }
-  std::size_t bytes() const { return memory_.bytes(); }
+  std::size_t bytes() const { return bytes_.size(); }
   Forms forms() const;  // that the kernels in use read
   std::span<const Segment> segments() const { return segments_; }
-  const std::byte* data() const { return memory_.data(); }
+  const std::byte* data() const { return bytes_.data(); }
 
  private:
-  friend Result<PackedMatrix> pack(std::span<const RawMatrix> stacked, ThreadPool& pool);
+  friend struct PackedPlan;
   int rows_ = 0;
   int columns_ = 0;
   std::vector<Segment> segments_;
-  HugeMemory memory_;
+  std::span<const std::byte> bytes_;
+  std::shared_ptr<const void> owner_;  // of the bytes
 };
 
 // Stacks matrices of equal columns, possibly of different types, in this order: so one product serves
 // q, k and v. invalid: nothing to stack, unequal columns, or columns that are not whole blocks.
 Result<PackedMatrix> pack(std::span<const RawMatrix> stacked, ThreadPool& pool);
+
+// How many bytes pack() needs for them, a multiple of 64. Their data is not looked at. invalid: as pack().
+Result<std::size_t> packed_bytes(std::span<const RawMatrix> stacked);
+
+// As pack(), into room that somebody else gives: packed_bytes() of zeros, aligned to 64. `owner` keeps it.
+Result<PackedMatrix> pack_into(std::span<const RawMatrix> stacked, std::span<std::byte> room,
+                               std::shared_ptr<const void> owner, ThreadPool& pool);
+
+// What pack() gave for matrices of the same types and sizes, from its bytes; `stacked` needs no data.
+// Whatever the bytes are, products stay within them. invalid: as pack(), or not packed_bytes() aligned to 64.
+Result<PackedMatrix> adopt(std::span<const RawMatrix> stacked, std::span<const std::byte> packed,
+                           std::shared_ptr<const void> owner);
 
 // Some rows x, converted once and read by any number of products. Keeps its memory
 // between assignments. One thread at a time.

@@ -75,6 +75,9 @@ class Model {
   virtual ~Model() = default;
   virtual const Shape& shape() const = 0;
   virtual Work work_per_token() const { return {}; }
+  // Weights that lie in the system's page cache: it counts them as memory that is
+  // available, but each step reads them.
+  virtual Bytes mapped_weights() const { return {}; }
   virtual Bytes kv_block_bytes(KvType type) const = 0;
   // exhausted: the memory cannot be had.
   virtual Result<std::unique_ptr<KvStore>> make_kv_store(int blocks, KvType type) const = 0;

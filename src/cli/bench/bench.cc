@@ -30,7 +30,9 @@ struct BenchOptions {
                      write, vocabulary;
   int shared_prefix = 0, repeat = 5, threads = 0, chunk = 512;
   bool profile = false, json = false;
+  models::PackedCacheOptions packed_cache{.packed_cache = "off"};  // nothing is written while we measure
   void fields(auto&& field) {
+    packed_cache.fields(field);
     field("shape", shape, "Random weights of a known shape in memory, no file needed: " + shape_list() + ".");
     field("type", type, "With --shape: the weights' type, e.g. Q4_0, Q8_0, Q4_K_M, BF16.");
     field("prompt", prompt, "Prompt lengths for prefill, e.g. 512,2048; 0: none.");
@@ -133,8 +135,12 @@ struct Subject {
 
 Result<Subject> open_subject(const std::string& path, const BenchOptions& options, ThreadPool& pool) {
   if (path.empty() == options.shape.empty()) return Error{Code::invalid, "give either a MODEL file or --shape NAME"};
-  auto loaded = path.empty() ? TRY(models::random_model(options.shape, options.type, {.max_rows = options.chunk}, pool))
-                             : TRY(models::load(path, {.max_rows = options.chunk}, pool));
+  auto loaded =
+      path.empty()
+          ? TRY(models::random_model(options.shape, options.type, {.max_rows = options.chunk}, pool))
+          : TRY(models::load(
+                path, {.max_rows = options.chunk, .packed_cache = models::PackedCache::from(options.packed_cache)},
+                pool));
   if (loaded.model == nullptr) return Error{Code::invalid, fmt::format("{}: has a vocabulary but no weights", path)};
   return Subject{path.empty() ? options.shape + " " + options.type : loaded.facts.name, loaded.facts,
                  std::move(loaded.model)};
