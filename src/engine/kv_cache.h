@@ -68,6 +68,7 @@ class KvCache {
   // Gives everything back.
   void release(BlockTable& table);
 
+  bool caches_prefixes() const { return prefix_caching_; }
   int blocks() const { return static_cast<int>(blocks_.size()); }
   // Blocks that nobody holds, cached or not.
   int available() const { return static_cast<int>(free_.size()) + idle_; }

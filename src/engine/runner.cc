@@ -105,7 +105,7 @@ void Runner::step() {
   compute();
   now_ = shop_.clock();
   computing_ = now_ - before;
-  scheduler_.commit();
+  scheduler_.commit(seconds(computing_));
   deliver();
   failed_in_a_row_ = 0;
 }
@@ -125,6 +125,7 @@ void Runner::note_begun(const Plan& plan) {
     metrics.prefix_hits.add(static_cast<std::uint64_t>(choice.prefix_hit));
   }
   metrics.preemptions.add(plan.preempted.size());
+  metrics.prefix_waits.add(static_cast<std::uint64_t>(plan.followers));
   metrics.iteration_tokens.observe(plan.tokens);
   metrics.steps.add();
   report_.prompt_rows = plan.tokens - plan.decodes;
