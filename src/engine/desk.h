@@ -2,6 +2,7 @@
 // drain, and what load() shows. Every member may be called from any thread.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
@@ -23,7 +24,8 @@ class Desk {
   // Some outlet was closed.
   void notice_closed();
 
-  // For the engine thread. Waits while there is nothing to do, unless `busy`.
+  // For the engine thread. Waits while there is nothing to do, unless `busy`: then
+  // it takes the lock only when there is news.
   struct News {
     std::vector<std::unique_ptr<Job>> jobs;
     bool closed = false;   // some outlet was
@@ -43,7 +45,8 @@ class Desk {
     std::vector<int> answers;             // lengths of those that ended
     int finished = 0;                     // jobs
   };
-  void report(const Report& report);
+  // false: somebody is at the desk, and nothing was taken; never if `wait`.
+  bool report(const Report& report, bool wait);
 
   Generator::Load load(Clock::time_point now) const;
 
@@ -61,6 +64,7 @@ class Desk {
   Pace pace_;
   Generator::Load load_;
   int unfinished_ = 0;
+  std::atomic<bool> news_{false};  // something for collect(); written under the lock
   bool closed_ = false, draining_ = false, abandon_ = false, stop_ = false;
 };
 

@@ -311,7 +311,9 @@ void Runner::report() {
   metrics.kv_used.set(report_.load.kv_used);
   metrics.gpu_kv_used.set(report_.load.kv_used);
   metrics.cached_blocks.set(cache_.cached());
-  shop_.desk.report(report_);
+  // A thread that stands at the desk may have lost its core to one of ours: answers do not wait for it.
+  const bool matters = scheduler_.idle() || !report_.begun.empty() || !report_.answers.empty() || report_.finished > 0;
+  shop_.desk.report(report_, matters);
   report_.begun.clear();
   report_.answers.clear();
   report_.finished = report_.prompt_rows = report_.decodes = 0;
