@@ -51,6 +51,7 @@ bool Desk::report(const Report& report, bool wait) {
     }
     if (report.seconds > 0) pace_.step(report.now, report.seconds, report.prompt_rows, report.decodes);
     for (const int tokens : report.answers) pace_.ended(tokens);
+    for (const auto& [tokens, cached] : report.prompts) pace_.began(tokens, cached);
     for (const Admission::Entry& entry : report.begun) admission_.leave(entry);
     admission_.occupy(report.occupancy);
     load_ = report.load;

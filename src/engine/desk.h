@@ -43,7 +43,11 @@ class Desk {
     Generator::Load load;                 // rates are filled in by load()
     std::vector<Admission::Entry> begun;  // that wait no more
     std::vector<int> answers;             // lengths of those that ended
-    int finished = 0;                     // jobs
+    struct Prompt {
+      int tokens = 0, cached = 0;
+    };
+    std::vector<Prompt> prompts;  // of those that began
+    int finished = 0;             // jobs
   };
   // false: somebody is at the desk, and nothing was taken; never if `wait`.
   bool report(const Report& report, bool wait);

@@ -22,7 +22,7 @@ struct EngineOptions {
   bool enable_prefix_caching = true;
   int max_num_queued_reqs = 1024;
   std::int64_t max_num_queued_tokens = 0;
-  std::chrono::milliseconds max_queue_wait{0};
+  std::chrono::milliseconds max_queue_wait{600'000};  // as long as usual clients wait
   std::chrono::milliseconds request_timeout{0};
 
   void fields(auto&& field) {

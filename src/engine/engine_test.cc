@@ -458,6 +458,34 @@ TEST(Engine, ADeadlineEndsAWaitingRequest) {
   EXPECT_THAT(second.failed->error.message, HasSubstr("queue"));
 }
 
+TEST(Engine, ALongWaitEndsAWaitingRequestAlone) {
+  HandClock clock;
+  House house({.options = {.max_num_seqs = 1, .max_num_batched_tokens = 64, .max_queue_wait = seconds(10)},
+               .clock = clock.function()});
+  fake::Gate gate;
+  house.model->before_forward = [&](const models::Step&) { gate(); };
+  fake::Sink sinks[3];
+  std::vector<std::unique_ptr<Ticket>> tickets;
+  Request asked = request("one", 50);
+  asked.stopping.ignore_eos = true;
+  for (fake::Sink& sink : sinks) {
+    asked.arrived = clock.start + clock.offset->load();
+    tickets.push_back(*house.engine->start(asked, sink));
+    if (tickets.size() == 1) gate.wait_for_arrival();
+    clock.move(seconds(tickets.size() == 1 ? 0 : 6));
+  }
+  gate.let_pass(1);
+  sinks[1].wait();
+  gate.open();
+  ASSERT_TRUE(sinks[1].failed) << "it waited 12 s";
+  EXPECT_EQ(sinks[1].failed->error.code, Code::unavailable);
+  EXPECT_THAT(sinks[1].failed->error.message, HasSubstr("max_queue_wait"));
+  sinks[0].wait();
+  sinks[2].wait();
+  EXPECT_TRUE(sinks[0].finished) << "it began at once";
+  EXPECT_TRUE(sinks[2].finished) << "it waited 6 s";
+}
+
 TEST(Engine, AFullQueueRefusesAtOnce) {
   House house({.options = {.max_num_seqs = 1, .max_num_batched_tokens = 64, .max_num_queued_reqs = 2}});
   fake::Gate gate;

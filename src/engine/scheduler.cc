@@ -8,10 +8,11 @@
 namespace ashlar::engine {
 namespace {
 
-// Prompts go on even where the target cannot be met, in steps that still use the
-// weights they stream.
+// Prompts go on where the target leaves them little or nothing: by rows enough
+// for the weights they stream, and by a third of the step.
 constexpr int kLeastPromptRows = 32;
-constexpr int kTileRows = 16;  // rows that a matrix product computes at once
+constexpr double kStretched = 1.5;  // a step, by its prompts
+constexpr int kTileRows = 16;       // rows that a matrix product computes at once
 
 // The step continues an answer by one token.
 bool continues_answer(const Plan::Item& item) { return item.first >= item.sequence->prompt && item.rows == 1; }
@@ -135,7 +136,9 @@ int Scheduler::prompt_budget() const {
   int first = 0;
   for (const Sequence* sequence : running_)
     if (sequence->remaining() > 1) first = std::max(first, sequence->computed);
-  const int rows = cost_.rows_within(plan_.load(), first, options_.target_itl.count());
+  const StepLoad load = plan_.load();
+  const double target = std::max(options_.target_itl.count(), kStretched * cost_.seconds(load));
+  const int rows = cost_.rows_within(load, first, target);
   return std::max(kLeastPromptRows, rows / kTileRows * kTileRows);
 }
 

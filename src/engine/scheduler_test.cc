@@ -334,11 +334,20 @@ TEST(Scheduler, PromptsLeaveRoomForTheTargetBetweenTokens) {
 }
 
 TEST(Scheduler, PromptsGoOnWhereTheTargetCannotBeMet) {
-  Yard yard(1000, {.max_num_seqs = 8, .max_num_batched_tokens = 512, .target_itl = std::chrono::milliseconds(1)});
-  yard.add(100);
-  yard.step(1.0);
-  const Sequence& second = yard.add(320);
-  for (int i = 0; i < 10; ++i) EXPECT_EQ(rows_of(yard.step(1.0), second), 32);
+  for (const double row : {0.001, 1.0}) {
+    Yard yard(1000, {.max_num_seqs = 8, .max_num_batched_tokens = 512, .target_itl = std::chrono::milliseconds(1)});
+    yard.add(400);
+    yard.step(0.1 + row * 400);
+    for (int i = 0; i < 50; ++i) yard.step(0.1 + row);
+    const Sequence& large = yard.add(1000);
+    int rows = 0;
+    for (int i = 0; i < 10; ++i) {
+      rows = rows_of(yard.scheduler.plan(), large);
+      yard.scheduler.commit(0.1 + row * (rows + 1));
+      yard.sequences[0]->tokens.push_back(7);
+    }
+    EXPECT_EQ(rows, row == 1.0 ? 32 : 48) << "a third of the step, but 32 in any case";
+  }
 }
 
 // Nothing starves, nothing leaks, no step is over its budget or empty.
