@@ -40,14 +40,14 @@ void Desk::collect(News& news, bool busy) {
   news.stop = stop_;
 }
 
-bool Desk::report(const Report& report, bool wait) {
+void Desk::report(const Report& report, bool wait) {
   bool all_done = false;
   {
     std::unique_lock lock(mutex_, std::defer_lock);
     if (wait) {
       lock.lock();
     } else if (!lock.try_lock()) {
-      return false;
+      return;
     }
     if (report.seconds > 0) pace_.step(report.now, report.seconds, report.prompt_rows, report.decodes);
     for (const int tokens : report.answers) pace_.ended(tokens);
@@ -59,7 +59,6 @@ bool Desk::report(const Report& report, bool wait) {
     all_done = unfinished_ == 0;
   }
   if (all_done && report.finished > 0) idle_.notify_all();
-  return true;
 }
 
 Generator::Load Desk::load(Clock::time_point now) const {

@@ -49,8 +49,8 @@ class Desk {
     std::vector<Prompt> prompts;  // of those that began
     int finished = 0;             // jobs
   };
-  // false: somebody is at the desk, and nothing was taken; never if `wait`.
-  bool report(const Report& report, bool wait);
+  // Nothing is taken while somebody else is at the desk, unless `wait`.
+  void report(const Report& report, bool wait);
 
   Generator::Load load(Clock::time_point now) const;
 
