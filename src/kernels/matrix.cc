@@ -104,7 +104,7 @@ std::size_t Activations::float_panel_bytes() const {
 // The scales between the tiles also keep panels from lying a power of two apart, where they would compete for the
 // same few places of the cache.
 std::size_t Activations::int8_panel_bytes() const {
-  return static_cast<std::size_t>(divide_up(columns_, kInt8GroupColumns)) * kInt8GroupBytes;
+  return static_cast<std::size_t>(divide_up(columns_, 64 * int8_group_tiles(columns_)) * int8_group_bytes(columns_));
 }
 
 // Whole groups, and one tile more for the same reason.
@@ -146,15 +146,17 @@ void Activations::quantize(const float* x, std::size_t ldx, ThreadPool& pool) {
 }
 
 void Activations::make_int8_tiles(const float* x, std::size_t ldx, ThreadPool& pool) {
-  const int panels = divide_up(rows_, kTileRows), pieces = divide_up(columns_, kInt8GroupColumns);
+  const int tiles = int8_group_tiles(columns_), group = 64 * tiles;
+  const int panels = divide_up(rows_, kTileRows);
   grow(int8_tiles_, int8_panel_bytes() * static_cast<std::size_t>(panels));
   auto* out = reinterpret_cast<std::uint8_t*>(int8_tiles_.data());
-  each_part(panels, pieces, pool, [&](int panel, int first, int count) {
-    const int column = first * kInt8GroupColumns;
-    kernels().int8_panel(
-        x + static_cast<std::size_t>(panel * kTileRows) * ldx + column, ldx,
-        std::min(kTileRows, rows_ - panel * kTileRows), std::min(count * kInt8GroupColumns, columns_ - column),
-        out + int8_panel_bytes() * static_cast<std::size_t>(panel) + static_cast<std::size_t>(first) * kInt8GroupBytes);
+  each_part(panels, divide_up(columns_, group), pool, [&](int panel, int first, int count) {
+    const int column = first * group;
+    kernels().int8_panel(x + static_cast<std::size_t>(panel * kTileRows) * ldx + column, ldx,
+                         std::min(kTileRows, rows_ - panel * kTileRows), std::min(count * group, columns_ - column),
+                         tiles,
+                         out + int8_panel_bytes() * static_cast<std::size_t>(panel) +
+                             static_cast<std::size_t>(first * int8_group_bytes(columns_)));
   });
 }
 

@@ -112,8 +112,8 @@ Result<PackedMatrix> adopt(std::span<const RawMatrix> stacked, std::span<const s
 class Activations {
  public:
   // x [rows, columns], rows `ldx` floats apart. columns a multiple of 32 if quantized.
-  // Quantized: each 32 columns of a row to int8 with the scale max|x| / 127. Tiles of int8: the same for each
-  // 256 columns.
+  // Quantized: each 32 columns of a row to int8 with the scale max|x| / 127. Tiles of int8: the same for
+  // each group of columns.
   void assign(const float* x, std::size_t ldx, int rows, int columns, Forms forms, ThreadPool& pool);
 
   int rows() const { return rows_; }

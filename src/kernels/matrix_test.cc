@@ -146,13 +146,14 @@ struct Expected {
   double variance = 0;  // of its error
 };
 
-// int8 under one scale for 256 columns of activations; weights to a step of 1/126 of the greatest of 256 at most,
-// off by up to half of one and half a code's share of the scale's rounding. 16-bit types: both as bf16.
+// int8 under one scale for a group of columns of activations; weights to a step of 1/126 of the greatest of the group
+// at most, off by up to half of one and half a code's share of the scale's rounding. 16-bit types: both as bf16.
 Expected expected_on_tiles(Type type, std::span<const float> w, std::span<const float> x) {
   Expected e;
   const bool integers = type_info(type).block > 1;
-  for (std::size_t first = 0; first < w.size(); first += 256) {
-    const std::size_t end = std::min(w.size(), first + 256);
+  const auto group = static_cast<std::size_t>(64 * int8_group_tiles(static_cast<int>(w.size())));
+  for (std::size_t first = 0; first < w.size(); first += group) {
+    const std::size_t end = std::min(w.size(), first + group);
     float most_x = 0, most_w = 0;
     for (std::size_t k = first; k < end; ++k) {
       most_x = std::max(most_x, std::abs(x[k]));

@@ -38,10 +38,10 @@ ASHLAR_INLINE uint32_t bits(int from, int to) {
 // What a job keeps while it walks the positions; carved from its scratch.
 struct State {
   const AttentionJob* job;
-  int key_dims;    // head_dim up to whole tiles of 32
-  int value_dims;  // head_dim and the one, up to whole tiles of 16
-  int q_stride;    // bf16
-  int configured;  // rows that the tiles are set up for
+  int key_dims;       // head_dim up to whole tiles of 32
+  int value_dims;     // head_dim and the one, up to whole tiles of 16
+  int q_stride;       // bf16
+  int configured;     // rows that the tiles are set up for
   uint16_t* q;        // [rows][q_stride], scaled
   float* sums;        // [rows][value_dims], of this split; at head_dim the sum of weights
   float* scores[2];   // of this group and of the next: [block][16 rows][16 positions]
@@ -522,8 +522,7 @@ static void attend_any(const AttentionJob* job) {
   for (int split = first / kKvSplit * kKvSplit; split <= last; split += kKvSplit) {
     for (int i = 0; i < job->rows * s.value_dims; i += 16) _mm512_store_ps(s.sums + i, _mm512_setzero_ps());
     for (int r = 0; r < job->rows; ++r) s.peak[r] = kNothing;
-    for (int chunk = most(split, first / kChunk * kChunk); chunk <= last && chunk < split + kKvSplit;
-         chunk += kChunk)
+    for (int chunk = most(split, first / kChunk * kChunk); chunk <= last && chunk < split + kKvSplit; chunk += kChunk)
       attend_chunk<format>(&s, chunk);
     for (int r = 0; r < job->rows; ++r) {
       const float* sums = s.sums + (size_t)r * s.value_dims;

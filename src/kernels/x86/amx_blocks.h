@@ -2,9 +2,9 @@
 // has internal linkage.
 //
 // A tile of weights is 16 lines of 64 bytes, one word of 4 bytes for each of 16 weight
-// rows. Quantized weights become int8 under one scale for each row and 256 columns: a
+// rows. Quantized weights become int8 under one scale for each row and group of columns: a
 // code is multiplied by its sub-block's scale in such steps and rounded to the nearest.
-// The step is 1/127 of the greatest weight that the row's 256 columns can hold, so for
+// The step is 1/127 of the greatest weight that the row's group can hold, so for
 // 4-bit types the rounding adds a hundredth to the variance of the error that they have
 // already. Float weights become bf16.
 #pragma once
@@ -50,27 +50,30 @@ struct Shape {
   static constexpr int most_code = table ? 241 : (1 << bits) - 1;
 };
 
-// The weights of one tile of 16 weight rows, 256 columns at a time.
+// The weights of one tile of 16 weight rows, a group of columns at a time.
 template <class S>
 class Quantized {
  public:
-  static constexpr int kTiles = kInt8GroupTiles;  // of 64 columns
-  static constexpr int kBlocks = 2 * kTiles;      // of 32 columns
-  static constexpr int kColumns = kTiles * 64;
+  static constexpr int kMostTiles = kInt8MostTiles;  // of 64 columns
   static constexpr bool kScaled = true;
 
   static ASHLAR_MEMBER int columns(const MatmulJob* job) { return job->units * S::blocks * kBlock; }
+  static ASHLAR_MEMBER int group_tiles(const MatmulJob* job) { return int8_group_tiles(columns(job)); }
+  static ASHLAR_MEMBER int group_columns(const MatmulJob* job) { return 64 * group_tiles(job); }
+  static ASHLAR_MEMBER int group_bytes(const MatmulJob* job) { return int8_group_bytes(columns(job)); }
 
   ASHLAR_MEMBER Quantized(const MatmulJob* job, const uint8_t* tile, int group)
-      : p_(tile + (size_t)group * (kBlocks / S::blocks) * S::unit_bytes),
-        left_(columns(job) / kBlock - group * kBlocks) {}
+      : blocks_(2 * group_tiles(job)),
+        p_(tile + (size_t)(group * blocks_ / S::blocks) * S::unit_bytes),
+        left_(columns(job) / kBlock - group * blocks_) {}
 
-  // The next group as up to kTiles tiles; returns how many. The rest of an odd last one is zero.
+  // The next group as tiles; returns how many. The rest of an odd last one is zero.
   ASHLAR_MEMBER int next(uint8_t* out, float* step) {
-    const int blocks = least(kBlocks, left_);
-    left_ -= kBlocks;
-    if (__builtin_expect(blocks < kBlocks, 0)) return take(blocks, out, step);
-    return take(kBlocks, out, step);
+    const int blocks = least(blocks_, left_);
+    left_ -= blocks_;
+    if (__builtin_expect(blocks == 16, 1)) return take(16, out, step);
+    if (blocks == 8) return take(8, out, step);
+    return take(blocks, out, step);
   }
 
  private:
@@ -81,7 +84,7 @@ class Quantized {
   ASHLAR_MEMBER int take(int blocks, uint8_t* out, float* step) {
     for (int at = 0; at < blocks / S::blocks * S::unit_bytes; at += 64)
       _mm_prefetch((const char*)p_ + kAhead + at, _MM_HINT_T0);
-    Scales scales[kBlocks * S::subs];
+    Scales scales[2 * kMostTiles * S::subs];
     __m512 most = _mm512_setzero_ps();
     for (int b = 0; b < blocks; ++b) read_scales(b, scales + b * S::subs, most);
     const __m512 inverse =
@@ -248,6 +251,7 @@ class Quantized {
     }
   }
 
+  int blocks_;  // of a group
   const uint8_t* p_;
   int left_;  // blocks from here on
 };
@@ -256,14 +260,17 @@ class Quantized {
 // columns of 16 weight rows; columns beyond the last are zero.
 class Floats {
  public:
-  static constexpr int kTiles = kBf16GroupTiles;  // of 32 columns
-  static constexpr int kColumns = kTiles * 32;
+  static constexpr int kMostTiles = kBf16GroupTiles;  // of 32 columns
+  static constexpr int kColumns = kMostTiles * 32;
   static constexpr bool kScaled = false;
   static int columns(const MatmulJob* job) { return job->units; }
+  static int group_tiles(const MatmulJob*) { return kMostTiles; }
+  static int group_columns(const MatmulJob*) { return kColumns; }
+  static int group_bytes(const MatmulJob*) { return kBf16GroupBytes; }
 
  protected:
   Floats(const MatmulJob* job, const uint8_t* tile, int group)
-      : p_(tile + (size_t)group * kTiles * kTileBytes), left_(job->units - group * kColumns) {}
+      : p_(tile + (size_t)group * kMostTiles * kTileBytes), left_(job->units - group * kColumns) {}
 
   template <class Line>
   ASHLAR_MEMBER int each_line(uint8_t* out, Line line) {

@@ -1,5 +1,5 @@
 // Products on the AMX unit. Quantized weights and activations meet as int8, exactly,
-// 256 columns at a time; then their sums are scaled and added in f32. Weights of 16 bits
+// a group of columns at a time; then their sums are scaled and added in f32. Weights of 16 bits
 // meet activations as bf16, 512 columns at a time. Groups of columns are added in
 // their order, so a row's result does not depend on the rows beside it.
 #include <immintrin.h>
@@ -60,14 +60,14 @@ ASHLAR_INLINE void multiply() {
 
 template <class Weights>
 ASHLAR_INLINE int groups_of(const MatmulJob* job) {
-  return (Weights::columns(job) + Weights::kColumns - 1) / Weights::kColumns;
+  const int size = Weights::group_columns(job);
+  return (Weights::columns(job) + size - 1) / size;
 }
 
 // Group `group` of the m-th 16 rows: tiles, and the rows' scales behind them.
 template <class Weights>
 ASHLAR_INLINE const uint8_t* rows_of(const MatmulJob* job, int m, int group) {
-  constexpr int bytes = Weights::kScaled ? kInt8GroupBytes : kBf16GroupBytes;
-  return (const uint8_t*)job->x + (size_t)m * job->panel_bytes + (size_t)group * bytes;
+  return (const uint8_t*)job->x + (size_t)m * job->panel_bytes + (size_t)group * Weights::group_bytes(job);
 }
 
 // Beyond the last tile: the last one again; its sums are dropped.
@@ -132,14 +132,15 @@ ASHLAR_INLINE void add(const Sums& s) {
     whole ? add_rows<Weights, false, true>(s) : add_rows<Weights, false, false>(s);
 }
 
-ASHLAR_INLINE const float* scales_behind(const uint8_t* rows) {
-  return (const float*)(rows + kInt8GroupTiles * kTileBytes);
+template <class Weights>
+ASHLAR_INLINE const float* scales_behind(const MatmulJob* job, const uint8_t* rows) {
+  return (const float*)(rows + (size_t)Weights::group_tiles(job) * kTileBytes);
 }
 
 // Up to 16 M rows: one tile of weight rows streams through. The next group is widened while this one is multiplied.
 template <class Weights, int M>
 static void stream(const MatmulJob* job, int tile) {
-  alignas(64) uint8_t widened[2][Weights::kTiles][kTileBytes];
+  alignas(64) uint8_t widened[2][Weights::kMostTiles][kTileBytes];
   alignas(64) float steps[2][kLanes], sums[M][kTileSums], total[M][kTileSums];
   const int groups = groups_of<Weights>(job), lines = least(kTileRows, job->rows);
   Weights weights(job, tile_or_last(job, tile), 0);
@@ -173,7 +174,7 @@ static void stream(const MatmulJob* job, int tile) {
     if (g + 1 < groups) count = weights.next(widened[(g + 1) % 2][0], steps[(g + 1) % 2]);
     for (int m = 0; m < M; ++m) {
       const Place to = g + 1 < groups ? place_at(total[m], lines) : place_in_y(job, m, tile);
-      add<Weights>({sums[m], steps[g % 2], scales_behind(x[m]), g > 0 ? total[m] : nullptr, to});
+      add<Weights>({sums[m], steps[g % 2], scales_behind<Weights>(job, x[m]), g > 0 ? total[m] : nullptr, to});
     }
   }
 }
@@ -181,13 +182,14 @@ static void stream(const MatmulJob* job, int tile) {
 // Two tiles of weight rows meet all rows, over `count` groups of columns from `first` on.
 template <class Weights>
 static void multiply_chunk(const MatmulJob* job, int tile, int first, int count) {
-  constexpr int kGroups = kChunkTiles / Weights::kTiles;
+  constexpr int kMostGroups = 4;
+  const int group = Weights::group_tiles(job);
   alignas(64) uint8_t widened[2][kChunkTiles][kTileBytes];
-  alignas(64) float steps[2][kGroups][kLanes], sums[4][kTileSums];
-  int tiles[kGroups];
+  alignas(64) float steps[2][kMostGroups][kLanes], sums[4][kTileSums];
+  int tiles[kMostGroups];
   for (int n = 0; n < 2; ++n) {
     Weights weights(job, tile_or_last(job, tile + n), first);
-    for (int g = 0; g < count; ++g) tiles[g] = weights.next(widened[n][g * Weights::kTiles], steps[n][g]);
+    for (int g = 0; g < count; ++g) tiles[g] = weights.next(widened[n][g * group], steps[n][g]);
   }
   const int row_tiles = (job->rows + kTileRows - 1) / kTileRows, groups = groups_of<Weights>(job);
   float* rest = job->partial + (size_t)(tile / 2) * (size_t)(row_tiles + row_tiles % 2) * 2 * kTileSums;
@@ -195,7 +197,7 @@ static void multiply_chunk(const MatmulJob* job, int tile, int first, int count)
     for (int g = 0; g < count; ++g) {
       const uint8_t* above = rows_of<Weights>(job, m, first + g);
       const uint8_t* below = rows_of<Weights>(job, least(m + 1, row_tiles - 1), first + g);
-      const uint8_t *left = widened[0][g * Weights::kTiles], *right = widened[1][g * Weights::kTiles];
+      const uint8_t *left = widened[0][g * group], *right = widened[1][g * group];
       zero_tile<kSums>();
       zero_tile<kSums + 1>();
       zero_tile<kSums + 2>();
@@ -219,7 +221,8 @@ static void multiply_chunk(const MatmulJob* job, int tile, int first, int count)
       for (int s = 0; s < 4; ++s) {
         float* at = rest + s * kTileSums;
         const Place to = last ? place_in_y(job, m + s / 2, tile + s % 2) : place_at(at, kTileRows);
-        add<Weights>({sums[s], steps[s % 2][g], scales_behind(s < 2 ? above : below), begun ? at : nullptr, to});
+        add<Weights>(
+            {sums[s], steps[s % 2][g], scales_behind<Weights>(job, s < 2 ? above : below), begun ? at : nullptr, to});
       }
     }
 }
@@ -236,8 +239,7 @@ ASHLAR_INLINE void matmul(const MatmulJob* job) {
     for (int t = 0; t < tiles; ++t) stream<Weights, 4>(job, t);
   } else {
     // A chunk of all rows stays in the second level while the tiles of weights pass.
-    constexpr int step = kChunkTiles / Weights::kTiles;
-    const int groups = groups_of<Weights>(job);
+    const int groups = groups_of<Weights>(job), step = kChunkTiles / Weights::group_tiles(job);
     for (int first = 0; first < groups; first += step)
       for (int t = 0; t < tiles; t += 2) multiply_chunk<Weights>(job, t, first, least(step, groups - first));
   }
@@ -251,18 +253,17 @@ ASHLAR_INLINE __m512 part(const float* x, int left) {
                                x);
 }
 
-// One row's 256 columns to int8 in the tiles of a group; returns their scale.
-ASHLAR_INLINE float quantize_group(const float* x, int left, uint8_t* line) {
-  __m512 v[16], most = _mm512_setzero_ps();
-  ASHLAR_UNROLL for (int i = 0; i < 16; ++i) {
-    v[i] = part(x + 16 * i, left - 16 * i);
-    most = _mm512_max_ps(most, _mm512_abs_ps(v[i]));
-  }
+// One row's group of columns to int8 in its tiles; returns their scale.
+ASHLAR_INLINE float quantize_group(const float* x, int left, int tiles, uint8_t* line) {
+  const int vectors = 4 * tiles;
+  __m512 most = _mm512_setzero_ps();
+  for (int i = 0; i < vectors; ++i) most = _mm512_max_ps(most, _mm512_abs_ps(part(x + 16 * i, left - 16 * i)));
   const float greatest = _mm512_reduce_max_ps(most);
   const __m512 inverse = _mm512_set1_ps(greatest > 0 ? 127.0f / greatest : 0.0f);
   const __m128i order = _mm_set_epi8(14, 15, 12, 13, 10, 11, 8, 9, 6, 7, 4, 5, 2, 3, 0, 1);  // pairs change places
-  ASHLAR_UNROLL for (int i = 0; i < 16; ++i) {
-    const __m128i codes = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(v[i], inverse)));
+  for (int i = 0; i < vectors; ++i) {
+    const __m512 v = _mm512_mul_ps(part(x + 16 * i, left - 16 * i), inverse);
+    const __m128i codes = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v));
     _mm_store_si128((__m128i*)(line + i / 4 * kTileBytes + i % 4 * 16), _mm_shuffle_epi8(codes, order));
   }
   return greatest / 127.0f;
@@ -285,18 +286,18 @@ void matmul_q6_k(const MatmulJob* job) { matmul<Q6_K>(job); }
 void matmul_iq4_nl(const MatmulJob* job) { matmul<IQ4_NL>(job); }
 void matmul_iq4_xs(const MatmulJob* job) { matmul<IQ4_XS>(job); }
 
-void int8_panel(const float* x, size_t ldx, int rows, int columns, uint8_t* panel) {
-  for (int first = 0; first < columns; first += kInt8GroupColumns, panel += kInt8GroupBytes) {
-    float* scales = (float*)(panel + kInt8GroupTiles * kTileBytes);
+void int8_panel(const float* x, size_t ldx, int rows, int columns, int tiles, uint8_t* panel) {
+  for (int first = 0; first < columns; first += 64 * tiles) {
+    float* scales = (float*)(panel + (size_t)tiles * kTileBytes);
     for (int r = 0; r < kTileRows; ++r) {
       if (r < rows) {
-        scales[r] = quantize_group(x + (size_t)r * ldx + first, columns - first, panel + 64 * r);
+        scales[r] = quantize_group(x + (size_t)r * ldx + first, columns - first, tiles, panel + 64 * r);
         continue;
       }
       scales[r] = 0;
-      for (int t = 0; t < kInt8GroupTiles; ++t)
-        _mm512_store_si512(panel + kTileBytes * t + 64 * r, _mm512_setzero_si512());
+      for (int t = 0; t < tiles; ++t) _mm512_store_si512(panel + kTileBytes * t + 64 * r, _mm512_setzero_si512());
     }
+    panel = (uint8_t*)(scales + kTileRows);
   }
 }
 
