@@ -40,7 +40,7 @@ void Desk::report(const Report& report) {
   bool all_done = false;
   {
     std::lock_guard lock(mutex_);
-    if (report.seconds > 0) pace_.step(report.now, report.seconds, report.prompt_rows, report.decodes);
+    if (report.seconds > 0) pace_.step(report.now, report.seconds, report.prompt_rows, report.decodes, report.accepted);
     for (const int tokens : report.answers) pace_.ended(tokens);
     for (const Admission::Entry& entry : report.begun) admission_.leave(entry);
     admission_.occupy(report.occupancy);

@@ -57,9 +57,10 @@ const Plan& Scheduler::plan() {
   ++step_;
   plan_.items.clear();
   plan_.preempted.clear();
-  plan_.tokens = plan_.decodes = 0;
+  plan_.tokens = plan_.decodes = plan_.drafted = 0;
   budget_ = options_.max_num_batched_tokens;
   plan_decodes();
+  plan_drafts();
   plan_prompts();
   return plan_;
 }
@@ -67,9 +68,15 @@ const Plan& Scheduler::plan() {
 void Scheduler::commit() {
   for (const Plan::Item& item : plan_.items) {
     Sequence& sequence = *item.sequence;
-    sequence.computed += item.rows;
+    sequence.computed += item.rows - item.drafted;
     cache_.commit(sequence.table, sequence.tokens, sequence.computed);
   }
+}
+
+void Scheduler::accept(Sequence& sequence) {
+  DCHECK(sequence.state == Sequence::State::running && sequence.remaining() == 1, "the token follows what is computed");
+  ++sequence.computed;
+  cache_.commit(sequence.table, sequence.tokens, sequence.computed);
 }
 
 void Scheduler::plan_decodes() {
@@ -83,6 +90,26 @@ void Scheduler::plan_decodes() {
       if (itself) return;
     }
     add_item(sequence, 1);
+  }
+}
+
+// Guesses get blocks that nobody is waiting for, and half of what the decodes
+// leave of the budget, so that prompts go on.
+void Scheduler::plan_drafts() {
+  int budget = budget_ / 2;
+  for (Plan::Item& item : plan_.items) {
+    Sequence& sequence = *item.sequence;
+    if (sequence.draft.empty()) continue;
+    const int spare = std::max(0, cache_.available() - promised_blocks()) * models::kBlockTokens;
+    const int room = sequence.table.capacity() + spare - sequence.computed - 1;
+    const int rows = std::min({static_cast<int>(sequence.draft.size()), budget, room});
+    if (rows <= 0 || !cache_.extend(sequence.table, sequence.computed + 1 + rows)) continue;
+    item.rows += rows;
+    item.drafted = rows;
+    plan_.tokens += rows;
+    plan_.drafted += rows;
+    budget_ -= rows;
+    budget -= rows;
   }
 }
 
@@ -213,7 +240,8 @@ void Scheduler::preempt_worst() {
   if (item == plan_.items.end()) return;
   budget_ += item->rows;
   plan_.tokens -= item->rows;
-  plan_.decodes -= item->first >= worst.prompt && item->rows == 1 ? 1 : 0;
+  plan_.drafted -= item->drafted;
+  plan_.decodes -= item->first >= worst.prompt && item->rows - item->drafted == 1 ? 1 : 0;
   plan_.items.erase(item);
 }
 
