@@ -40,6 +40,17 @@ class LoadedHost final : public Host {
  public:
   LoadedHost(int threads) : pool_(std::make_shared<ThreadPool>(threads)), turns_(std::make_shared<engine::ComputeLock>()) {}
 
+  Status take_draft(const std::string& text, const engine::EngineOptions& options) {
+    const std::string path = text == kDefaultModel ? TRY(default_model_path()) : text;
+    auto loaded = TRY(models::load(path, {.max_rows = options.max_num_batched_tokens}, *pool_));
+    if (loaded.model == nullptr || loaded.vocabulary.tokens.empty())
+      return Error{Code::invalid, fmt::format("{}: a draft model has weights and a vocabulary", path)};
+    draft_ = std::move(loaded.model);
+    draft_tokenizer_ = TRY(text::Tokenizer::create(std::move(loaded.vocabulary)));
+    log::info("draft_model_loaded", {{"path", text}, {"architecture", loaded.facts.architecture}, {"type", loaded.facts.file_type}});
+    return {};
+  }
+
   Status add(const std::string& text, const engine::EngineOptions& options) {
     const auto start = std::chrono::steady_clock::now();
     auto [name, path] = TRY(parse_model(text));
@@ -57,6 +68,8 @@ class LoadedHost final : public Host {
                                               .model = std::move(loaded.model),
                                               .tokenizer = TRY(text::Tokenizer::create(std::move(loaded.vocabulary))),
                                               .chat_template = std::move(chat_template),
+                                              .draft_model = draft_,
+                                              .draft_tokenizer = draft_tokenizer_,
                                               .created = std::time(nullptr),
                                               .parameters = loaded.facts.parameters,
                                               .bytes = static_cast<std::int64_t>(loaded.facts.bytes.count),
@@ -81,6 +94,8 @@ class LoadedHost final : public Host {
  private:
   std::shared_ptr<ThreadPool> pool_;
   std::shared_ptr<engine::ComputeLock> turns_;
+  std::shared_ptr<models::Model> draft_;  // null: none
+  std::shared_ptr<const text::Tokenizer> draft_tokenizer_;
   std::vector<std::string> names_;
   std::vector<std::shared_ptr<engine::Engine>> engines_;
   std::unique_ptr<engine::GeneratorSet> set_;
@@ -91,6 +106,7 @@ class LoadedHost final : public Host {
 Result<std::unique_ptr<Host>> Host::open(const std::vector<std::string>& models, const HostOptions& options) {
   if (!options.isa.empty()) TRY(kernels::select_isa(options.isa));
   auto host = std::make_unique<LoadedHost>(options.threads);
+  if (!options.draft_model.empty()) TRY(host->take_draft(options.draft_model, options.engine));
   for (const std::string& model : models) TRY(host->add(model, options.engine));
   TRY(host->finish());
   return host;

@@ -186,7 +186,13 @@ std::unique_ptr<Job> Engine::State::make_job(const Request& request, std::vector
   const Speculating& speculating = request.speculating;
   const int most_guesses = speculating.most < 0 ? options.speculative_tokens
                                                 : std::min(speculating.most, options.speculative_tokens);
-  const auto prediction = parts.tokenizer->encode(speculating.prediction, {.add_special = false});
+  std::shared_ptr<std::vector<std::int32_t>> prediction;
+  if (!speculating.prediction.empty()) {
+    prediction = std::make_shared<std::vector<std::int32_t>>(
+        parts.tokenizer->encode(speculating.prediction, {.add_special = false}));
+    // No answer is longer.
+    prediction->resize(std::min(prediction->size(), static_cast<std::size_t>(max_tokens)));
+  }
   const auto salt = cache_salt(request);
   const std::uint64_t arrival = arrivals.fetch_add(1, std::memory_order_relaxed);
   for (int index = 0; index < request.n; ++index) {

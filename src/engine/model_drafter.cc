@@ -13,13 +13,6 @@ ModelDrafter::ModelDrafter(std::shared_ptr<models::Model> model, std::unique_ptr
       vocabulary_(model_->shape().vocabulary),
       usable_(usable) {}
 
-void ModelDrafter::Trail::reset() {
-  cache_.release(table_);
-  open_ = false;
-  computed_ = 0;
-  guesses_.clear();
-}
-
 // Which of the drafted tokens became part of the answer.
 void ModelDrafter::Trail::settle(std::span<const std::int32_t> tokens) {
   for (const std::int32_t guess : guesses_) {

@@ -31,8 +31,6 @@ class ModelDrafter {
   class Trail {
    public:
     ~Trail() { cache_.release(table_); }
-    // As new: after a failure in the midst of a draft.
-    void reset();
     Trail(const Trail&) = delete;
     Trail& operator=(const Trail&) = delete;
 

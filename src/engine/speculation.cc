@@ -27,10 +27,10 @@ Source source_of(const NgramIndex::Match& match) {
 // A prediction begins where the answer does: after the prompt's last tokens.
 std::unique_ptr<NgramIndex> make_index(const Choice& choice) {
   std::vector<std::int32_t> before;
-  if (const auto& prediction = choice.guesses.prediction; !prediction.empty()) {
+  if (const auto& prediction = choice.guesses.prediction; prediction != nullptr) {
     const auto end = choice.tokens.begin() + choice.prompt;
     before.assign(end - static_cast<std::ptrdiff_t>(std::min(kLeadIn, static_cast<std::size_t>(choice.prompt))), end);
-    before.insert(before.end(), prediction.begin(), prediction.end());
+    before.insert(before.end(), prediction->begin(), prediction->end());
   }
   return std::make_unique<NgramIndex>(before);
 }
@@ -75,7 +75,7 @@ void Speculator::propose(std::span<Sequence* const> running) {
 void Speculator::guess(Choice& choice, int most) {
   Guesses& guesses = choice.guesses;
   Confidence& confidence = guesses.confidence;
-  const bool model = drafter_ != nullptr && (guesses.by == Speculation::draft || guesses.by == Speculation::automatic);
+  const bool model = drafter_ != nullptr && !broken_ && (guesses.by == Speculation::draft || guesses.by == Speculation::automatic);
   if (guesses.by == Speculation::ngram || guesses.by == Speculation::automatic) {
     if (guesses.ngrams == nullptr) guesses.ngrams = make_index(choice);
     guesses.ngrams->follow(choice.tokens);
@@ -99,18 +99,16 @@ void Speculator::guess(Choice& choice, int most) {
                      .draft = &choice.draft});
 }
 
-// A draft model that fails costs speed, not answers.
+// A draft model that fails costs speed, not answers. It is not asked again.
 void Speculator::ask_model() {
   std::unique_lock<ComputeLock> turn;
   if (turns_ != nullptr) turn = std::unique_lock(*turns_);
   try {
     drafter_->propose(wishes_);
   } catch (const std::exception& problem) {
-    log::error("draft_failed", {{"error", problem.what()}});
-    for (const ModelDrafter::Wish& wish : wishes_) {
-      wish.draft->clear();
-      wish.trail->reset();
-    }
+    log::error("draft_model_failed", {{"error", problem.what()}});
+    broken_ = true;
+    for (const ModelDrafter::Wish& wish : wishes_) wish.draft->clear();
   }
 }
 

@@ -48,8 +48,8 @@ class Confidence {
 struct Guesses {
   // Fixed when the request arrives.
   Speculation by = Speculation::off;
-  int most = 0;                          // at once
-  std::vector<std::int32_t> prediction;  // what the answer may repeat besides its prompt
+  int most = 0;                                                // at once
+  std::shared_ptr<const std::vector<std::int32_t>> prediction;  // what the answer may repeat besides its prompt; or null
 
   int accepted = 0, rejected = 0;
 
@@ -83,6 +83,7 @@ class Speculator {
   int max_batch_;
   std::unique_ptr<ModelDrafter> drafter_;
   ComputeLock* turns_;
+  bool broken_ = false;  // the drafter threw
   std::vector<ModelDrafter::Wish> wishes_;
 };
 
