@@ -81,8 +81,9 @@ void read_speculation(Fields& fields, engine::Speculating& out) {
     return found == object.end() ? Json() : *found;
   };
   const auto wrong = [&] {
-    fields.fail(bad("prediction",
-                    R"('prediction' should be {"type": "content", "content": text}, the text a string or parts of type 'text')"));
+    fields.fail(bad(
+        "prediction",
+        R"('prediction' should be {"type": "content", "content": text}, the text a string or parts of type 'text')"));
   };
   const Json content = member(*prediction, "content");
   if (member(*prediction, "type") != "content" || !(content.is_string() || content.is_array())) return wrong();

@@ -56,8 +56,8 @@ struct Engine::State {
   std::atomic<std::uint64_t> arrivals{0};
   std::jthread thread;
 
-  State(EngineParts its_parts, const EngineOptions& its_options, CachePlan plan,
-        std::unique_ptr<models::KvStore> store, std::unique_ptr<ModelDrafter> drafter);
+  State(EngineParts its_parts, const EngineOptions& its_options, CachePlan plan, std::unique_ptr<models::KvStore> store,
+        std::unique_ptr<ModelDrafter> drafter);
   Status check_model(const std::string& model) const;
   Speculation speculation(const Speculating& asked) const;
   std::unique_ptr<Job> make_job(const Request& request, std::vector<std::int32_t> ids, int max_tokens, Sink& sink);
@@ -101,10 +101,10 @@ Status check_vocabularies(const text::Tokenizer& tokenizer, const text::Tokenize
   const auto& theirs = draft.vocabulary().tokens;
   const auto [our, their] = std::ranges::mismatch(ours, theirs);
   if (our == ours.end() || their == theirs.end()) return {};
-  return std::unexpected(Error{Code::invalid,
-                               fmt::format("the draft model has another vocabulary than the model that it guesses for: "
-                                           "their tokens {} differ",
-                                           our - ours.begin())});
+  return std::unexpected(
+      Error{Code::invalid, fmt::format("the draft model has another vocabulary than the model that it guesses for: "
+                                       "their tokens {} differ",
+                                       our - ours.begin())});
 }
 
 Result<std::unique_ptr<ModelDrafter>> make_drafter(const EngineParts& parts, const CachePlan& plan) {
@@ -184,8 +184,8 @@ std::unique_ptr<Job> Engine::State::make_job(const Request& request, std::vector
   std::vector<std::int32_t> held_back = end_ids;
   held_back.insert(held_back.end(), stopping.stop_token_ids.begin(), stopping.stop_token_ids.end());
   const Speculating& speculating = request.speculating;
-  const int most_guesses = speculating.most < 0 ? options.speculative_tokens
-                                                : std::min(speculating.most, options.speculative_tokens);
+  const int most_guesses =
+      speculating.most < 0 ? options.speculative_tokens : std::min(speculating.most, options.speculative_tokens);
   std::shared_ptr<std::vector<std::int32_t>> prediction;
   if (!speculating.prediction.empty()) {
     prediction = std::make_shared<std::vector<std::int32_t>>(

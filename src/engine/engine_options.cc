@@ -44,7 +44,8 @@ Status check(const EngineOptions& o, int trained) {
   if (!speculation_of(o.speculation))
     return invalid(fmt::format("speculation is '{}', but it must be off, ngram, draft or auto", o.speculation));
   if (o.speculative_tokens < 0 || o.speculative_tokens > kMostGuesses)
-    return invalid(fmt::format("speculative_tokens is {}, but it must be between 0 and {}", o.speculative_tokens, kMostGuesses));
+    return invalid(
+        fmt::format("speculative_tokens is {}, but it must be between 0 and {}", o.speculative_tokens, kMostGuesses));
   if (o.speculative_max_batch < 0)
     return invalid(fmt::format("speculative_max_batch is {}, but it cannot be negative", o.speculative_max_batch));
   return {};
@@ -69,9 +70,8 @@ Result<CachePlan> plan_cache(const EngineOptions& options, const models::Model& 
   TRY(check(options, trained));
   CachePlan plan{.type = options.kv_type == "bf16" ? models::KvType::bf16 : models::KvType::f16};
   const int context = options.max_model_len > 0 ? options.max_model_len : trained;
-  const std::uint64_t block_bytes = 
-      std::max<std::uint64_t>(1, model.kv_block_bytes(plan.type).count +
-                                     (draft != nullptr ? draft->kv_block_bytes(plan.type).count : 0));
+  const std::uint64_t block_bytes = std::max<std::uint64_t>(
+      1, model.kv_block_bytes(plan.type).count + (draft != nullptr ? draft->kv_block_bytes(plan.type).count : 0));
 
   std::int64_t blocks = 0;
   if (options.kv_cache_memory.count > 0) {

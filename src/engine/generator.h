@@ -27,7 +27,7 @@ struct Chat {
   std::string chat_template;                    // instead of the model's own, if not empty
   bool add_generation_prompt = true;
   bool continue_final_message = false;
-  bool add_special_tokens = false;              // templates write their own
+  bool add_special_tokens = false;  // templates write their own
 };
 
 struct Prompt {
@@ -111,7 +111,7 @@ std::string_view name(FinishReason reason);
 struct Usage {
   int prompt_tokens = 0;
   int completion_tokens = 0;
-  int cached_tokens = 0;     // of the prompt, found in the prefix cache
+  int cached_tokens = 0;  // of the prompt, found in the prefix cache
   int reasoning_tokens = 0;
   int accepted_tokens = 0, rejected_tokens = 0;  // guessed ahead: those of the answer, and the others
 };
@@ -121,8 +121,8 @@ struct Usage {
 struct Started {
   int prompt_tokens = 0;
   int cached_tokens = 0;
-  std::vector<std::int32_t> prompt_ids;              // when echo or prompt_logprobs is asked
-  std::vector<TokenLogprob> prompt_logprobs;         // [prompt_tokens]; the first has logprob 0 and no alternatives
+  std::vector<std::int32_t> prompt_ids;       // when echo or prompt_logprobs is asked
+  std::vector<TokenLogprob> prompt_logprobs;  // [prompt_tokens]; the first has logprob 0 and no alternatives
 };
 struct Text {
   int choice = 0;
@@ -133,7 +133,7 @@ struct Text {
 struct ChoiceEnd {
   int choice = 0;
   FinishReason reason = FinishReason::stop;
-  std::optional<std::string> stop_string;      // which one matched
+  std::optional<std::string> stop_string;  // which one matched
   std::optional<std::int32_t> stop_token;
 };
 struct Finished {
@@ -202,7 +202,7 @@ class Generator {
   // What the page and /health show.
   struct Load {
     int running = 0, waiting = 0;
-    double kv_used = 0;  // share, 0 to 1
+    double kv_used = 0;                                                  // share, 0 to 1
     double prefill_tokens_per_second = 0, decode_tokens_per_second = 0;  // over the last seconds
     bool healthy = true;
   };

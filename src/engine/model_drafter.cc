@@ -69,8 +69,8 @@ bool ModelDrafter::catch_up(const Wish& wish, int& budget) {
   const bool reaches = trail.computed_ + rows == length;
   if (!cache_.extend(trail.table_, trail.computed_ + rows)) return true;
   budget -= rows;
-  add(wish, trail.computed_, wish.tokens.subspan(static_cast<std::size_t>(trail.computed_), static_cast<std::size_t>(rows)),
-      reaches);
+  add(wish, trail.computed_,
+      wish.tokens.subspan(static_cast<std::size_t>(trail.computed_), static_cast<std::size_t>(rows)), reaches);
   if (reaches) active_.push_back(&wish);
   trail.computed_ += rows;
   return budget > 0;

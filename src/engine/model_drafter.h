@@ -42,16 +42,16 @@ class ModelDrafter {
     KvCache& cache_;
     BlockTable table_;
     bool open_ = false;
-    int computed_ = 0;                  // tokens of the answer that are in the store,
-    std::vector<std::int32_t> guesses_; // and drafted ones after them
+    int computed_ = 0;                   // tokens of the answer that are in the store,
+    std::vector<std::int32_t> guesses_;  // and drafted ones after them
   };
   std::unique_ptr<Trail> track() { return std::unique_ptr<Trail>(new Trail(cache_)); }
 
   struct Wish {
     Trail* trail = nullptr;
-    std::span<const std::int32_t> tokens;     // the sequence so far
-    std::shared_ptr<const std::string> salt;  // of the prefix cache
-    int most = 0;                             // tokens to draft, at least 1
+    std::span<const std::int32_t> tokens;        // the sequence so far
+    std::shared_ptr<const std::string> salt;     // of the prefix cache
+    int most = 0;                                // tokens to draft, at least 1
     std::vector<std::int32_t>* draft = nullptr;  // out: appended
   };
   void propose(std::span<const Wish> wishes);

@@ -15,9 +15,9 @@ namespace ashlar::engine {
 // One thread at a time.
 class NgramIndex {
  public:
-  static constexpr int kShortest = 2;   // tokens that must agree
-  static constexpr int kEnough = 32;    // a match as long as this is taken at once
-  static constexpr int kLooks = 64;     // places that are compared
+  static constexpr int kShortest = 2;  // tokens that must agree
+  static constexpr int kEnough = 32;   // a match as long as this is taken at once
+  static constexpr int kLooks = 64;    // places that are compared
 
   // `before`: text that the sequence may repeat but that is no part of it.
   explicit NgramIndex(std::span<const std::int32_t> before = {});

@@ -26,8 +26,8 @@ struct Workshop {
   const text::Tokenizer& tokenizer;
   std::unique_ptr<models::KvStore> store;
   std::unique_ptr<ModelDrafter> drafter;  // null: no draft model
-  ThreadPool* pool = nullptr;    // for sampling; null: on the engine thread alone
-  ComputeLock* turns = nullptr;  // held while computing; null: the machine is ours
+  ThreadPool* pool = nullptr;             // for sampling; null: on the engine thread alone
+  ComputeLock* turns = nullptr;           // held while computing; null: the machine is ours
   std::function<Clock::time_point()> clock;
   Desk& desk;
   EngineMetrics& metrics;
@@ -89,7 +89,7 @@ class Runner {
   std::set<std::pair<Clock::time_point, Job*>> deadlines_;
   std::vector<Run> runs_;
   std::vector<Result<Sampler::Sampled>> sampled_;  // [runs_, 1 + drafted]
-  std::vector<Sampler::Scratch> scratch_;  // one for each thread of the pool
+  std::vector<Sampler::Scratch> scratch_;          // one for each thread of the pool
   const Plan* plan_ = nullptr;
   Desk::Report report_;
   Clock::time_point started_, now_;  // of this turn; as of the last event

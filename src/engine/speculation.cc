@@ -14,8 +14,9 @@ namespace {
 // Rows beyond the first cost little while the weights stream from memory; those of
 // a draft model were computed once already.
 constexpr double kWorth = 0.2, kWorthOfModel = 0.35;
-constexpr double kNews = 0.15;     // weight of one guess in the rate
-constexpr double kForgets = 0.03;  // how fast a rate that allows no guess returns to where it began
+constexpr double kCostOfModel = 0.2;  // so much more often must a model be right that its passes pay
+constexpr double kNews = 0.15;        // weight of one guess in the rate
+constexpr double kForgets = 0.03;     // how fast a rate that allows no guess returns to where it began
 constexpr int kLongMatch = 6, kShortMatch = 2;
 constexpr std::size_t kLeadIn = 4;  // tokens of the prompt's end put before a prediction
 
@@ -75,13 +76,14 @@ void Speculator::propose(std::span<Sequence* const> running) {
 void Speculator::guess(Choice& choice, int most) {
   Guesses& guesses = choice.guesses;
   Confidence& confidence = guesses.confidence;
-  const bool model = drafter_ != nullptr && !broken_ && (guesses.by == Speculation::draft || guesses.by == Speculation::automatic);
+  const bool model =
+      drafter_ != nullptr && !broken_ && (guesses.by == Speculation::draft || guesses.by == Speculation::automatic);
   if (guesses.by == Speculation::ngram || guesses.by == Speculation::automatic) {
     if (guesses.ngrams == nullptr) guesses.ngrams = make_index(choice);
     guesses.ngrams->follow(choice.tokens);
     const NgramIndex::Match match = guesses.ngrams->find();
     guesses.source = source_of(match);
-    const bool best = !model || confidence.rate(guesses.source) >= confidence.rate(Source::model);
+    const bool best = !model || confidence.rate(guesses.source) + kCostOfModel >= confidence.rate(Source::model);
     if (match.length > 0 && best) {
       guesses.ngrams->read(match, confidence.depth(guesses.source, most), choice.draft);
       return;

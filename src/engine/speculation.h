@@ -48,8 +48,9 @@ class Confidence {
 struct Guesses {
   // Fixed when the request arrives.
   Speculation by = Speculation::off;
-  int most = 0;                                                // at once
-  std::shared_ptr<const std::vector<std::int32_t>> prediction;  // what the answer may repeat besides its prompt; or null
+  int most = 0;  // at once
+  std::shared_ptr<const std::vector<std::int32_t>>
+      prediction;  // what the answer may repeat besides its prompt; or null
 
   int accepted = 0, rejected = 0;
 

@@ -265,8 +265,8 @@ TEST(Speculation, WhatCannotBeIsRefused) {
   EXPECT_THAT(refused.error().error.message, HasSubstr("draft model"));
   const fake::Model model;
   for (const EngineOptions& options :
-       {EngineOptions{.speculation = "on"}, EngineOptions{.speculative_tokens = 65}, EngineOptions{.speculative_tokens = -1},
-        EngineOptions{.speculative_max_batch = -1}})
+       {EngineOptions{.speculation = "on"}, EngineOptions{.speculative_tokens = 65},
+        EngineOptions{.speculative_tokens = -1}, EngineOptions{.speculative_max_batch = -1}})
     EXPECT_EQ(plan_cache(options, model, {1 << 30}).error().code, Code::invalid);
 }
 
