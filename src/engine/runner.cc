@@ -97,7 +97,9 @@ void Runner::expire() {
 }
 
 void Runner::step() {
+  const Clock::time_point begin = shop_.clock();
   speculator_.propose(scheduler_.sequences());
+  const Clock::duration guessing = shop_.clock() - begin;
   const Plan& plan = scheduler_.plan();
   plan_ = &plan;
   CHECK(!plan.items.empty(), "whoever is ranked first can always go on");
@@ -106,7 +108,7 @@ void Runner::step() {
   const Clock::time_point before = shop_.clock();
   compute();
   now_ = shop_.clock();
-  computing_ = now_ - before;
+  computing_ = guessing + (now_ - before);
   scheduler_.commit();
   deliver();
   failed_in_a_row_ = 0;

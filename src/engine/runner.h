@@ -93,7 +93,7 @@ class Runner {
   const Plan* plan_ = nullptr;
   Desk::Report report_;
   Clock::time_point started_, now_;  // of this turn; as of the last event
-  Clock::duration computing_{};      // in the forward pass and sampling, this turn
+  Clock::duration computing_{};      // in guessing, the forward pass and sampling, this turn
   int failed_in_a_row_ = 0;
 };
 

@@ -10,10 +10,12 @@
 namespace ashlar::engine {
 namespace {
 
-// A guess is worth its row when it is right this often, all before it included.
-// Rows beyond the first cost little while the weights stream from memory; those of
-// a draft model were computed once already.
-constexpr double kWorth = 0.2, kWorthOfModel = 0.35;
+// A step of up to kCheapRows rows takes hardly longer than one of a single row: the
+// weights stream from memory once for all. Each further row takes its share.
+constexpr int kCheapRows = 8;
+// So a guess pays if it is right this often, all before it included. Those of a
+// model have cost its passes, too.
+constexpr double kWorthCheap = 0.1, kWorth = 0.35;
 constexpr double kCostOfModel = 0.2;  // so much more often must a model be right that its passes pay
 constexpr double kNews = 0.15;        // weight of one guess in the rate
 constexpr double kForgets = 0.03;     // how fast a rate that allows no guess returns to where it began
@@ -44,11 +46,11 @@ int room(const Choice& choice) {
 
 }  // namespace
 
-int Confidence::depth(Source source, int most) {
+int Confidence::depth(Source source, int most, int cheap) {
   double& rate = rates_[static_cast<std::size_t>(source)];
-  const double worth = source == Source::model ? kWorthOfModel : kWorth;
+  if (source == Source::model) cheap = 0;
   int depth = 0;
-  for (double right = rate; depth < most && right >= worth; right *= rate) ++depth;
+  for (double right = rate; depth < most && right >= (depth < cheap ? kWorthCheap : kWorth); right *= rate) ++depth;
   if (depth == 0) rate += kForgets * (Confidence().rate(source) - rate);
   return depth;
 }
@@ -66,14 +68,15 @@ void Speculator::propose(std::span<Sequence* const> running) {
   }
   if (decodes > max_batch_) return;
   wishes_.clear();
+  const int cheap = decodes > 0 ? kCheapRows / decodes - 1 : 0;
   for (Sequence* sequence : running) {
     auto& choice = static_cast<Choice&>(*sequence);
-    if (const int most = room(choice); most > 0) guess(choice, most);
+    if (const int most = room(choice); most > 0) guess(choice, most, cheap);
   }
   if (!wishes_.empty()) ask_model();
 }
 
-void Speculator::guess(Choice& choice, int most) {
+void Speculator::guess(Choice& choice, int most, int cheap) {
   Guesses& guesses = choice.guesses;
   Confidence& confidence = guesses.confidence;
   const bool model =
@@ -85,12 +88,12 @@ void Speculator::guess(Choice& choice, int most) {
     guesses.source = source_of(match);
     const bool best = !model || confidence.rate(guesses.source) + kCostOfModel >= confidence.rate(Source::model);
     if (match.length > 0 && best) {
-      guesses.ngrams->read(match, confidence.depth(guesses.source, most), choice.draft);
+      guesses.ngrams->read(match, confidence.depth(guesses.source, most, cheap), choice.draft);
       return;
     }
   }
   if (!model) return;
-  most = confidence.depth(Source::model, most);
+  most = confidence.depth(Source::model, most, cheap);
   if (most == 0) return;
   guesses.source = Source::model;
   if (guesses.trail == nullptr) guesses.trail = drafter_->track();
@@ -120,6 +123,9 @@ void Speculator::learn(Choice& choice, int drafted, int accepted) {
   choice.guesses.rejected += drafted - accepted;
 }
 
-void Speculator::leave(Choice& choice) { choice.guesses.trail.reset(); }
+void Speculator::leave(Choice& choice) {
+  choice.guesses.trail.reset();
+  choice.guesses.ngrams.reset();
+}
 
 }  // namespace ashlar::engine

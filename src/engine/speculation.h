@@ -34,9 +34,9 @@ class Confidence {
  public:
   // The chance that a guess of `source` is right when those before it were.
   double rate(Source source) const { return rates_[static_cast<std::size_t>(source)]; }
-  // How many of at most `most` guesses are worth their rows. None: it will try
-  // again after some calls.
-  int depth(Source source, int most);
+  // How many of at most `most` guesses are worth their rows, of which the first
+  // `cheap` cost next to nothing. None: it will try again after some calls.
+  int depth(Source source, int most, int cheap);
   // Of `drafted` guesses the first `accepted` were right.
   void learn(Source source, int drafted, int accepted);
 
@@ -74,11 +74,11 @@ class Speculator {
   // Of its draft `drafted` tokens were computed, and the first `accepted` were right.
   void learn(Choice& choice, int drafted, int accepted);
 
-  // It is out of the batch: what the drafter holds for it is given back.
+  // It is out of the batch: what is held for it is given back.
   void leave(Choice& choice);
 
  private:
-  void guess(Choice& choice, int most);
+  void guess(Choice& choice, int most, int cheap);
   void ask_model();
 
   int max_batch_;

@@ -272,16 +272,17 @@ TEST(Speculation, WhatCannotBeIsRefused) {
 
 TEST(Confidence, GrowsAndShrinksTheDraft) {
   Confidence confidence;
-  EXPECT_GE(confidence.depth(Source::long_match, 100), 5);
-  EXPECT_EQ(confidence.depth(Source::long_match, 3), 3);
+  EXPECT_GE(confidence.depth(Source::long_match, 100, 0), 5);
+  EXPECT_EQ(confidence.depth(Source::long_match, 3, 0), 3);
   for (int i = 0; i < 20; ++i) confidence.learn(Source::long_match, 7, 7);
-  EXPECT_EQ(confidence.depth(Source::long_match, 64), 64);
-  EXPECT_EQ(confidence.depth(Source::short_match, 64), 1) << "each kind of guess has its own record";
+  EXPECT_EQ(confidence.depth(Source::long_match, 64, 0), 64);
+  EXPECT_EQ(confidence.depth(Source::short_match, 64, 0), 1) << "each kind of guess has its own record";
+  EXPECT_EQ(confidence.depth(Source::short_match, 64, 7), 2) << "where rows are cheap more of them pay";
   for (int i = 0; i < 30; ++i) confidence.learn(Source::long_match, 7, 0);
-  EXPECT_EQ(confidence.depth(Source::long_match, 64), 0);
+  EXPECT_EQ(confidence.depth(Source::long_match, 64, 7), 0);
   int calls = 1;
-  while (confidence.depth(Source::long_match, 64) == 0) ++calls;
-  EXPECT_GT(calls, 5);
+  while (confidence.depth(Source::long_match, 64, 7) == 0) ++calls;
+  EXPECT_GT(calls, 2);
   EXPECT_LT(calls, 50) << "and it is tried again";
 }
 
