@@ -16,7 +16,7 @@ endfunction()
 # What each instruction set's kernel files are compiled with, by the file's first word.
 set(ASHLAR_ISA_avx2 -mavx2 -mfma -mf16c -mbmi2)
 set(ASHLAR_ISA_avx512 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512cd -mavx512vnni -mfma -mf16c -mbmi2)
-set(ASHLAR_ISA_amx ${ASHLAR_ISA_avx512} -mamx-tile -mamx-int8 -mamx-bf16)
+set(ASHLAR_ISA_amx ${ASHLAR_ISA_avx512} -mavx512fp16 -mavx512bf16 -mamx-tile -mamx-int8 -mamx-bf16)
 
 function(ashlar_room name)
   cmake_parse_arguments(ROOM "" "" "ROOMS;LIBS" ${ARGN})

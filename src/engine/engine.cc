@@ -89,7 +89,9 @@ Engine::State::State(EngineParts its_parts, const EngineOptions& its_options, Ca
               .clock = parts.clock,
               .desk = *desk,
               .metrics = metrics},
-             {.max_num_seqs = options.max_num_seqs, .max_num_batched_tokens = options.max_num_batched_tokens},
+             {.max_num_seqs = options.max_num_seqs,
+              .max_num_batched_tokens = options.max_num_batched_tokens,
+              .target_itl = options.target_itl},
              options.enable_prefix_caching, options.max_queue_wait, options.speculative_max_batch) {
   for (text::TokenId id = 0; id < parts.tokenizer->size(); ++id)
     if (parts.tokenizer->is_end(id)) end_ids.push_back(id);

@@ -10,6 +10,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace ashlar::kernels {
@@ -31,7 +33,14 @@ bool bit(unsigned word, int index) { return (word >> index & 1) != 0; }
 struct Cpu {
   bool avx2 = false;
   bool avx512 = false;  // F BW VL DQ CD VNNI, as the files are compiled
+  bool amx = false;     // tiles of int8 and bf16, and AVX512-FP16 and -BF16 beside them
 };
+
+// Linux gives the tile registers to processes that ask (from 5.16 on).
+bool may_use_tiles() {
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
 
 // What the CPU has and the operating system saves on a task switch (XCR0).
 Cpu look() {
@@ -45,7 +54,37 @@ Cpu look() {
   cpu.avx2 = ymm && bit(one.c, 28) && bit(one.c, 12) && bit(one.c, 29) && bit(seven.b, 5) && bit(seven.b, 8);
   cpu.avx512 = cpu.avx2 && zmm && bit(seven.b, 16) && bit(seven.b, 17) && bit(seven.b, 28) && bit(seven.b, 30) &&
                bit(seven.b, 31) && bit(seven.c, 11);
+  cpu.amx = cpu.avx512 && (low & 0x60000) == 0x60000 && bit(seven.d, 22) && bit(seven.d, 23) && bit(seven.d, 24) &&
+            bit(seven.d, 25) && bit(cpuid(7, 1).a, 5) && may_use_tiles();
   return cpu;
+}
+#endif
+
+#if defined(__x86_64__)
+// What AMX does itself, and AVX-512 for the rest.
+const Kernels& amx_row() {
+  static const Kernels row = [] {
+    Kernels kernels = kAvx512;
+    kernels.isa = "amx";
+    kernels.matmul[kF16] = amx::matmul_f16;
+    kernels.matmul[kBF16] = amx::matmul_bf16;
+    kernels.matmul[kQ8_0] = amx::matmul_q8_0;
+    kernels.matmul[kQ4_0] = amx::matmul_q4_0;
+    kernels.matmul[kQ4_1] = amx::matmul_q4_1;
+    kernels.matmul[kQ5_0] = amx::matmul_q5_0;
+    kernels.matmul[kQ5_1] = amx::matmul_q5_1;
+    kernels.matmul[kQ2_K] = amx::matmul_q2_k;
+    kernels.matmul[kQ3_K] = amx::matmul_q3_k;
+    kernels.matmul[kQ4_K] = amx::matmul_q4_k;
+    kernels.matmul[kQ5_K] = amx::matmul_q5_k;
+    kernels.matmul[kQ6_K] = amx::matmul_q6_k;
+    kernels.matmul[kIQ4_NL] = amx::matmul_iq4_nl;
+    kernels.matmul[kIQ4_XS] = amx::matmul_iq4_xs;
+    kernels.int8_panel = amx::int8_panel;
+    kernels.bf16_panel = amx::bf16_panel;
+    return kernels;
+  }();
+  return row;
 }
 #endif
 
@@ -55,6 +94,7 @@ std::vector<const Kernels*> find_rows() {
   const Cpu cpu = look();
   if (cpu.avx2) rows.push_back(&kAvx2);
   if (cpu.avx512) rows.push_back(&kAvx512);
+  if (cpu.amx) rows.push_back(&amx_row());
 #endif
   return rows;
 }

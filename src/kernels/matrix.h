@@ -46,7 +46,14 @@ struct RawMatrix {
 struct Forms {
   bool quantized = false;
   bool floats = false;
-  Forms operator|(Forms other) const { return {quantized || other.quantized, floats || other.floats}; }
+  bool int8_tiles = false;
+  bool bf16_tiles = false;
+  Forms operator|(Forms other) const {
+    return {quantized || other.quantized, floats || other.floats, int8_tiles || other.int8_tiles,
+            bf16_tiles || other.bf16_tiles};
+  }
+  bool operator==(const Forms&) const = default;
+  bool covers(Forms other) const { return (*this | other) == *this; }
 };
 
 // A matrix W in the layout of table.h. Made by pack(); frozen; any thread. Move-only.
@@ -67,7 +74,7 @@ class PackedMatrix {
   // Of the first rows.
   Type type() const { return segments_.empty() ? Type::f32 : segments_.front().type; }
   std::size_t bytes() const { return memory_.bytes(); }
-  Forms forms() const;
+  Forms forms() const;  // that the kernels in use read
   std::span<const Segment> segments() const { return segments_; }
   const std::byte* data() const { return memory_.data(); }
 
@@ -88,7 +95,8 @@ Result<PackedMatrix> pack(std::span<const RawMatrix> stacked, ThreadPool& pool);
 class Activations {
  public:
   // x [rows, columns], rows `ldx` floats apart. columns a multiple of 32 if quantized.
-  // Quantized: each 32 columns of a row to int8 with the scale max|x| / 127.
+  // Quantized: each 32 columns of a row to int8 with the scale max|x| / 127. Tiles of int8: the same for each
+  // 256 columns.
   void assign(const float* x, std::size_t ldx, int rows, int columns, Forms forms, ThreadPool& pool);
 
   int rows() const { return rows_; }
@@ -96,16 +104,29 @@ class Activations {
   Forms forms() const { return forms_; }
   const void* quantized() const { return quantized_.data(); }
   const void* floats() const { return floats_.data(); }
+  const void* int8_tiles() const { return int8_tiles_.data(); }
+  const void* bf16_tiles() const { return bf16_tiles_.data(); }
   std::size_t quantized_panel_bytes() const;
   std::size_t float_panel_bytes() const;
+  std::size_t int8_panel_bytes() const;
+  std::size_t bf16_panel_bytes() const;
+  // Where products on tiles leave sums between two steps. [worker] as the pool counts them.
+  float* partial(int worker) const;
 
  private:
+  void quantize(const float* x, std::size_t ldx, ThreadPool& pool);
+  void make_int8_tiles(const float* x, std::size_t ldx, ThreadPool& pool);
+  void make_bf16_tiles(const float* x, std::size_t ldx, ThreadPool& pool);
   void transpose(const float* x, std::size_t ldx, int panel);
+  std::size_t partial_floats() const;
   int rows_ = 0;
   int columns_ = 0;
   Forms forms_;
   HugeMemory quantized_;
   HugeMemory floats_;
+  HugeMemory int8_tiles_;
+  HugeMemory bf16_tiles_;
+  HugeMemory partial_;
 };
 
 // y[r, o] = sum over k of W[o, k] x[r, k]; y [x.rows(), w.rows()], rows `ldy` floats apart.

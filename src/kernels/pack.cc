@@ -171,12 +171,6 @@ Result<HugeMemory> HugeMemory::allocate(std::size_t bytes) {
 
 void HugeMemory::Unmap::operator()(std::byte* p) const { munmap(p, bytes); }
 
-Forms PackedMatrix::forms() const {
-  Forms forms;
-  for (const Segment& segment : segments_) (type_info(segment.type).block == 1 ? forms.floats : forms.quantized) = true;
-  return forms;
-}
-
 Result<PackedMatrix> pack(std::span<const RawMatrix> stacked, ThreadPool& pool) {
   if (stacked.empty()) return Error{Code::invalid, "no matrix to pack"};
   PackedMatrix packed;
