@@ -125,6 +125,8 @@ void Answer::render(Part& part, engine::Event& event, std::string& out) {
     total_.completion_tokens += finished->usage.completion_tokens;
     total_.cached_tokens += finished->usage.cached_tokens;
     total_.reasoning_tokens += finished->usage.reasoning_tokens;
+    total_.accepted_tokens += finished->usage.accepted_tokens;
+    total_.rejected_tokens += finished->usage.rejected_tokens;
     --parts_left_;
   } else if (auto* failed = std::get_if<engine::Failed>(&event)) {
     Fault fault(std::move(failed->error));

@@ -171,6 +171,7 @@ TEST(Chat, HandsEveryParameterToTheGenerator) {
     "presence_penalty":-1,"frequency_penalty":2,"logit_bias":{"7":-100},"allowed_token_ids":[1,2],"seed":-1,
     "max_tokens":9,"max_completion_tokens":8,"min_tokens":2,"stop":["a","b"],"stop_token_ids":[3],"ignore_eos":true,
     "include_stop_str_in_output":true,"n":2,"skip_special_tokens":false,"priority":-3,"cache_salt":"s",
+    "speculation":"ngram","speculative_tokens":4,"prediction":{"type":"content","content":[{"type":"text","text":"He"},{"type":"text","text":"llo"}]},
     "logprobs":true,"top_logprobs":20,"add_special_tokens":true,"chat_template":"{{x}}","chat_template_kwargs":{"enable_thinking":false},
     "reasoning_effort":"low","tools":[{"type":"function","function":{"name":"f"}}],"tool_choice":"auto","unknown_field":{"deep":[1]})"));
   const auto request = world.generator.seen().at(0);
@@ -195,12 +196,33 @@ TEST(Chat, HandsEveryParameterToTheGenerator) {
   EXPECT_FALSE(request.skip_special_tokens);
   EXPECT_EQ(request.priority, -3);
   EXPECT_EQ(request.cache_salt, "s");
+  EXPECT_EQ(request.speculating.by, engine::Speculation::ngram);
+  EXPECT_EQ(request.speculating.most, 4);
+  EXPECT_EQ(request.speculating.prediction, "Hello");
   EXPECT_EQ(request.logprobs, 20);
   const auto& chat = std::get<engine::Chat>(request.prompt.input);
   EXPECT_TRUE(chat.add_special_tokens);
   EXPECT_EQ(chat.chat_template, "{{x}}");
   EXPECT_EQ(chat.template_kwargs->dump(), R"({"enable_thinking":false,"reasoning_effort":"low"})");
   EXPECT_EQ(chat.tools->size(), 1u);
+}
+
+TEST(Chat, SpeculationMayBeSwitchedOffAndIsCounted) {
+  World world;
+  world.chat(hi(R"("speculation":false,"prediction":{"type":"content","content":"x"})"));
+  world.chat(hi(R"("speculation":null)"));
+  EXPECT_EQ(world.generator.seen().at(0).speculating.by, engine::Speculation::off);
+  EXPECT_EQ(world.generator.seen().at(0).speculating.prediction, "x");
+  EXPECT_FALSE(world.generator.seen().at(1).speculating.by);
+  world.generator.script = [](const engine::Request& request) {
+    auto events = FakeGenerator::hello(request);
+    std::get<engine::Finished>(events.back()).usage.accepted_tokens = 3;
+    std::get<engine::Finished>(events.back()).usage.rejected_tokens = 2;
+    return events;
+  };
+  const Json json = world.chat(hi(R"("n":1)"))->json();
+  EXPECT_EQ(json["usage"]["completion_tokens_details"]["accepted_prediction_tokens"], 3);
+  EXPECT_EQ(json["usage"]["completion_tokens_details"]["rejected_prediction_tokens"], 2);
 }
 
 TEST(Chat, NullCountsAsAbsent) {
@@ -305,6 +327,13 @@ TEST(Chat, RefusesWrongTypesAndRangesAndNamesTheField) {
       {R"("stream_options":{})", "stream_options"},
       {R"("stream":true,"stream_options":{"include_usage":1})", "stream_options.include_usage"},
       {R"("cache_salt":1)", "cache_salt"},
+      {R"("speculation":"maybe")", "speculation"},
+      {R"("speculation":true)", "speculation"},
+      {R"("speculative_tokens":-1)", "speculative_tokens"},
+      {R"("prediction":"text")", "prediction"},
+      {R"("prediction":{"type":"content"})", "prediction"},
+      {R"("prediction":{"content":"text"})", "prediction"},
+      {R"("prediction":{"type":"content","content":["text"]})", "prediction"},
       {R"("priority":"x")", "priority"},
       {R"("tools":{})", "tools"},
       {R"("tools":[1])", "tools"},

@@ -62,6 +62,40 @@ void read_logit_bias(Fields& fields, int vocabulary, std::vector<std::pair<std::
   }
 }
 
+// "speculation": a name, or false for "off". "prediction": as OpenAI has it, text that
+// much of the answer may repeat.
+void read_speculation(Fields& fields, engine::Speculating& out) {
+  if (const Json* by = fields.find("speculation"); by != nullptr && *by == Json(false)) {
+    out.by = engine::Speculation::off;
+  } else if (by != nullptr) {
+    std::string name;
+    fields.read("speculation", name);
+    out.by = engine::speculation_of(name);
+    if (!out.by) return fields.fail(bad("speculation", R"('speculation' should be "off", "ngram", "draft" or "auto")"));
+  }
+  fields.read("speculative_tokens", out.most, {0, kNoLimit});
+  const Json* prediction = fields.read_object("prediction");
+  if (prediction == nullptr) return;
+  const auto member = [](const Json& object, const char* name) {
+    const auto found = object.is_object() ? object.find(name) : object.end();
+    return found == object.end() ? Json() : *found;
+  };
+  const auto wrong = [&] {
+    fields.fail(bad(
+        "prediction",
+        R"('prediction' should be {"type": "content", "content": text}, the text a string or parts of type 'text')"));
+  };
+  const Json content = member(*prediction, "content");
+  if (member(*prediction, "type") != "content" || !(content.is_string() || content.is_array())) return wrong();
+  if (content.is_string()) out.prediction = content.get<std::string>();
+  if (content.is_array())
+    for (const Json& part : content) {
+      const Json text = member(part, "text");
+      if (member(part, "type") != "text" || !text.is_string()) return wrong();
+      out.prediction += text.get_ref<const std::string&>();
+    }
+}
+
 // Known members whose absence from the answer would be a silent lie.
 void refuse_what_is_not_served(Fields& fields) {
   for (const char* name : {"structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
@@ -121,6 +155,7 @@ void read_generation(Fields& fields, const engine::ModelCard& model, engine::Req
   fields.read("ignore_eos", stopping.ignore_eos);
   fields.read("include_stop_str_in_output", stopping.include_stop_in_output);
 
+  read_speculation(fields, request.speculating);
   fields.read("n", request.n, {1, 128});
   fields.read("prompt_logprobs", request.prompt_logprobs, {0, 20});
   fields.read("skip_special_tokens", request.skip_special_tokens);

@@ -86,6 +86,20 @@ class LoadedHost final : public Host {
  public:
   LoadedHost(int threads) : pool_(std::make_shared<ThreadPool>(threads, /*pin=*/true)), turns_(std::make_shared<engine::ComputeLock>()) {}
 
+  Status take_draft(const std::string& text, const HostOptions& options) {
+    const std::string path = text == kDefaultModel ? TRY(default_model_path()) : text;
+    auto loaded = TRY(models::load(path,
+                                   {.max_rows = options.engine.max_num_batched_tokens,
+                                    .packed_cache = models::PackedCache::from(options.packed_cache)},
+                                   *pool_));
+    if (loaded.model == nullptr || loaded.vocabulary.tokens.empty())
+      return Error{Code::invalid, fmt::format("{}: a draft model has weights and a vocabulary", path)};
+    draft_ = std::move(loaded.model);
+    draft_tokenizer_ = TRY(text::Tokenizer::create(std::move(loaded.vocabulary)));
+    log::info("draft_model_loaded", {{"path", text}, {"architecture", loaded.facts.architecture}, {"type", loaded.facts.file_type}});
+    return {};
+  }
+
   Status add(const std::string& text, const HostOptions& options) {
     Stopwatch watch;
     auto [name, path] = TRY(parse_model(text));
@@ -110,6 +124,8 @@ class LoadedHost final : public Host {
                                               .model = std::move(loaded.model),
                                               .tokenizer = std::move(tokenizer),
                                               .chat_template = std::move(chat_template),
+                                              .draft_model = draft_,
+                                              .draft_tokenizer = draft_tokenizer_,
                                               .created = std::time(nullptr),
                                               .parameters = loaded.facts.parameters,
                                               .bytes = static_cast<std::int64_t>(loaded.facts.bytes.count),
@@ -136,6 +152,8 @@ class LoadedHost final : public Host {
  private:
   std::shared_ptr<ThreadPool> pool_;
   std::shared_ptr<engine::ComputeLock> turns_;
+  std::shared_ptr<models::Model> draft_;  // null: none
+  std::shared_ptr<const text::Tokenizer> draft_tokenizer_;
   std::vector<std::string> names_;
   std::vector<std::shared_ptr<engine::Engine>> engines_;
   std::unique_ptr<engine::GeneratorSet> set_;
@@ -146,6 +164,7 @@ class LoadedHost final : public Host {
 Result<std::unique_ptr<Host>> Host::open(const std::vector<std::string>& models, const HostOptions& options) {
   if (!options.isa.empty()) TRY(kernels::select_isa(options.isa));
   auto host = std::make_unique<LoadedHost>(options.threads);
+  if (!options.draft_model.empty()) TRY(host->take_draft(options.draft_model, options));
   for (const std::string& model : models) TRY(host->add(model, options));
   TRY(host->finish());
   return host;

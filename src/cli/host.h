@@ -19,11 +19,14 @@ inline constexpr const char* kDefaultModel = "ashlar-assistant";
 struct HostOptions {
   engine::EngineOptions engine;
   models::PackedCacheOptions packed_cache;
+  std::string draft_model;
   std::string isa;
   int threads = 0;
   void fields(auto&& field) {
     engine.fields(field);
     packed_cache.fields(field);
+    field("draft_model", draft_model,
+          "A small model of the same vocabulary that guesses tokens ahead for the models served: a GGUF file.");
     field("threads", threads, "Threads that compute; 0: one for each core.");
     field("isa", isa, "Use the kernels of this instruction set instead of the best that this processor has.");
   }

@@ -10,8 +10,10 @@ void Batch::build(const Plan& plan) {
   for (const Plan::Item& item : plan.items) {
     auto& choice = static_cast<Choice&>(*item.sequence);
     const int first_row = static_cast<int>(tokens_.size());
+    const int known = item.rows - item.drafted;
     const auto begin = choice.tokens.begin() + item.first;
-    tokens_.insert(tokens_.end(), begin, begin + item.rows);
+    tokens_.insert(tokens_.end(), begin, begin + known);
+    tokens_.insert(tokens_.end(), choice.draft.begin(), choice.draft.begin() + item.drafted);
     sequences_.push_back(
         {.first_row = first_row,
          .rows = item.rows,
@@ -20,13 +22,16 @@ void Batch::build(const Plan& plan) {
     const Job& job = choice.job;
     for (int row = 0; row < item.rows; ++row) {
       const int position = item.first + row;
-      const bool last = item.last && row == item.rows - 1;
+      const bool last = item.last && row >= known - 1;
       // The row at p scores the prompt's token p + 1; after a preemption some are known already.
       const bool scores = job.prompt_logprobs >= 0 && position + 1 < job.prompt_tokens &&
                           position + 1 >= static_cast<int>(job.prompt_scores.size());
       if (!last && !scores) continue;
       logit_rows_.push_back(first_row + row);
-      rows_.push_back({.choice = &choice, .position = position, .last = last});
+      rows_.push_back({.choice = &choice,
+                       .position = position,
+                       .last = last,
+                       .drafted = last && row == known - 1 ? item.drafted : 0});
     }
   }
   const std::size_t wanted = rows_.size() * static_cast<std::size_t>(vocabulary_);

@@ -23,12 +23,13 @@ class Batch {
   void build(const Plan& plan);
   void forward(models::Model& model, models::KvStore& store);
 
-  // One row whose logits were computed: the end of a sequence, or a token of a
-  // prompt whose log-probabilities are wanted.
+  // One row whose logits were computed: the end of a sequence and then each of its
+  // guessed tokens, or a token of a prompt whose log-probabilities are wanted.
   struct Row {
     Choice* choice = nullptr;
     int position = 0;
-    bool last = false;
+    bool last = false;  // gives a token: the sequence's next one, or the one after a guess
+    int drafted = 0;    // of the end: how many rows of guesses come next
   };
   std::span<const Row> rows() const { return rows_; }
   // [usable] after forward(), valid until the next build().

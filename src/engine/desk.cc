@@ -49,7 +49,7 @@ void Desk::report(const Report& report, bool wait) {
     } else if (!lock.try_lock()) {
       return;
     }
-    if (report.seconds > 0) pace_.step(report.now, report.seconds, report.prompt_rows, report.decodes);
+    if (report.seconds > 0) pace_.step(report.now, report.seconds, report.prompt_rows, report.decodes, report.accepted);
     for (const int tokens : report.answers) pace_.ended(tokens);
     for (const auto& [tokens, cached] : report.prompts) pace_.began(tokens, cached);
     for (const Admission::Entry& entry : report.begun) admission_.leave(entry);

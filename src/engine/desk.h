@@ -39,6 +39,7 @@ class Desk {
     Clock::time_point now;
     double seconds = 0;  // 0: no step
     int prompt_rows = 0, decodes = 0;
+    int accepted = 0;  // tokens that came beside those of the decodes, by guesses that were right
     Occupancy occupancy;
     Generator::Load load;                 // rates are filled in by load()
     std::vector<Admission::Entry> begun;  // that wait no more

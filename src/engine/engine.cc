@@ -56,14 +56,15 @@ struct Engine::State {
   std::atomic<std::uint64_t> arrivals{0};
   std::jthread thread;
 
-  State(EngineParts its_parts, const EngineOptions& its_options, CachePlan plan,
-        std::unique_ptr<models::KvStore> store);
+  State(EngineParts its_parts, const EngineOptions& its_options, CachePlan plan, std::unique_ptr<models::KvStore> store,
+        std::unique_ptr<ModelDrafter> drafter);
   Status check_model(const std::string& model) const;
+  Speculation speculation(const Speculating& asked) const;
   std::unique_ptr<Job> make_job(const Request& request, std::vector<std::int32_t> ids, int max_tokens, Sink& sink);
 };
 
 Engine::State::State(EngineParts its_parts, const EngineOptions& its_options, CachePlan plan,
-                     std::unique_ptr<models::KvStore> store)
+                     std::unique_ptr<models::KvStore> store, std::unique_ptr<ModelDrafter> drafter)
     : parts(std::move(its_parts)),
       options(its_options),
       cache(plan),
@@ -82,6 +83,7 @@ Engine::State::State(EngineParts its_parts, const EngineOptions& its_options, Ca
       runner({.model = *parts.model,
               .tokenizer = *parts.tokenizer,
               .store = std::move(store),
+              .drafter = std::move(drafter),
               .pool = parts.pool.get(),
               .turns = parts.turns.get(),
               .clock = parts.clock,
@@ -90,9 +92,31 @@ Engine::State::State(EngineParts its_parts, const EngineOptions& its_options, Ca
              {.max_num_seqs = options.max_num_seqs,
               .max_num_batched_tokens = options.max_num_batched_tokens,
               .target_itl = options.target_itl},
-             options.enable_prefix_caching, options.max_queue_wait) {
+             options.enable_prefix_caching, options.max_queue_wait, options.speculative_max_batch) {
   for (text::TokenId id = 0; id < parts.tokenizer->size(); ++id)
     if (parts.tokenizer->is_end(id)) end_ids.push_back(id);
+}
+
+// Ids mean the same to both models, as far as both have them.
+Status check_vocabularies(const text::Tokenizer& tokenizer, const text::Tokenizer& draft) {
+  const auto& ours = tokenizer.vocabulary().tokens;
+  const auto& theirs = draft.vocabulary().tokens;
+  const auto [our, their] = std::ranges::mismatch(ours, theirs);
+  if (our == ours.end() || their == theirs.end()) return {};
+  return std::unexpected(
+      Error{Code::invalid, fmt::format("the draft model has another vocabulary than the model that it guesses for: "
+                                       "their tokens {} differ",
+                                       our - ours.begin())});
+}
+
+Result<std::unique_ptr<ModelDrafter>> make_drafter(const EngineParts& parts, const CachePlan& plan) {
+  if (parts.draft_model == nullptr) return nullptr;
+  CHECK(parts.draft_tokenizer != nullptr, "a draft model comes with its tokenizer");
+  TRY(check_vocabularies(*parts.tokenizer, *parts.draft_tokenizer));
+  const int usable = std::min({parts.draft_tokenizer->size(), parts.tokenizer->size(),
+                               parts.draft_model->shape().vocabulary, parts.model->shape().vocabulary});
+  auto store = TRY(parts.draft_model->make_kv_store(plan.blocks, plan.type));
+  return std::make_unique<ModelDrafter>(parts.draft_model, std::move(store), usable);
 }
 
 Result<std::unique_ptr<Engine>> Engine::create(EngineParts parts, const EngineOptions& options) {
@@ -101,16 +125,17 @@ Result<std::unique_ptr<Engine>> Engine::create(EngineParts parts, const EngineOp
   if (parts.tokenizer->size() == 0) return Error{Code::invalid, "the model has no vocabulary to speak with"};
   const Bytes available = available_memory();
   const Bytes left{available.count - std::min(available.count, parts.model->mapped_weights().count)};
-  const CachePlan plan = TRY(plan_cache(options, *parts.model, left));
+  const CachePlan plan = TRY(plan_cache(options, *parts.model, left, parts.draft_model.get()));
   if (options.max_model_len == 0 && plan.context < parts.model->shape().context)
     log::warn("context_lowered",
               {{"model", parts.names.front()}, {"trained", parts.model->shape().context}, {"context", plan.context}});
   std::unique_ptr<models::KvStore> store = TRY(parts.model->make_kv_store(plan.blocks, plan.type));
+  std::unique_ptr<ModelDrafter> drafter = TRY(make_drafter(parts, plan));
   log::info("engine_ready", {{"model", parts.names.front()},
                              {"context", plan.context},
                              {"kv_blocks", plan.blocks},
                              {"kv_memory", to_string(store->bytes())}});
-  auto state = std::make_unique<State>(std::move(parts), options, plan, std::move(store));
+  auto state = std::make_unique<State>(std::move(parts), options, plan, std::move(store), std::move(drafter));
   state->thread = std::jthread([runner = &state->runner] {
     name_this_thread("ashlar-engine");
     runner->run();
@@ -129,6 +154,12 @@ Status Engine::State::check_model(const std::string& model) const {
   if (model.empty() || std::ranges::find(parts.names, model) != parts.names.end()) return {};
   return std::unexpected(
       Error{Code::not_found, fmt::format("there is no model '{}' here, but {}", model, fmt::join(parts.names, ", "))});
+}
+
+// A prediction asks for itself.
+Speculation Engine::State::speculation(const Speculating& asked) const {
+  const Speculation usual = speculation_of(options.speculation).value_or(Speculation::off);
+  return asked.by.value_or(usual == Speculation::off && !asked.prediction.empty() ? Speculation::ngram : usual);
 }
 
 std::unique_ptr<Job> Engine::State::make_job(const Request& request, std::vector<std::int32_t> ids, int max_tokens,
@@ -156,6 +187,16 @@ std::unique_ptr<Job> Engine::State::make_job(const Request& request, std::vector
                   .max_tokens = max_tokens};
   std::vector<std::int32_t> held_back = end_ids;
   held_back.insert(held_back.end(), stopping.stop_token_ids.begin(), stopping.stop_token_ids.end());
+  const Speculating& speculating = request.speculating;
+  const int most_guesses =
+      speculating.most < 0 ? options.speculative_tokens : std::min(speculating.most, options.speculative_tokens);
+  std::shared_ptr<std::vector<std::int32_t>> prediction;
+  if (!speculating.prediction.empty()) {
+    prediction = std::make_shared<std::vector<std::int32_t>>(
+        parts.tokenizer->encode(speculating.prediction, {.add_special = false}));
+    // No answer is longer.
+    prediction->resize(std::min(prediction->size(), static_cast<std::size_t>(max_tokens)));
+  }
   const auto salt = cache_salt(request);
   const std::uint64_t arrival = arrivals.fetch_add(1, std::memory_order_relaxed);
   for (int index = 0; index < request.n; ++index) {
@@ -167,6 +208,9 @@ std::unique_ptr<Job> Engine::State::make_job(const Request& request, std::vector
     choice->tenant = request.tenant;
     choice->salt = salt;
     choice->prompt = job->prompt_tokens;
+    choice->guesses.by = speculation(speculating);
+    choice->guesses.most = most_guesses;
+    choice->guesses.prediction = prediction;
     job->choices.push_back(std::move(choice));
   }
   Choice& first = *job->choices.front();
@@ -185,6 +229,8 @@ std::expected<std::unique_ptr<Ticket>, Generator::Refusal> Engine::start(Request
   if (const Status known = state.check_model(request.model); !known) return refuse(known.error());
   if (state.desk->draining()) return refuse({Code::unavailable, "the server is shutting down"});
   if (const Status fine = check(request, state.parts.tokenizer->size()); !fine) return refuse(fine.error());
+  if (request.speculating.by == Speculation::draft && state.parts.draft_model == nullptr)
+    return refuse({Code::invalid, "speculation by a draft model was asked, but this server has none"});
   Result<Prompter::Tokens> prompt = state.prompter.tokens(request.prompt, true, request.echo);
   if (!prompt) return refuse(std::move(prompt).error());
   const Result<int> length =

@@ -24,20 +24,22 @@ struct EngineParts {
   std::shared_ptr<models::Model> model;
   std::shared_ptr<const text::Tokenizer> tokenizer;
   std::shared_ptr<const text::ChatTemplate> chat_template;  // null: none
+  std::shared_ptr<models::Model> draft_model;               // guesses for `model`; null: none
+  std::shared_ptr<const text::Tokenizer> draft_tokenizer;   // its own
   std::int64_t created = 0;                                 // seconds since 1970
   std::int64_t parameters = 0;
   std::int64_t bytes = 0;
 
   std::shared_ptr<ThreadPool> pool;    // the model's own, for sampling; null: engine thread alone
-  std::shared_ptr<ComputeLock> turns;  // where several engines share a pool: one for all of them
+  std::shared_ptr<ComputeLock> turns;  // where several engines share a pool or a draft model: one for all of them
   std::function<Clock::time_point()> clock = Clock::now;
 };
 
 // Destruction fails what still runs (unavailable) and waits for the engine thread.
 class Engine : public Generator {
  public:
-  // invalid: options that contradict each other or the model; exhausted: no memory
-  // for keys and values.
+  // invalid: options that contradict each other or the model, or a draft model of
+  // another vocabulary; exhausted: no memory for keys and values.
   static Result<std::unique_ptr<Engine>> create(EngineParts parts, const EngineOptions& options);
   ~Engine() override;
 

@@ -59,6 +59,10 @@ struct EngineMetrics {
   Counter prefix_hits{"vllm:prefix_cache_hits_total", "Prompt tokens found in the prefix cache.", labels};
   Counter prefix_waits{"engine_prefix_waits_total",
                        "Prompts that waited for another one to compute what both begin with.", labels};
+  Counter drafts{"vllm:spec_decode_num_drafts_total", "Times that tokens of an answer were guessed ahead.", labels};
+  Counter drafted_tokens{"vllm:spec_decode_num_draft_tokens_total", "Tokens guessed ahead and computed.", labels};
+  Counter accepted_tokens{"vllm:spec_decode_num_accepted_tokens_total", "Of the tokens guessed ahead, the right ones.",
+                          labels};
   Counter success_stop, success_length, success_abort;
   Histogram first_token{"vllm:time_to_first_token_seconds", "From arrival to the first token.", buckets::kFirstToken,
                         labels};

@@ -7,12 +7,15 @@
 #include <limits>
 #include <string>
 
+#include "engine/generator.h"
+
 namespace ashlar::engine {
 namespace {
 
 constexpr int kBlock = models::kBlockTokens;
 constexpr std::int64_t kContexts = 4;             // full contexts that the cache holds unless told otherwise,
 constexpr std::int64_t kLeastTokens = 64 * 1024;  // or this many positions where contexts are short
+constexpr int kMostGuesses = 64;
 
 int ceil_blocks(std::int64_t tokens) { return static_cast<int>((tokens + kBlock - 1) / kBlock); }
 
@@ -36,6 +39,13 @@ Status check(const EngineOptions& o, int trained) {
     return invalid(fmt::format("memory_utilization is {}, but it is a share between 0 and 1", o.memory_utilization));
   if (o.max_num_queued_reqs < 0 || o.max_num_queued_tokens < 0)
     return invalid("max_num_queued_reqs and max_num_queued_tokens cannot be negative");
+  if (!speculation_of(o.speculation))
+    return invalid(fmt::format("speculation is '{}', but it must be off, ngram, draft or auto", o.speculation));
+  if (o.speculative_tokens < 0 || o.speculative_tokens > kMostGuesses)
+    return invalid(
+        fmt::format("speculative_tokens is {}, but it must be between 0 and {}", o.speculative_tokens, kMostGuesses));
+  if (o.speculative_max_batch < 0)
+    return invalid(fmt::format("speculative_max_batch is {}, but it cannot be negative", o.speculative_max_batch));
   return {};
 }
 
@@ -52,12 +62,14 @@ Bytes available_memory() {
   return {available};
 }
 
-Result<CachePlan> plan_cache(const EngineOptions& options, const models::Model& model, Bytes available) {
+Result<CachePlan> plan_cache(const EngineOptions& options, const models::Model& model, Bytes available,
+                             const models::Model* draft) {
   const int trained = model.shape().context;
   TRY(check(options, trained));
   CachePlan plan{.type = TRY(models::kv_type_of(options.kv_type))};
   const int context = options.max_model_len > 0 ? options.max_model_len : trained;
-  const std::uint64_t block_bytes = std::max<std::uint64_t>(1, model.kv_block_bytes(plan.type).count);
+  const std::uint64_t block_bytes = std::max<std::uint64_t>(
+      1, model.kv_block_bytes(plan.type).count + (draft != nullptr ? draft->kv_block_bytes(plan.type).count : 0));
 
   std::int64_t blocks = 0;
   if (options.kv_cache_memory.count > 0) {

@@ -24,6 +24,9 @@ struct EngineOptions {
   std::int64_t max_num_queued_tokens = 0;
   std::chrono::milliseconds max_queue_wait{600'000};  // as long as usual clients wait
   std::chrono::milliseconds request_timeout{0};
+  std::string speculation = "auto";
+  int speculative_tokens = 7;
+  int speculative_max_batch = 4;
 
   void fields(auto&& field) {
     field("max_num_seqs", max_num_seqs, "Most answers generated together in one step.");
@@ -49,6 +52,12 @@ struct EngineOptions {
           "Milliseconds that a request may wait to begin; one that would wait longer is refused with 503. 0: until its "
           "deadline.");
     field("request_timeout", request_timeout, "Milliseconds that a request may take in all. 0: no bound.");
+    field("speculation", speculation,
+          "Who guesses tokens ahead, which one step then confirms: ngram (what stood in the prompt or the answer "
+          "before), draft (the draft model), auto (whichever guesses better) or off. A request may ask otherwise.");
+    field("speculative_tokens", speculative_tokens, "Most tokens of an answer guessed at once.");
+    field("speculative_max_batch", speculative_max_batch,
+          "Nothing is guessed in a step of more answers than this, where each row costs its share.");
   }
 };
 
@@ -59,9 +68,11 @@ struct CachePlan {
   models::KvType type = models::KvType::f16;
 };
 
-// `available`: free memory. invalid: options that contradict each other or the
-// model; exhausted: a single block finds no room.
-Result<CachePlan> plan_cache(const EngineOptions& options, const models::Model& model, Bytes available);
+// `available`: free memory. `draft`: a model that guesses, or null; it gets as many
+// blocks, out of the same memory. invalid: options that contradict each other or
+// the model; exhausted: a single block finds no room.
+Result<CachePlan> plan_cache(const EngineOptions& options, const models::Model& model, Bytes available,
+                             const models::Model* draft = nullptr);
 
 // What this process may still take: MemAvailable, and its cgroup's limit.
 Bytes available_memory();

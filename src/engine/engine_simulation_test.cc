@@ -44,6 +44,14 @@ std::unique_ptr<Live> make(std::mt19937& random, int context, int number) {
   live->request.priority = below(5) == 0 ? -1 : 0;
   live->request.n = below(4) == 0 ? 1 + below(4) : 1;
   if (below(10) == 0) live->request.prompt_logprobs = 1;
+  if (below(4) == 0) live->request.speculating.by = static_cast<Speculation>(below(4));
+  if (below(4) == 0) live->request.speculating.most = below(6);
+  if (below(3) == 0) {
+    // Much of what it will say, with a byte here and there that is wrong.
+    std::string& prediction = live->request.speculating.prediction;
+    for (const std::int32_t id : alone(ids_of(live->prompt), live->request.stopping.max_tokens, sampling))
+      prediction.push_back(below(10) == 0 ? 'x' : static_cast<char>(id));
+  }
   return live;
 }
 
@@ -75,9 +83,11 @@ double counted(const std::string& name) {
   return sum;
 }
 
-void simulate(EngineOptions options, int context, int requests, unsigned seed) {
+// `wrong`: how many of 16 guesses of the draft model are.
+void simulate(EngineOptions options, int context, int requests, unsigned seed, unsigned wrong = 4) {
   std::mt19937 random(seed);
-  House house({.options = options, .context = context});
+  const auto draft = fake::draft_model(wrong, context);
+  House house({.options = options, .context = context, .draft = draft});
   ASSERT_EQ(house.engine->context(), context);
   std::deque<std::unique_ptr<Live>> live;
   for (int number = 0; number < requests || !live.empty();) {
@@ -109,41 +119,59 @@ void simulate(EngineOptions options, int context, int requests, unsigned seed) {
   EXPECT_EQ(house.engine->load().kv_used, 0) << "a block leaked";
   EXPECT_EQ(house.engine->load().running + house.engine->load().waiting, 0);
   EXPECT_EQ(house.model->errors, 0) << "a row was read or written where it is not";
+  EXPECT_EQ(draft->errors, 0) << "the same, by the draft model";
+  const double drafted = counted("vllm:spec_decode_num_draft_tokens_total");
+  const double accepted = counted("vllm:spec_decode_num_accepted_tokens_total");
+  EXPECT_GT(accepted, 20) << "no guess was ever right";
+  EXPECT_GT(drafted, accepted) << "no guess was ever wrong";
   EXPECT_GT(counted("vllm:num_preemptions_total"), 10) << "nothing was contested";
   if (options.enable_prefix_caching && options.max_num_batched_tokens >= 24)
     EXPECT_GT(counted("ashlar_engine_prefix_waits_total"), 10) << "nobody waited for a common prefix";
 }
 
 TEST(EngineSimulation, ATinyCache) {
-  simulate({.max_num_seqs = 8, .max_num_batched_tokens = 24, .kv_cache_memory = fake::blocks(8)}, 128, 700, 1);
+  simulate({.max_num_seqs = 8, .max_num_batched_tokens = 24, .kv_cache_memory = fake::blocks(16)}, 128, 700, 1);
 }
 
 TEST(EngineSimulation, AnyBudget) {
   for (const int budget : {4, 16, 17, 100})
-    simulate({.max_num_seqs = 4, .max_num_batched_tokens = budget, .kv_cache_memory = fake::blocks(6)}, 96, 100,
+    simulate({.max_num_seqs = 4, .max_num_batched_tokens = budget, .kv_cache_memory = fake::blocks(12)}, 96, 100,
              static_cast<unsigned>(budget));
 }
 
 TEST(EngineSimulation, ManySequencesAndRoomForHalf) {
-  simulate({.max_num_seqs = 32, .max_num_batched_tokens = 64, .kv_cache_memory = fake::blocks(40)}, 96, 500, 3);
+  simulate({.max_num_seqs = 32, .max_num_batched_tokens = 64, .kv_cache_memory = fake::blocks(80)}, 96, 500, 3);
 }
 
 TEST(EngineSimulation, WithoutAPrefixCache) {
   simulate({.max_num_seqs = 8,
             .max_num_batched_tokens = 32,
-            .kv_cache_memory = fake::blocks(8),
+            .kv_cache_memory = fake::blocks(16),
             .enable_prefix_caching = false},
            96, 400, 4);
+}
+
+TEST(EngineSimulation, GuessesRightAndWrong) {
+  for (const int most : {1, 3, 20})
+    for (const unsigned wrong : {0U, 3U, 15U}) {
+      simulate({.max_num_seqs = 6,
+                .max_num_batched_tokens = 40,
+                .kv_cache_memory = fake::blocks(2 * 9),  // half of them for the draft model
+                .speculative_tokens = most,
+                .speculative_max_batch = 6},
+               128, 120, wrong, wrong);
+    }
 }
 
 // Many threads ask, leave, look and are served at once; for ThreadSanitizer above all.
 TEST(EngineThreads, ManyClientsAtOnce) {
   House house({.options = {.max_num_seqs = 8,
                            .max_num_batched_tokens = 64,
-                           .kv_cache_memory = fake::blocks(24),
+                           .kv_cache_memory = fake::blocks(48),
                            .max_num_queued_reqs = 16},
                .context = 96,
-               .pool = std::make_shared<ThreadPool>(2)});
+               .pool = std::make_shared<ThreadPool>(2),
+               .draft = fake::draft_model(4, 96)});
   std::atomic<int> finished{0}, refused{0};
   std::vector<std::jthread> clients;
   for (unsigned client = 0; client < 12; ++client)

@@ -175,6 +175,16 @@ class Model : public models::Model {
   models::Shape shape_;
 };
 
+// Mostly of the same mind as Model: `wrong` of 16 histories go on otherwise.
+inline std::shared_ptr<Model> draft_model(unsigned wrong, int context = 256) {
+  auto model = std::make_shared<Model>(context);
+  model->logits = [wrong](std::uint64_t history, std::span<float> out) {
+    logits_of(history, out);
+    if (const std::uint64_t bits = mix(history, 99); bits % 16 < wrong) out[(bits >> 8) % kBos] = 50;
+  };
+  return model;
+}
+
 // Writes role: content lines.
 class ChatTemplate : public text::ChatTemplate {
  public:
@@ -297,6 +307,7 @@ struct HousePlan {
   std::shared_ptr<ThreadPool> pool;
   std::shared_ptr<ComputeLock> turns;
   bool chat = true;
+  std::shared_ptr<Model> draft;  // guesses; null: none
 };
 
 // An engine over the fake model.
@@ -309,6 +320,8 @@ struct House {
                                 .model = model,
                                 .tokenizer = std::make_shared<Tokenizer>(),
                                 .chat_template = plan.chat ? std::make_shared<ChatTemplate>() : nullptr,
+                                .draft_model = plan.draft,
+                                .draft_tokenizer = std::make_shared<Tokenizer>(),
                                 .created = 7,
                                 .parameters = 8,
                                 .bytes = 9,

@@ -18,4 +18,14 @@ std::string_view name(FinishReason reason) {
   return "stop";
 }
 
+std::optional<Speculation> speculation_of(std::string_view name) {
+  constexpr std::pair<std::string_view, Speculation> kNames[] = {{"off", Speculation::off},
+                                                                 {"ngram", Speculation::ngram},
+                                                                 {"draft", Speculation::draft},
+                                                                 {"auto", Speculation::automatic}};
+  for (const auto& [known, speculation] : kNames)
+    if (known == name) return speculation;
+  return std::nullopt;
+}
+
 }  // namespace ashlar::engine

@@ -27,7 +27,7 @@ struct Chat {
   std::string chat_template;                    // instead of the model's own, if not empty
   bool add_generation_prompt = true;
   bool continue_final_message = false;
-  bool add_special_tokens = false;              // templates write their own
+  bool add_special_tokens = false;  // templates write their own
 };
 
 struct Prompt {
@@ -59,6 +59,19 @@ struct Stopping {
   bool include_stop_in_output = false;
 };
 
+// Who guesses the tokens that come next, so that one step of the model confirms
+// several: what stood in the prompt, the prediction or the answer before (ngram), a
+// small model (draft), or whichever guesses better.
+enum class Speculation { off, ngram, draft, automatic };
+std::optional<Speculation> speculation_of(std::string_view name);  // "off", "ngram", "draft", "auto"
+
+// How an answer is guessed ahead: it changes when its tokens come, never which.
+struct Speculating {
+  std::optional<Speculation> by;  // nothing: as the engine is set
+  int most = -1;                  // tokens guessed at once; -1: as the engine is set, which is the most in any case
+  std::string prediction;         // text that much of the answer may repeat
+};
+
 // Lower is more urgent. A class is served before the next; within one, tenants
 // take turns by the tokens they used.
 struct Request {
@@ -71,6 +84,7 @@ struct Request {
   int n = 1;
   Sampling sampling;
   Stopping stopping;
+  Speculating speculating;
   int logprobs = -1;         // -1: none; else how many alternatives of each token, 0 to 20
   int prompt_logprobs = -1;  // the same for the prompt's own tokens
   bool skip_special_tokens = true;
@@ -97,8 +111,9 @@ std::string_view name(FinishReason reason);
 struct Usage {
   int prompt_tokens = 0;
   int completion_tokens = 0;
-  int cached_tokens = 0;     // of the prompt, found in the prefix cache
+  int cached_tokens = 0;  // of the prompt, found in the prefix cache
   int reasoning_tokens = 0;
+  int accepted_tokens = 0, rejected_tokens = 0;  // guessed ahead: those of the answer, and the others
 };
 
 // What happens to a request, in this order: Started, then Text and ChoiceEnd
@@ -106,8 +121,8 @@ struct Usage {
 struct Started {
   int prompt_tokens = 0;
   int cached_tokens = 0;
-  std::vector<std::int32_t> prompt_ids;              // when echo or prompt_logprobs is asked
-  std::vector<TokenLogprob> prompt_logprobs;         // [prompt_tokens]; the first has logprob 0 and no alternatives
+  std::vector<std::int32_t> prompt_ids;       // when echo or prompt_logprobs is asked
+  std::vector<TokenLogprob> prompt_logprobs;  // [prompt_tokens]; the first has logprob 0 and no alternatives
 };
 struct Text {
   int choice = 0;
@@ -118,7 +133,7 @@ struct Text {
 struct ChoiceEnd {
   int choice = 0;
   FinishReason reason = FinishReason::stop;
-  std::optional<std::string> stop_string;      // which one matched
+  std::optional<std::string> stop_string;  // which one matched
   std::optional<std::int32_t> stop_token;
 };
 struct Finished {
@@ -187,7 +202,7 @@ class Generator {
   // What the page and /health show.
   struct Load {
     int running = 0, waiting = 0;
-    double kv_used = 0;  // share, 0 to 1
+    double kv_used = 0;                                                  // share, 0 to 1
     double prefill_tokens_per_second = 0, decode_tokens_per_second = 0;  // over the last seconds
     bool healthy = true;
   };

@@ -12,6 +12,7 @@
 #include "engine/outlet.h"
 #include "engine/sampler.h"
 #include "engine/scheduler.h"
+#include "engine/speculation.h"
 
 namespace ashlar::engine {
 
@@ -25,6 +26,7 @@ struct Choice : Sequence {
   int index = 0;
   Sampler sampler;
   Answer answer;
+  Guesses guesses;
   Clock::time_point last_token;
 };
 

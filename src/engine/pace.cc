@@ -16,15 +16,15 @@ std::int64_t Pace::second(Clock::time_point now) {
   return std::chrono::floor<std::chrono::seconds>(now.time_since_epoch()).count();
 }
 
-void Pace::step(Clock::time_point now, double seconds, int prompt_rows, int decodes) {
-  if (prompt_rows == 0 && decodes > 0) blend(decode_, seconds, 0.1);
+void Pace::step(Clock::time_point now, double seconds, int prompt_rows, int decodes, int accepted) {
+  if (prompt_rows == 0 && decodes > 0) blend(decode_, seconds * decodes / (decodes + accepted), 0.1);
   // In a mixed step the decodes cost about what they cost alone.
   if (prompt_rows > 0)
     blend(prompt_token_, std::max(seconds * 0.1, seconds - (decodes > 0 ? decode_ : 0)) / prompt_rows, 0.2);
   Second& slot = seconds_[static_cast<std::size_t>(second(now) % static_cast<std::int64_t>(seconds_.size()))];
   if (slot.number != second(now)) slot = {.number = second(now)};
   slot.prompt += prompt_rows;
-  slot.answer += decodes;
+  slot.answer += decodes + accepted;
 }
 
 // Large prompts count more: the share is of tokens.

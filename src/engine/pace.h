@@ -12,8 +12,9 @@ namespace ashlar::engine {
 // Not locked: whoever shares it locks.
 class Pace {
  public:
-  // A step took `seconds` for `prompt_rows` of prompts and `decodes` answers.
-  void step(Clock::time_point now, double seconds, int prompt_rows, int decodes);
+  // A step took `seconds` for `prompt_rows` of prompts and `decodes` answers, which
+  // got a token each and `accepted` more by right guesses.
+  void step(Clock::time_point now, double seconds, int prompt_rows, int decodes, int accepted = 0);
   // A prompt of `tokens` began, of which the prefix cache had `cached`.
   void began(int tokens, int cached);
   // A choice ended after `tokens`.

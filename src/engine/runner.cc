@@ -19,12 +19,13 @@ double seconds(Clock::duration duration) { return std::chrono::duration<double>(
 }  // namespace
 
 Runner::Runner(Workshop workshop, SchedulerOptions options, bool prefix_caching,
-               std::chrono::milliseconds max_queue_wait)
+               std::chrono::milliseconds max_queue_wait, int speculative_batch)
     : shop_(std::move(workshop)),
       max_queue_wait_(max_queue_wait),
       cache_(*shop_.store, prefix_caching),
       scheduler_(options, cache_),
       batch_(shop_.model.shape().vocabulary, std::min(shop_.model.shape().vocabulary, shop_.tokenizer.size())),
+      speculator_(speculative_batch, std::move(shop_.drafter), shop_.turns),
       scratch_(shop_.pool != nullptr ? static_cast<std::size_t>(shop_.pool->size()) : 1),
       now_(shop_.clock()) {}
 
@@ -104,6 +105,9 @@ void Runner::expire() {
 }
 
 void Runner::step() {
+  const Clock::time_point begin = shop_.clock();
+  speculator_.propose(scheduler_.sequences());
+  const Clock::duration guessing = shop_.clock() - begin;
   const Plan& plan = scheduler_.plan();
   plan_ = &plan;
   CHECK(!plan.items.empty(), "whoever is ranked first can always go on");
@@ -112,7 +116,7 @@ void Runner::step() {
   const Clock::time_point before = shop_.clock();
   compute();
   now_ = shop_.clock();
-  computing_ = now_ - before;
+  computing_ = guessing + (now_ - before);
   scheduler_.commit(seconds(computing_));
   deliver();
   failed_in_a_row_ = 0;
@@ -134,10 +138,11 @@ void Runner::note_begun(const Plan& plan) {
     metrics.prefix_hits.add(static_cast<std::uint64_t>(choice.prefix_hit));
   }
   metrics.preemptions.add(plan.preempted.size());
+  for (Sequence* preempted : plan.preempted) speculator_.leave(static_cast<Choice&>(*preempted));
   metrics.prefix_waits.add(static_cast<std::uint64_t>(plan.followers));
   metrics.iteration_tokens.observe(plan.tokens);
   metrics.steps.add();
-  report_.prompt_rows = plan.tokens - plan.decodes;
+  report_.prompt_rows = plan.tokens - plan.decodes - plan.drafted;
   report_.decodes = plan.decodes;
 }
 
@@ -146,29 +151,43 @@ void Runner::compute() {
   std::unique_lock<ComputeLock> turn;
   if (shop_.turns != nullptr) turn = std::unique_lock(*shop_.turns);
   batch_.forward(shop_.model, *shop_.store);
-  draws_.clear();
+  runs_.clear();
+  sampled_.clear();
   const std::span<const Batch::Row> rows = batch_.rows();
-  for (std::size_t row = 0; row < rows.size(); ++row) {
+  for (std::size_t row = 0; row < rows.size(); row += 1 + static_cast<std::size_t>(rows[row].drafted)) {
+    Choice& choice = *rows[row].choice;
     if (!rows[row].last) {
       score(row);
-      continue;
-    }
-    Choice& choice = *rows[row].choice;
-    if (choice.job.first_token) {
-      draws_.push_back({&choice, row, {}});
+    } else if (choice.job.first_token) {
+      plan_run(choice, row, rows[row].drafted);
     } else if (choice.job.max_tokens > 0) {
-      for (const auto& other : choice.job.choices) draws_.push_back({other.get(), row, {}});
+      for (const auto& other : choice.job.choices) plan_run(*other, row, 0);
     }
   }
-  const auto draw = [&](int index, int worker) {
-    Draw& one = draws_[static_cast<std::size_t>(index)];
-    one.sampled = one.choice->sampler.sample(batch_.logits(one.row), scratch_[static_cast<std::size_t>(worker)]);
+  const auto draw_one = [&](int index, int worker) {
+    draw(runs_[static_cast<std::size_t>(index)], scratch_[static_cast<std::size_t>(worker)]);
   };
-  const int count = static_cast<int>(draws_.size());
+  const int count = static_cast<int>(runs_.size());
   if (shop_.pool != nullptr && count * batch_.usable() >= kWorthSharing) {
-    shop_.pool->for_each(count, draw);
+    shop_.pool->for_each(count, draw_one);
   } else {
-    for (int index = 0; index < count; ++index) draw(index, 0);
+    for (int index = 0; index < count; ++index) draw_one(index, 0);
+  }
+}
+
+void Runner::plan_run(Choice& choice, std::size_t row, int drafted) {
+  runs_.push_back({.choice = &choice, .row = row, .drafted = drafted, .first = sampled_.size()});
+  sampled_.resize(sampled_.size() + 1 + static_cast<std::size_t>(drafted));
+}
+
+// Draws as without any guess, and goes on as long as what was drawn is what was guessed.
+void Runner::draw(Run& run, Sampler::Scratch& scratch) {
+  Choice& choice = *run.choice;
+  for (bool right = true; right; ++run.length) {
+    const auto next = static_cast<std::size_t>(run.length);
+    Result<Sampler::Sampled>& sampled = sampled_[run.first + next];
+    sampled = choice.sampler.sample(batch_.logits(run.row + next), scratch);
+    right = sampled && run.length < run.drafted && sampled->id == choice.draft[next];
   }
 }
 
@@ -195,15 +214,32 @@ void Runner::deliver() {
     for (const auto& choice : job.choices)
       end_choice(*choice, {.choice = choice->index, .reason = FinishReason::length});
   }
-  for (Draw& draw : draws_) {
-    Job& job = draw.choice->job;
-    if (job.open_choices == 0) continue;  // failed or aborted by an earlier draw of this step
-    if (!draw.sampled) {
-      fail(job, draw.sampled.error());
-      continue;
+  for (const Run& run : runs_) deliver(run);
+}
+
+void Runner::deliver(const Run& run) {
+  Choice& choice = *run.choice;
+  Job& job = choice.job;
+  EngineMetrics& metrics = shop_.metrics;
+  if (run.drafted > 0) {
+    metrics.drafts.add();
+    metrics.drafted_tokens.add(static_cast<std::uint64_t>(run.drafted));
+    metrics.accepted_tokens.add(static_cast<std::uint64_t>(run.length) - 1);
+    report_.accepted += run.length - 1;
+    speculator_.learn(choice, run.drafted, run.length - 1);
+  }
+  // Tokens that came together share the time since the one before.
+  const Clock::duration gap = (now_ - choice.last_token) / run.length;
+  for (int i = 0; i < run.length; ++i) {
+    if (job.open_choices == 0) return;  // failed or aborted, by this run or an earlier one of this step
+    if (i > 0) {
+      if (choice.state != Sequence::State::running) return;  // ended by the token before
+      scheduler_.accept(choice);
     }
-    if (!job.first_token && !begin_answers(job)) continue;
-    push_token(*draw.choice, *std::move(draw.sampled));
+    Result<Sampler::Sampled>& sampled = sampled_[run.first + static_cast<std::size_t>(i)];
+    if (!sampled) return fail(job, sampled.error());
+    if (!job.first_token && !begin_answers(job)) return;
+    push_token(choice, *std::move(sampled), gap);
   }
 }
 
@@ -231,13 +267,13 @@ bool Runner::begin_answers(Job& job) {
   return true;
 }
 
-void Runner::push_token(Choice& choice, Sampler::Sampled&& sampled) {
+void Runner::push_token(Choice& choice, Sampler::Sampled&& sampled, Clock::duration gap) {
   Job& job = choice.job;
   EngineMetrics& metrics = shop_.metrics;
   metrics.generation_tokens.add();
   if (choice.answer.tokens() > 0) {
-    metrics.inter_token.observe(seconds(now_ - choice.last_token));
-    metrics.per_token.observe(seconds(now_ - choice.last_token));
+    metrics.inter_token.observe(seconds(gap));
+    metrics.per_token.observe(seconds(gap));
   }
   choice.last_token = now_;
   choice.tokens.push_back(sampled.id);
@@ -251,6 +287,7 @@ void Runner::push_token(Choice& choice, Sampler::Sampled&& sampled) {
 void Runner::end_choice(Choice& choice, ChoiceEnd end) {
   Job& job = choice.job;
   scheduler_.remove(choice);
+  speculator_.leave(choice);
   if (job.max_tokens > 0) report_.answers.push_back(choice.answer.tokens());
   job.reason = end.reason;
   if (!job.outlet->send(std::move(end))) return abort(job);
@@ -259,7 +296,11 @@ void Runner::end_choice(Choice& choice, ChoiceEnd end) {
 
 void Runner::finish(Job& job) {
   Finished finished{.usage = {.prompt_tokens = job.prompt_tokens, .cached_tokens = job.choices[0]->prefix_hit}};
-  for (const auto& choice : job.choices) finished.usage.completion_tokens += choice->answer.tokens();
+  for (const auto& choice : job.choices) {
+    finished.usage.completion_tokens += choice->answer.tokens();
+    finished.usage.accepted_tokens += choice->guesses.accepted;
+    finished.usage.rejected_tokens += choice->guesses.rejected;
+  }
   finished.queue_seconds = seconds(*job.began - job.arrived);
   finished.prefill_seconds = seconds(*job.first_token - *job.began);
   finished.decode_seconds = seconds(now_ - *job.first_token);
@@ -289,7 +330,10 @@ void Runner::fail_all(const Error& error) {
 void Runner::retire(Job& job) {
   job.outlet->close();
   job.open_choices = 0;
-  for (const auto& choice : job.choices) scheduler_.remove(*choice);
+  for (const auto& choice : job.choices) {
+    scheduler_.remove(*choice);
+    speculator_.leave(*choice);
+  }
   deadlines_.erase({job.deadline, &job});
   if (!job.began) report_.begun.push_back(job.entry);
   ++report_.finished;
@@ -326,7 +370,7 @@ void Runner::report() {
   report_.begun.clear();
   report_.answers.clear();
   report_.prompts.clear();
-  report_.finished = report_.prompt_rows = report_.decodes = 0;
+  report_.finished = report_.prompt_rows = report_.decodes = report_.accepted = 0;
   computing_ = {};
 }
 

@@ -15,17 +15,19 @@
 #include "engine/engine_metrics.h"
 #include "engine/kv_cache.h"
 #include "engine/scheduler.h"
+#include "engine/speculation.h"
 
 namespace ashlar::engine {
 
-// What a runner works with. Everything is borrowed but the store, and must
-// outlive it.
+// What a runner works with. Everything is borrowed but the store and the
+// drafter, and must outlive it.
 struct Workshop {
   models::Model& model;
   const text::Tokenizer& tokenizer;
   std::unique_ptr<models::KvStore> store;
-  ThreadPool* pool = nullptr;    // for sampling; null: on the engine thread alone
-  ComputeLock* turns = nullptr;  // held while computing; null: the machine is ours
+  std::unique_ptr<ModelDrafter> drafter;  // null: no draft model
+  ThreadPool* pool = nullptr;             // for sampling; null: on the engine thread alone
+  ComputeLock* turns = nullptr;           // held while computing; null: the machine is ours
   std::function<Clock::time_point()> clock;
   Desk& desk;
   EngineMetrics& metrics;
@@ -34,16 +36,22 @@ struct Workshop {
 // Engine thread only.
 class Runner {
  public:
-  Runner(Workshop workshop, SchedulerOptions options, bool prefix_caching, std::chrono::milliseconds max_queue_wait);
+  // `speculative_batch`: nothing is guessed in a step of more answers.
+  Runner(Workshop workshop, SchedulerOptions options, bool prefix_caching, std::chrono::milliseconds max_queue_wait,
+         int speculative_batch);
 
   // Until the desk says stop; then what is left has failed.
   void run();
 
  private:
-  struct Draw {  // a token to be chosen from a row of logits
-    Choice* choice;
-    std::size_t row;
-    Result<Sampler::Sampled> sampled;
+  // Tokens to be chosen for one answer: from a row of logits, then, as long as the
+  // guesses are right, from the rows that follow them.
+  struct Run {
+    Choice* choice = nullptr;
+    std::size_t row = 0;
+    int drafted = 0;
+    std::size_t first = 0;  // its place in sampled_
+    int length = 0;         // tokens that were chosen
   };
 
   void turn(Desk::News& news);
@@ -54,10 +62,13 @@ class Runner {
   void step();
   void note_begun(const Plan& plan);
   void compute();
+  void plan_run(Choice& choice, std::size_t row, int drafted);
+  void draw(Run& run, Sampler::Scratch& scratch);
   void score(std::size_t row);
   void deliver();
+  void deliver(const Run& run);
   bool begin_answers(Job& job);
-  void push_token(Choice& choice, Sampler::Sampled&& sampled);
+  void push_token(Choice& choice, Sampler::Sampled&& sampled, Clock::duration gap);
   void fail_all(const Error& error);
   void fail(Job& job, Error error, std::chrono::milliseconds retry_after = {});
   void end_choice(Choice& choice, ChoiceEnd end);
@@ -72,16 +83,18 @@ class Runner {
   KvCache cache_;
   Scheduler scheduler_;
   Batch batch_;
+  Speculator speculator_;
   std::vector<std::unique_ptr<Job>> jobs_;
   std::vector<std::unique_ptr<Job>> retired_;  // may still be named by this step's lists
   std::set<std::pair<Clock::time_point, Job*>> deadlines_;
-  std::vector<Draw> draws_;
-  std::vector<Sampler::Scratch> scratch_;  // one for each thread of the pool
+  std::vector<Run> runs_;
+  std::vector<Result<Sampler::Sampled>> sampled_;  // [runs_, 1 + drafted]
+  std::vector<Sampler::Scratch> scratch_;          // one for each thread of the pool
   const Plan* plan_ = nullptr;
   Desk::Report report_;
   Clock::time_point started_, now_;                              // of this turn; as of the last event
   Clock::time_point oldest_waiting_ = Clock::time_point::max();  // nobody who waits arrived before
-  Clock::duration computing_{};                                  // in the forward pass and sampling, this turn
+  Clock::duration computing_{};  // in guessing, the forward pass and sampling, this turn
   int failed_in_a_row_ = 0;
 };
 

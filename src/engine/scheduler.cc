@@ -14,8 +14,10 @@ constexpr int kLeastPromptRows = 32;
 constexpr double kStretched = 1.5;  // a step, by its prompts
 constexpr int kTileRows = 16;       // rows that a matrix product computes at once
 
-// The step continues an answer by one token.
-bool continues_answer(const Plan::Item& item) { return item.first >= item.sequence->prompt && item.rows == 1; }
+// The step continues an answer by one token, guesses aside.
+bool continues_answer(const Plan::Item& item) {
+  return item.first >= item.sequence->prompt && item.rows - item.drafted == 1;
+}
 
 // Full blocks that begin both prompts; the last token of `follower`, whose logits
 // it needs, is in none of them.
@@ -98,9 +100,10 @@ const Plan& Scheduler::plan() {
   ++step_;
   plan_.items.clear();
   plan_.preempted.clear();
-  plan_.tokens = plan_.decodes = plan_.followers = 0;
+  plan_.tokens = plan_.decodes = plan_.drafted = plan_.followers = 0;
   budget_ = options_.max_num_batched_tokens;
   plan_decodes();
+  plan_drafts();
   budget_ = std::min(budget_, prompt_budget());
   plan_prompts();
   return plan_;
@@ -110,10 +113,16 @@ void Scheduler::commit(double took) {
   cost_.learn(plan_.load(), took);
   for (const Plan::Item& item : plan_.items) {
     Sequence& sequence = *item.sequence;
-    sequence.computed += item.rows;
+    sequence.computed += item.rows - item.drafted;
     cache_.commit(sequence.table, sequence.tokens, sequence.computed);
   }
   release_followers();
+}
+
+void Scheduler::accept(Sequence& sequence) {
+  DCHECK(sequence.state == Sequence::State::running && sequence.remaining() == 1, "the token follows what is computed");
+  ++sequence.computed;
+  cache_.commit(sequence.table, sequence.tokens, sequence.computed);
 }
 
 void Scheduler::plan_decodes() {
@@ -127,6 +136,26 @@ void Scheduler::plan_decodes() {
       if (itself) return;
     }
     add_item(sequence, 1);
+  }
+}
+
+// Guesses get blocks that nobody is waiting for, and half of what the decodes
+// leave of the budget, so that prompts go on.
+void Scheduler::plan_drafts() {
+  int budget = budget_ / 2;
+  for (Plan::Item& item : plan_.items) {
+    Sequence& sequence = *item.sequence;
+    if (sequence.draft.empty()) continue;
+    const int spare = std::max(0, cache_.available() - promised_blocks()) * models::kBlockTokens;
+    const int room = sequence.table.capacity() + spare - sequence.computed - 1;
+    const int rows = std::min({static_cast<int>(sequence.draft.size()), budget, room});
+    if (rows <= 0 || !cache_.extend(sequence.table, sequence.computed + 1 + rows)) continue;
+    item.rows += rows;
+    item.drafted = rows;
+    plan_.tokens += rows;
+    plan_.drafted += rows;
+    budget_ -= rows;
+    budget -= rows;
   }
 }
 
@@ -306,7 +335,8 @@ void Scheduler::preempt_worst() {
   if (item == plan_.items.end()) return;
   budget_ += item->rows;
   plan_.tokens -= item->rows;
-  plan_.decodes -= item->first >= worst.prompt && item->rows == 1 ? 1 : 0;
+  plan_.drafted -= item->drafted;
+  plan_.decodes -= item->first >= worst.prompt && item->rows - item->drafted == 1 ? 1 : 0;
   plan_.items.erase(item);
 }
 

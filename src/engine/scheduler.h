@@ -20,6 +20,7 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -42,6 +43,9 @@ struct Sequence {
   int prompt = 0;                                   // tokens that were asked, not generated
 
   std::vector<std::int32_t> tokens;  // the prompt, then the answer
+  // What may follow: the next step computes as many of these as it has room for,
+  // if the sequence decodes in it. Its owner sets it before plan().
+  std::vector<std::int32_t> draft;
 
   // The scheduler's own.
   enum class State { out, waiting, running };
@@ -70,11 +74,13 @@ struct Plan {
     Sequence* sequence = nullptr;
     int first = 0;  // position of the first row
     int rows = 0;
-    bool last = false;  // reaches the sequence's end: its last row's logits give the next token
+    int drafted = 0;    // of the rows: the last ones, of tokens that are only guessed
+    bool last = false;  // reaches the sequence's end: the logits of its last row that is no guess give the next token
   };
   std::vector<Item> items;
   int tokens = 0;
-  int decodes = 0;  // items of one token that continue an answer
+  int decodes = 0;  // items of one token that continue an answer, guesses aside
+  int drafted = 0;  // rows of guessed tokens
   std::vector<Sequence*> preempted;
   int followers = 0;  // sequences that began to wait for another's blocks
 
@@ -100,8 +106,13 @@ class Scheduler {
   // The next step. Empty only when there is nothing to do. Valid until the next call of anything here.
   const Plan& plan();
 
-  // The planned step was computed, in `took` seconds; 0: not measured.
+  // The planned step was computed, in `took` seconds; 0: not measured. Of guessed
+  // tokens nothing is known yet.
   void commit(double took = 0);
+
+  // The next guessed token was right and is among the sequence's tokens now: its
+  // keys and values count. After commit(), while the sequence runs.
+  void accept(Sequence& sequence);
 
   int running() const { return static_cast<int>(running_.size()); }
   int waiting() const { return static_cast<int>(queue_.waiting() + followers_.size()); }
@@ -109,10 +120,13 @@ class Scheduler {
   // Tokens that running sequences have to compute before they decode.
   std::int64_t backlog() const;
   const FairQueue& queue() const { return queue_; }
+  // Best ranked first. Valid until the next call of anything here.
+  std::span<Sequence* const> sequences() const { return running_; }
 
  private:
   static bool better(const Sequence* a, const Sequence* b);
   void plan_decodes();
+  void plan_drafts();
   int prompt_budget() const;
   void plan_prompts();
   Sequence* next_prompt(int priority, bool may_admit) const;
