@@ -157,10 +157,9 @@ def key(row):
 def keep(path, arguments, row):
     path = Path(path)
     document = json.loads(path.read_text()) if path.exists() else {"rows": []}
-    for name in ("title", "machine", "peer_title"):
-        if getattr(arguments, name):
-            document[name] = getattr(arguments, name)
+    heads = {name: getattr(arguments, name) or document.get(name) for name in ("title", "machine", "peer_title")}
     rows = document["rows"]
+    document = {name: words for name, words in heads.items() if words} | {"rows": rows}
     places = [i for i, r in enumerate(rows) if key(r) == key(row)]
     if places:
         rows[places[0]] = row

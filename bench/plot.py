@@ -16,15 +16,14 @@ from pathlib import Path
 WIDTH, LEFT, RIGHT, ROW, HEAD = 860, 210, 230, 22, 34
 
 STYLE = """
+  text { paint-order: stroke; stroke: #ffffff; stroke-width: 3px; font: 12px system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; }
+  .title { font-size: 15px; font-weight: 600; } .group { font-size: 13px; font-weight: 600; }
   .page { fill: #ffffff; } .ink { fill: #1f2328; } .soft { fill: #59636e; } .grid { stroke: #d1d9e0; } .mark { stroke: #59636e; }
   .prefill { fill: #0969da; } .decode { fill: #1a7f37; } .both { fill: #8250df; }
   @media (prefers-color-scheme: dark) {
     .page { fill: #0d1117; } .ink { fill: #f0f6fc; } .soft { fill: #9198a1; } .grid { stroke: #30363d; } .mark { stroke: #9198a1; }
-    .prefill { fill: #4493f8; } .decode { fill: #3fb950; } .both { fill: #ab7df8; }
+    .prefill { fill: #4493f8; } .decode { fill: #3fb950; } .both { fill: #ab7df8; } text { stroke: #0d1117; }
   }
-  text { paint-order: stroke; stroke: #ffffff; stroke-width: 3px; font: 12px system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; }
-  @media (prefers-color-scheme: dark) { text { stroke: #0d1117; } }
-  .title { font-size: 15px; font-weight: 600; } .group { font-size: 13px; font-weight: 600; }
 """
 
 

@@ -18,9 +18,9 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using std::chrono::microseconds;
 
-constexpr microseconds kIdleSpin{250};  // longer than the gap between two layers
-constexpr microseconds kPatience{40};   // with a thread in its last index before asking whether it runs at all
-constexpr microseconds kBusySpin{400};  // with threads that do run
+constexpr microseconds kIdleSpin{300};  // longer than the gap between two layers
+constexpr microseconds kPatience{100};  // with a thread in its last index before asking, twice, whether it runs at all
+constexpr microseconds kBusySpin{500};  // with threads that do run
 constexpr microseconds kNap{1000};      // and between questions from then on
 
 void relax() {
@@ -51,15 +51,15 @@ std::uint32_t generation_of(std::uint64_t gate) { return static_cast<std::uint32
 
 // Who lost the core to a foreign process inside an index would hold up everybody until the kernel gives it the
 // core back, milliseconds later, at most of a step's hundred loops. So those who wait for such a thread fetch it to
-// their own core, which they leave to it. Where there is a thread for each core, helpers have a home core each:
-// a fetched helper returns there and waits for the core outside any loop; the caller stays where it was fetched to,
-// and the helper at home there takes the core that became spare.
+// their own core, which they leave to it. A fetched helper then goes back to the core it came from, to wait for it
+// outside any loop; a fetched caller stays, and the helper that fetched it takes the core that the caller had.
+// Where there is a thread for each core, each helper is confined to its home; elsewhere the kernel may move it on.
 struct ThreadPool::State {
   struct Helper {
     ThreadId id;
     std::atomic<bool> inside{false};
     std::atomic<bool> fetched{false};
-    int home = -1;  // used by the helper alone
+    int home = -1;  // or where it was when it entered the loop; used by the helper alone
     Watch watch;    // used by the caller alone
     std::jthread thread;
   };
@@ -102,14 +102,12 @@ struct ThreadPool::State {
   }
 
   void go_home(Helper& self) {
-    if (homes)
-      confine(self.id, self.home);
-    else
-      confine(self.id, allowed);
+    confine(self.id, self.home);
+    if (!homes) confine(self.id, allowed);
   }
 
-  void move_house(Helper& self) {
-    self.home = spare.exchange(self.home);
+  void take_callers_core(Helper& self) {
+    self.home = homes ? spare.exchange(self.home) : caller_core.load(std::memory_order_relaxed);
     go_home(self);
   }
 
@@ -121,7 +119,7 @@ struct ThreadPool::State {
     confine(who, sched_getcpu());
     confine(who, cores);
     leave();
-    if (homes) move_house(self);
+    take_callers_core(self);
   }
 
   // Waits for another generation than `seen`, or stop.
@@ -153,12 +151,13 @@ struct ThreadPool::State {
       seen = generation_of(gate.load(std::memory_order_acquire));
       if (!enter(seen)) continue;
       self.inside.store(true, std::memory_order_release);
+      if (!homes) self.home = sched_getcpu();
       const bool crowded = homes && caller_core.load(std::memory_order_relaxed) == self.home;
       work(worker);
       self.inside.store(false, std::memory_order_release);
       leave();
       if (crowded)
-        move_house(self);
+        take_callers_core(self);
       else if (self.fetched.load(std::memory_order_relaxed) && self.fetched.exchange(false))
         go_home(self);
     }
@@ -204,7 +203,7 @@ ThreadPool::ThreadPool(int threads, bool pin) : state_(std::make_unique<State>()
     helper.thread = std::jthread([&s, &helper, &started, worker] {
       name_this_thread("ashlar-pool");
       helper.id = ThreadId::current();
-      s.go_home(helper);
+      if (s.homes) s.go_home(helper);
       started.fetch_add(1);
       started.notify_one();
       s.help(helper, worker);

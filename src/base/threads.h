@@ -29,10 +29,17 @@ class FunctionRef<R(Args...)> {
 };
 
 // Runs loops on `size()` threads: the caller and size()-1 helpers. Helpers spin
-// for a short while after a loop, then sleep. One caller at a time.
+// for some hundred microseconds after a loop, then sleep. One caller at a time.
+//
+// Where a foreign process takes a core from one of the threads in the middle of
+// an index, the others fetch that thread to a core that they leave to it, so that
+// a loop waits for it a fraction of a millisecond and not the several that the
+// kernel gives to the foreign process. For that the caller's own core may change;
+// the set of cores that it is confined to does not.
 class ThreadPool {
  public:
-  // threads < 1: one for each core that this process may use.
+  // threads < 1: one for each core that this process may use. pin: where there
+  // is a thread for each core, each helper gets a core of its own.
   explicit ThreadPool(int threads = 0, bool pin = false);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;

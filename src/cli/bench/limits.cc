@@ -34,7 +34,7 @@ double arithmetic(const Limits& limits, double products, double attention) {
 }
 
 Result<Limits> measure_once(const models::Model& model, ThreadPool& pool) {
-  constexpr int kPasses = 10;
+  constexpr int kPasses = 5;
   const ForeignLoad load;
   const kernels::Peaks peaks = kernels::compute_peaks(pool);
   const Peak int8{"int8", peaks.int8_tops * 1e12}, f32{"f32", peaks.float_tflops * 1e12};
@@ -49,7 +49,7 @@ Result<Limits> measure_once(const models::Model& model, ThreadPool& pool) {
 
 Result<Limits> measure_limits(const models::Model& model, ThreadPool& pool) {
   Limits best = TRY(measure_once(model, pool));
-  for (int attempt = 0; attempt < 4 && best.foreign > kDisturbed; ++attempt) {
+  for (int attempt = 0; attempt < 2 && best.foreign > kDisturbed; ++attempt) {
     Limits limits = TRY(measure_once(model, pool));
     if (limits.foreign < best.foreign) best = std::move(limits);
   }

@@ -25,13 +25,12 @@ double mean_foreign(const Outcome& outcome) {
 }
 
 std::string note_text(const Outcome& outcome, const Palette& colour) {
-  const auto ran = static_cast<std::size_t>(outcome.disturbed) + (outcome.unsure ? 0 : outcome.runs.size());
-  const std::size_t all = outcome.unsure ? outcome.runs.size() : ran;
   if (outcome.unsure)
     return fmt::format("  {}disturbed: others had {:.0f} % of the cores; {} of {} runs{}", colour.yellow,
-                       100 * mean_foreign(outcome), outcome.disturbed, all, colour.plain);
+                       100 * mean_foreign(outcome), outcome.disturbed, outcome.runs.size(), colour.plain);
   if (outcome.disturbed > 0)
-    return fmt::format("  {}{} of {} runs disturbed, left out{}", colour.dim, outcome.disturbed, all, colour.plain);
+    return fmt::format("  {}{} of {} runs disturbed, left out{}", colour.dim, outcome.disturbed,
+                       outcome.disturbed + static_cast<int>(outcome.runs.size()), colour.plain);
   return {};
 }
 
