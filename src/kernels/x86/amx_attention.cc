@@ -12,47 +12,11 @@
 // are, and what a row does not see has weight zero: its result is its own.
 #include <immintrin.h>
 
-#include "kernels/x86/avx512_math.h"
+#include "kernels/x86/amx_pages.h"
 #include "kernels/x86/rows.h"
 
 namespace ashlar::kernels::amx {
 namespace {
-
-constexpr int kTileRows = 16;
-constexpr int kChunk = 128;  // positions whose scores are held at once: all of them stay in the first cache
-constexpr int kChunkBlocks = kChunk / kKvBlock;
-constexpr int kColumns = 5;  // tiles of sums that stay in registers
-constexpr float kNothing = -__builtin_inff();
-constexpr float kLog2E = 1.44269504f;
-
-ASHLAR_INLINE int least(int a, int b) { return a < b ? a : b; }
-ASHLAR_INLINE int most(int a, int b) { return a > b ? a : b; }
-ASHLAR_INLINE int up_to(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
-
-// Bits [from, to) of 32; the bounds may lie outside.
-ASHLAR_INLINE uint32_t bits(int from, int to) {
-  const auto below = [](int n) { return n >= 32 ? ~0u : n <= 0 ? 0u : (1u << n) - 1; };
-  return below(to) & ~below(from);
-}
-
-// What a job keeps while it walks the positions; carved from its scratch.
-struct State {
-  const AttentionJob* job;
-  int key_dims;       // head_dim up to whole tiles of 32
-  int value_dims;     // head_dim and the one, up to whole tiles of 16
-  int q_stride;       // bf16
-  int configured;     // rows that the tiles are set up for
-  uint16_t* q;        // [rows][q_stride], scaled
-  float* sums;        // [rows][value_dims], of this split; at head_dim the sum of weights
-  float* scores[2];   // of this group and of the next: [block][16 rows][16 positions]
-  uint16_t* weights;  // [pair of blocks][16 rows][32 positions]
-  uint8_t* keys;      // [block][key_dims / 2][16 positions][2], bf16
-  uint8_t* values;    // tiles: [pair of blocks][value_dims / 16][16 pairs of positions][16][2], bf16
-  const uint8_t* key_tiles[kChunkBlocks];              // in `keys`, or where they are stored
-  uint32_t ones;                                       // bit b: the one stands behind the values of block b
-  alignas(64) float peak[kAttentionRows + kTileRows];  // of this split
-  float total_peak[kAttentionRows], total_weight[kAttentionRows];
-};
 
 struct alignas(64) TileConfig {
   uint8_t palette = 1, start = 0, reserved[14] = {};
@@ -71,105 +35,6 @@ ASHLAR_INLINE void configure(State* s, int rows) {
   }
   asm volatile("" ::: "memory");
   _tile_loadconfig(&config);
-}
-
-// Sixteen pairs of stored elements as bf16; int8 codes times their scales.
-template <int format>
-ASHLAR_INLINE __m512i line(const uint8_t* p, __mmask32 elements, __m512 low_scales, __m512 high_scales) {
-  if constexpr (format == kKvBF16) return _mm512_maskz_loadu_epi16(elements, p);
-  __m512 low, high;
-  if constexpr (format == kKvF16) {
-    const __m512i halves = _mm512_maskz_loadu_epi16(elements, p);
-    low = _mm512_cvtph_ps(_mm512_castsi512_si256(halves));
-    high = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(halves, 1));
-  } else {
-    const __m256i codes = _mm256_maskz_loadu_epi8(elements, p);
-    low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128(codes)));
-    high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_extracti128_si256(codes, 1)));
-    low = _mm512_mul_ps(low, low_scales);
-    high = _mm512_mul_ps(high, high_scales);
-  }
-  return (__m512i)_mm512_cvtne2ps_pbh(high, low);
-}
-
-// The scales of sixteen positions of keys (each twice), or nothing.
-template <int format>
-ASHLAR_INLINE void twice(const uint8_t* scales, __m512* low, __m512* high) {
-  *low = *high = _mm512_setzero_ps();
-  if constexpr (format != kKvInt8) return;
-  const __m512 all = _mm512_loadu_ps(scales);
-  const __m512i order = _mm512_set_epi32(7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
-  *low = _mm512_permutexvar_ps(order, all);
-  *high = _mm512_permutexvar_ps(_mm512_add_epi32(order, _mm512_set1_epi32(8)), all);
-}
-
-// The scales of two positions of values, in turn.
-template <int format>
-ASHLAR_INLINE __m512 in_turn(const uint8_t* scales) {
-  if constexpr (format != kKvInt8) return _mm512_setzero_ps();
-  return _mm512_castpd_ps(_mm512_broadcastsd_pd(_mm_load_sd((const double*)scales)));
-}
-
-// Keys of block b of the chunk, stored as `block`.
-template <int format>
-ASHLAR_INLINE void gather_keys(State* s, int block, int b) {
-  constexpr int kLine = format == kKvInt8 ? 32 : 64;
-  const AttentionJob* job = s->job;
-  const uint8_t* stored = job->keys + (size_t)block * job->block_bytes;
-  if (format == kKvBF16 && s->key_dims == job->head_dim) {
-    s->key_tiles[b] = stored;
-    return;
-  }
-  __m512 low, high;
-  twice<format>(stored + job->head_dim * kKvBlock, &low, &high);
-  uint8_t* out = s->keys + (size_t)b * s->key_dims * 32;
-  s->key_tiles[b] = out;
-  int pair = 0;
-  for (; pair < job->head_dim / 2; pair += 4)
-    ASHLAR_UNROLL for (int i = pair; i < pair + 4; ++i)
-        _mm512_store_si512(out + 64 * i, line<format>(stored + kLine * i, ~0u, low, high));
-  for (; pair < s->key_dims / 2; ++pair) _mm512_store_si512(out + 64 * pair, _mm512_setzero_si512());
-}
-
-// The last values of a pair of positions, and the one.
-template <int format>
-ASHLAR_INLINE __m512i end_of_line(const uint8_t* stored, int left, uint32_t seen, __m512 scales) {
-  const __m512i one = _mm512_maskz_set1_epi16((__mmask32)3 << (2 * left), 0x3f80);
-  return left == 0 ? one : _mm512_or_si512(one, line<format>(stored, seen & 0xffff, scales, scales));
-}
-
-// Values of block b, and the one behind them; the first `known` positions, zeros for the others, which may not be
-// written yet or be somebody else's.
-template <int format>
-ASHLAR_INLINE void gather_values(State* s, int block, int b, int known) {
-  constexpr int kElement = format == kKvInt8 ? 1 : 2;
-  const AttentionJob* job = s->job;
-  const int whole = job->head_dim & ~15, left = job->head_dim - whole, row = 2 * kElement * job->head_dim;
-  const uint8_t* stored = job->values + (size_t)block * job->block_bytes;
-  const uint8_t* scales = stored + job->head_dim * kKvBlock;
-  uint8_t* out = s->values + (size_t)(b / 2) * s->value_dims * 64 + b % 2 * 512;
-  if (known >= kKvBlock) {
-    __m512 both[kKvBlock / 2];
-    ASHLAR_UNROLL for (int pair = 0; pair < kKvBlock / 2; ++pair) both[pair] = in_turn<format>(scales + 8 * pair);
-    for (int d = 0; d < whole; d += 16)
-      ASHLAR_UNROLL for (int pair = 0; pair < kKvBlock / 2; ++pair) _mm512_store_si512(
-          out + 64 * d + 64 * pair, line<format>(stored + pair * row + 2 * kElement * d, ~0u, both[pair], both[pair]));
-    if (left == 0 && (s->ones >> b & 1) != 0) return;
-    s->ones |= 1u << b;
-    for (int pair = 0; pair < kKvBlock / 2; ++pair)
-      _mm512_store_si512(out + 64 * whole + 64 * pair,
-                         end_of_line<format>(stored + pair * row + 2 * kElement * whole, left, ~0u, both[pair]));
-    return;
-  }
-  for (int pair = 0; pair < kKvBlock / 2; ++pair, stored += row, out += 64) {
-    const uint32_t seen = 2 * pair + 1 < known ? ~0u : 2 * pair < known ? 0x55555555u : 0;
-    __m512 both = _mm512_setzero_ps();  // a scale that is not known may be no number
-    if (2 * pair < known) both = in_turn<format>(scales + 8 * pair);
-    if (format == kKvInt8 && 2 * pair + 1 >= known) both = _mm512_maskz_mov_ps(0x5555, both);
-    for (int d = 0; d < whole; d += 16)
-      _mm512_store_si512(out + 64 * d, line<format>(stored + 2 * kElement * d, seen, both, both));
-    _mm512_store_si512(out + 64 * whole, end_of_line<format>(stored + 2 * kElement * whole, left, seen, both));
-  }
 }
 
 // Up to 16 rows over a chunk.
@@ -602,15 +467,6 @@ static void attend_any(const AttentionJob* job) {
   }
 }
 
-// Sixteen floats to two bytes each, to nearest even; f16 clamped to its range.
-ASHLAR_INLINE __m256i narrowed(__m512 v, int format) {
-  if (format == kKvBF16) return (__m256i)_mm512_cvtneps_pbh(v);
-  const __m512 bound = _mm512_set1_ps(65504.0f);
-  // Not-a-number stays: min and max give their second operand then.
-  v = _mm512_max_ps(_mm512_sub_ps(_mm512_setzero_ps(), bound), _mm512_min_ps(bound, v));
-  return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-}
-
 }  // namespace
 
 void attend(const AttentionJob* job) {
@@ -628,43 +484,6 @@ void join(const float* partials, int count, int head_dim, float* out) {
   for (int i = 0; i < count; ++i, partials += head_dim + kPartialExtra)
     join_one(out, &peak, &weight, partials, partials[head_dim], partials[head_dim + 1], head_dim);
   finish_one(weight, head_dim, out);
-}
-
-void store_key(const float* key, int head_dim, int format, uint8_t* keys, int slot) {
-  const avx512::Int8Scale scale = format == kKvInt8 ? avx512::int8_scale(key, head_dim) : avx512::Int8Scale{};
-  for (int d = 0; d < head_dim; d += 16) {
-    const int pairs = least(16, head_dim - d) / 2;
-    const __m512 x = _mm512_maskz_loadu_ps((__mmask16)bits(0, 2 * pairs), key + d);
-    if (format == kKvInt8) {
-      alignas(16) uint16_t codes[8];
-      _mm_store_si128((__m128i*)codes, avx512::int8_codes(x, scale.inverse));
-      for (int i = 0; i < pairs; ++i) ((uint16_t*)keys)[(d / 2 + i) * kKvBlock + slot] = codes[i];
-    } else {
-      alignas(32) uint32_t halves[8];
-      _mm256_store_si256((__m256i*)halves, narrowed(x, format));
-      for (int i = 0; i < pairs; ++i) ((uint32_t*)keys)[(d / 2 + i) * kKvBlock + slot] = halves[i];
-    }
-  }
-  if (format == kKvInt8) ((float*)(keys + head_dim * kKvBlock))[slot] = scale.scale;
-}
-
-void store_value(const float* value, int head_dim, int format, uint8_t* values, int slot) {
-  const avx512::Int8Scale scale = format == kKvInt8 ? avx512::int8_scale(value, head_dim) : avx512::Int8Scale{};
-  const uint32_t mine = slot % 2 == 0 ? 0x55555555u : 0xaaaaaaaau;
-  for (int d = 0; d < head_dim; d += 16) {
-    const uint32_t lanes = bits(0, head_dim - d);
-    const __m512 x = _mm512_maskz_loadu_ps((__mmask16)lanes, value + d);
-    const size_t at = (size_t)(slot / 2) * 2 * head_dim + 2 * d;
-    const uint32_t elements = mine & bits(0, 2 * (head_dim - d));
-    if (format == kKvInt8) {
-      const __m256i wide = _mm256_cvtepi8_epi16(avx512::int8_codes(x, scale.inverse));
-      _mm256_mask_storeu_epi8(values + at, elements, slot % 2 == 0 ? wide : _mm256_slli_epi16(wide, 8));
-    } else {
-      const __m512i wide = _mm512_cvtepu16_epi32(narrowed(x, format));
-      _mm512_mask_storeu_epi16(values + 2 * at, elements, slot % 2 == 0 ? wide : _mm512_slli_epi32(wide, 16));
-    }
-  }
-  if (format == kKvInt8) ((float*)(values + head_dim * kKvBlock))[slot] = scale.scale;
 }
 
 }  // namespace ashlar::kernels::amx
