@@ -65,12 +65,13 @@ void product(benchmark::State& state, Type type, int rows, int columns, int coun
   std::vector<PackedMatrix> packed;
   for (const RawMatrix& one : raw) packed.push_back(std::move(*pack({&one, 1}, pool())));
   const std::vector<float> x = normals(static_cast<std::size_t>(count * columns));
-  std::vector<float> y(static_cast<std::size_t>(count * rows));
+  const auto ldy = static_cast<std::size_t>(rows + 16);  // rows a power of two apart would compete in the cache
+  const HugeMemory y = *HugeMemory::allocate(static_cast<std::size_t>(count) * ldy * sizeof(float));
   Activations a;
   a.assign(x.data(), static_cast<std::size_t>(columns), count, columns, packed[0].forms(), pool());
   std::size_t next = 0;
   for (auto _ : state) {
-    matmul(packed[next], a, y.data(), static_cast<std::size_t>(rows), pool());
+    matmul(packed[next], a, reinterpret_cast<float*>(y.data()), ldy, pool());
     next = (next + 1) % packed.size();
   }
   const double runs = static_cast<double>(state.iterations());

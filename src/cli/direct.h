@@ -39,19 +39,27 @@ class Direct {
   // One pass with a chunk of each of several sequences: chunks[i] belongs to sequence i.
   void pass_together(std::span<const std::span<const std::int32_t>> chunks, bool logits);
 
-  void forget(int sequence) { positions_[static_cast<std::size_t>(sequence)] = 0; }
+  // The sequence holds its first `tokens` tokens, in blocks of its own again.
+  void rewind(int sequence, int tokens);
+  void forget(int sequence) { rewind(sequence, 0); }
+
+  // `to` holds what `from` holds: in blocks of its own, or
+  void copy(int from, int to);
+  // all other sequences below `sequences` do, in the same blocks. What they
+  // get from then on is their own.
+  void share(int from, int sequences);
 
  private:
   Direct(models::Model& model, std::unique_ptr<models::KvStore> kv, int sequences, int blocks_each);
   void pass(int sequence, std::span<const std::int32_t> tokens, int wanted);
   void run(std::span<const std::int32_t> tokens, std::span<const models::Step::Sequence> sequences);
-  std::span<const int> blocks(int sequence) const;
+  std::span<int> blocks(int sequence);
   std::span<const float> logits_row(int index) const;
 
   models::Model* model_;
   std::unique_ptr<models::KvStore> kv_;
   int blocks_each_;
-  std::vector<int> block_ids_;  // 0, 1, 2, ...: sequence s owns [s * blocks_each, ...)
+  std::vector<int> block_ids_;  // 0, 1, 2, ...: sequence s has and owns [s * blocks_each, ...), unless it shares
   std::vector<int> positions_;  // tokens that each sequence holds
   std::vector<int> rows_;
   std::vector<float> logits_;

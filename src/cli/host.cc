@@ -5,6 +5,8 @@
 #include <chrono>
 #include <ctime>
 #include <filesystem>
+#include <future>
+#include <utility>
 
 #include "base/log.h"
 #include "cli/default_model.h"
@@ -35,38 +37,91 @@ Result<Named> parse_model(const std::string& text) {
   return Named{name, text};
 }
 
+// Milliseconds.
+class Stopwatch {
+ public:
+  std::int64_t total() const { return between(start_, Clock::now()); }
+  // Since the last lap.
+  std::int64_t lap() {
+    const auto before = std::exchange(lap_, Clock::now());
+    return between(before, lap_);
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  static std::int64_t between(Clock::time_point from, Clock::time_point to) {
+    return std::chrono::duration_cast<std::chrono::milliseconds>(to - from).count();
+  }
+  Clock::time_point start_ = Clock::now(), lap_ = start_;
+};
+
+std::string_view name_of(models::PackedImage::Origin origin) {
+  switch (origin) {
+    case models::PackedImage::Origin::fresh: return "packed";
+    case models::PackedImage::Origin::mapped: return "cache, mapped";
+    case models::PackedImage::Origin::copied: return "cache, read";
+  }
+  return "";
+}
+
+// What turns text into tokens and messages into text.
+struct TextSide {
+  std::shared_ptr<const text::Tokenizer> tokenizer;
+  std::shared_ptr<const text::ChatTemplate> chat_template;  // nullptr: none that can be used
+};
+
+Result<TextSide> make_text_side(const std::string& model, text::Vocabulary vocabulary, const std::string& chat_template) {
+  TextSide side;
+  if (!chat_template.empty()) {
+    auto parsed = text::ChatTemplate::parse(chat_template);
+    if (parsed) side.chat_template = std::move(*parsed);
+    else log::warn("chat_template_unusable", {{"model", model}, {"why", parsed.error().message}});
+  }
+  side.tokenizer = TRY(text::Tokenizer::create(std::move(vocabulary)));
+  return side;
+}
+
 // All that is loaded. The pool outlives the engines, which outlive the set.
 class LoadedHost final : public Host {
  public:
-  LoadedHost(int threads) : pool_(std::make_shared<ThreadPool>(threads)), turns_(std::make_shared<engine::ComputeLock>()) {}
+  LoadedHost(int threads) : pool_(std::make_shared<ThreadPool>(threads, /*pin=*/true)), turns_(std::make_shared<engine::ComputeLock>()) {}
 
-  Status add(const std::string& text, const engine::EngineOptions& options) {
-    const auto start = std::chrono::steady_clock::now();
+  Status add(const std::string& text, const HostOptions& options) {
+    Stopwatch watch;
     auto [name, path] = TRY(parse_model(text));
-    auto loaded = TRY(models::load(path, {.max_rows = options.max_num_batched_tokens}, *pool_));
-    if (loaded.model == nullptr) return Error{Code::invalid, fmt::format("{}: has a vocabulary but no weights", path)};
+    auto file = TRY(models::gguf::File::open(path));
+    auto loaded = TRY(models::open_model(std::move(file)));
+    if (!loaded.config) return Error{Code::invalid, fmt::format("{}: has a vocabulary but no weights", path)};
     if (loaded.vocabulary.tokens.empty()) return Error{Code::invalid, fmt::format("{}: has weights but no vocabulary", path)};
-    std::shared_ptr<const text::ChatTemplate> chat_template;
-    if (!loaded.templates.source.empty()) {
-      auto parsed = text::ChatTemplate::parse(loaded.templates.source);
-      if (parsed) chat_template = std::move(*parsed);
-      else log::warn("chat_template_unusable", {{"model", name}, {"why", parsed.error().message}});
-    }
+    const auto opened_ms = watch.lap();
+    // While the weights come in, its text side is made on another thread.
+    auto text_side = std::async(std::launch::async, [&, vocabulary = std::move(loaded.vocabulary)]() mutable {
+      return make_text_side(name, std::move(vocabulary), loaded.templates.source);
+    });
+    TRY(models::load_weights(loaded,
+                             {.max_rows = options.engine.max_num_batched_tokens,
+                              .packed_cache = models::PackedCache::from(options.packed_cache)},
+                             *pool_));
+    const auto weights_ms = watch.lap();
+    auto [tokenizer, chat_template] = TRY(text_side.get());
+    const auto text_ms = watch.lap();
     names_.push_back(name);
     auto engine = TRY(engine::Engine::create({.names = {name},
                                               .model = std::move(loaded.model),
-                                              .tokenizer = TRY(text::Tokenizer::create(std::move(loaded.vocabulary))),
+                                              .tokenizer = std::move(tokenizer),
                                               .chat_template = std::move(chat_template),
                                               .created = std::time(nullptr),
                                               .parameters = loaded.facts.parameters,
                                               .bytes = static_cast<std::int64_t>(loaded.facts.bytes.count),
                                               .pool = pool_,
                                               .turns = turns_},
-                                             options));
+                                             options.engine));
     engines_.push_back(std::move(engine));
-    const auto took = std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - start);
+    log::debug("model_load_times", {{"model", name}, {"open_ms", opened_ms}, {"weights_ms", weights_ms},
+                                    {"text_wait_ms", text_ms}, {"engine_ms", watch.lap()}});
     log::info("model_loaded", {{"model", name}, {"architecture", loaded.facts.architecture}, {"type", loaded.facts.file_type},
-                               {"context", engines_.back()->context()}, {"isa", kernels::kernels().isa}, {"ms", took.count()}});
+                               {"context", engines_.back()->context()}, {"isa", kernels::kernels().isa},
+                               {"weights", name_of(loaded.weights)}, {"ms", watch.total()}});
     return {};
   }
 
@@ -91,7 +146,7 @@ class LoadedHost final : public Host {
 Result<std::unique_ptr<Host>> Host::open(const std::vector<std::string>& models, const HostOptions& options) {
   if (!options.isa.empty()) TRY(kernels::select_isa(options.isa));
   auto host = std::make_unique<LoadedHost>(options.threads);
-  for (const std::string& model : models) TRY(host->add(model, options.engine));
+  for (const std::string& model : models) TRY(host->add(model, options));
   TRY(host->finish());
   return host;
 }

@@ -9,6 +9,7 @@
 #include "base/result.h"
 #include "engine/engine.h"
 #include "engine/generator.h"
+#include "models/packed_cache.h"
 
 namespace ashlar::cli {
 
@@ -17,10 +18,12 @@ inline constexpr const char* kDefaultModel = "ashlar-assistant";
 
 struct HostOptions {
   engine::EngineOptions engine;
+  models::PackedCacheOptions packed_cache;
   std::string isa;
   int threads = 0;
   void fields(auto&& field) {
     engine.fields(field);
+    packed_cache.fields(field);
     field("threads", threads, "Threads that compute; 0: one for each core.");
     field("isa", isa, "Use the kernels of this instruction set instead of the best that this processor has.");
   }

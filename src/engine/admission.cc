@@ -18,13 +18,16 @@ std::chrono::milliseconds retry_after(Seconds wait) {
 }  // namespace
 
 Seconds Admission::wait(int priority, const Pace& pace) const {
-  std::int64_t tokens = occupancy_.prompt_backlog, sequences = 0;
+  std::int64_t tokens = 0, sequences = 0;
   for (const auto& [queued_priority, queued] : classes_) {
     if (queued_priority > priority) break;
     tokens += queued.tokens;
     sequences += queued.sequences;
   }
-  double seconds = static_cast<double>(tokens) * pace.seconds_per_prompt_token();
+  // Of what waits the prefix cache will likely have as much as it had lately.
+  const double to_compute =
+      static_cast<double>(occupancy_.prompt_backlog) + static_cast<double>(tokens) * (1 - pace.cached_share());
+  double seconds = to_compute * pace.seconds_per_prompt_token();
   // Places: bounded by max_num_seqs, and by how many answers of usual length the cache holds.
   double places = limits_.max_sequences;
   const double answer = pace.tokens_per_answer();

@@ -75,6 +75,18 @@ TEST(Admission, WaitsForThePromptsAheadOfItsClass) {
   EXPECT_NEAR(admission.wait(-1, pace).count(), 0.5, 1e-9);
 }
 
+TEST(Admission, CountsOnThePrefixCacheAsFarAsItHelpedLately) {
+  Admission admission({});
+  Pace pace = measured();
+  admission.occupy({.running = 1, .prompt_backlog = 500});
+  admission.enter({.tokens = 1000});
+  for (int i = 0; i < 100; ++i) pace.began(500, 400);
+  EXPECT_NEAR(pace.cached_share(), 0.8, 0.01);
+  EXPECT_NEAR(admission.wait(0, pace).count(), 0.5 + 0.2, 0.01) << "what runs has had its share already";
+  for (int i = 0; i < 100; ++i) pace.began(500, 0);
+  EXPECT_NEAR(admission.wait(0, pace).count(), 1.5, 0.01);
+}
+
 TEST(Admission, WaitsForAPlace) {
   Admission admission({.max_sequences = 4});
   const Pace pace = measured();

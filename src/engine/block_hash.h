@@ -14,10 +14,6 @@ struct BlockHash {
   bool operator==(const BlockHash&) const = default;
 };
 
-struct BlockHashBuckets {
-  std::size_t operator()(const BlockHash& hash) const { return hash.low; }
-};
-
 struct HashKey {
   std::uint64_t low = 0, high = 0;
   static HashKey random();

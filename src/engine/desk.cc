@@ -13,6 +13,7 @@ std::optional<Generator::Refusal> Desk::submit(std::unique_ptr<Job>& job, Clock:
     admission_.enter(job->entry);
     ++unfinished_;
     incoming_.push_back(std::move(job));
+    news_ = true;
   }
   work_.notify_one();
   return std::nullopt;
@@ -21,27 +22,36 @@ std::optional<Generator::Refusal> Desk::submit(std::unique_ptr<Job>& job, Clock:
 void Desk::notice_closed() {
   {
     std::lock_guard lock(mutex_);
-    closed_ = true;
+    closed_ = news_ = true;
   }
   work_.notify_one();
 }
 
 void Desk::collect(News& news, bool busy) {
   news.jobs.clear();
+  news.closed = news.abandon = news.stop = false;
+  if (busy && !news_) return;
   std::unique_lock lock(mutex_);
   if (!busy) work_.wait(lock, [&] { return !incoming_.empty() || closed_ || abandon_ || stop_; });
+  news_ = false;
   std::swap(news.jobs, incoming_);
   news.closed = std::exchange(closed_, false);
   news.abandon = std::exchange(abandon_, false);
   news.stop = stop_;
 }
 
-void Desk::report(const Report& report) {
+void Desk::report(const Report& report, bool wait) {
   bool all_done = false;
   {
-    std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_, std::defer_lock);
+    if (wait) {
+      lock.lock();
+    } else if (!lock.try_lock()) {
+      return;
+    }
     if (report.seconds > 0) pace_.step(report.now, report.seconds, report.prompt_rows, report.decodes);
     for (const int tokens : report.answers) pace_.ended(tokens);
+    for (const auto& [tokens, cached] : report.prompts) pace_.began(tokens, cached);
     for (const Admission::Entry& entry : report.begun) admission_.leave(entry);
     admission_.occupy(report.occupancy);
     load_ = report.load;
@@ -69,7 +79,7 @@ bool Desk::drain(Clock::time_point deadline) {
   const bool finished =
       deadline == Clock::time_point::max() ? (idle_.wait(lock, done), true) : idle_.wait_until(lock, deadline, done);
   if (finished) return true;
-  abandon_ = true;
+  abandon_ = news_ = true;
   work_.notify_one();
   idle_.wait(lock, done);
   return false;
@@ -83,7 +93,7 @@ bool Desk::draining() const {
 void Desk::stop() {
   {
     std::lock_guard lock(mutex_);
-    draining_ = stop_ = true;
+    draining_ = stop_ = news_ = true;
   }
   work_.notify_one();
 }

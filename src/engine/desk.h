@@ -2,6 +2,7 @@
 // drain, and what load() shows. Every member may be called from any thread.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
@@ -23,7 +24,8 @@ class Desk {
   // Some outlet was closed.
   void notice_closed();
 
-  // For the engine thread. Waits while there is nothing to do, unless `busy`.
+  // For the engine thread. Waits while there is nothing to do, unless `busy`: then
+  // it takes the lock only when there is news.
   struct News {
     std::vector<std::unique_ptr<Job>> jobs;
     bool closed = false;   // some outlet was
@@ -41,9 +43,14 @@ class Desk {
     Generator::Load load;                 // rates are filled in by load()
     std::vector<Admission::Entry> begun;  // that wait no more
     std::vector<int> answers;             // lengths of those that ended
-    int finished = 0;                     // jobs
+    struct Prompt {
+      int tokens = 0, cached = 0;
+    };
+    std::vector<Prompt> prompts;  // of those that began
+    int finished = 0;             // jobs
   };
-  void report(const Report& report);
+  // Nothing is taken while somebody else is at the desk, unless `wait`.
+  void report(const Report& report, bool wait);
 
   Generator::Load load(Clock::time_point now) const;
 
@@ -61,6 +68,7 @@ class Desk {
   Pace pace_;
   Generator::Load load_;
   int unfinished_ = 0;
+  std::atomic<bool> news_{false};  // something for collect(); written under the lock
   bool closed_ = false, draining_ = false, abandon_ = false, stop_ = false;
 };
 

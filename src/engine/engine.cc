@@ -87,7 +87,9 @@ Engine::State::State(EngineParts its_parts, const EngineOptions& its_options, Ca
               .clock = parts.clock,
               .desk = *desk,
               .metrics = metrics},
-             {.max_num_seqs = options.max_num_seqs, .max_num_batched_tokens = options.max_num_batched_tokens},
+             {.max_num_seqs = options.max_num_seqs,
+              .max_num_batched_tokens = options.max_num_batched_tokens,
+              .target_itl = options.target_itl},
              options.enable_prefix_caching, options.max_queue_wait) {
   for (text::TokenId id = 0; id < parts.tokenizer->size(); ++id)
     if (parts.tokenizer->is_end(id)) end_ids.push_back(id);
@@ -97,7 +99,9 @@ Result<std::unique_ptr<Engine>> Engine::create(EngineParts parts, const EngineOp
   CHECK(!parts.names.empty() && parts.model != nullptr && parts.tokenizer != nullptr,
         "an engine has a named model and its tokenizer");
   if (parts.tokenizer->size() == 0) return Error{Code::invalid, "the model has no vocabulary to speak with"};
-  const CachePlan plan = TRY(plan_cache(options, *parts.model, available_memory()));
+  const Bytes available = available_memory();
+  const Bytes left{available.count - std::min(available.count, parts.model->mapped_weights().count)};
+  const CachePlan plan = TRY(plan_cache(options, *parts.model, left));
   if (options.max_model_len == 0 && plan.context < parts.model->shape().context)
     log::warn("context_lowered",
               {{"model", parts.names.front()}, {"trained", parts.model->shape().context}, {"context", plan.context}});

@@ -57,6 +57,8 @@ struct EngineMetrics {
                       labels};
   Counter prefix_queries{"vllm:prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.", labels};
   Counter prefix_hits{"vllm:prefix_cache_hits_total", "Prompt tokens found in the prefix cache.", labels};
+  Counter prefix_waits{"engine_prefix_waits_total",
+                       "Prompts that waited for another one to compute what both begin with.", labels};
   Counter success_stop, success_length, success_abort;
   Histogram first_token{"vllm:time_to_first_token_seconds", "From arrival to the first token.", buckets::kFirstToken,
                         labels};

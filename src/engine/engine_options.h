@@ -14,6 +14,7 @@ namespace ashlar::engine {
 struct EngineOptions {
   int max_num_seqs = 64;
   int max_num_batched_tokens = 512;
+  std::chrono::milliseconds target_itl{100};
   int max_model_len = 0;
   Bytes kv_cache_memory{0};
   double memory_utilization = 0.5;
@@ -21,13 +22,16 @@ struct EngineOptions {
   bool enable_prefix_caching = true;
   int max_num_queued_reqs = 1024;
   std::int64_t max_num_queued_tokens = 0;
-  std::chrono::milliseconds max_queue_wait{0};
+  std::chrono::milliseconds max_queue_wait{600'000};  // as long as usual clients wait
   std::chrono::milliseconds request_timeout{0};
 
   void fields(auto&& field) {
     field("max_num_seqs", max_num_seqs, "Most answers generated together in one step.");
     field("max_num_batched_tokens", max_num_batched_tokens,
           "Most tokens computed in one step, prompts and answers together.");
+    field("target_itl", target_itl,
+          "Milliseconds between two tokens of an answer that prompts of others shall not exceed: while answers run, a "
+          "step takes as many prompt tokens as fit, but some in any case. 0: max_num_batched_tokens alone bounds it.");
     field("max_model_len", max_model_len,
           "Most tokens of a prompt and its answer; 0: what the model was trained for, if memory allows.");
     field("kv_cache_memory", kv_cache_memory,

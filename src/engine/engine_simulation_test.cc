@@ -110,6 +110,8 @@ void simulate(EngineOptions options, int context, int requests, unsigned seed) {
   EXPECT_EQ(house.engine->load().running + house.engine->load().waiting, 0);
   EXPECT_EQ(house.model->errors, 0) << "a row was read or written where it is not";
   EXPECT_GT(counted("vllm:num_preemptions_total"), 10) << "nothing was contested";
+  if (options.enable_prefix_caching && options.max_num_batched_tokens >= 24)
+    EXPECT_GT(counted("ashlar_engine_prefix_waits_total"), 10) << "nobody waited for a common prefix";
 }
 
 TEST(EngineSimulation, ATinyCache) {

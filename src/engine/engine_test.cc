@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <deque>
 #include <stdexcept>
 #include <thread>
 
@@ -244,6 +245,89 @@ TEST(Engine, ThePrefixCacheSparesThePrompt) {
       << "the last token is always computed";
 }
 
+// Eight cold clients over one system prompt: it is computed once.
+TEST(Engine, PromptsThatComeTogetherAndBeginAlikeAreComputedOnce) {
+  House house({.context = 1024});
+  fake::Gate gate;
+  house.model->before_forward = [&](const models::Step&) { gate(); };
+  fake::Sink before;
+  auto busy = *house.engine->start(request("somebody else", 1), before);
+  gate.wait_for_arrival();
+  const std::string system(409, 's');  // and <s>
+  std::deque<fake::Sink> sinks(8);
+  std::vector<std::unique_ptr<Ticket>> tickets;
+  const auto prompt = [&](int i) { return system + "question " + std::to_string(i); };
+  for (int i = 0; i < 8; ++i)
+    tickets.push_back(*house.engine->start(request(prompt(i), 4), sinks[static_cast<std::size_t>(i)]));
+  gate.open();
+  for (int i = 0; i < 8; ++i) {
+    fake::Sink& sink = sinks[static_cast<std::size_t>(i)];
+    sink.wait();
+    EXPECT_EQ(sink.choices[0].ids, alone(ids_of(prompt(i)), 4));
+    EXPECT_EQ(sink.started->cached_tokens, i == 0 ? 0 : 416);
+  }
+  EXPECT_EQ(house.model->errors, 0);
+  EXPECT_LE(house.model->rows, 16 + 420 + 7 * 4 + 8 * 3);
+}
+
+TEST(Engine, AnswersAndPromptsShareOneForwardPass) {
+  House house;
+  fake::Gate gate;
+  std::atomic<int> mixed{0};
+  house.model->before_forward = [&](const models::Step& step) {
+    const bool decodes = std::ranges::any_of(step.sequences, [](const auto& s) { return s.rows == 1; });
+    const bool prompts = std::ranges::any_of(step.sequences, [](const auto& s) { return s.rows > 1; });
+    if (decodes && prompts) ++mixed;
+    gate();
+  };
+  Request endless = request("endless", 50);
+  endless.stopping.ignore_eos = true;
+  fake::Sink first, second;
+  auto a = *house.engine->start(endless, first);
+  gate.wait_for_arrival(1);
+  gate.let_pass(1);
+  gate.wait_for_arrival(2);
+  auto b = *house.engine->start(request("meanwhile another one", 5), second);
+  gate.open();
+  first.wait();
+  second.wait();
+  EXPECT_EQ(mixed, 1);
+  EXPECT_LE(house.model->forwards, 51) << "the second request cost no pass of its own";
+}
+
+// On a machine where every row takes 1 ms and a step 10 ms more, in simulated time.
+TEST(Engine, ALongPromptDoesNotStallARunningStream) {
+  HandClock clock;
+  House house({.options = {.max_num_batched_tokens = 512, .target_itl = milliseconds(100)},
+               .context = 4096,
+               .clock = clock.function()});
+  std::atomic<int> steps{0};
+  std::atomic<Clock::duration> longest{};
+  fake::Gate gate;
+  house.model->before_forward = [&](const models::Step& step) {
+    const Clock::duration took = milliseconds(10 + step.tokens.size());
+    const bool decodes = std::ranges::any_of(step.sequences, [](const auto& s) { return s.rows == 1; });
+    const bool prompts = std::ranges::any_of(step.sequences, [](const auto& s) { return s.rows > 1; });
+    if (decodes) longest = std::max(longest.load(), took);
+    if (decodes && prompts) ++steps;
+    gate();
+    clock.move(took);
+  };
+  Request stream = request(std::string(300, 'x'), 400);
+  stream.stopping.ignore_eos = true;
+  fake::Sink first, second;
+  auto a = *house.engine->start(stream, first);
+  gate.wait_for_arrival(1);
+  gate.let_pass(2);
+  gate.wait_for_arrival(3);
+  auto b = *house.engine->start(request(std::string(3000, 'y'), 2), second);
+  gate.open();
+  second.wait();
+  EXPECT_LE(longest.load(), milliseconds(105));
+  EXPECT_LE(steps, 3000 / 64 + 2) << "and the prompt is not starved";
+  first.wait();
+}
+
 TEST(Engine, LogprobsComeWithTheirTokens) {
   House house;
   Request asked = request("logs", 10);
@@ -372,6 +456,34 @@ TEST(Engine, ADeadlineEndsAWaitingRequest) {
   ASSERT_TRUE(second.failed);
   EXPECT_EQ(second.failed->error.code, Code::deadline);
   EXPECT_THAT(second.failed->error.message, HasSubstr("queue"));
+}
+
+TEST(Engine, ALongWaitEndsAWaitingRequestAlone) {
+  HandClock clock;
+  House house({.options = {.max_num_seqs = 1, .max_num_batched_tokens = 64, .max_queue_wait = seconds(10)},
+               .clock = clock.function()});
+  fake::Gate gate;
+  house.model->before_forward = [&](const models::Step&) { gate(); };
+  fake::Sink sinks[3];
+  std::vector<std::unique_ptr<Ticket>> tickets;
+  Request asked = request("one", 50);
+  asked.stopping.ignore_eos = true;
+  for (fake::Sink& sink : sinks) {
+    asked.arrived = clock.start + clock.offset->load();
+    tickets.push_back(*house.engine->start(asked, sink));
+    if (tickets.size() == 1) gate.wait_for_arrival();
+    clock.move(seconds(tickets.size() == 1 ? 0 : 6));
+  }
+  gate.let_pass(1);
+  sinks[1].wait();
+  gate.open();
+  ASSERT_TRUE(sinks[1].failed) << "it waited 12 s";
+  EXPECT_EQ(sinks[1].failed->error.code, Code::unavailable);
+  EXPECT_THAT(sinks[1].failed->error.message, HasSubstr("max_queue_wait"));
+  sinks[0].wait();
+  sinks[2].wait();
+  EXPECT_TRUE(sinks[0].finished) << "it began at once";
+  EXPECT_TRUE(sinks[2].finished) << "it waited 6 s";
 }
 
 TEST(Engine, AFullQueueRefusesAtOnce) {

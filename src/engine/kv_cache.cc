@@ -1,7 +1,9 @@
 #include "engine/kv_cache.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
+#include <utility>
 
 #include "base/result.h"
 
@@ -17,7 +19,11 @@ std::span<const std::int32_t, kTokens> block_of(std::span<const std::int32_t> to
 }  // namespace
 
 KvCache::KvCache(models::KvStore& store, bool prefix_caching, Hash hash)
-    : store_(store), prefix_caching_(prefix_caching), hash_(hash), blocks_(static_cast<std::size_t>(store.blocks())) {
+    : store_(store),
+      prefix_caching_(prefix_caching),
+      hash_(hash),
+      blocks_(static_cast<std::size_t>(store.blocks())),
+      buckets_(std::bit_ceil(blocks_.size()), -1) {
   free_.reserve(blocks_.size());
   for (int block = blocks() - 1; block >= 0; --block) free_.push_back(block);
 }
@@ -29,13 +35,30 @@ BlockHash KvCache::chain(const BlockHash& parent, Tokens tokens) const {
   return hash_(key_, data);
 }
 
+int KvCache::lookup(const BlockHash& hash) const {
+  int block = buckets_[hash.low & (buckets_.size() - 1)];
+  while (block >= 0 && blocks_[static_cast<std::size_t>(block)].hash != hash)
+    block = blocks_[static_cast<std::size_t>(block)].next;
+  return block;
+}
+
+void KvCache::forget(int block) {
+  Block& evicted = blocks_[static_cast<std::size_t>(block)];
+  int* link = &bucket(evicted.hash);
+  while (*link != block) link = &blocks_[static_cast<std::size_t>(*link)].next;
+  *link = evicted.next;
+  evicted.serial = 0;
+  evicted.salt.reset();
+  --cached_;
+}
+
 int KvCache::find(const BlockTable& table, const BlockHash& hash, Tokens tokens) const {
-  const auto found = index_.find(hash);
-  if (found == index_.end()) return -1;
-  const Block& block = blocks_[static_cast<std::size_t>(found->second)];
+  const int found = lookup(hash);
+  if (found < 0) return -1;
+  const Block& block = blocks_[static_cast<std::size_t>(found)];
   const bool same = block.parent == table.serial_ && std::ranges::equal(block.tokens, tokens) &&
                     (table.serial_ != 0 || *block.salt == *table.salt_);
-  return same ? found->second : -1;
+  return same ? found : -1;
 }
 
 void KvCache::step_to(BlockTable& table, int block) {
@@ -80,7 +103,8 @@ void KvCache::remember(BlockTable& table, int block, const BlockHash& hash, Toke
   fresh.hash = hash;
   if (table.serial_ == 0) fresh.salt = table.salt_;
   std::ranges::copy(tokens, fresh.tokens.begin());
-  index_.emplace(hash, block);
+  fresh.next = std::exchange(bucket(hash), block);
+  ++cached_;
 }
 
 void KvCache::commit(BlockTable& table, std::span<const std::int32_t> tokens, int computed) {
@@ -93,7 +117,7 @@ void KvCache::commit(BlockTable& table, std::span<const std::int32_t> tokens, in
       hold(theirs);
       drop(mine);
       mine = theirs;
-    } else if (index_.contains(hash)) {
+    } else if (lookup(hash) >= 0) {
       table.cacheable_ = false;  // a collision: neither this block nor its children can be found
       return;
     } else {
@@ -137,10 +161,7 @@ int KvCache::take() {
     CHECK(oldest_ >= 0, "take() is called when a block is available");
     block = oldest_;
     unlink(block);
-    Block& evicted = blocks_[static_cast<std::size_t>(block)];
-    index_.erase(evicted.hash);
-    evicted.serial = 0;
-    evicted.salt.reset();
+    forget(block);
   }
   blocks_[static_cast<std::size_t>(block)].holders = 1;
   return block;

@@ -14,7 +14,6 @@
 #include <memory>
 #include <span>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 #include "engine/block_hash.h"
@@ -68,11 +67,12 @@ class KvCache {
   // Gives everything back.
   void release(BlockTable& table);
 
+  bool caches_prefixes() const { return prefix_caching_; }
   int blocks() const { return static_cast<int>(blocks_.size()); }
   // Blocks that nobody holds, cached or not.
   int available() const { return static_cast<int>(free_.size()) + idle_; }
   // Blocks whose contents can be found.
-  int cached() const { return static_cast<int>(index_.size()); }
+  int cached() const { return cached_; }
   double used_share() const { return 1.0 - static_cast<double>(available()) / static_cast<double>(blocks()); }
 
   static int blocks_for(int positions) { return (positions + models::kBlockTokens - 1) / models::kBlockTokens; }
@@ -81,6 +81,7 @@ class KvCache {
   struct Block {
     int holders = 0;
     int older = -1, newer = -1;  // neighbours among the idle ones
+    int next = -1;               // in its bucket, if cached
     std::uint64_t serial = 0;    // names these contents for ever; 0: not cached
     std::uint64_t parent = 0;    // the serial before; 0: first of its chain
     BlockHash hash;
@@ -90,6 +91,10 @@ class KvCache {
   using Tokens = std::span<const std::int32_t, models::kBlockTokens>;
 
   BlockHash chain(const BlockHash& parent, Tokens tokens) const;
+  int& bucket(const BlockHash& hash) { return buckets_[hash.low & (buckets_.size() - 1)]; }
+  // The cached block of this hash, whatever its contents; -1: none.
+  int lookup(const BlockHash& hash) const;
+  void forget(int block);
   // The cached block that continues `table` with `tokens`; -1: none.
   int find(const BlockTable& table, const BlockHash& hash, Tokens tokens) const;
   void remember(BlockTable& table, int block, const BlockHash& hash, Tokens tokens);
@@ -106,7 +111,9 @@ class KvCache {
   HashKey key_ = HashKey::random();
   std::vector<Block> blocks_;
   std::vector<int> free_;  // neither held nor cached
-  std::unordered_map<BlockHash, int, BlockHashBuckets> index_;
+  std::vector<int>
+      buckets_;  // of hashes: the first cached block of each; a power of two, so that a step allocates nothing
+  int cached_ = 0;
   int idle_ = 0;  // cached, held by nobody: a list from oldest_ to newest_
   int oldest_ = -1, newest_ = -1;
   std::uint64_t last_serial_ = 0;

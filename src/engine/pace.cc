@@ -27,6 +27,11 @@ void Pace::step(Clock::time_point now, double seconds, int prompt_rows, int deco
   slot.answer += decodes;
 }
 
+// Large prompts count more: the share is of tokens.
+void Pace::began(int tokens, int cached) {
+  cached_ += tokens / (tokens + 2000.0) * (static_cast<double>(cached) / tokens - cached_);
+}
+
 void Pace::ended(int tokens) { blend(answer_, std::max(1, tokens), 0.1); }
 
 Pace::Throughput Pace::throughput(Clock::time_point now) const {

@@ -68,6 +68,7 @@ void Runner::adopt(std::unique_ptr<Job> job) {
   Job& adopted = *job;
   adopted.slot = jobs_.size();
   jobs_.push_back(std::move(job));
+  oldest_waiting_ = std::min(oldest_waiting_, adopted.arrived);
   if (adopted.deadline != Clock::time_point::max()) deadlines_.emplace(adopted.deadline, &adopted);
   scheduler_.add(*adopted.choices[0]);
 }
@@ -86,13 +87,20 @@ void Runner::expire() {
                fmt::format("the deadline passed {:.1f} s after the request arrived, {}", seconds(now_ - job.arrived),
                            job.began ? fmt::format("with {} tokens generated", tokens) : "still in the queue")});
   }
-  if (max_queue_wait_.count() == 0) return;
-  for (std::size_t i = jobs_.size(); i-- > 0;)
-    if (!jobs_[i]->began && now_ - jobs_[i]->arrived > max_queue_wait_)
-      fail(*jobs_[i],
-           {Code::unavailable, fmt::format("overloaded: the request waited {:.1f} s, longer than max_queue_wait",
-                                           seconds(now_ - jobs_[i]->arrived))},
-           std::chrono::seconds(1));
+  if (max_queue_wait_.count() == 0 || now_ - oldest_waiting_ <= max_queue_wait_) return;
+  oldest_waiting_ = now_;
+  for (std::size_t i = jobs_.size(); i-- > 0;) {
+    Job& job = *jobs_[i];
+    if (job.began) continue;
+    if (now_ - job.arrived <= max_queue_wait_) {
+      oldest_waiting_ = std::min(oldest_waiting_, job.arrived);
+      continue;
+    }
+    fail(job,
+         {Code::unavailable, fmt::format("overloaded: the request waited {:.1f} s, longer than max_queue_wait",
+                                         seconds(now_ - job.arrived))},
+         std::chrono::seconds(1));
+  }
 }
 
 void Runner::step() {
@@ -105,7 +113,7 @@ void Runner::step() {
   compute();
   now_ = shop_.clock();
   computing_ = now_ - before;
-  scheduler_.commit();
+  scheduler_.commit(seconds(computing_));
   deliver();
   failed_in_a_row_ = 0;
 }
@@ -118,6 +126,7 @@ void Runner::note_begun(const Plan& plan) {
     if (job.began) continue;
     job.began = now_;
     report_.begun.push_back(job.entry);
+    report_.prompts.push_back({.tokens = job.prompt_tokens, .cached = choice.prefix_hit});
     metrics.queue_time.observe(seconds(now_ - job.arrived));
     metrics.prompt_tokens.add(static_cast<std::uint64_t>(job.prompt_tokens));
     if (!choice.reuse_prefix) continue;
@@ -125,6 +134,7 @@ void Runner::note_begun(const Plan& plan) {
     metrics.prefix_hits.add(static_cast<std::uint64_t>(choice.prefix_hit));
   }
   metrics.preemptions.add(plan.preempted.size());
+  metrics.prefix_waits.add(static_cast<std::uint64_t>(plan.followers));
   metrics.iteration_tokens.observe(plan.tokens);
   metrics.steps.add();
   report_.prompt_rows = plan.tokens - plan.decodes;
@@ -310,9 +320,12 @@ void Runner::report() {
   metrics.kv_used.set(report_.load.kv_used);
   metrics.gpu_kv_used.set(report_.load.kv_used);
   metrics.cached_blocks.set(cache_.cached());
-  shop_.desk.report(report_);
+  // A thread that stands at the desk may have lost its core to one of ours: answers do not wait for it.
+  const bool matters = scheduler_.idle() || !report_.begun.empty() || !report_.answers.empty() || report_.finished > 0;
+  shop_.desk.report(report_, matters);
   report_.begun.clear();
   report_.answers.clear();
+  report_.prompts.clear();
   report_.finished = report_.prompt_rows = report_.decodes = 0;
   computing_ = {};
 }

@@ -79,8 +79,9 @@ class Runner {
   std::vector<Sampler::Scratch> scratch_;  // one for each thread of the pool
   const Plan* plan_ = nullptr;
   Desk::Report report_;
-  Clock::time_point started_, now_;  // of this turn; as of the last event
-  Clock::duration computing_{};      // in the forward pass and sampling, this turn
+  Clock::time_point started_, now_;                              // of this turn; as of the last event
+  Clock::time_point oldest_waiting_ = Clock::time_point::max();  // nobody who waits arrived before
+  Clock::duration computing_{};                                  // in the forward pass and sampling, this turn
   int failed_in_a_row_ = 0;
 };
 

@@ -30,35 +30,48 @@ double weight(const std::vector<Scored>& candidates) {
 }
 
 // Keeps those that come first by `before`, as few as weigh `enough` together, and
-// at least one.
-template <class Before>
-void keep_first(std::vector<Scored>& candidates, double enough, Before before) {
-  const auto heap_order = [&](const Scored& a, const Scored& b) { return before(b, a); };
-  std::ranges::make_heap(candidates, heap_order);
-  double kept = 0;
-  auto end = candidates.end();
-  while (end != candidates.begin()) {
-    std::pop_heap(candidates.begin(), end, heap_order);
-    kept += (--end)->score;
-    if (kept >= enough) break;
+// at least one; in any order. Halves what is in question again and again, so
+// that nothing is sorted: linear in their number.
+template <class Item, class Before, class Weight>
+void keep_first(std::vector<Item>& items, double enough, Before before, Weight weight_of) {
+  auto sure = items.begin(), end = items.end();  // [begin, sure) stay, [end, ...) go
+  while (end - sure > 1) {
+    const auto middle = sure + (end - sure) / 2;
+    std::ranges::nth_element(sure, middle, end, before);
+    double half = 0;
+    for (auto item = sure; item != middle; ++item) half += weight_of(*item);
+    if (half >= enough) {
+      end = middle;
+    } else {
+      enough -= half;
+      sure = middle;
+    }
   }
-  candidates.erase(candidates.begin(), end);
+  items.erase(end, items.end());
 }
 
 bool heavier(const Scored& a, const Scored& b) { return a.score != b.score ? a.score > b.score : a.id < b.id; }
 
 // Locally typical sampling (Meister et al., 2022): those first whose surprise is
 // closest to the entropy.
-void keep_typical(std::vector<Scored>& candidates, double share) {
+void keep_typical(std::vector<Scored>& candidates, double share, std::vector<Odd>& odd) {
   const double total = weight(candidates);
   double entropy = 0;
-  for (const Scored& candidate : candidates)
-    if (candidate.score > 0) entropy -= candidate.score / total * std::log(candidate.score / total);
-  const auto oddness = [&](const Scored& c) { return std::abs(-std::log(c.score / total) - entropy); };
-  keep_first(candidates, share * total, [&](const Scored& a, const Scored& b) {
-    const double left = oddness(a), right = oddness(b);
-    return left != right ? left < right : a.id < b.id;
-  });
+  odd.clear();
+  for (const Scored& candidate : candidates) {
+    const double surprise = -std::log(candidate.score / total);
+    odd.push_back({surprise, candidate});
+    entropy += candidate.score / total * surprise;
+  }
+  for (Odd& one : odd) one.oddness = std::abs(one.oddness - entropy);
+  keep_first(
+      odd, share * total,
+      [](const Odd& a, const Odd& b) {
+        return a.oddness != b.oddness ? a.oddness < b.oddness : a.candidate.id < b.candidate.id;
+      },
+      [](const Odd& one) { return one.candidate.score; });
+  candidates.clear();
+  for (const Odd& one : odd) candidates.push_back(one.candidate);
 }
 
 }  // namespace
@@ -144,15 +157,15 @@ Error Sampler::not_finite() {
 }
 
 Result<Sampler::Sampled> Sampler::sample(std::span<const float> logits, Scratch& scratch) {
-  if (!all_finite(logits)) return not_finite();
-  const std::span<const float> adjusted = changes_logits() ? adjust(logits, scratch) : logits;
-  Sampled sampled;
-  if (sampling_.temperature < kGreedyBelow) {
-    sampled.id = argmax(adjusted);
-    if (!(adjusted[static_cast<std::size_t>(sampled.id)] > -std::numeric_limits<float>::infinity())) sampled.id = -1;
-  } else {
-    sampled.id = draw(adjusted, scratch);
+  Peak best = peak(logits);
+  if (!best.finite) return not_finite();
+  std::span<const float> adjusted = logits;
+  if (changes_logits()) {
+    adjusted = adjust(logits, scratch);
+    best = peak(adjusted);
   }
+  Sampled sampled{.id = best.id};
+  if (best.id >= 0 && sampling_.temperature >= kGreedyBelow) sampled.id = draw(adjusted, best, scratch);
   if (sampled.id < 0)
     return Error{Code::invalid,
                  "no token may be chosen: allowed_token_ids leaves none while min_tokens holds the end back"};
@@ -162,12 +175,17 @@ Result<Sampler::Sampled> Sampler::sample(std::span<const float> logits, Scratch&
   return sampled;
 }
 
-std::int32_t Sampler::draw(std::span<const float> logits, Scratch& scratch) {
-  const float max = largest(logits);
-  if (!(max > -std::numeric_limits<float>::infinity())) return -1;
-  const double total = gather(logits, max, scratch);
-  if (sampling_.top_p < 1) keep_first(scratch.candidates, sampling_.top_p * total, heavier);
-  if (sampling_.typical_p < 1) keep_typical(scratch.candidates, sampling_.typical_p);
+std::int32_t Sampler::draw(std::span<const float> logits, const Peak& best, Scratch& scratch) {
+  const bool some = sampling_.top_k > 0 && static_cast<std::size_t>(sampling_.top_k) < logits.size();
+  if (!some && sampling_.min_p <= 0 && sampling_.top_p >= 1 && sampling_.typical_p >= 1) {
+    scratch.weights.resize(logits.size());
+    const double total = exponentials(logits, best.value, 1 / sampling_.temperature, scratch.weights);
+    return pick(scratch.weights, total, best.id);
+  }
+  const double total = gather(logits, best.value, scratch);
+  const auto score = [](const Scored& candidate) { return candidate.score; };
+  if (sampling_.top_p < 1) keep_first(scratch.candidates, sampling_.top_p * total, heavier, score);
+  if (sampling_.typical_p < 1) keep_typical(scratch.candidates, sampling_.typical_p, scratch.odd);
   return pick(scratch.candidates);
 }
 
@@ -178,7 +196,7 @@ double Sampler::gather(std::span<const float> logits, float max, Scratch& scratc
   const float scale = 1 / sampling_.temperature;
   std::vector<Scored>& candidates = scratch.candidates;
   if (sampling_.top_k > 0 && static_cast<std::size_t>(sampling_.top_k) < logits.size()) {
-    top_scores(logits, sampling_.top_k, candidates);
+    keep_top(logits, sampling_.top_k, candidates);
     for (Scored& candidate : candidates) exponentials({&candidate.score, 1}, max, scale, {&candidate.score, 1});
     std::erase_if(candidates, [&](const Scored& c) { return c.score <= 0 || c.score < sampling_.min_p; });
     return weight(candidates);
@@ -189,10 +207,7 @@ double Sampler::gather(std::span<const float> logits, float max, Scratch& scratc
   const bool prune = sampling_.top_p < 1 && sampling_.min_p <= 0;
   const float least = prune ? static_cast<float>((1.0 - sampling_.top_p) * total / static_cast<double>(logits.size()))
                             : sampling_.min_p;
-  candidates.clear();
-  for (std::size_t i = 0; i < logits.size(); ++i)
-    if (scratch.weights[i] >= least && scratch.weights[i] > 0)
-      candidates.push_back({scratch.weights[i], static_cast<std::int32_t>(i)});
+  keep_from(scratch.weights, least, candidates);
   return prune ? total : weight(candidates);
 }
 
@@ -203,6 +218,23 @@ std::int32_t Sampler::pick(const std::vector<Scored>& candidates) {
     if (left < 0) return candidate.id;
   }
   return candidates.back().id;
+}
+
+// Out of all tokens, without looking at each: whole stretches are passed over by their sums.
+std::int32_t Sampler::pick(std::span<const float> weights, double total, std::int32_t likeliest) {
+  constexpr std::size_t kStretch = 1024;
+  double left = random_.uniform() * total;
+  std::size_t begin = 0;
+  for (; weights.size() - begin > kStretch; begin += kStretch) {
+    const double stretch = sum(weights.subspan(begin, kStretch));
+    if (left < stretch) break;
+    left -= stretch;
+  }
+  for (std::size_t id = begin; id < weights.size(); ++id) {
+    left -= weights[id];
+    if (left < 0) return static_cast<std::int32_t>(id);
+  }
+  return likeliest;  // rounding, once in 2^50 or so
 }
 
 }  // namespace ashlar::engine

@@ -38,6 +38,12 @@ struct RawLogprobs {
 // `row` finite; `top` alternatives.
 RawLogprobs raw_logprobs(std::span<const float> row, std::int32_t chosen, int top);
 
+// A candidate, and how far its surprise is from what is usual.
+struct Odd {
+  double oddness = 0;
+  Scored candidate;
+};
+
 // One answer's choices of tokens. One thread at a time; its tokens depend on its
 // own logits and seed alone, not on who else is in the batch.
 class Sampler {
@@ -46,6 +52,7 @@ class Sampler {
   struct Scratch {
     std::vector<float> logits, weights;
     std::vector<Scored> candidates;
+    std::vector<Odd> odd;
   };
   struct Sampled {
     std::int32_t id = 0;
@@ -65,9 +72,10 @@ class Sampler {
  private:
   bool changes_logits() const;
   std::span<const float> adjust(std::span<const float> logits, Scratch& scratch) const;
-  std::int32_t draw(std::span<const float> logits, Scratch& scratch);
+  std::int32_t draw(std::span<const float> logits, const Peak& best, Scratch& scratch);
   double gather(std::span<const float> logits, float max, Scratch& scratch) const;
   std::int32_t pick(const std::vector<Scored>& candidates);
+  std::int32_t pick(std::span<const float> weights, double total, std::int32_t likeliest);
 
   Sampling sampling_;
   int min_tokens_;

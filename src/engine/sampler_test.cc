@@ -120,14 +120,14 @@ TEST(VectorMath, ExponentialsAreRight) {
 }
 
 TEST(VectorMath, TopScoresAgreeWithASort) {
-  for (const std::size_t size : {1u, 7u, 16u, 1000u}) {
+  for (const std::size_t size : {1u, 7u, 16u, 1000u, 9000u}) {
     Row row = random_row(size, static_cast<unsigned>(size));
     for (float& value : row) value = std::round(value);  // many are equal
     std::vector<Scored> sorted;
     for (std::size_t i = 0; i < size; ++i) sorted.push_back({row[i], static_cast<std::int32_t>(i)});
     std::ranges::sort(
         sorted, [](const Scored& a, const Scored& b) { return a.score != b.score ? a.score > b.score : a.id < b.id; });
-    for (const int count : {0, 1, 5, 20, 5000}) {
+    for (const int count : {0, 1, 5, 20, 300, 5000}) {
       std::vector<Scored> top;
       top_scores(row, count, top);
       ASSERT_EQ(top.size(), std::min<std::size_t>(size, static_cast<std::size_t>(count)));
@@ -136,11 +136,33 @@ TEST(VectorMath, TopScoresAgreeWithASort) {
   }
 }
 
-TEST(VectorMath, ArgmaxTakesTheLowestOfEquals) {
-  EXPECT_EQ(argmax(Row{1, 5, 3, 5}), 1);
-  Row row(1000, -2);
-  row[777] = row[900] = 4;
-  EXPECT_EQ(argmax(row), 777);
+TEST(VectorMath, ThePeakIsTheLowestOfEquals) {
+  EXPECT_EQ(peak(Row{1, 5, 3, 5}).id, 1);
+  EXPECT_EQ(peak(Row{}).id, -1);
+  const float never = -std::numeric_limits<float>::infinity();
+  EXPECT_EQ(peak(Row(2000, never)).id, -1);
+  for (const std::size_t at : {0u, 777u, 1024u, 2999u}) {
+    Row row(3000, -2);
+    row[at] = row[2999] = 4;
+    EXPECT_EQ(peak(row).id, static_cast<std::int32_t>(at));
+    EXPECT_EQ(peak(row).value, 4);
+    EXPECT_TRUE(peak(row).finite);
+    row[1500] = never;
+    EXPECT_EQ(peak(row).id, static_cast<std::int32_t>(at));
+    EXPECT_FALSE(peak(row).finite);
+  }
+}
+
+TEST(VectorMath, KeepsWhatIsLargeEnough) {
+  Row row(1000, 0.25F);
+  row[63] = row[64] = row[999] = 0.5F;
+  row[70] = 0;
+  std::vector<Scored> kept;
+  keep_from(row, 0.5F, kept);
+  ASSERT_EQ(kept.size(), 3u);
+  EXPECT_EQ(kept[2].id, 999);
+  keep_from(row, 0, kept);
+  EXPECT_EQ(kept.size(), 999u);
 }
 
 TEST(VectorMath, FindsWhatIsNotFinite) {
@@ -161,6 +183,23 @@ TEST(Sampler, DrawsBySoftmax) {
   const Row row = random_row(50, 2, 1);
   for (const float temperature : {0.5F, 1.0F, 2.0F})
     expect_distribution(row, {.temperature = temperature}, reference(row, {.temperature = temperature}));
+}
+
+// Rows of many stretches, with little in most of them.
+TEST(Sampler, DrawsFromAWideVocabulary) {
+  Row flat(5'000, -120);
+  for (std::size_t id = 3'000; id < 3'010; ++id) flat[id] = 0;
+  std::array<int, 10> counts{};
+  for (std::uint64_t seed = 0; seed < 500; ++seed) {
+    const std::int32_t id = once({.sampling = {.seed = seed}}, flat);
+    ASSERT_TRUE(id >= 3'000 && id < 3'010) << id;
+    ++counts[static_cast<std::size_t>(id - 3'000)];
+    if (seed >= 50) continue;
+    const std::int32_t first = once({.sampling = {.top_p = 0.35F, .seed = seed}}, flat);
+    EXPECT_TRUE(first >= 3'000 && first < 3'004) << "of equal ones the lowest ids";
+    EXPECT_TRUE(once({.sampling = {.top_k = 700, .typical_p = 0.9F, .seed = seed}}, flat) / 10 == 300);
+  }
+  for (const int count : counts) EXPECT_NEAR(count, 50, 30);
 }
 
 TEST(Sampler, TopKKeepsTheKBest) {

@@ -1,10 +1,46 @@
 #include "engine/scheduler.h"
 
 #include <algorithm>
+#include <span>
 
 #include "base/result.h"
 
 namespace ashlar::engine {
+namespace {
+
+// Prompts go on where the target leaves them little or nothing: by rows enough
+// for the weights they stream, and by a third of the step.
+constexpr int kLeastPromptRows = 32;
+constexpr double kStretched = 1.5;  // a step, by its prompts
+constexpr int kTileRows = 16;       // rows that a matrix product computes at once
+
+// The step continues an answer by one token.
+bool continues_answer(const Plan::Item& item) { return item.first >= item.sequence->prompt && item.rows == 1; }
+
+// Full blocks that begin both prompts; the last token of `follower`, whose logits
+// it needs, is in none of them.
+int common_blocks(const Sequence& follower, const Sequence& leader) {
+  // Blocks that both hold have the same tokens.
+  const auto mine = follower.table.blocks();
+  const auto held = std::ranges::mismatch(mine, leader.table.blocks()).in1 - mine.begin();
+  const std::span tokens = std::span(follower.tokens).first(follower.tokens.size() - 1);
+  const std::size_t known = static_cast<std::size_t>(held) * models::kBlockTokens;
+  const auto rest = tokens.subspan(known);
+  const auto same = std::ranges::mismatch(rest, std::span(leader.tokens).subspan(known)).in1 - rest.begin();
+  return static_cast<int>(held + same / models::kBlockTokens);
+}
+
+}  // namespace
+
+StepLoad Plan::load() const {
+  StepLoad load;
+  for (const Item& item : items) {
+    const double keys = item.rows * (item.first + 0.5 * item.rows);
+    (continues_answer(item) ? load.decodes : load.prompt_rows) += item.rows;
+    (continues_answer(item) ? load.decode_keys : load.prompt_keys) += keys;
+  }
+  return load;
+}
 
 Scheduler::Scheduler(SchedulerOptions options, KvCache& cache) : options_(options), cache_(cache) {
   CHECK(options.max_num_seqs >= 1 && options.max_num_batched_tokens >= options.max_num_seqs,
@@ -37,10 +73,15 @@ void Scheduler::fork(const Sequence& from, Sequence& to) {
 
 void Scheduler::remove(Sequence& sequence) {
   if (sequence.state == Sequence::State::out) return;
-  if (sequence.state == Sequence::State::waiting)
-    queue_.remove(sequence);
-  else
+  if (sequence.state == Sequence::State::running) {
     std::erase(running_, &sequence);
+    release_followers(&sequence);
+  } else if (sequence.leader != nullptr) {
+    sequence.leader = nullptr;
+    std::erase(followers_, &sequence);
+  } else {
+    queue_.remove(sequence);
+  }
   queue_.leave(sequence);
   cache_.release(sequence.table);
   sequence.state = Sequence::State::out;
@@ -57,19 +98,22 @@ const Plan& Scheduler::plan() {
   ++step_;
   plan_.items.clear();
   plan_.preempted.clear();
-  plan_.tokens = plan_.decodes = 0;
+  plan_.tokens = plan_.decodes = plan_.followers = 0;
   budget_ = options_.max_num_batched_tokens;
   plan_decodes();
+  budget_ = std::min(budget_, prompt_budget());
   plan_prompts();
   return plan_;
 }
 
-void Scheduler::commit() {
+void Scheduler::commit(double took) {
+  cost_.learn(plan_.load(), took);
   for (const Plan::Item& item : plan_.items) {
     Sequence& sequence = *item.sequence;
     sequence.computed += item.rows;
     cache_.commit(sequence.table, sequence.tokens, sequence.computed);
   }
+  release_followers();
 }
 
 void Scheduler::plan_decodes() {
@@ -86,6 +130,18 @@ void Scheduler::plan_decodes() {
   }
 }
 
+// Rows that prompts may have in this step so that the answers in it are not held up.
+int Scheduler::prompt_budget() const {
+  if (plan_.decodes == 0 || options_.target_itl.count() == 0) return options_.max_num_batched_tokens;
+  int first = 0;
+  for (const Sequence* sequence : running_)
+    if (sequence->remaining() > 1) first = std::max(first, sequence->computed);
+  const StepLoad load = plan_.load();
+  const double target = std::max(options_.target_itl.count(), kStretched * cost_.seconds(load));
+  const int rows = cost_.rows_within(load, first, target);
+  return std::max(kLeastPromptRows, rows / kTileRows * kTileRows);
+}
+
 void Scheduler::plan_prompts() {
   // Blocks that were just taken from somebody are not for newcomers.
   // And nobody overtakes one that finds no room, or it might wait for ever.
@@ -94,10 +150,9 @@ void Scheduler::plan_prompts() {
     while (budget_ > 0) {
       Sequence* sequence = next_prompt(priority, !refused && plan_.preempted.empty());
       if (sequence == nullptr) break;
-      if (sequence->state == Sequence::State::waiting && !admit(*sequence))
-        refused = true;
-      else
-        add_chunk(*sequence);
+      const Admitted admitted = sequence->state == Sequence::State::waiting ? admit(*sequence) : Admitted::yes;
+      if (admitted == Admitted::yes) add_chunk(*sequence);
+      if (admitted == Admitted::no_room) refused = true;
     }
     return budget_ > 0;
   });
@@ -128,17 +183,22 @@ int Scheduler::promised_blocks() const {
 // Takes a waiting sequence in if all that it is known to need is there, so that
 // it need not be thrown out again at once. A more urgent class may push out a
 // less urgent one.
-bool Scheduler::admit(Sequence& sequence) {
+Scheduler::Admitted Scheduler::admit(Sequence& sequence) {
   const bool can_push = !running_.empty() && running_.back()->priority > sequence.priority;
-  if (running() == options_.max_num_seqs && !can_push) return false;
-  if (!can_push && !running_.empty() && sequence.refused_at >= cache_.available() - promised_blocks()) return false;
+  if (running() == options_.max_num_seqs && !can_push) return Admitted::no_room;
+  if (!can_push && !running_.empty() && sequence.refused_at >= cache_.available() - promised_blocks())
+    return Admitted::no_room;
   const int known = static_cast<int>(sequence.tokens.size());
   const int hit = cache_.open(sequence.table, sequence.salt, sequence.tokens, sequence.reuse_prefix ? known - 1 : 0);
+  if (follow(sequence, hit)) {
+    cache_.release(sequence.table);
+    return Admitted::follows;
+  }
   const int needed = std::min(KvCache::blocks_for(known + 1), cache_.blocks()) - hit / models::kBlockTokens;
   if (!make_room(sequence, needed)) {
     cache_.release(sequence.table);
     sequence.refused_at = cache_.available() - promised_blocks();
-    return false;
+    return Admitted::no_room;
   }
   sequence.computed = hit;
   if (sequence.prefix_hit < 0) {
@@ -147,7 +207,39 @@ bool Scheduler::admit(Sequence& sequence) {
   }
   queue_.remove(sequence);
   start_running(sequence);
+  return Admitted::yes;
+}
+
+// Whether a running sequence is about to compute blocks that this one, of which
+// `hit` tokens are cached, needs next: then it waits for the one that has most
+// of them. That one is as urgent and runs unhindered, so it gets there; if it is
+// thrown out or removed before, its followers queue again.
+bool Scheduler::follow(Sequence& sequence, int hit) {
+  if (!cache_.caches_prefixes() || !sequence.reuse_prefix) return false;
+  for (Sequence* other : running_) {
+    if (other->priority > sequence.priority) break;
+    if (other->remaining() <= 1 || other->max_chunk < options_.max_num_batched_tokens) continue;
+    if (other->salt != sequence.salt && *other->salt != *sequence.salt) continue;
+    const int common = common_blocks(sequence, *other) * models::kBlockTokens;
+    if (common <= std::max({hit, other->computed, sequence.leader != nullptr ? sequence.follows_to : 0})) continue;
+    sequence.leader = other;
+    sequence.follows_to = common;
+  }
+  if (sequence.leader == nullptr) return false;
+  queue_.remove(sequence);
+  followers_.push_back(&sequence);
+  ++plan_.followers;
   return true;
+}
+
+// Back into the queue go those whose blocks are there, and those of `leaving`.
+void Scheduler::release_followers(const Sequence* leaving) {
+  std::erase_if(followers_, [&](Sequence* follower) {
+    if (follower->leader != leaving && follower->leader->computed < follower->follows_to) return false;
+    follower->leader = nullptr;
+    queue_.push(*follower);
+    return true;
+  });
 }
 
 bool Scheduler::make_room(Sequence& sequence, int blocks) {
@@ -207,6 +299,7 @@ void Scheduler::preempt_worst() {
   worst.state = Sequence::State::waiting;
   worst.refused_at = -1;
   queue_.push(worst);
+  release_followers(&worst);
   plan_.preempted.push_back(&worst);
   if (worst.planned != step_) return;
   const auto item = std::ranges::find(plan_.items, &worst, &Plan::Item::sequence);

@@ -6,10 +6,17 @@
 // the worst ranked running sequence (class, then arrival) gives its blocks back
 // and waits again; it recomputes later from whatever the prefix cache kept.
 //
+// While answers run, prompts get only as many rows as fit into the target for the
+// time between two tokens, by what steps were measured to cost (step_cost.h).
+//
+// A prompt that begins like one that is being computed waits until their common
+// blocks are there, instead of computing them too; others go ahead meanwhile.
+//
 // Knows token counts and blocks, neither models nor clients: a simulator can
 // drive it as well as the engine does.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <limits>
 #include <memory>
@@ -18,6 +25,7 @@
 
 #include "engine/fair_queue.h"
 #include "engine/kv_cache.h"
+#include "engine/step_cost.h"
 
 namespace ashlar::engine {
 
@@ -42,16 +50,19 @@ struct Sequence {
   int prefix_hit = -1;  // tokens found in the prefix cache when it first began; -1: not begun
   BlockTable table;
   Account* account = nullptr;
-  int charged = 0;            // tokens its tenant was charged for
-  std::uint64_t planned = 0;  // the last step that has it
-  int refused_at = -1;        // blocks that were to be had when it last found no room
+  int charged = 0;             // tokens its tenant was charged for
+  std::uint64_t planned = 0;   // the last step that has it
+  int refused_at = -1;         // blocks that were to be had when it last found no room
+  Sequence* leader = nullptr;  // waits until this one has computed
+  int follows_to = 0;          // the first so many tokens, which both have
 
   int remaining() const { return static_cast<int>(tokens.size()) - computed; }
 };
 
 struct SchedulerOptions {
   int max_num_seqs = 64;
-  int max_num_batched_tokens = 512;  // at least max_num_seqs, so that every decode has its turn
+  int max_num_batched_tokens = 512;             // at least max_num_seqs, so that every decode has its turn
+  std::chrono::duration<double> target_itl{0};  // of a step that has decodes; 0: no bound
 };
 
 struct Plan {
@@ -65,6 +76,9 @@ struct Plan {
   int tokens = 0;
   int decodes = 0;  // items of one token that continue an answer
   std::vector<Sequence*> preempted;
+  int followers = 0;  // sequences that began to wait for another's blocks
+
+  StepLoad load() const;
 };
 
 // Engine thread only.
@@ -86,11 +100,11 @@ class Scheduler {
   // The next step. Empty only when there is nothing to do. Valid until the next call of anything here.
   const Plan& plan();
 
-  // The planned step was computed.
-  void commit();
+  // The planned step was computed, in `took` seconds; 0: not measured.
+  void commit(double took = 0);
 
   int running() const { return static_cast<int>(running_.size()); }
-  int waiting() const { return static_cast<int>(queue_.waiting()); }
+  int waiting() const { return static_cast<int>(queue_.waiting() + followers_.size()); }
   bool idle() const { return running() + waiting() == 0; }
   // Tokens that running sequences have to compute before they decode.
   std::int64_t backlog() const;
@@ -99,9 +113,13 @@ class Scheduler {
  private:
   static bool better(const Sequence* a, const Sequence* b);
   void plan_decodes();
+  int prompt_budget() const;
   void plan_prompts();
   Sequence* next_prompt(int priority, bool may_admit) const;
-  bool admit(Sequence& sequence);
+  enum class Admitted { yes, no_room, follows };
+  Admitted admit(Sequence& sequence);
+  bool follow(Sequence& sequence, int hit);
+  void release_followers(const Sequence* leaving = nullptr);
   bool make_room(Sequence& sequence, int blocks);
   void add_chunk(Sequence& sequence);
   void add_item(Sequence& sequence, int rows);
@@ -112,7 +130,9 @@ class Scheduler {
   SchedulerOptions options_;
   KvCache& cache_;
   FairQueue queue_;
-  std::vector<Sequence*> running_;  // best ranked first
+  std::vector<Sequence*> running_;    // best ranked first
+  std::vector<Sequence*> followers_;  // wait outside the queue, each for its leader
+  StepCost cost_;
   Plan plan_;
   int budget_ = 0;
   std::uint64_t step_ = 0;

@@ -28,15 +28,41 @@ struct Yard {
     sequence->salt = std::make_shared<const std::string>(std::to_string(sequences.size()));
     sequence->prompt = prompt;
     sequence->tokens.assign(static_cast<std::size_t>(prompt), static_cast<std::int32_t>(sequences.size()));
+    return add(std::move(sequence));
+  }
+
+  // A prompt that begins with `shared` tokens that all of these have.
+  Sequence& add_sharing(int shared, int prompt, int priority = 0, const char* salt = "shared") {
+    auto sequence = std::make_unique<Sequence>();
+    sequence->order = 100 + sequences.size();
+    sequence->tenant = salt;
+    sequence->priority = priority;
+    sequence->salt = std::make_shared<const std::string>(salt);
+    sequence->prompt = prompt;
+    sequence->tokens.assign(static_cast<std::size_t>(prompt), static_cast<std::int32_t>(1000 + sequences.size()));
+    for (int i = 0; i < shared; ++i) sequence->tokens[static_cast<std::size_t>(i)] = i;
+    return add(std::move(sequence));
+  }
+
+  // The same, of one that arrived before all others: in a queue it is ahead of a leader that runs already.
+  Sequence& add_earlier(int shared, int prompt) {
+    Sequence& sequence = add_sharing(shared, prompt);
+    scheduler.remove(sequence);
+    sequence.order = 0;
+    scheduler.add(sequence);
+    return sequence;
+  }
+
+  Sequence& add(std::unique_ptr<Sequence> sequence) {
     scheduler.add(*sequence);
     sequences.push_back(std::move(sequence));
     return *sequences.back();
   }
 
   // One step; whoever reached its end has one token more.
-  const Plan& step() {
+  const Plan& step(double seconds = 0) {
     const Plan& plan = scheduler.plan();
-    scheduler.commit();
+    scheduler.commit(seconds);
     for (const Plan::Item& item : plan.items)
       if (item.last) item.sequence->tokens.push_back(7);
     return plan;
@@ -185,13 +211,155 @@ TEST(Scheduler, AForkRunsAtOnceOrWaits) {
   EXPECT_EQ(rows_of(plan, *yard.sequences[2]), 5) << "its first block is shared";
 }
 
+TEST(Scheduler, PromptsThatBeginAlikeAreComputedOnce) {
+  Yard yard(1000, {.max_num_seqs = 8, .max_num_batched_tokens = 2048});
+  for (int i = 0; i < 8; ++i) yard.add_sharing(400, 410);
+  const Plan& first = yard.step();
+  EXPECT_EQ(first.tokens, 410) << "the others came in the same step and wait";
+  EXPECT_EQ(first.followers, 7);
+  EXPECT_EQ(yard.scheduler.waiting(), 7);
+  const Plan& second = yard.step();
+  EXPECT_EQ(second.tokens, 1 + 7 * 10);
+  EXPECT_EQ(second.followers, 0);
+  EXPECT_EQ(yard.scheduler.waiting(), 0);
+  for (std::size_t i = 1; i < 8; ++i) EXPECT_EQ(yard.sequences[i]->prefix_hit, 400);
+}
+
+TEST(Scheduler, AFollowerGoesOnAsSoonAsTheCommonBlocksAreThere) {
+  Yard yard(1000, {.max_num_seqs = 8, .max_num_batched_tokens = 64});
+  Sequence& leader = yard.add_sharing(200, 600);
+  yard.step();
+  const Sequence& follower = yard.add_earlier(200, 230);
+  EXPECT_EQ(rows_of(yard.step(), leader), 64);
+  EXPECT_EQ(follower.leader, &leader);
+  EXPECT_EQ(rows_of(yard.step(), leader), 64);
+  EXPECT_EQ(follower.leader, nullptr) << "192 are common, and there";
+  EXPECT_EQ(rows_of(yard.step(), follower), 230 - 192);
+  EXPECT_EQ(follower.prefix_hit, 192);
+}
+
+TEST(Scheduler, OthersGoAheadOfAFollower) {
+  Yard yard(1000, {.max_num_seqs = 8, .max_num_batched_tokens = 300});
+  const Sequence& leader = yard.add_sharing(200, 220);
+  const Sequence& follower = yard.add_sharing(200, 220);
+  const Sequence& other = yard.add(40);
+  const Plan& plan = yard.step();
+  EXPECT_EQ(rows_of(plan, leader), 220);
+  EXPECT_EQ(rows_of(plan, follower), 0);
+  EXPECT_EQ(rows_of(plan, other), 40);
+}
+
+TEST(Scheduler, AFollowerGoesOnWithoutItsLeader) {
+  for (const bool remove : {true, false}) {
+    Yard yard(16, {.max_num_seqs = 8, .max_num_batched_tokens = 32});
+    Sequence& leader = yard.add_sharing(128, 150);
+    yard.step();
+    Sequence& follower = yard.add_earlier(128, 140);
+    yard.step();
+    ASSERT_EQ(follower.leader, &leader);
+    if (remove) {
+      yard.scheduler.remove(leader);
+    } else {
+      yard.add(200, "urgent", -1);  // pushes the leader out
+      EXPECT_EQ(yard.step().preempted.size(), 1u);
+    }
+    EXPECT_EQ(follower.leader, nullptr);
+    EXPECT_EQ(follower.state, Sequence::State::waiting);
+    if (!remove) yard.scheduler.remove(*yard.sequences.back());
+    EXPECT_EQ(rows_of(yard.step(), follower), 32);
+    EXPECT_EQ(follower.prefix_hit, 64) << "what the leader had computed";
+  }
+}
+
+TEST(Scheduler, AFollowerMayLeave) {
+  Yard yard(100, {.max_num_seqs = 8, .max_num_batched_tokens = 32});
+  Sequence& leader = yard.add_sharing(128, 150);
+  yard.step();
+  Sequence& follower = yard.add_earlier(128, 140);
+  yard.step();
+  ASSERT_EQ(follower.leader, &leader);
+  yard.scheduler.remove(follower);
+  EXPECT_EQ(yard.scheduler.waiting(), 0);
+  for (int i = 0; i < 6; ++i) yard.step();
+  yard.scheduler.remove(leader);
+  EXPECT_TRUE(yard.scheduler.idle());
+  EXPECT_EQ(yard.cache.available(), 100);
+}
+
+TEST(Scheduler, WhoMayNotShareDoesNotWait) {
+  const auto rows = [](auto&& change, int priority = 0, const char* salt = "shared") {
+    Yard yard(100, {.max_num_seqs = 8, .max_num_batched_tokens = 512});
+    yard.add_sharing(128, 150);
+    Sequence& second = yard.add_sharing(128, 140, priority, salt);
+    change(yard, second);
+    return rows_of(yard.step(), second);
+  };
+  const auto nothing = [](Yard&, Sequence&) {};
+  EXPECT_EQ(rows(nothing), 0);
+  EXPECT_EQ(rows(nothing, 0, "another"), 140) << "another tenant or salt";
+  EXPECT_EQ(rows(nothing, 1), 0) << "a less urgent one may wait for a more urgent one";
+  EXPECT_EQ(rows([](Yard&, Sequence& second) { second.reuse_prefix = false; }), 140);
+  EXPECT_EQ(rows([](Yard& yard, Sequence&) { yard.sequences[0]->max_chunk = 8; }), 140)
+      << "not for one that goes in small steps";
+  Yard yard(100, {.max_num_seqs = 8, .max_num_batched_tokens = 64});
+  yard.add_sharing(128, 150, 1);
+  yard.step();
+  const Sequence& urgent = yard.add_sharing(128, 140, 0);
+  EXPECT_EQ(rows_of(yard.step(), urgent), 64) << "nor an urgent one for another that its own class holds up";
+  EXPECT_EQ(urgent.prefix_hit, 64);
+}
+
+// A machine where a step takes 1 ms for each row, 10 ms in any case.
+TEST(Scheduler, PromptsLeaveRoomForTheTargetBetweenTokens) {
+  Yard yard(1000, {.max_num_seqs = 8, .max_num_batched_tokens = 512, .target_itl = std::chrono::milliseconds(100)});
+  const auto seconds = [](const Plan& plan) { return 0.010 + 0.001 * plan.tokens; };
+  const auto step = [&]() -> const Plan& {
+    const Plan& plan = yard.scheduler.plan();
+    yard.scheduler.commit(seconds(plan));
+    for (const Plan::Item& item : plan.items)
+      if (item.last) item.sequence->tokens.push_back(7);
+    return plan;
+  };
+  for (int i = 0; i < 4; ++i) yard.add(128);
+  EXPECT_EQ(step().tokens, 512) << "with nobody decoding, all that fits";
+  const Sequence& large = yard.add(2000);
+  int steps = 0;
+  for (; large.remaining() > 1; ++steps) {
+    const Plan& plan = step();
+    EXPECT_EQ(plan.decodes, 4);
+    EXPECT_GE(plan.tokens - plan.decodes, std::min(32, large.remaining()));
+    EXPECT_LE(seconds(plan), 0.105) << "step " << steps;
+  }
+  EXPECT_LE(steps, 2000 / 64 + 2) << "and no less than fits";
+}
+
+TEST(Scheduler, PromptsGoOnWhereTheTargetCannotBeMet) {
+  for (const double row : {0.001, 1.0}) {
+    Yard yard(1000, {.max_num_seqs = 8, .max_num_batched_tokens = 512, .target_itl = std::chrono::milliseconds(1)});
+    yard.add(400);
+    yard.step(0.1 + row * 400);
+    for (int i = 0; i < 50; ++i) yard.step(0.1 + row);
+    const Sequence& large = yard.add(1000);
+    int rows = 0;
+    for (int i = 0; i < 10; ++i) {
+      rows = rows_of(yard.scheduler.plan(), large);
+      yard.scheduler.commit(0.1 + row * (rows + 1));
+      yard.sequences[0]->tokens.push_back(7);
+    }
+    EXPECT_EQ(rows, row == 1.0 ? 32 : 48) << "a third of the step, but 32 in any case";
+  }
+}
+
 // Nothing starves, nothing leaks, no step is over its budget or empty.
 TEST(Scheduler, RandomLoadAlwaysEnds) {
   std::mt19937 random(5);
+  int followers = 0;
   const auto below = [&](int n) { return static_cast<int>(random() % static_cast<unsigned>(n)); };
   for (int round = 0; round < 60; ++round) {
     const int blocks = 4 + below(12), most = blocks * models::kBlockTokens;
-    const SchedulerOptions options{.max_num_seqs = 1 + below(6), .max_num_batched_tokens = 6 + below(60)};
+    const SchedulerOptions options{.max_num_seqs = 1 + below(6),
+                                   .max_num_batched_tokens = 6 + below(200),
+                                   .target_itl = std::chrono::milliseconds(below(3) * 20)};
     Yard yard(blocks, options);
     std::map<const Sequence*, std::size_t> wanted;
     int to_come = 40;
@@ -199,12 +367,14 @@ TEST(Scheduler, RandomLoadAlwaysEnds) {
       ASSERT_LT(step, 20'000) << "round " << round;
       if (to_come > 0 && (below(3) == 0 || yard.scheduler.idle())) {
         const int prompt = 1 + below(most - 1);
-        const Sequence& added = yard.add(prompt, std::to_string(below(3)), below(2));
+        const Sequence& added = below(2) == 0 ? yard.add(prompt, std::to_string(below(3)), below(2))
+                                              : yard.add_sharing(below(prompt + 1), prompt, below(2));
         wanted[&added] = static_cast<std::size_t>(prompt + 1 + below(most - prompt));
         --to_come;
       }
-      const Plan& plan = yard.step();
+      const Plan& plan = yard.step(0.001 * (1 + below(50)));
       ASSERT_FALSE(plan.items.empty());
+      followers += plan.followers;
       ASSERT_LE(plan.tokens, options.max_num_batched_tokens);
       ASSERT_LE(yard.scheduler.running(), options.max_num_seqs);
       for (const auto& sequence : yard.sequences)
@@ -214,6 +384,7 @@ TEST(Scheduler, RandomLoadAlwaysEnds) {
     }
     EXPECT_EQ(yard.cache.available(), blocks);
   }
+  EXPECT_GT(followers, 50);
 }
 
 }  // namespace

@@ -11,7 +11,13 @@ namespace ashlar::engine {
 namespace {
 
 constexpr std::size_t kLanes = 16;
-constexpr std::size_t kStretch = 1024;  // summed in float; stretches are added in double
+constexpr std::size_t kStretch = 1024;   // summed in float; stretches are added in double
+constexpr std::size_t kGlance = 64;      // passed over at once where nothing in it is wanted
+constexpr std::size_t kLargeHeap = 512;  // more are found by partitioning
+
+bool better(const Scored& a, const Scored& b) { return a.score != b.score ? a.score > b.score : a.id < b.id; }
+
+Scored scored(std::span<const float> row, std::size_t id) { return {row[id], static_cast<std::int32_t>(id)}; }
 
 // exp(x) for x <= 0: 2^n * exp(r), |r| <= ln(2)/2, by Taylor's polynomial of degree 7.
 inline float exp_below_zero(float x) {
@@ -34,7 +40,7 @@ inline float exp_below_zero(float x) {
 
 // The sum of f(i) over [0, count), f vectorizable.
 template <class F>
-double sum(std::size_t count, F&& f) {
+double sum_of(std::size_t count, F&& f) {
   double total = 0;
   std::size_t i = 0;
   while (i + kLanes <= count) {
@@ -68,35 +74,70 @@ float largest(std::span<const float> row) {
   return *std::ranges::max_element(lanes);
 }
 
-std::int32_t argmax(std::span<const float> row) {
-  return static_cast<std::int32_t>(std::ranges::find(row, largest(row)) - row.begin());
+Peak peak(std::span<const float> row) {
+  Peak peak{.value = -std::numeric_limits<float>::infinity(), .id = -1};
+  std::size_t best = row.size();  // begins the stretch that has it
+  for (std::size_t i = 0; i < row.size(); i += kStretch) {
+    const auto stretch = row.subspan(i, std::min(kStretch, row.size() - i));  // read once from memory, twice from L1
+    peak.finite &= all_finite(stretch);
+    if (const float most = largest(stretch); most > peak.value) peak.value = most, best = i;
+  }
+  if (best < row.size())
+    peak.id = static_cast<std::int32_t>(
+        std::find(row.begin() + static_cast<std::ptrdiff_t>(best), row.end(), peak.value) - row.begin());
+  return peak;
 }
 
 double exponentials(std::span<const float> row, float max, float scale, std::span<float> out) {
-  return sum(row.size(), [&](std::size_t i) { return out[i] = exp_below_zero((row[i] - max) * scale); });
+  return sum_of(row.size(), [&](std::size_t i) { return out[i] = exp_below_zero((row[i] - max) * scale); });
 }
 
 double log_sum_exp(std::span<const float> row, float max) {
-  return max + std::log(sum(row.size(), [&](std::size_t i) { return exp_below_zero(row[i] - max); }));
+  return max + std::log(sum_of(row.size(), [&](std::size_t i) { return exp_below_zero(row[i] - max); }));
 }
 
-void top_scores(std::span<const float> row, int count, std::vector<Scored>& out) {
-  const auto better = [](const Scored& a, const Scored& b) {
-    return a.score != b.score ? a.score > b.score : a.id < b.id;
-  };
+double sum(std::span<const float> row) {
+  return sum_of(row.size(), [&](std::size_t i) { return row[i]; });
+}
+
+void keep_top(std::span<const float> row, int count, std::vector<Scored>& out) {
   out.clear();
   const auto wanted = std::min(static_cast<std::size_t>(std::max(count, 0)), row.size());
   if (wanted == 0) return;
-  // A heap with the worst of the best on top; ids rise, so an equal score never gets in.
-  for (std::size_t i = 0; i < wanted; ++i) out.push_back({row[i], static_cast<std::int32_t>(i)});
-  std::ranges::make_heap(out, better);
-  for (std::size_t i = wanted; i < row.size(); ++i) {
-    if (row[i] <= out.front().score) continue;
-    std::ranges::pop_heap(out, better);
-    out.back() = {row[i], static_cast<std::int32_t>(i)};
-    std::ranges::push_heap(out, better);
+  const bool partition = wanted > kLargeHeap;
+  for (std::size_t id = 0; id < (partition ? row.size() : wanted); ++id) out.push_back(scored(row, id));
+  if (partition) {
+    std::ranges::nth_element(out, out.begin() + static_cast<std::ptrdiff_t>(wanted - 1), better);
+    out.resize(wanted);
+    return;
   }
-  std::ranges::sort_heap(out, better);
+  // A heap with the worst of the best on top; ids rise, so an equal score never gets in.
+  std::ranges::make_heap(out, better);
+  for (std::size_t begin = wanted; begin < row.size(); begin += kGlance) {
+    const std::size_t end = std::min(row.size(), begin + kGlance);
+    if (largest(row.subspan(begin, end - begin)) <= out.front().score) continue;
+    for (std::size_t id = begin; id < end; ++id) {
+      if (row[id] <= out.front().score) continue;
+      std::ranges::pop_heap(out, better);
+      out.back() = scored(row, id);
+      std::ranges::push_heap(out, better);
+    }
+  }
+}
+
+void top_scores(std::span<const float> row, int count, std::vector<Scored>& out) {
+  keep_top(row, count, out);
+  std::ranges::sort(out, better);
+}
+
+void keep_from(std::span<const float> row, float least, std::vector<Scored>& out) {
+  out.clear();
+  for (std::size_t begin = 0; begin < row.size(); begin += kGlance) {
+    const std::size_t end = std::min(row.size(), begin + kGlance);
+    if (largest(row.subspan(begin, end - begin)) < least) continue;
+    for (std::size_t id = begin; id < end; ++id)
+      if (row[id] >= least && row[id] > 0) out.push_back(scored(row, id));
+  }
 }
 
 }  // namespace ashlar::engine

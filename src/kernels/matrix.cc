@@ -11,7 +11,7 @@ namespace {
 constexpr int kQuantizeElements = 16 * 1024;      // of one task
 constexpr std::size_t kStreamBytes = 128 * 1024;  // of weights in one task
 // Tiles of one task when there are many rows: they stay in L2. Float kernels take them by threes.
-constexpr int kGemmTiles = 4, kFloatGemmTiles = 6;
+constexpr int kGemmTiles = 4, kFloatGemmTiles = 6, kTileGemmTiles = 16;
 
 int divide_up(int n, int by) { return (n + by - 1) / by; }
 
@@ -23,6 +23,14 @@ void grow(HugeMemory& memory, std::size_t bytes) {
   memory = std::move(*fresh);
 }
 
+bool has_tiles(const Kernels& kernels) { return kernels.int8_panel != nullptr; }
+
+Forms form_of(Type type) {
+  if (has_tiles(kernels()) && type != Type::f32)
+    return type_info(type).block == 1 ? Forms{.bf16_tiles = true} : Forms{.int8_tiles = true};
+  return type_info(type).block == 1 ? Forms{.floats = true} : Forms{.quantized = true};
+}
+
 // The smallest width of a float panel that has room for `rows`.
 int panel_width(int rows) { return rows >= 5 ? 8 : rows >= 3 ? 4 : rows; }
 
@@ -30,28 +38,59 @@ int panel_width(int rows) { return rows >= 5 ? 8 : rows >= 3 ? 4 : rows; }
 int tiles_per_task(const PackedMatrix::Segment& segment, int rows, int threads) {
   const int tiles = divide_up(segment.rows, kLanes);
   const int stream = static_cast<int>(std::clamp<std::size_t>(kStreamBytes / segment.tile_bytes, 1, 64));
+  if (has_tiles(kernels()) && rows > kPanelRows)  // by twos
+    return std::clamp(tiles / (4 * threads) / 2 * 2, 2, kTileGemmTiles);
   const int many = type_info(segment.type).block == 1 ? kFloatGemmTiles : kGemmTiles;
   const int wish = rows > kPanelRows ? many : stream;
   return std::clamp(tiles / (4 * threads), 1, wish);
 }
 
+// fn(panel, first, count): pieces [first, first + count) of a panel's columns, so many that all threads have work.
+void each_part(int panels, int pieces, ThreadPool& pool, FunctionRef<void(int, int, int)> fn) {
+  const int parts = std::clamp(divide_up(4 * pool.size(), panels), 1, pieces), step = divide_up(pieces, parts);
+  pool.for_each(panels * parts, [&](int task, int) {
+    const int first = task % parts * step, count = std::min(step, pieces - first);
+    if (count > 0) fn(task / parts, first, count);
+  });
+}
+
+struct Panels {
+  const void* data = nullptr;
+  std::size_t bytes = 0;
+};
+
+// What the kernels in use read for this type.
+Panels panels_for(Type type, const Activations& x) {
+  if (form_of(type).int8_tiles) return {x.int8_tiles(), x.int8_panel_bytes()};
+  if (form_of(type).bf16_tiles) return {x.bf16_tiles(), x.bf16_panel_bytes()};
+  if (form_of(type).floats) return {x.floats(), x.float_panel_bytes()};
+  return {x.quantized(), x.quantized_panel_bytes()};
+}
+
 MatmulJob job_for(const PackedMatrix& w, const PackedMatrix::Segment& segment, const Activations& x, float* y,
-                  std::size_t ldy, int tile, int tiles) {
-  const bool floats = type_info(segment.type).block == 1;
+                  std::size_t ldy, int tile, int tiles, int worker) {
+  const Panels panels = panels_for(segment.type, x);
   const int first = tile * kLanes;
   return {.tiles = reinterpret_cast<const std::uint8_t*>(w.data() + segment.offset) +
                    segment.tile_bytes * static_cast<std::size_t>(tile),
           .tile_bytes = segment.tile_bytes,
           .outputs = std::min(segment.rows - first, tiles * kLanes),
           .units = segment.units,
-          .x = floats ? x.floats() : x.quantized(),
-          .panel_bytes = floats ? x.float_panel_bytes() : x.quantized_panel_bytes(),
+          .x = panels.data,
+          .panel_bytes = panels.bytes,
           .rows = x.rows(),
+          .partial = has_tiles(kernels()) ? x.partial(worker) : nullptr,
           .y = y + segment.first_row + first,
           .ldy = ldy};
 }
 
 }  // namespace
+
+Forms PackedMatrix::forms() const {
+  Forms forms;
+  for (const Segment& segment : segments_) forms = forms | form_of(segment.type);
+  return forms;
+}
 
 std::size_t Activations::quantized_panel_bytes() const {
   return static_cast<std::size_t>(columns_ / kBlock) * sizeof(PanelBlock);
@@ -60,6 +99,26 @@ std::size_t Activations::quantized_panel_bytes() const {
 // An even number of columns: BF16 weights come in pairs.
 std::size_t Activations::float_panel_bytes() const {
   return static_cast<std::size_t>(columns_ + columns_ % 2) * kFloatPanelRows * sizeof(float);
+}
+
+// The scales between the tiles also keep panels from lying a power of two apart, where they would compete for the
+// same few places of the cache.
+std::size_t Activations::int8_panel_bytes() const {
+  return static_cast<std::size_t>(divide_up(columns_, 64 * int8_group_tiles(columns_)) * int8_group_bytes(columns_));
+}
+
+// Whole groups, and one tile more for the same reason.
+std::size_t Activations::bf16_panel_bytes() const {
+  return static_cast<std::size_t>(divide_up(columns_, 32 * kBf16GroupTiles)) * kBf16GroupBytes + kTileBytes;
+}
+
+// A sum for each row, rows in pairs of panels, and each output of a task.
+std::size_t Activations::partial_floats() const {
+  return static_cast<std::size_t>(divide_up(rows_, 2 * kTileRows)) * 2 * kTileRows * kTileGemmTiles * kLanes;
+}
+
+float* Activations::partial(int worker) const {
+  return reinterpret_cast<float*>(partial_.data()) + partial_floats() * static_cast<std::size_t>(worker);
 }
 
 void Activations::transpose(const float* x, std::size_t ldx, int panel) {
@@ -71,25 +130,60 @@ void Activations::transpose(const float* x, std::size_t ldx, int panel) {
           r < rows && k < columns_ ? x[static_cast<std::size_t>(r) * ldx + static_cast<std::size_t>(k)] : 0;
 }
 
+void Activations::quantize(const float* x, std::size_t ldx, ThreadPool& pool) {
+  const int panels = divide_up(rows_, kPanelRows);
+  grow(quantized_, quantized_panel_bytes() * static_cast<std::size_t>(panels));
+  const int width = std::max(kBlock, kQuantizeElements / std::min(rows_, kPanelRows) / kBlock * kBlock);
+  const int pieces = divide_up(columns_, width);
+  auto* out = reinterpret_cast<PanelBlock*>(quantized_.data());
+  pool.for_each(panels * pieces, [&](int task, int) {
+    const int panel = task / pieces, column = task % pieces * width;
+    kernels().quantize_panel(
+        x + static_cast<std::size_t>(panel * kPanelRows) * ldx + column, ldx,
+        std::min(kPanelRows, rows_ - panel * kPanelRows), std::min(width, columns_ - column),
+        out + static_cast<std::size_t>(panel) * static_cast<std::size_t>(columns_ / kBlock) + column / kBlock);
+  });
+}
+
+void Activations::make_int8_tiles(const float* x, std::size_t ldx, ThreadPool& pool) {
+  const int tiles = int8_group_tiles(columns_), group = 64 * tiles;
+  const int panels = divide_up(rows_, kTileRows);
+  grow(int8_tiles_, int8_panel_bytes() * static_cast<std::size_t>(panels));
+  auto* out = reinterpret_cast<std::uint8_t*>(int8_tiles_.data());
+  each_part(panels, divide_up(columns_, group), pool, [&](int panel, int first, int count) {
+    const int column = first * group;
+    kernels().int8_panel(x + static_cast<std::size_t>(panel * kTileRows) * ldx + column, ldx,
+                         std::min(kTileRows, rows_ - panel * kTileRows), std::min(count * group, columns_ - column),
+                         tiles,
+                         out + int8_panel_bytes() * static_cast<std::size_t>(panel) +
+                             static_cast<std::size_t>(first * int8_group_bytes(columns_)));
+  });
+}
+
+void Activations::make_bf16_tiles(const float* x, std::size_t ldx, ThreadPool& pool) {
+  constexpr int kColumns = kTileBytes / kTileRows / 2;
+  const int panels = divide_up(rows_, kTileRows), pieces = divide_up(columns_, kColumns);
+  grow(bf16_tiles_, bf16_panel_bytes() * static_cast<std::size_t>(panels));
+  auto* out = reinterpret_cast<std::uint8_t*>(bf16_tiles_.data());
+  each_part(panels, pieces, pool, [&](int panel, int first, int count) {
+    const int column = first * kColumns;
+    kernels().bf16_panel(
+        x + static_cast<std::size_t>(panel * kTileRows) * ldx + column, ldx,
+        std::min(kTileRows, rows_ - panel * kTileRows), std::min(count * kColumns, columns_ - column),
+        out + bf16_panel_bytes() * static_cast<std::size_t>(panel) + static_cast<std::size_t>(first) * kTileBytes);
+  });
+}
+
 void Activations::assign(const float* x, std::size_t ldx, int rows, int columns, Forms forms, ThreadPool& pool) {
   CHECK(!forms.quantized || columns % kBlock == 0, "quantized activations are whole blocks of 32 columns");
   rows_ = rows;
   columns_ = columns;
   forms_ = forms;
-  if (forms.quantized) {
-    const int panels = divide_up(rows, kPanelRows);
-    grow(quantized_, quantized_panel_bytes() * static_cast<std::size_t>(panels));
-    const int width = std::max(kBlock, kQuantizeElements / std::min(rows, kPanelRows) / kBlock * kBlock);
-    const int pieces = divide_up(columns, width);
-    auto* out = reinterpret_cast<PanelBlock*>(quantized_.data());
-    pool.for_each(panels * pieces, [&](int task, int) {
-      const int panel = task / pieces, column = task % pieces * width;
-      kernels().quantize_panel(
-          x + static_cast<std::size_t>(panel * kPanelRows) * ldx + column, ldx,
-          std::min(kPanelRows, rows - panel * kPanelRows), std::min(width, columns - column),
-          out + static_cast<std::size_t>(panel) * static_cast<std::size_t>(columns / kBlock) + column / kBlock);
-    });
-  }
+  if (forms.quantized) quantize(x, ldx, pool);
+  if (forms.int8_tiles) make_int8_tiles(x, ldx, pool);
+  if (forms.bf16_tiles) make_bf16_tiles(x, ldx, pool);
+  if (forms.int8_tiles || forms.bf16_tiles)
+    grow(partial_, partial_floats() * sizeof(float) * static_cast<std::size_t>(pool.size()));
   if (forms.floats) {
     const int panels = divide_up(rows, kFloatPanelRows);
     grow(floats_, float_panel_bytes() * static_cast<std::size_t>(panels));
@@ -101,18 +195,16 @@ void Activations::assign(const float* x, std::size_t ldx, int rows, int columns,
 
 void matmul(const PackedMatrix& w, const Activations& x, float* y, std::size_t ldy, ThreadPool& pool) {
   CHECK(w.columns() == x.columns(), "weights and activations differ in columns");
-  const Forms need = w.forms();
-  CHECK((x.forms().quantized || !need.quantized) && (x.forms().floats || !need.floats),
-        "the activations lack a form that the weights need");
+  CHECK(x.forms().covers(w.forms()), "the activations lack a form that the weights need");
   int tasks = 0;
   for (const PackedMatrix::Segment& segment : w.segments())
     tasks += divide_up(divide_up(segment.rows, kLanes), tiles_per_task(segment, x.rows(), pool.size()));
-  pool.for_each(tasks, [&](int task, int) {
+  pool.for_each(tasks, [&](int task, int worker) {
     for (const PackedMatrix::Segment& segment : w.segments()) {
       const int tiles = divide_up(segment.rows, kLanes), step = tiles_per_task(segment, x.rows(), pool.size());
       const int own = divide_up(tiles, step);
       if (task < own) {
-        const MatmulJob job = job_for(w, segment, x, y, ldy, task * step, std::min(step, tiles - task * step));
+        const MatmulJob job = job_for(w, segment, x, y, ldy, task * step, std::min(step, tiles - task * step), worker);
         return kernels().matmul[format_of(segment.type)](&job);
       }
       task -= own;

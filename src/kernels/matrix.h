@@ -46,10 +46,21 @@ struct RawMatrix {
 struct Forms {
   bool quantized = false;
   bool floats = false;
-  Forms operator|(Forms other) const { return {quantized || other.quantized, floats || other.floats}; }
+  bool int8_tiles = false;
+  bool bf16_tiles = false;
+  Forms operator|(Forms other) const {
+    return {quantized || other.quantized, floats || other.floats, int8_tiles || other.int8_tiles,
+            bf16_tiles || other.bf16_tiles};
+  }
+  bool operator==(const Forms&) const = default;
+  bool covers(Forms other) const { return (*this | other) == *this; }
 };
 
-// A matrix W in the layout of table.h. Made by pack(); frozen; any thread. Move-only.
+// Counts the layouts of packed weights: raise it with every change to what pack() writes, so that bytes which an
+// older program kept are not taken for today's.
+inline constexpr std::uint32_t kPackedVersion = 1;
+
+// A matrix W in the layout of table.h. Made by pack() or adopt(); frozen; any thread. Move-only.
 class PackedMatrix {
  public:
   // Consecutive weight rows of one type.
@@ -66,29 +77,43 @@ class PackedMatrix {
   int columns() const { return columns_; }
   // Of the first rows.
   Type type() const { return segments_.empty() ? Type::f32 : segments_.front().type; }
-  std::size_t bytes() const { return memory_.bytes(); }
-  Forms forms() const;
+  std::size_t bytes() const { return bytes_.size(); }
+  Forms forms() const;  // that the kernels in use read
   std::span<const Segment> segments() const { return segments_; }
-  const std::byte* data() const { return memory_.data(); }
+  const std::byte* data() const { return bytes_.data(); }
 
  private:
-  friend Result<PackedMatrix> pack(std::span<const RawMatrix> stacked, ThreadPool& pool);
+  friend struct PackedPlan;
   int rows_ = 0;
   int columns_ = 0;
   std::vector<Segment> segments_;
-  HugeMemory memory_;
+  std::span<const std::byte> bytes_;
+  std::shared_ptr<const void> owner_;  // of the bytes
 };
 
 // Stacks matrices of equal columns, possibly of different types, in this order: so one product serves
 // q, k and v. invalid: nothing to stack, unequal columns, or columns that are not whole blocks.
 Result<PackedMatrix> pack(std::span<const RawMatrix> stacked, ThreadPool& pool);
 
+// How many bytes pack() needs for them, a multiple of 64. Their data is not looked at. invalid: as pack().
+Result<std::size_t> packed_bytes(std::span<const RawMatrix> stacked);
+
+// As pack(), into room that somebody else gives: packed_bytes() of zeros, aligned to 64. `owner` keeps it.
+Result<PackedMatrix> pack_into(std::span<const RawMatrix> stacked, std::span<std::byte> room,
+                               std::shared_ptr<const void> owner, ThreadPool& pool);
+
+// What pack() gave for matrices of the same types and sizes, from its bytes; `stacked` needs no data.
+// Whatever the bytes are, products stay within them. invalid: as pack(), or not packed_bytes() aligned to 64.
+Result<PackedMatrix> adopt(std::span<const RawMatrix> stacked, std::span<const std::byte> packed,
+                           std::shared_ptr<const void> owner);
+
 // Some rows x, converted once and read by any number of products. Keeps its memory
 // between assignments. One thread at a time.
 class Activations {
  public:
   // x [rows, columns], rows `ldx` floats apart. columns a multiple of 32 if quantized.
-  // Quantized: each 32 columns of a row to int8 with the scale max|x| / 127.
+  // Quantized: each 32 columns of a row to int8 with the scale max|x| / 127. Tiles of int8: the same for
+  // each group of columns.
   void assign(const float* x, std::size_t ldx, int rows, int columns, Forms forms, ThreadPool& pool);
 
   int rows() const { return rows_; }
@@ -96,16 +121,29 @@ class Activations {
   Forms forms() const { return forms_; }
   const void* quantized() const { return quantized_.data(); }
   const void* floats() const { return floats_.data(); }
+  const void* int8_tiles() const { return int8_tiles_.data(); }
+  const void* bf16_tiles() const { return bf16_tiles_.data(); }
   std::size_t quantized_panel_bytes() const;
   std::size_t float_panel_bytes() const;
+  std::size_t int8_panel_bytes() const;
+  std::size_t bf16_panel_bytes() const;
+  // Where products on tiles leave sums between two steps. [worker] as the pool counts them.
+  float* partial(int worker) const;
 
  private:
+  void quantize(const float* x, std::size_t ldx, ThreadPool& pool);
+  void make_int8_tiles(const float* x, std::size_t ldx, ThreadPool& pool);
+  void make_bf16_tiles(const float* x, std::size_t ldx, ThreadPool& pool);
   void transpose(const float* x, std::size_t ldx, int panel);
+  std::size_t partial_floats() const;
   int rows_ = 0;
   int columns_ = 0;
   Forms forms_;
   HugeMemory quantized_;
   HugeMemory floats_;
+  HugeMemory int8_tiles_;
+  HugeMemory bf16_tiles_;
+  HugeMemory partial_;
 };
 
 // y[r, o] = sum over k of W[o, k] x[r, k]; y [x.rows(), w.rows()], rows `ldy` floats apart.

@@ -171,34 +171,55 @@ Result<HugeMemory> HugeMemory::allocate(std::size_t bytes) {
 
 void HugeMemory::Unmap::operator()(std::byte* p) const { munmap(p, bytes); }
 
-Forms PackedMatrix::forms() const {
-  Forms forms;
-  for (const Segment& segment : segments_) (type_info(segment.type).block == 1 ? forms.floats : forms.quantized) = true;
-  return forms;
+// A matrix laid out, its bytes still to come.
+struct PackedPlan {
+  PackedMatrix matrix;
+  std::size_t bytes = 0;
+
+  static Result<PackedPlan> make(std::span<const RawMatrix> stacked) {
+    if (stacked.empty()) return Error{Code::invalid, "no matrix to pack"};
+    PackedPlan plan;
+    PackedMatrix& packed = plan.matrix;
+    packed.columns_ = stacked.front().columns;
+    for (const RawMatrix& raw : stacked) {
+      const TypeInfo& info = type_info(raw.type);
+      if (raw.columns != packed.columns_)
+        return Error{Code::invalid,
+                     fmt::format("stacked matrices have {} and {} columns", packed.columns_, raw.columns)};
+      if (raw.columns < 1 || raw.rows < 1 || raw.columns % info.block != 0)
+        return Error{Code::invalid, fmt::format("a matrix of {} x {} is not whole blocks of {} ({} elements)", raw.rows,
+                                                raw.columns, info.name, info.block)};
+      packed.segments_.push_back(lay_out(raw, packed.rows_, plan.bytes));
+      plan.bytes = aligned(plan.bytes + tiles(packed.segments_.back()) * packed.segments_.back().tile_bytes);
+      packed.rows_ += raw.rows;
+    }
+    return plan;
+  }
+
+  Result<PackedMatrix> with(std::span<const std::byte> room, std::shared_ptr<const void> owner) && {
+    if (room.size() != bytes || reinterpret_cast<std::uintptr_t>(room.data()) % 64 != 0)
+      return Error{Code::invalid, fmt::format("{} bytes for a packed matrix of {}", room.size(), bytes)};
+    matrix.bytes_ = room;
+    matrix.owner_ = std::move(owner);
+    return std::move(matrix);
+  }
+};
+
+Result<std::size_t> packed_bytes(std::span<const RawMatrix> stacked) { return TRY(PackedPlan::make(stacked)).bytes; }
+
+Result<PackedMatrix> adopt(std::span<const RawMatrix> stacked, std::span<const std::byte> packed,
+                           std::shared_ptr<const void> owner) {
+  return TRY(PackedPlan::make(stacked)).with(packed, std::move(owner));
 }
 
-Result<PackedMatrix> pack(std::span<const RawMatrix> stacked, ThreadPool& pool) {
-  if (stacked.empty()) return Error{Code::invalid, "no matrix to pack"};
-  PackedMatrix packed;
-  packed.columns_ = stacked.front().columns;
-  std::size_t bytes = 0;
-  for (const RawMatrix& raw : stacked) {
-    const TypeInfo& info = type_info(raw.type);
-    if (raw.columns != packed.columns_)
-      return Error{Code::invalid, fmt::format("stacked matrices have {} and {} columns", packed.columns_, raw.columns)};
-    if (raw.columns < 1 || raw.rows < 1 || raw.columns % info.block != 0)
-      return Error{Code::invalid, fmt::format("a matrix of {} x {} is not whole blocks of {} ({} elements)", raw.rows,
-                                              raw.columns, info.name, info.block)};
-    packed.segments_.push_back(lay_out(raw, packed.rows_, bytes));
-    bytes = aligned(bytes + tiles(packed.segments_.back()) * packed.segments_.back().tile_bytes);
-    packed.rows_ += raw.rows;
-  }
-  packed.memory_ = TRY(HugeMemory::allocate(bytes));
+Result<PackedMatrix> pack_into(std::span<const RawMatrix> stacked, std::span<std::byte> room,
+                               std::shared_ptr<const void> owner, ThreadPool& pool) {
+  PackedMatrix packed = TRY(adopt(stacked, room, std::move(owner)));
   for (std::size_t i = 0; i < stacked.size(); ++i) {
     const RawMatrix& raw = stacked[i];
-    const PackedMatrix::Segment& segment = packed.segments_[i];
+    const PackedMatrix::Segment& segment = packed.segments()[i];
     pool.for_each(static_cast<int>(tiles(segment)), [&](int tile, int) {
-      auto* out = reinterpret_cast<std::uint8_t*>(packed.memory_.data() + segment.offset) +
+      auto* out = reinterpret_cast<std::uint8_t*>(room.data() + segment.offset) +
                   segment.tile_bytes * static_cast<std::size_t>(tile);
       const std::byte* rows = raw.data + row_bytes(raw.type, raw.columns) * static_cast<std::size_t>(tile * kLanes);
       const int count = std::min(kLanes, raw.rows - tile * kLanes);
@@ -209,6 +230,13 @@ Result<PackedMatrix> pack(std::span<const RawMatrix> stacked, ThreadPool& pool) 
     });
   }
   return packed;
+}
+
+Result<PackedMatrix> pack(std::span<const RawMatrix> stacked, ThreadPool& pool) {
+  const std::size_t bytes = TRY(packed_bytes(stacked));
+  auto memory = std::make_shared<HugeMemory>(TRY(HugeMemory::allocate(bytes)));
+  const std::span<std::byte> room(memory->data(), bytes);
+  return pack_into(stacked, room, std::move(memory), pool);
 }
 
 }  // namespace ashlar::kernels

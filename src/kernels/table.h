@@ -13,6 +13,18 @@ inline constexpr int kLanes = 16;
 // Activations stand in panels of 16 (quantized) or 8 (float) rows.
 inline constexpr int kPanelRows = 16;
 inline constexpr int kFloatPanelRows = 8;
+// Activations for a matrix unit stand in panels of 16 rows, in tiles of 1 KiB: a row is a line of 64 bytes.
+inline constexpr int kTileRows = 16;
+inline constexpr int kTileBytes = 1024;
+// For quantized weights, each group of columns: its tiles of int8, 64 columns each, the two of each pair of columns
+// exchanged, then the rows' scales f32[16]; columns beyond the last are zero. A long row has larger groups: adding up
+// a group costs as much as four of its tiles. A short one costs little anyway, and small models mind errors more.
+inline constexpr int kInt8MostTiles = 8;
+inline constexpr int int8_group_tiles(int columns) { return columns <= 1024 ? 4 : kInt8MostTiles; }
+inline constexpr int int8_group_bytes(int columns) { return int8_group_tiles(columns) * kTileBytes + 4 * kTileRows; }
+// For weights of 16 bits, tiles of 32 columns as bf16; products add them up 16 tiles at a time.
+inline constexpr int kBf16GroupTiles = 16;
+inline constexpr int kBf16GroupBytes = kBf16GroupTiles * kTileBytes;
 // Elements of a quantized row that share one activation scale.
 inline constexpr int kBlock = 32;
 // Positions of one KV block.
@@ -112,10 +124,11 @@ struct MatmulJob {
   int outputs;    // weight rows; the last tile may be partly used
   int units;      // of a quantized row; columns (even for BF16) of a float row
   const void* x;  // PanelBlock[panel][block], or float panels: [panel][column][width], the last panel's width
-                  // the smallest of 1, 2, 4, 8 that has room for its rows
+                  // the smallest of 1, 2, 4, 8 that has room for its rows, or panels of tiles
   size_t panel_bytes;
-  int rows;  // of x
-  float* y;  // [rows, ldy]
+  int rows;        // of x
+  float* partial;  // room for a sum of each row (in pairs of panels) and output, 64-byte aligned; with tiles only
+  float* y;        // [rows, ldy]
   size_t ldy;
 };
 
@@ -159,6 +172,10 @@ struct Kernels {
   void (*matmul[kFormats])(const MatmulJob* job);
   // x [rows <= 16, columns] into one panel; columns a multiple of 32.
   void (*quantize_panel)(const float* x, size_t ldx, int rows, int columns, PanelBlock* panel);
+  // x [rows <= 16, columns] into one panel of tiles. Where there are these, all formats but F32 read tiles.
+  // int8: from whole groups of `tiles` tiles.
+  void (*int8_panel)(const float* x, size_t ldx, int rows, int columns, int tiles, uint8_t* panel);
+  void (*bf16_panel)(const float* x, size_t ldx, int rows, int columns, uint8_t* panel);
   void (*attend)(const AttentionJob* job);
   // out [head_dim] of a row from its partial results, in order of positions, head_dim + kPartialExtra floats apart.
   void (*join)(const float* partials, int count, int head_dim, float* out);

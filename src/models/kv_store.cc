@@ -10,8 +10,6 @@ namespace {
 
 static_assert(kBlockTokens == kernels::kKvBlock, "the kernels lay out blocks of this many positions");
 
-constexpr Bytes kTakenAtOnce = 256_MiB;
-
 kernels::KvType kernel_type(KvType type) {
   switch (type) {
     case KvType::f16:
@@ -27,6 +25,16 @@ kernels::KvType kernel_type(KvType type) {
 std::size_t layer_block_bytes(const Shape& s, KvType type) {
   const kernels::KvView one{.kv_heads = s.kv_heads, .head_dim = s.head_dim, .type = kernel_type(type)};
   return static_cast<std::size_t>(s.kv_heads) * one.head_bytes();
+}
+
+// From one block to the next. Attention reads the same layer and head of many
+// blocks: an odd number of pages between them, and they do not compete for the
+// same few places of a cache, as they would at a power of two.
+std::size_t stride(const Shape& s, KvType type) {
+  constexpr std::size_t kPage = 4096, kLarge = 16 * kPage;
+  const std::size_t bytes = layer_block_bytes(s, type) * static_cast<std::size_t>(s.layers);
+  if (bytes < kLarge) return bytes;
+  return ((bytes + kPage - 1) / kPage | 1) * kPage;
 }
 
 std::uint64_t physical_memory() {
@@ -45,9 +53,7 @@ Result<KvType> kv_type_of(std::string_view name) {
 
 std::string_view name_of(KvType type) { return type == KvType::f16 ? "f16" : type == KvType::bf16 ? "bf16" : "int8"; }
 
-Bytes BlockStore::block_bytes(const Shape& shape, KvType type) {
-  return {layer_block_bytes(shape, type) * static_cast<std::size_t>(shape.layers)};
-}
+Bytes BlockStore::block_bytes(const Shape& shape, KvType type) { return {stride(shape, type)}; }
 
 Result<std::unique_ptr<BlockStore>> BlockStore::create(const Shape& shape, int blocks, KvType type) {
   CHECK(blocks > 0, "a store has blocks");
@@ -57,23 +63,19 @@ Result<std::unique_ptr<BlockStore>> BlockStore::create(const Shape& shape, int b
     return Error{Code::exhausted, fmt::format("{} blocks of keys and values need {}, but this machine has {} of memory",
                                               blocks, to_string(Bytes{bytes}), to_string(Bytes{physical_memory()}))};
   std::unique_ptr<BlockStore> store(new BlockStore());
-  store->layers_ = shape.layers;
   store->kv_heads_ = shape.kv_heads;
   store->head_dim_ = shape.head_dim;
   store->blocks_ = blocks;
   store->type_ = type;
-  store->block_bytes_ = layer_block_bytes(shape, type);
+  store->layer_bytes_ = layer_block_bytes(shape, type);
+  store->stride_ = stride(shape, type);
   store->memory_ = TRY(kernels::HugeMemory::allocate(bytes));
-  // A small store is taken from the system at once, so that memory does not seem
-  // to leak while blocks are used for the first time; a large one would cost start-up time.
-  if (bytes <= kTakenAtOnce.count) std::memset(store->memory_.data(), 0, store->memory_.bytes());
   return store;
 }
 
 kernels::KvView BlockStore::layer(int index) {
-  const std::size_t layer_bytes = block_bytes_ * static_cast<std::size_t>(blocks_);
-  return {.data = memory_.data() + layer_bytes * static_cast<std::size_t>(index),
-          .block_bytes = block_bytes_,
+  return {.data = memory_.data() + layer_bytes_ * static_cast<std::size_t>(index),
+          .block_bytes = stride_,
           .kv_heads = kv_heads_,
           .head_dim = head_dim_,
           .type = kernel_type(type_)};
@@ -81,11 +83,8 @@ kernels::KvView BlockStore::layer(int index) {
 
 void BlockStore::copy_block(int from, int to) {
   CHECK(from >= 0 && from < blocks_ && to >= 0 && to < blocks_ && from != to, "two blocks of this store");
-  for (int index = 0; index < layers_; ++index) {
-    std::byte* data = layer(index).data;
-    std::memcpy(data + block_bytes_ * static_cast<std::size_t>(to),
-                data + block_bytes_ * static_cast<std::size_t>(from), block_bytes_);
-  }
+  std::memcpy(memory_.data() + stride_ * static_cast<std::size_t>(to),
+              memory_.data() + stride_ * static_cast<std::size_t>(from), stride_);
 }
 
 }  // namespace ashlar::models

@@ -9,8 +9,9 @@
 
 namespace ashlar::models {
 
-// One allocation: for each layer all blocks, each with the keys and values of
-// every KV head. So the blocks of one layer, which attention reads together, lie together.
+// One allocation, block after block; in a block layer after layer, each with the keys
+// and values of every KV head. So memory is touched in the order in which blocks are first used, and
+// no more of it than they need.
 class BlockStore final : public KvStore {
  public:
   static Bytes block_bytes(const Shape& shape, KvType type);  // of one block in all layers
@@ -25,9 +26,10 @@ class BlockStore final : public KvStore {
 
  private:
   BlockStore() = default;
-  int layers_ = 0, kv_heads_ = 0, head_dim_ = 0, blocks_ = 0;
+  int kv_heads_ = 0, head_dim_ = 0, blocks_ = 0;
   KvType type_ = KvType::f16;
-  std::size_t block_bytes_ = 0;  // of one layer
+  std::size_t layer_bytes_ = 0;  // of one layer in a block
+  std::size_t stride_ = 0;       // from one block to the next
   kernels::HugeMemory memory_;
 };
 

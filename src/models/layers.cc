@@ -96,6 +96,7 @@ void Pass::begin(const Step& step, int first, int rows, BlockStore& kv) {
   rows_ = rows;
   kv_ = &kv;
   delta_pending_ = false;
+  layer_ = nullptr;
   tokens_ = step.tokens.subspan(rows_of(first), rows_of(rows));
   take_sequences(step, first);
   take_logit_rows(step, first);
@@ -130,6 +131,7 @@ void Pass::take_logit_rows(const Step& step, int first) {
 }
 
 void Pass::embed(const Embedding& embedding) {
+  const Timed timed(profile_, Operation::embed, config_.shape.layers);
   pool_.for_each(rows_, [&](int row, int) {
     const std::int32_t token = tokens_[rows_of(row)];
     CHECK(token >= 0 && token < config_.shape.vocabulary, "tokens are in the vocabulary");
@@ -139,6 +141,8 @@ void Pass::embed(const Embedding& embedding) {
 }
 
 void Pass::norm(std::span<const float> weight) {
+  const bool second = layer_ != nullptr && weight.data() == layer_->feed_forward_norm.data();
+  const Timed timed(profile_, Operation::norm, second || layer_ == nullptr ? layer_index() : layer_->index + 1);
   const int width = config_.shape.width;
   if (delta_pending_)
     kernels::add_rms_norm(x_.data(), x_.ld, delta_.data(), delta_.ld, weight.data(), config_.rms_epsilon, rows_, width,
@@ -148,19 +152,29 @@ void Pass::norm(std::span<const float> weight) {
   delta_pending_ = false;
 }
 
-void Pass::multiply(const kernels::PackedMatrix& matrix, float* y, std::size_t ldy) {
+void Pass::multiply(Operation operation, const kernels::PackedMatrix& matrix, float* y, std::size_t ldy) {
   if (rows_ == 0) return;
-  activations_.assign(h_.data(), h_.ld, rows_, matrix.columns(), matrix.forms(), pool_);
+  const int layer = operation == Operation::logits ? config_.shape.layers : layer_index();
+  {
+    const Timed timed(profile_, Operation::quantize, layer);
+    activations_.assign(h_.data(), h_.ld, rows_, matrix.columns(), matrix.forms(), pool_);
+  }
+  const Timed timed(
+      profile_, operation, layer,
+      {.bytes = static_cast<double>(matrix.bytes()), .operations = 2.0 * matrix.rows() * matrix.columns() * rows_});
   kernels::matmul(matrix, activations_, y, ldy, pool_);
 }
 
 void Pass::qkv(const Layer& layer) {
-  multiply(layer.qkv, y_.data(), y_.ld);
-  if (!layer.qkv_bias.empty())
-    kernels::add_bias(y_.data(), y_.ld, layer.qkv_bias.data(), rows_, layer.qkv.rows(), pool_);
+  layer_ = &layer;
+  multiply(Operation::qkv, layer.qkv, y_.data(), y_.ld);
+  if (layer.qkv_bias.empty()) return;
+  const Timed timed(profile_, Operation::qkv_bias, layer.index);
+  kernels::add_bias(y_.data(), y_.ld, layer.qkv_bias.data(), rows_, layer.qkv.rows(), pool_);
 }
 
 void Pass::norm_heads(const Layer& layer) {
+  const Timed timed(profile_, Operation::head_norm, layer.index);
   const Shape& s = config_.shape;
   kernels::rms_norm_heads(y_.data(), y_.ld, layer.q_norm.data(), config_.rms_epsilon, rows_, s.heads, s.head_dim,
                           pool_);
@@ -169,6 +183,7 @@ void Pass::norm_heads(const Layer& layer) {
 }
 
 void Pass::rotate() {
+  const Timed timed(profile_, Operation::rope, layer_index());
   const Shape& s = config_.shape;
   rope_.rotate(y_.data(), y_.ld, s.heads + s.kv_heads, s.head_dim, pool_);  // k stands behind q
 }
@@ -177,11 +192,29 @@ void Pass::attend(const Layer& layer) {
   const Shape& s = config_.shape;
   const kernels::KvView kv = kv_->layer(layer.index);
   const float *k = y_.data() + q_rows(s), *v = k + kv_rows(s);
-  kernels::store_kv(kv, sequences_, k, y_.ld, v, y_.ld, pool_);
+  {
+    const Timed timed(profile_, Operation::store_kv, layer.index);
+    kernels::store_kv(kv, sequences_, k, y_.ld, v, y_.ld, pool_);
+  }
   if (layer.index + 1 == s.layers) keep_asked_rows();
   const kernels::AttentionShape shape{
       .heads = s.heads, .window = s.sliding_window, .scale = 1 / std::sqrt(static_cast<float>(s.head_dim))};
+  const Timed timed(profile_, Operation::attention, layer.index, profile_ == nullptr ? Cost{} : attention_cost());
   kernels::attention(kv, shape, sequences_, y_.data(), y_.ld, h_.data(), h_.ld, pool_);
+}
+
+// Of one layer.
+Cost Pass::attention_cost() const {
+  const Shape& s = config_.shape;
+  const double position_bytes =
+      static_cast<double>(kv_->bytes().count) / (static_cast<double>(kv_->blocks()) * kBlockTokens * s.layers);
+  Cost cost;
+  for (const kernels::KvSequence& sequence : sequences_) {
+    const Seen seen = positions_seen(s, sequence.first_position, sequence.rows);
+    cost.bytes += position_bytes * static_cast<double>(seen.together);
+    cost.operations += 4.0 * s.heads * s.head_dim * static_cast<double>(seen.sum);
+  }
+  return cost;
 }
 
 // Moves the asked rows of x and q to the front and forgets the others.
@@ -212,17 +245,19 @@ void Pass::keep_asked_rows() {
 
 void Pass::gated_silu(const kernels::PackedMatrix& gate_up) {
   const int hidden = config_.shape.hidden;
-  multiply(gate_up, y_.data(), y_.ld);
+  multiply(Operation::gate_up, gate_up, y_.data(), y_.ld);
+  const Timed timed(profile_, Operation::activation, layer_index());
   kernels::silu_mul(y_.data(), y_.data() + hidden, y_.ld, rows_, hidden, h_.data(), h_.ld, pool_);
 }
 
 void Pass::project(const kernels::PackedMatrix& matrix) {
-  multiply(matrix, delta_.data(), delta_.ld);
+  const bool down = layer_ != nullptr && &matrix == &layer_->down;
+  multiply(down ? Operation::down : Operation::attention_output, matrix, delta_.data(), delta_.ld);
   delta_pending_ = true;
 }
 
 void Pass::logits(const kernels::PackedMatrix& matrix) {
-  multiply(matrix, logits_.data(), rows_of(config_.shape.vocabulary));
+  multiply(Operation::logits, matrix, logits_.data(), rows_of(config_.shape.vocabulary));
 }
 
 }  // namespace ashlar::models

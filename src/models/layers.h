@@ -14,6 +14,7 @@
 #include "models/config.h"
 #include "models/kv_store.h"
 #include "models/model.h"
+#include "models/profile.h"
 #include "models/tensors.h"
 
 namespace ashlar::models {
@@ -70,6 +71,9 @@ class Pass {
 
   int max_rows() const { return max_rows_; }
 
+  // Tells `profile` what each piece takes from now on; nullptr: nobody.
+  void watch(Profile* profile) { profile_ = profile; }
+
   // Rows [first, first + rows) of the step are next. rows <= max_rows().
   void begin(const Step& step, int first, int rows, BlockStore& kv);
 
@@ -103,7 +107,9 @@ class Pass {
   void take_sequences(const Step& step, int first);
   void take_logit_rows(const Step& step, int first);
   void keep_asked_rows();
-  void multiply(const kernels::PackedMatrix& matrix, float* y, std::size_t ldy);
+  void multiply(Operation operation, const kernels::PackedMatrix& matrix, float* y, std::size_t ldy);
+  Cost attention_cost() const;
+  int layer_index() const { return layer_ == nullptr ? 0 : layer_->index; }
 
   Config config_;
   int max_rows_;
@@ -113,8 +119,11 @@ class Pass {
   FloatRows y_;  // what a product gave: q, k, v side by side, or gate, up
   kernels::Activations activations_;
 
+  Profile* profile_ = nullptr;
+
   // The rows at hand.
   int rows_ = 0;
+  const Layer* layer_ = nullptr;  // the last that qkv() saw
   BlockStore* kv_ = nullptr;
   bool delta_pending_ = false;  // x is still to receive delta
   std::span<const std::int32_t> tokens_;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <numeric>
 
 #include "models/architecture.h"
 #include "models/mix.h"
@@ -14,16 +15,43 @@ namespace {
 
 class FileSource final : public TensorSource {
  public:
-  explicit FileSource(std::shared_ptr<const gguf::File> file) : file_(std::move(file)) {}
+  FileSource(std::shared_ptr<const gguf::File> file, const std::optional<PackedCache>& cache,
+             PackedImage::Origin& origin)
+      : file_(std::move(file)), cache_(cache), origin_(origin) {}
   const std::string& name() const override { return file_->path(); }
   std::span<const gguf::Tensor> tensors() const override { return file_->tensors(); }
   const gguf::Tensor* find(std::string_view name) const override { return file_->find_tensor(name); }
   Result<std::span<const std::byte>> data(const gguf::Tensor& tensor) override { return tensor.data; }
   // Packed weights need their pages no more; looked-up rows come back from the file as they are read.
-  void release(const gguf::Tensor& tensor, bool) override { file_->release(tensor); }
+  void release(const gguf::Tensor& tensor, bool again) override {
+    file_->release(tensor);
+    if (again) file_->expect_few_reads(tensor);
+  }
+
+  Result<std::shared_ptr<PackedImage>> image(std::span<const std::size_t> sections, ThreadPool& pool) override {
+    const Bytes bytes{std::accumulate(sections.begin(), sections.end(), std::uint64_t{0})};
+    if (cache_ && cache_->wants(bytes)) key_ = PackedCache::key(*file_);
+    std::shared_ptr<PackedImage> image;
+    if (key_) image = cache_->find(cache_->path(*file_, *key_), *key_, sections, pool);
+    if (image == nullptr) image = TRY(PackedImage::allocate(sections));
+    origin_ = image->origin();
+    if (origin_ == PackedImage::Origin::mapped) mapped_ = {image->bytes().size()};
+    return image;
+  }
+  Bytes mapped() const override { return mapped_; }
+  void filled(const std::shared_ptr<PackedImage>& image, ThreadPool& pool) override {
+    if (!key_) return;
+    image->seal(*key_, pool);
+    keeper_.emplace(*cache_, cache_->path(*file_, *key_), image);
+  }
 
  private:
   std::shared_ptr<const gguf::File> file_;
+  std::optional<PackedCache> cache_;
+  std::optional<PackedKey> key_;
+  PackedImage::Origin& origin_;  // told while the weights are loaded
+  Bytes mapped_;
+  std::optional<PackedKeeper> keeper_;
 };
 
 Result<ModelFacts> read_facts(const gguf::File& file) {
@@ -75,7 +103,13 @@ Result<LoadedModel> load(const std::string& path, const LoadOptions& options, Th
   return load(TRY(gguf::File::open(path)), options, pool);
 }
 
-Result<LoadedModel> load(gguf::File opened, const LoadOptions& options, ThreadPool& pool) {
+Result<LoadedModel> load(gguf::File file, const LoadOptions& options, ThreadPool& pool) {
+  LoadedModel loaded = TRY(open_model(std::move(file)));
+  if (options.weights && loaded.config) TRY(load_weights(loaded, options, pool));
+  return loaded;
+}
+
+Result<LoadedModel> open_model(gguf::File opened) {
   LoadedModel loaded;
   loaded.file = std::make_shared<const gguf::File>(std::move(opened));
   const gguf::File& file = *loaded.file;
@@ -89,14 +123,19 @@ Result<LoadedModel> load(gguf::File opened, const LoadOptions& options, ThreadPo
     if (has_vocabulary) return loaded;
     return Error{Code::corrupt, fmt::format("{}: holds neither tensors nor a vocabulary", file.path())};
   }
-  const Architecture* architecture = find_architecture(loaded.facts.architecture);
-  Config config = TRY(read_model_config(file, architecture, loaded.facts));
-  TRY(take_vocabulary_size(file, loaded.vocabulary, config.shape));
-  loaded.shape = config.shape;
-  if (options.weights)
-    loaded.model = TRY(Transformer::create(*architecture, std::move(config), std::make_unique<FileSource>(loaded.file),
-                                           options.max_rows, pool));
+  loaded.config = TRY(read_model_config(file, find_architecture(loaded.facts.architecture), loaded.facts));
+  TRY(take_vocabulary_size(file, loaded.vocabulary, loaded.config->shape));
+  loaded.shape = loaded.config->shape;
   return loaded;
+}
+
+Status load_weights(LoadedModel& loaded, const LoadOptions& options, ThreadPool& pool) {
+  CHECK(loaded.config.has_value(), "a file with tensors has a configuration");
+  auto source = std::make_unique<FileSource>(loaded.file, options.packed_cache, loaded.weights);
+  loaded.model = TRY(Transformer::create(*find_architecture(loaded.facts.architecture), *loaded.config,
+                                         std::move(source), options.max_rows, pool));
+  loaded.file->release();  // what was read on the way
+  return {};
 }
 
 }  // namespace ashlar::models

@@ -4,20 +4,24 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "base/bytes.h"
 #include "base/result.h"
 #include "base/threads.h"
+#include "models/config.h"
 #include "models/formats/gguf.h"
 #include "models/formats/gguf_vocabulary.h"
 #include "models/model.h"
+#include "models/packed_cache.h"
 
 namespace ashlar::models {
 
 struct LoadOptions {
-  bool weights = true;  // false: the file's facts and vocabulary only
-  int max_rows = 512;   // a step of more rows is run in pieces of this many
+  bool weights = true;                      // false: the file's facts and vocabulary only
+  int max_rows = 512;                       // a step of more rows is run in pieces of this many
+  std::optional<PackedCache> packed_cache;  // where packed weights are looked for, and kept for the next start
 };
 
 // What a file says of itself: for `ashlar show` and /v1/models.
@@ -36,7 +40,9 @@ struct LoadedModel {
   Shape shape;                  // of a vocabulary-only file: the vocabulary's size, else zeros
   text::Vocabulary vocabulary;  // empty tokens: the file has none
   ChatTemplates templates;
-  std::unique_ptr<Model> model;  // nullptr: no weights in the file, or none wanted
+  std::optional<Config> config;                              // of a file with tensors
+  std::unique_ptr<Model> model;                              // nullptr: no weights in the file, or none wanted
+  PackedImage::Origin weights = PackedImage::Origin::fresh;  // where they came from
 };
 
 // Opens `path` (any part of a split model), checks everything and packs the
@@ -47,5 +53,10 @@ Result<LoadedModel> load(const std::string& path, const LoadOptions& options, Th
 
 // The same for a file that is open, or in memory.
 Result<LoadedModel> load(gguf::File file, const LoadOptions& options, ThreadPool& pool);
+
+// load() in two halves, for who has use for the vocabulary meanwhile: all but the
+// model, and the model of what has tensors. The first half is quick.
+Result<LoadedModel> open_model(gguf::File file);
+Status load_weights(LoadedModel& loaded, const LoadOptions& options, ThreadPool& pool);
 
 }  // namespace ashlar::models

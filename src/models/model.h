@@ -12,6 +12,8 @@
 
 namespace ashlar::models {
 
+class Profile;
+
 inline constexpr int kBlockTokens = 16;  // positions in one KV block
 
 enum class KvType { f16, bf16, int8 };
@@ -74,10 +76,16 @@ class Model {
   virtual ~Model() = default;
   virtual const Shape& shape() const = 0;
   virtual Work work_per_token() const { return {}; }
+  // Weights that lie in the system's page cache: it counts them as memory that is
+  // available, but each step reads them.
+  virtual Bytes mapped_weights() const { return {}; }
   virtual Bytes kv_block_bytes(KvType type) const = 0;
   // exhausted: the memory cannot be had.
   virtual Result<std::unique_ptr<KvStore>> make_kv_store(int blocks, KvType type) const = 0;
   virtual void forward(const Step& step, KvStore& kv) = 0;
+  // forward() tells `profile` (models/profile.h) where its time goes, until
+  // another is named; nullptr: nobody. The profile has the model's layers.
+  virtual void watch(Profile*) {}
 };
 
 }  // namespace ashlar::models

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <numeric>
 #include <set>
 
 #include "kernels/blocks.h"
@@ -19,15 +21,14 @@ Error wrong(const TensorSource& source, std::string_view tensor, std::string_vie
   return Error{code, fmt::format("{}: tensor {} {}", source.name(), gguf::quoted(tensor), what)};
 }
 
-Result<kernels::PackedMatrix> pack_stack(TensorSource& source, std::span<const gguf::Tensor* const> tensors,
-                                         ThreadPool& pool) {
+// Without data.
+std::vector<kernels::RawMatrix> stack_of(std::span<const gguf::Tensor* const> tensors) {
   std::vector<kernels::RawMatrix> stack;
   for (const gguf::Tensor* tensor : tensors)
     stack.push_back({.type = tensor->type,
                      .rows = static_cast<int>(tensor->rows()),
-                     .columns = static_cast<int>(tensor->columns()),
-                     .data = TRY(source.data(*tensor)).data()});
-  return kernels::pack(stack, pool);
+                     .columns = static_cast<int>(tensor->columns())});
+  return stack;
 }
 
 Result<std::vector<float>> read_vector(TensorSource& source, std::span<const gguf::Tensor* const> tensors) {
@@ -107,25 +108,58 @@ Status TensorList::check(const TensorSource& source) {
   return {};
 }
 
+Status TensorList::fill_matrices(TensorSource& source, ThreadPool& pool) const {
+  std::vector<const Need*> matrices;
+  std::vector<std::size_t> sections;
+  for (const Need& need : needs_) {
+    if (need.use != Use::matrix || need.found.empty()) continue;
+    matrices.push_back(&need);
+    sections.push_back(TRY(kernels::packed_bytes(stack_of(need.found))));
+  }
+  const std::shared_ptr<PackedImage> image = TRY(source.image(sections, pool));
+  if (image->origin() != PackedImage::Origin::fresh) {
+    for (std::size_t i = 0; i < matrices.size(); ++i)
+      *matrices[i]->matrix = TRY(kernels::adopt(stack_of(matrices[i]->found), image->section(i), image));
+    return {};
+  }
+  std::vector<std::size_t> order(matrices.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::ranges::sort(order, std::greater(), [&](std::size_t i) { return std::pair(sections[i], matrices.size() - i); });
+  for (const std::size_t i : order) {
+    const Need& need = *matrices[i];
+    std::vector<kernels::RawMatrix> stack = stack_of(need.found);
+    for (std::size_t part = 0; part < stack.size(); ++part)
+      stack[part].data = TRY(source.data(*need.found[part])).data();
+    *need.matrix = TRY(kernels::pack_into(stack, image->room(i), image, pool));
+    for (const gguf::Tensor* tensor : need.found) source.release(*tensor, looked_up(tensor));
+  }
+  source.filled(image, pool);
+  return {};
+}
+
+bool TensorList::looked_up(const gguf::Tensor* tensor) const {
+  return std::ranges::any_of(
+      needs_, [&](const Need& need) { return need.use == Use::embedding && need.found.front() == tensor; });
+}
+
 Status TensorList::fill(TensorSource& source, ThreadPool& pool) const {
-  std::set<const gguf::Tensor*> looked_up;
   for (const Need& need : needs_) {
     if (need.use != Use::embedding) continue;
     const gguf::Tensor* tensor = need.found.front();
-    looked_up.insert(tensor);
     *need.embedding = {.type = tensor->type,
                        .width = need.columns,
                        .row_bytes = kernels::row_bytes(tensor->type, need.columns),
-                       .rows = TRY(source.data(*tensor))};
+                       .rows = TRY(source.data(*tensor)),
+                       .tensor = tensor};
   }
+  TRY(fill_matrices(source, pool));
   for (const Need& need : needs_) {
-    if (need.use == Use::embedding || need.found.empty()) continue;
-    if (need.use == Use::matrix)
-      *need.matrix = TRY(pack_stack(source, need.found, pool));
-    else
-      *need.vector = TRY(read_vector(source, need.found));
-    for (const gguf::Tensor* tensor : need.found) source.release(*tensor, looked_up.contains(tensor));
+    if (need.use != Use::vector || need.found.empty()) continue;
+    *need.vector = TRY(read_vector(source, need.found));
+    for (const gguf::Tensor* tensor : need.found) source.release(*tensor, looked_up(tensor));
   }
+  for (const Need& need : needs_)
+    if (need.use == Use::embedding) source.release(*need.found.front(), true);
   return {};
 }
 

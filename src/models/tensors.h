@@ -6,14 +6,17 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "base/bytes.h"
 #include "base/result.h"
 #include "base/threads.h"
 #include "kernels/matrix.h"
 #include "models/formats/gguf.h"
+#include "models/packed_image.h"
 
 namespace ashlar::models {
 
@@ -29,8 +32,17 @@ class TensorSource {
   // The tensor's bytes. Valid until release(). exhausted: no memory for them.
   virtual Result<std::span<const std::byte>> data(const gguf::Tensor& tensor) = 0;
   // The bytes have been used. `again`: they will be read a little, now and
-  // then, and stay valid.
+  // then, and stay valid; may be said many times.
   virtual void release(const gguf::Tensor& tensor, bool again) = 0;
+  // Memory for packed matrices of so many bytes each, given once. Unless it is
+  // fresh, they are in it already. exhausted: no memory.
+  virtual Result<std::shared_ptr<PackedImage>> image(std::span<const std::size_t> sections, ThreadPool&) {
+    return PackedImage::allocate(sections);
+  }
+  // A fresh image has been filled. May keep it; writes at most its header.
+  virtual void filled(const std::shared_ptr<PackedImage>&, ThreadPool&) {}
+  // Of the image, what lies in the system's page cache.
+  virtual Bytes mapped() const { return {}; }
 };
 
 // Rows that are looked up, not multiplied: they stay as the file has them.
@@ -39,6 +51,7 @@ struct Embedding {
   int width = 0;
   std::size_t row_bytes = 0;
   std::span<const std::byte> rows;
+  const gguf::Tensor* tensor = nullptr;  // whose rows they are
 };
 
 class TensorList {
@@ -67,7 +80,9 @@ class TensorList {
   // tensor, what is expected and what was found.
   Status check(const TensorSource& source);
 
-  // Fills every destination. After check().
+  // Fills every destination. After check(). All matrices lie in one image, in
+  // the list's order; the largest are packed first, for while one is packed its
+  // tensors are in memory too.
   Status fill(TensorSource& source, ThreadPool& pool) const;
 
   enum class Use { matrix, vector, embedding };
@@ -86,6 +101,8 @@ class TensorList {
 
  private:
   Status check_need(const TensorSource& source, Need& need) const;
+  Status fill_matrices(TensorSource& source, ThreadPool& pool) const;
+  bool looked_up(const gguf::Tensor* tensor) const;
 
   std::vector<Need> needs_;
   std::vector<std::string> ignored_;

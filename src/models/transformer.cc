@@ -50,6 +50,12 @@ void Transformer::forward(const Step& step, KvStore& kv) {
     pass_->begin(step, first, std::min(pass_->max_rows(), rows - first), static_cast<BlockStore&>(kv));
     architecture_.forward(weights_, *pass_);
   }
+  // Each row that is looked up brings some pages of the file into memory.
+  constexpr int kLookedUpAtMost = 256;
+  looked_up_ += rows;
+  if (looked_up_ < kLookedUpAtMost) return;
+  source_->release(*weights_.embedding.tensor, true);
+  looked_up_ = 0;
 }
 
 }  // namespace ashlar::models

@@ -22,9 +22,11 @@ class Transformer final : public Model {
 
   const Shape& shape() const override { return config_.shape; }
   Work work_per_token() const override;
+  Bytes mapped_weights() const override { return source_->mapped(); }
   Bytes kv_block_bytes(KvType type) const override { return BlockStore::block_bytes(config_.shape, type); }
   Result<std::unique_ptr<KvStore>> make_kv_store(int blocks, KvType type) const override;
   void forward(const Step& step, KvStore& kv) override;
+  void watch(Profile* profile) override { pass_->watch(profile); }
 
  private:
   Transformer(const Architecture& architecture, Config config, std::unique_ptr<TensorSource> source)
@@ -35,6 +37,7 @@ class Transformer final : public Model {
   std::unique_ptr<TensorSource> source_;  // holds the embedding's rows
   Weights weights_;
   std::unique_ptr<Pass> pass_;
+  int looked_up_ = 0;  // rows of the embedding, since their memory was released
 };
 
 }  // namespace ashlar::models

@@ -13,6 +13,7 @@
 
 #include "kernels/kernels.h"
 #include "models/loader.h"
+#include "models/profile.h"
 #include "models/tiny_model_test.h"
 
 // Counts what a warm step must not do.
@@ -41,8 +42,9 @@ struct Case {
 constexpr double kFine = 2e-3;
 // int8 activations: about 0.4 % of a block's greatest value, at every product.
 constexpr double kQuantized = 6e-2;
-// Tiles round queries, keys, values and weights of attention to bf16: 0.4 %.
-constexpr double kTiles = 2e-2;
+// Tiles round all of attention and the activations of 16-bit weights to bf16 (0.4 %), others to 1/127 of the greatest
+// of 256, and quantized weights again.
+constexpr double kTiles = 1e-1;
 
 std::vector<Case> cases() {
   TinySpec llama;
@@ -286,6 +288,31 @@ TEST(Transformer, AllocatesNothingOnceItIsWarm) {
   const long before = g_allocations.load();
   model.model().forward(step, *model.kv);
   EXPECT_EQ(g_allocations.load(), before);
+}
+
+TEST(Transformer, TellsAProfileWhereItsTimeGoes) {
+  Loaded model({.layers = 3, .qkv_bias = true});
+  const auto tokens = random_tokens(20, 40, 9);
+  Runner runner{.model = model, .tokens = {tokens, tokens}};
+  Profile profile(3);
+  model.model().watch(&profile);
+  runner.step({{0, 20}});
+  model.model().watch(nullptr);
+  runner.step({{1, 20}});
+  EXPECT_EQ(profile.total(Operation::embed).calls, 1);
+  EXPECT_EQ(profile.total(Operation::norm).calls, 7);
+  EXPECT_EQ(profile.at(Operation::norm, 3).calls, 1) << "the output's norm stands outside";
+  EXPECT_EQ(profile.total(Operation::logits).calls, 1);
+  EXPECT_EQ(profile.total(Operation::head_norm).calls, 0);
+  for (int layer = 0; layer < 3; ++layer) {
+    EXPECT_EQ(profile.at(Operation::norm, layer).calls, 2);
+    for (const Operation each :
+         {Operation::qkv, Operation::qkv_bias, Operation::rope, Operation::store_kv, Operation::attention,
+          Operation::attention_output, Operation::gate_up, Operation::activation, Operation::down})
+      EXPECT_EQ(profile.at(each, layer).calls, 1) << name_of(each);
+  }
+  EXPECT_DOUBLE_EQ(profile.at(Operation::qkv, 1).cost.operations, 2.0 * 20 * 32 * (32 + 2 * 16));
+  EXPECT_DOUBLE_EQ(profile.at(Operation::attention, 1).cost.operations, 4.0 * 32 * (20 * 21 / 2));
 }
 
 }  // namespace

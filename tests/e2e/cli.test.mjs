@@ -131,8 +131,21 @@ test("perplexity scores the second half of each window", () => {
 });
 
 test("bench measures a file and a shape", () => {
-  const json = JSON.parse(ashlar(["bench", assistant, "--prompt", "32", "--generate", "8", "--batch", "1,2", "--repeat", "2", "--json"]).out);
-  assert.deepEqual(json.tests.map((t) => [t.name, t.batch]), [["pp32", 1], ["tg8", 1], ["pp32+tg8", 1], ["pp32", 2], ["tg8", 2], ["pp32+tg8", 2]]);
-  for (const { tokens_per_second: rate } of json.tests) assert.ok(rate.min > 0 && rate.min <= rate.median && rate.median <= rate.max);
+  const bench = (...words) => JSON.parse(ashlar(["bench", assistant, "--repeat", "1", "--json", ...words]).out);
+  const both = bench("--prompt", "32", "--generate", "8", "--batch", "1,2", "--depth", "0,20");
+  assert.deepEqual(both.tests.map((t) => [t.name, t.batch, t.depth]), [["pp32", 1, 0], ["tg8", 1, 0], ["pp32", 1, 20], ["tg8", 1, 20],
+    ["pp32+tg8", 2, 0], ["pp32+tg8", 2, 20]]);
+  for (const { tokens_per_second: rate, share, limit, disturbed_runs } of [...both.tests, both.tests[4].prefill, both.tests[4].decode]) {
+    assert.ok(rate.min > 0 && rate.min <= rate.median && rate.median <= rate.max);
+    assert.ok(limit > 0 && Math.abs(share - rate.median / limit) < 1e-6);
+    assert.ok(disturbed_runs === undefined || disturbed_runs >= 0);
+  }
+  const [shared] = bench("--shared-prefix", "40", "--generate", "4", "--batch", "3", "--profile").tests;
+  assert.deepEqual([shared.name, shared.prefill.name, shared.decode.name], ["shared40+tg4", "shared40", "tg4"]);
+  const { operations, passes } = shared.profile.decode;
+  assert.equal(passes, 4);
+  assert.equal(operations.down.layers.length, operations.qkv.calls / passes);
+  assert.ok(Object.values(operations).reduce((sum, { share }) => sum + share, 0) < 1.0001);
+  assert.match(ashlar(["bench", assistant, "--shared-prefix", "40", "--depth", "8"]).err, /either/);
   assert.match(ashlar(["bench", "--shape", "no-such"]).err, /llama-3\.2-1b/);
 });

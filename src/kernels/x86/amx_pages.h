@@ -9,7 +9,6 @@
 namespace ashlar::kernels::amx {
 namespace {
 
-constexpr int kTileRows = 16;
 constexpr int kChunk = 128;  // positions whose scores are held at once: all of them stay in the first cache
 constexpr int kChunkBlocks = kChunk / kKvBlock;
 constexpr int kColumns = 5;  // tiles of sums that stay in registers

@@ -60,6 +60,22 @@ void store_value(const float* value, int head_dim, int format, uint8_t* values, 
 
 namespace amx {
 
+void matmul_f16(const MatmulJob* job);
+void matmul_bf16(const MatmulJob* job);
+void matmul_q8_0(const MatmulJob* job);
+void matmul_q4_0(const MatmulJob* job);
+void matmul_q4_1(const MatmulJob* job);
+void matmul_q5_0(const MatmulJob* job);
+void matmul_q5_1(const MatmulJob* job);
+void matmul_q2_k(const MatmulJob* job);
+void matmul_q3_k(const MatmulJob* job);
+void matmul_q4_k(const MatmulJob* job);
+void matmul_q5_k(const MatmulJob* job);
+void matmul_q6_k(const MatmulJob* job);
+void matmul_iq4_nl(const MatmulJob* job);
+void matmul_iq4_xs(const MatmulJob* job);
+void int8_panel(const float* x, size_t ldx, int rows, int columns, int tiles, uint8_t* panel);
+void bf16_panel(const float* x, size_t ldx, int rows, int columns, uint8_t* panel);
 void attend(const AttentionJob* job);
 void join(const float* partials, int count, int head_dim, float* out);
 void store_key(const float* key, int head_dim, int format, uint8_t* keys, int slot);

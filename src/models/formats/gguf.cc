@@ -328,6 +328,16 @@ Elements::Elements(const Value& array) : type_(array.element_type), left_(array.
 bool Elements::next(Value& element) {
   if (left_ == 0) return false;
   --left_;
+  // Vocabularies have hundreds of thousands of these. What was checked once is walked quickly.
+  const bool text = type_ == ValueType::string;
+  if (const std::uint64_t size = fixed_size(type_); text || size > 0) {
+    CHECK(bytes_.size() >= (text ? sizeof(std::uint64_t) : size), "arrays were checked when the file was read");
+    const std::uint64_t begin = text ? sizeof(std::uint64_t) : 0, count = text ? load_as<std::uint64_t>(bytes_) : size;
+    CHECK(count <= bytes_.size() - begin, "arrays were checked when the file was read");
+    element = Value{.type = type_, .bytes = bytes_.subspan(begin, count)};
+    bytes_ = bytes_.subspan(begin + count);
+    return true;
+  }
   Reader in(bytes_, "");
   auto value = in.value(type_, {"element", {}}, 0);
   CHECK(value.has_value(), "arrays were checked when the file was read");
@@ -491,6 +501,14 @@ const Tensor* File::find_tensor(std::string_view name) const { return find_by_na
 
 void File::release(const Tensor& tensor) const {
   if (!parts_.empty()) parts_[static_cast<std::size_t>(tensor.part)].release(tensor.data);
+}
+
+void File::release() const {
+  for (const MappedFile& part : parts_) part.release(part.bytes());
+}
+
+void File::expect_few_reads(const Tensor& tensor) const {
+  if (!parts_.empty()) parts_[static_cast<std::size_t>(tensor.part)].expect_few_reads(tensor.data);
 }
 
 template <class T>

@@ -127,6 +127,8 @@ class File {
   std::uint32_t version() const { return version_; }
   std::uint64_t bytes() const;  // of all parts
   std::size_t files() const { return parts_.empty() ? 1 : parts_.size(); }
+  // The files, each whole; none of a file in memory.
+  std::span<const MappedFile> parts() const { return parts_; }
 
   std::span<const Key> keys() const { return keys_; }  // the first part's
   std::span<const Tensor> tensors() const { return tensors_; }
@@ -152,6 +154,10 @@ class File {
   // Lets go of the memory that holds the tensor's bytes; reading them again
   // brings them back from the file. Nothing happens to files in memory.
   void release(const Tensor& tensor) const;
+  // The same for all that the files hold.
+  void release() const;
+  // The tensor's bytes will be read now and then, a little of them.
+  void expect_few_reads(const Tensor& tensor) const;
 
  private:
   Status index();

@@ -1,0 +1,332 @@
+// Reading packed weights as tiles for the matrix unit. For amx files only; all of it
+// has internal linkage.
+//
+// A tile of weights is 16 lines of 64 bytes, one word of 4 bytes for each of 16 weight
+// rows. Quantized weights become int8 under one scale for each row and group of columns: a
+// code is multiplied by its sub-block's scale in such steps and rounded to the nearest.
+// The step is 1/127 of the greatest weight that the row's group can hold, so for
+// 4-bit types the rounding adds a hundredth to the variance of the error that they have
+// already. Float weights become bf16.
+#pragma once
+
+#include <immintrin.h>
+
+#include "kernels/table.h"
+#include "kernels/x86/avx512_math.h"
+
+#define ASHLAR_MEMBER inline __attribute__((always_inline))
+
+namespace ashlar::kernels::amx {
+namespace {
+
+// How far ahead weights are fetched: the hardware stops at each 4 KiB.
+constexpr int kAhead = 6144;
+
+ASHLAR_INLINE int least(int a, int b) { return a < b ? a : b; }
+ASHLAR_INLINE __m512i load(const uint8_t* p) { return _mm512_loadu_si512(p); }
+ASHLAR_INLINE __m512i bytes(int value) { return _mm512_set1_epi8((char)value); }
+
+// Bits moved up by `by` (down if negative); the caller masks.
+template <int by>
+ASHLAR_INLINE __m512i moved(__m512i v) {
+  if constexpr (by > 0) return _mm512_slli_epi32(v, by);
+  if constexpr (by < 0) return _mm512_srli_epi32(v, -by);
+  return v;
+}
+
+// (v & mask) | (rest & ~mask)
+ASHLAR_INLINE __m512i merged(__m512i rest, __m512i v, __m512i mask) {
+  return _mm512_ternarylogic_epi32(mask, v, rest, 0xca);
+}
+
+// A format's shape, as in kLayouts, known to the compiler.
+template <int bits_, int blocks_, int subs_, int scale_bytes_, bool min_, int offset_, bool table_ = false>
+struct Shape {
+  static constexpr int bits = bits_, blocks = blocks_, subs = subs_, scale_bytes = scale_bytes_, offset = offset_;
+  static constexpr bool min = min_, table = table_;
+  static constexpr int header = min ? 64 : 32;
+  static constexpr int block_bytes = kLanes * scale_bytes + 64 * bits;
+  static constexpr int unit_bytes = header + blocks * block_bytes;
+  static constexpr int most_code = table ? 241 : (1 << bits) - 1;
+};
+
+// The weights of one tile of 16 weight rows, a group of columns at a time.
+template <class S>
+class Quantized {
+ public:
+  static constexpr int kMostTiles = kInt8MostTiles;  // of 64 columns
+  static constexpr bool kScaled = true;
+
+  static ASHLAR_MEMBER int columns(const MatmulJob* job) { return job->units * S::blocks * kBlock; }
+  static ASHLAR_MEMBER int group_tiles(const MatmulJob* job) { return int8_group_tiles(columns(job)); }
+  static ASHLAR_MEMBER int group_columns(const MatmulJob* job) { return 64 * group_tiles(job); }
+  static ASHLAR_MEMBER int group_bytes(const MatmulJob* job) { return int8_group_bytes(columns(job)); }
+
+  ASHLAR_MEMBER Quantized(const MatmulJob* job, const uint8_t* tile, int group)
+      : blocks_(2 * group_tiles(job)),
+        p_(tile + (size_t)(group * blocks_ / S::blocks) * S::unit_bytes),
+        left_(columns(job) / kBlock - group * blocks_) {}
+
+  // The next group as tiles; returns how many. The rest of an odd last one is zero.
+  ASHLAR_MEMBER int next(uint8_t* out, float* step) {
+    const int blocks = least(blocks_, left_);
+    left_ -= blocks_;
+    if (__builtin_expect(blocks == 16, 1)) return take(16, out, step);
+    if (blocks == 8) return take(8, out, step);
+    return take(blocks, out, step);
+  }
+
+ private:
+  struct Scales {
+    __m512 scale, min;  // weight = scale * code + min
+  };
+
+  ASHLAR_MEMBER int take(int blocks, uint8_t* out, float* step) {
+    for (int at = 0; at < blocks / S::blocks * S::unit_bytes; at += 64)
+      _mm_prefetch((const char*)p_ + kAhead + at, _MM_HINT_T0);
+    Scales scales[2 * kMostTiles * S::subs];
+    __m512 most = _mm512_setzero_ps();
+    for (int b = 0; b < blocks; ++b) read_scales(b, scales + b * S::subs, most);
+    const __m512 inverse =
+        _mm512_maskz_div_ps(_mm512_cmp_ps_mask(most, _mm512_setzero_ps(), _CMP_GT_OQ), _mm512_set1_ps(1.0f), most);
+    _mm512_store_ps(step, most);
+    for (int b = 0; b < blocks; ++b) put_block(b, scales + b * S::subs, inverse, out + 512 * b);
+    if (blocks % 2 != 0)
+      for (int i = 0; i < 8; ++i) _mm512_store_si512(out + 512 * blocks + 64 * i, _mm512_setzero_si512());
+    p_ += blocks / S::blocks * S::unit_bytes;
+    return (blocks + 1) / 2;
+  }
+
+  ASHLAR_MEMBER const uint8_t* unit(int block) const { return p_ + block / S::blocks * S::unit_bytes; }
+  ASHLAR_MEMBER const uint8_t* body(int block) const {
+    return unit(block) + S::header + block % S::blocks * S::block_bytes;
+  }
+
+  static ASHLAR_MEMBER __m512 halves(const uint8_t* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
+  }
+  static ASHLAR_MEMBER __m512i integers(const uint8_t* p) {
+    return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p));
+  }
+
+  // Scales of a block's sub-blocks; `most` becomes the step that can hold them too.
+  ASHLAR_MEMBER void read_scales(int block, Scales* out, __m512& most) const {
+    const __m512 d = halves(unit(block));
+    __m512 dmin = _mm512_setzero_ps();
+    if constexpr (S::min) dmin = halves(unit(block) + 32);
+    const uint8_t* p = body(block);
+    ASHLAR_UNROLL for (int h = 0; h < S::subs; ++h) {
+      Scales& s = out[h];
+      if constexpr (S::scale_bytes == 0) {
+        s.scale = d;
+        s.min = dmin;
+      } else if constexpr (S::subs == 2 && S::min) {
+        const __m512i both = integers(p + kLanes * h);
+        s.scale = _mm512_mul_ps(d, _mm512_cvtepi32_ps(_mm512_and_si512(both, _mm512_set1_epi32(15))));
+        const __m512i m = _mm512_and_si512(_mm512_srli_epi32(both, 4), _mm512_set1_epi32(15));
+        s.min = _mm512_mul_ps(dmin, _mm512_sub_ps(_mm512_setzero_ps(), _mm512_cvtepi32_ps(m)));
+      } else {
+        s.scale = _mm512_mul_ps(d, _mm512_cvtepi32_ps(integers(p + kLanes * h)));
+        if constexpr (S::min)
+          s.min = _mm512_mul_ps(dmin, _mm512_sub_ps(_mm512_setzero_ps(), _mm512_cvtepi32_ps(integers(p + kLanes))));
+      }
+      most = _mm512_max_ps(most, _mm512_mul_ps(reach(s), _mm512_set1_ps(kStep)));
+    }
+  }
+
+  // Codes of 8 bits stay as they are under the greatest scale; the range of others is brought to that of int8.
+  static constexpr bool kWhole = S::offset == 128;
+  // (Scales of Q6_K are 128ths of the greatest: 127 steps would round nearly all of them down.)
+  static constexpr float kStep = kWhole ? 1.0f : S::min ? 1 / 126.0f : S::bits == 6 ? 1 / 124.0f : 1 / 127.0f;
+
+  static ASHLAR_MEMBER __m512 reach(const Scales& s) {
+    if constexpr (kWhole) {  // of a negative scale, code 0 would give 128
+      const __mmask16 negative = _mm512_cmp_ps_mask(s.scale, _mm512_setzero_ps(), _CMP_LT_OQ);
+      const __m512 size = _mm512_abs_ps(s.scale);
+      return _mm512_mask_mul_ps(size, negative, size, _mm512_set1_ps(129.0f / 127));
+    } else if constexpr (S::min) {
+      const __m512 far = _mm512_fmadd_ps(s.scale, _mm512_set1_ps((float)S::most_code), s.min);
+      return _mm512_max_ps(_mm512_abs_ps(s.min), _mm512_abs_ps(far));
+    } else {
+      return _mm512_mul_ps(_mm512_abs_ps(s.scale), _mm512_set1_ps((float)S::offset));
+    }
+  }
+
+  // What turns a code c into int8, in all words or bytes of a row's lane. With an offset, k is the int8 of -offset:
+  // round(c k / offset) - k, exact where c is the offset. With a min, floor(c times / 256 + plus).
+  struct Factors {
+    __m512i times;     // k 256 / offset; of 8 bits half of it; with a min the scale in 256ths
+    __m512i halved;    // half of it
+    __m512i negative;  // of it
+    __m512i plus;      // rounding, and the min in 256ths
+    __m512i less;      // k
+  };
+
+  // The low half of each lane in both halves.
+  static ASHLAR_MEMBER __m512i twice(__m512i v) {
+    return _mm512_mask_mov_epi16(v, 0xaaaaaaaa, _mm512_slli_epi32(v, 16));
+  }
+
+  static ASHLAR_MEMBER Factors factors(const Scales& s, __m512 inverse) {
+    constexpr float kUnit = S::min ? 256.0f : (float)S::offset;
+    const __m512 in_steps = _mm512_mul_ps(s.scale, inverse);
+    const __m512i k = _mm512_cvtps_epi32(_mm512_mul_ps(in_steps, _mm512_set1_ps(kUnit)));
+    Factors f;
+    if constexpr (S::min) {
+      f.times = twice(k);
+      const __m512i min = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_mul_ps(s.min, inverse), _mm512_set1_ps(kUnit)));
+      f.plus = twice(_mm512_add_epi32(min, _mm512_set1_epi32(128)));
+    } else if constexpr (kWhole) {
+      f.times = twice(k);
+      f.negative = _mm512_sub_epi16(_mm512_setzero_si512(), f.times);
+    } else {
+      f.halved = twice(_mm512_mullo_epi32(k, _mm512_set1_epi32(128 / S::offset)));
+      f.times = _mm512_add_epi16(f.halved, f.halved);
+      const __m512i low_byte = _mm512_broadcast_i32x4(_mm_set_epi8(12, 12, 12, 12, 8, 8, 8, 8, 4, 4, 4, 4, 0, 0, 0, 0));
+      f.less = _mm512_shuffle_epi8(k, low_byte);
+    }
+    return f;
+  }
+
+  ASHLAR_MEMBER void put_block(int block, const Scales* scales, __m512 inverse, uint8_t* out) const {
+    const Factors low = factors(scales[0], inverse);
+    Factors high = low;
+    if constexpr (S::subs == 2) high = factors(scales[1], inverse);
+    const uint8_t* planes = body(block) + kLanes * S::scale_bytes;
+    put<0>(planes, low, out);
+    put<1>(planes, low, out);
+    put<2>(planes, low, out);
+    put<3>(planes, low, out);
+    put<4>(planes, high, out);
+    put<5>(planes, high, out);
+    put<6>(planes, high, out);
+    put<7>(planes, high, out);
+  }
+
+  // Group g of a block to a line. Modulo 256 throughout; the two bytes of each pair change places. Of products that
+  // lie in the middle one of the two is rounded up and the other down, so that a row's weights do not drift together.
+  template <int g>
+  ASHLAR_MEMBER void put(const uint8_t* planes, const Factors& f, uint8_t* out) const {
+    const __m512i c = codes<g>(planes), high = _mm512_set1_epi16((short)0xff00);
+    constexpr int wide = S::bits == 4 ? 15 : 255;  // codes of 4 bits come with their neighbours
+    __m512i line;
+    if constexpr (kWhole) {  // signed
+      const __m512i odd = _mm512_mulhrs_epi16(_mm512_and_si512(c, high), f.times);
+      const __m512i even = _mm512_mulhrs_epi16(_mm512_slli_epi16(c, 8), f.negative);
+      line = merged(odd, _mm512_slli_epi16(_mm512_sub_epi16(_mm512_setzero_si512(), even), 8), high);
+    } else if constexpr (S::min) {
+      const __m512i even = _mm512_mullo_epi16(_mm512_and_si512(c, _mm512_set1_epi16(wide)), f.times);
+      const __m512i second = _mm512_and_si512(_mm512_srli_epi16(c, 8), _mm512_set1_epi16(wide));
+      const __m512i odd = _mm512_add_epi16(_mm512_mullo_epi16(second, f.times), f.plus);
+      line = merged(_mm512_srli_epi16(odd, 8), _mm512_add_epi16(even, f.plus), high);
+    } else {
+      const __m512i even = _mm512_mullo_epi16(_mm512_and_si512(c, _mm512_set1_epi16(wide)), f.times);
+      const __m512i odd = _mm512_mulhrs_epi16(_mm512_and_si512(c, _mm512_set1_epi16((short)(wide << 8))), f.halved);
+      line = _mm512_sub_epi8(merged(odd, _mm512_add_epi16(even, _mm512_set1_epi16(127)), high), f.less);
+    }
+    _mm512_store_si512(out + 64 * g, line);
+  }
+
+  template <int g>
+  static ASHLAR_MEMBER __m512i codes(const uint8_t* p) {
+    const auto nibble = [&] { return moved < g<4 ? 0 : -4>(load(p + 64 * (g % 4))); };
+    if constexpr (S::table) {
+      const __m512i table = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)kIq4Table));
+      return _mm512_xor_si512(_mm512_shuffle_epi8(table, _mm512_and_si512(nibble(), bytes(15))), bytes(128));
+    } else if constexpr (S::bits == 8) {
+      return _mm512_xor_si512(load(p + 64 * g), bytes(128));
+    } else if constexpr (S::bits == 6) {
+      const __m512i pair = _mm512_and_si512(moved<4 - 2 * (g % 4)>(load(p + 256 + 64 * (g / 4))), bytes(0x30));
+      return merged(pair, nibble(), bytes(15));
+    } else if constexpr (S::bits == 5) {
+      const __m512i bit = _mm512_and_si512(moved<4 - g>(load(p + 256)), bytes(0x10));
+      return merged(bit, nibble(), bytes(15));
+    } else if constexpr (S::bits == 4) {
+      return nibble();
+    } else if constexpr (S::bits == 3) {
+      const __m512i bit = _mm512_and_si512(moved<2 - g>(load(p + 128)), bytes(4));
+      return merged(bit, moved<-2 * (g % 4)>(load(p + 64 * (g / 4))), bytes(3));
+    } else {
+      return _mm512_and_si512(moved<-2 * (g % 4)>(load(p + 64 * (g / 4))), bytes(3));
+    }
+  }
+
+  int blocks_;  // of a group
+  const uint8_t* p_;
+  int left_;  // blocks from here on
+};
+
+// Weights of 16 bits, 512 columns at a time as tiles of bf16. Each line has two
+// columns of 16 weight rows; columns beyond the last are zero.
+class Floats {
+ public:
+  static constexpr int kMostTiles = kBf16GroupTiles;  // of 32 columns
+  static constexpr int kColumns = kMostTiles * 32;
+  static constexpr bool kScaled = false;
+  static int columns(const MatmulJob* job) { return job->units; }
+  static int group_tiles(const MatmulJob*) { return kMostTiles; }
+  static int group_columns(const MatmulJob*) { return kColumns; }
+  static int group_bytes(const MatmulJob*) { return kBf16GroupBytes; }
+
+ protected:
+  Floats(const MatmulJob* job, const uint8_t* tile, int group)
+      : p_(tile + (size_t)group * kMostTiles * kTileBytes), left_(job->units - group * kColumns) {}
+
+  template <class Line>
+  ASHLAR_MEMBER int each_line(uint8_t* out, Line line) {
+    const int count = least(kColumns, left_), tiles = (count + 31) / 32;
+    left_ -= kColumns;
+    for (int i = 0; i < tiles * 16; ++i, p_ += 64, out += 64) {
+      _mm_prefetch((const char*)p_ + kAhead, _MM_HINT_T0);
+      _mm512_store_si512(out, 2 * i < count ? line(p_, 2 * i + 1 < count) : _mm512_setzero_si512());
+    }
+    return tiles;
+  }
+
+  const uint8_t* p_;
+  int left_;
+};
+
+class Bf16 : public Floats {
+ public:
+  Bf16(const MatmulJob* job, const uint8_t* tile, int group) : Floats(job, tile, group) {}
+  // Packed as the tiles are.
+  ASHLAR_MEMBER int next(uint8_t* out, float*) {
+    return each_line(out, [](const uint8_t* p, bool) { return load(p); });
+  }
+};
+
+class F16 : public Floats {
+ public:
+  F16(const MatmulJob* job, const uint8_t* tile, int group) : Floats(job, tile, group) {}
+  ASHLAR_MEMBER int next(uint8_t* out, float*) {
+    return each_line(out, [](const uint8_t* p, bool second) {
+      const __m512i low = rounded(p), high = second ? rounded(p + 32) : _mm512_setzero_si512();
+      return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+    });
+  }
+
+ private:
+  // One column to bf16, to nearest even, each in the low half of a word of 32 bits.
+  static ASHLAR_MEMBER __m512i rounded(const uint8_t* p) {
+    const __m512 v = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
+    return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(v));
+  }
+};
+
+//                      bits blocks subs scale_bytes min offset table
+typedef Quantized<Shape<8, 1, 1, 0, false, 128>> Q8_0;
+typedef Quantized<Shape<4, 1, 1, 0, false, 8>> Q4_0;
+typedef Quantized<Shape<4, 1, 1, 0, true, 0>> Q4_1;
+typedef Quantized<Shape<5, 1, 1, 0, false, 16>> Q5_0;
+typedef Quantized<Shape<5, 1, 1, 0, true, 0>> Q5_1;
+typedef Quantized<Shape<2, 8, 2, 2, true, 0>> Q2_K;
+typedef Quantized<Shape<3, 8, 2, 2, false, 4>> Q3_K;
+typedef Quantized<Shape<4, 8, 1, 2, true, 0>> Q4_K;
+typedef Quantized<Shape<5, 8, 1, 2, true, 0>> Q5_K;
+typedef Quantized<Shape<6, 8, 2, 2, false, 32>> Q6_K;
+typedef Quantized<Shape<4, 1, 1, 0, false, 128, true>> IQ4_NL;
+typedef Quantized<Shape<4, 8, 1, 1, false, 128, true>> IQ4_XS;
+
+}  // namespace
+}  // namespace ashlar::kernels::amx
