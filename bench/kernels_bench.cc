@@ -147,8 +147,8 @@ void attending(benchmark::State& state, const Attending& a) {
   const double runs = static_cast<double>(state.iterations());
   state.counters["KV_GB/s"] = benchmark::Counter(runs * static_cast<double>(bytes) / 1e9, benchmark::Counter::kIsRate);
   const double seen = a.count * (a.positions - (a.count - 1) / 2.0);
-  state.counters["TFLOPS"] = benchmark::Counter(runs * a.sequences * 4.0 * seen * a.heads * a.head_dim / 1e12,
-                                                benchmark::Counter::kIsRate);
+  state.counters["TFLOPS"] =
+      benchmark::Counter(runs * a.sequences * 4.0 * seen * a.heads * a.head_dim / 1e12, benchmark::Counter::kIsRate);
 }
 
 void storing(benchmark::State& state, KvType type, int positions) {

@@ -49,6 +49,7 @@ Result<Score> score_text(const std::string& path, const std::string& text_path, 
   const int window = options.context;
   if (window < 4) return Error{Code::invalid, "--context: a window has at least 4 tokens"};
   if (!options.isa.empty()) TRY(kernels::select_isa(options.isa));
+  const auto kv_type = TRY(models::kv_type_of(options.kv_type));
   const std::string text = TRY(read_file(text_path, std::size_t{1} << 30));
   ThreadPool pool(options.threads);
   auto loaded = TRY(models::load(path, {}, pool));
@@ -58,7 +59,7 @@ Result<Score> score_text(const std::string& path, const std::string& text_path, 
   const auto windows = tokens.size() / static_cast<std::size_t>(window);
   if (windows == 0)
     return Error{Code::invalid, fmt::format("{}: {} tokens, fewer than one window of {}", text_path, tokens.size(), window)};
-  auto direct = TRY(Direct::create(*loaded.model, 1, window, TRY(models::kv_type_of(options.kv_type))));
+  auto direct = TRY(Direct::create(*loaded.model, 1, window, kv_type));
   const auto& vocabulary = tokenizer->vocabulary();
   Score score;
   Progress progress("scoring", static_cast<std::int64_t>(windows));

@@ -70,7 +70,7 @@ Engine::State::State(EngineParts its_parts, const EngineOptions& its_options, Ca
       cache(plan),
       prompter(parts.tokenizer, parts.chat_template),
       metrics(parts.names.front(), {{"block_size", std::to_string(models::kBlockTokens)},
-                                    {"cache_dtype", options.kv_type},
+                                    {"cache_dtype", std::string(models::name_of(plan.type))},
                                     {"enable_prefix_caching", options.enable_prefix_caching ? "True" : "False"},
                                     {"num_cpu_blocks", std::to_string(plan.blocks)},
                                     {"num_gpu_blocks", std::to_string(plan.blocks)}}),

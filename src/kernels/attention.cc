@@ -25,7 +25,7 @@ std::size_t size(int n) { return static_cast<std::size_t>(n); }
 // Some positions of a sequence and some query heads of each KV head's group: at most kAttentionRows rows.
 struct Piece {
   const KvSequence* sequence;
-  int first_head, heads;    // within the group
+  int first_head, heads;  // within the group
   int first_query, queries;
   int first_split, splits;  // that its rows see
   std::size_t partials;     // where its partial results stand: [kv_heads][rows][splits]
@@ -53,13 +53,17 @@ class Plan {
   void make(const KvView& kv, const AttentionShape& shape, std::span<const KvSequence> sequences);
 
   int jobs() const { return static_cast<int>(tasks_.size()) * kv_heads_; }
-  const Task& task(int job) const { return tasks_[size(job / kv_heads_)]; }
-  int kv_head(int job) const { return job % kv_heads_; }
-  std::span<const Piece> pieces(const Task& task) const { return std::span(pieces_).subspan(size(task.first), size(task.pieces)); }
+  // One KV head after the other: what its jobs have in common stays in the caches.
+  const Task& task(int job) const { return tasks_[size(job) % tasks_.size()]; }
+  int kv_head(int job) const { return static_cast<int>(size(job) / tasks_.size()); }
+  std::span<const Piece> pieces(const Task& task) const {
+    return std::span(pieces_).subspan(size(task.first), size(task.pieces));
+  }
   int group() const { return group_; }
   // Partial results of a row of a piece, the first split's.
   float* partial(const Piece& piece, int kv_head, int row) {
-    return partials_.data() + piece.partials + (size(kv_head) * size(piece.rows()) + size(row)) * size(piece.splits) * stride_;
+    return partials_.data() + piece.partials +
+           (size(kv_head) * size(piece.rows()) + size(row)) * size(piece.splits) * stride_;
   }
   std::size_t stride() const { return stride_; }
   // True for the last of the piece's splits that is done.
@@ -112,7 +116,11 @@ void Plan::make(const KvView& kv, const AttentionShape& shape, std::span<const K
     if (few(s)) cut(s, shape.window);
   // The last pieces of a sequence see the most positions: begin with them, so that threads end together.
   for (std::size_t i = few_; i-- > 0;)
-    tasks_.push_back({.first = static_cast<int>(i), .pieces = 1, .split = pieces_[i].first_split, .splits = pieces_[i].splits, .finish = true});
+    tasks_.push_back({.first = static_cast<int>(i),
+                      .pieces = 1,
+                      .split = pieces_[i].first_split,
+                      .splits = pieces_[i].splits,
+                      .finish = true});
   join_alike();
 }
 
@@ -166,7 +174,11 @@ void Plan::join_alike() {
         continue;
       }
       const Piece& leader = pieces_[i];
-      Task task{.first = static_cast<int>(i), .pieces = 1, .split = split, .splits = 1, .shared = std::numeric_limits<int>::max()};
+      Task task{.first = static_cast<int>(i),
+                .pieces = 1,
+                .split = split,
+                .splits = 1,
+                .shared = std::numeric_limits<int>::max()};
       int rows = leader.rows();
       for (++i; i < pieces_.size() && sees(pieces_[i]); ++i) {
         const int shared = alike(leader, pieces_[i], split);
@@ -205,8 +217,9 @@ void run(const KvView& kv, const AttentionShape& shape, Plan& plan, int index, c
   for (const Piece& piece : plan.pieces(task))
     for (int i = 0; i < piece.rows(); ++i, ++job.rows) {
       job.q[job.rows] = rows.q + place(plan, piece, kv_head, i, kv.head_dim, rows.ldq);
-      job.out[job.rows] = task.finish ? rows.out + place(plan, piece, kv_head, i, kv.head_dim, rows.ldo)
-                                      : plan.partial(piece, kv_head, i) + size(task.split - piece.first_split) * plan.stride();
+      job.out[job.rows] = task.finish
+                              ? rows.out + place(plan, piece, kv_head, i, kv.head_dim, rows.ldo)
+                              : plan.partial(piece, kv_head, i) + size(task.split - piece.first_split) * plan.stride();
       job.position[job.rows] = piece.sequence->first_position + piece.first_query + i / piece.heads;
       job.blocks[job.rows] = piece.sequence->blocks.data();
     }

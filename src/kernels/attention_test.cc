@@ -112,8 +112,8 @@ struct Scene {
         const std::vector<double> wanted = expected(position, head);
         for (int d = 0; d < is.head_dim; ++d)
           ASSERT_NEAR(out[size(((position - first) * is.heads + head) * is.head_dim + d)], wanted[size(d)], tolerance)
-              << kernels().isa << " head_dim " << is.head_dim << " position " << position << " head " << head << " type "
-              << static_cast<int>(type);
+              << kernels().isa << " head_dim " << is.head_dim << " position " << position << " head " << head
+              << " type " << static_cast<int>(type);
       }
     }
   }
@@ -138,9 +138,9 @@ TEST_F(AttentionTest, RefIsSoftmaxAttention) {
 }
 
 TEST_F(AttentionTest, EveryRowOfTheTableIsSoftmaxAttention) {
-  const Sizes cases[] = {{8, 4, 8, 40, 0},      {14, 2, 64, 1100, 0}, {4, 4, 16, 33, 5},   {32, 1, 24, 20, 0},
-                         {6, 2, 80, 700, 300},  {4, 1, 128, 70, 0},   {3, 1, 96, 273, 100}, {2, 1, 256, 300, 0},
-                         {16, 1, 64, 65, 0},    {140, 1, 8, 30, 0},   {2, 1, 40, 256, 17},  {2, 2, 48, 257, 0}};
+  const Sizes cases[] = {{8, 4, 8, 40, 0},     {14, 2, 64, 1100, 0}, {4, 4, 16, 33, 5},    {32, 1, 24, 20, 0},
+                         {6, 2, 80, 700, 300}, {4, 1, 128, 70, 0},   {3, 1, 96, 273, 100}, {2, 1, 256, 300, 0},
+                         {16, 1, 64, 65, 0},   {140, 1, 8, 30, 0},   {2, 1, 40, 256, 17},  {2, 2, 48, 257, 0}};
   for (const Kernels* row : kernel_rows()) {
     if (row == kernel_rows().front()) continue;
     ASSERT_TRUE(select_isa(row->isa));
@@ -156,9 +156,9 @@ TEST_F(AttentionTest, EveryRowOfTheTableIsSoftmaxAttention) {
 }
 
 TEST_F(AttentionTest, RowsWithoutTilesGiveTheBitsOfRef) {
-  const Sizes cases[] = {{8, 4, 8, 40, 0},    {14, 2, 64, 290, 0}, {4, 4, 16, 33, 5},    {32, 1, 24, 20, 0}, {6, 2, 80, 300, 70},
-                         {4, 1, 128, 70, 0},  {3, 1, 96, 273, 100}, {2, 1, 256, 40, 0}, {16, 1, 64, 65, 0}, {3, 1, 8, 1100, 0},
-                         {2, 1, 24, 1700, 530}};
+  const Sizes cases[] = {{8, 4, 8, 40, 0},    {14, 2, 64, 290, 0}, {4, 4, 16, 33, 5},    {32, 1, 24, 20, 0},
+                         {6, 2, 80, 300, 70}, {4, 1, 128, 70, 0},  {3, 1, 96, 273, 100}, {2, 1, 256, 40, 0},
+                         {16, 1, 64, 65, 0},  {3, 1, 8, 1100, 0},  {2, 1, 24, 1700, 530}};
   for (const Sizes& sizes : cases)
     for (const KvType type : kTypes) {
       std::vector<float> expected;
@@ -196,7 +196,7 @@ TEST_F(AttentionTest, ARowDoesNotDependOnTheChunkItCameIn) {
     for (const KvType type : kTypes)
       for (const int window : {0, 270})
         for (const int most : {1, 23, 150}) {
-          const Sizes sizes{3, 1, 40, most == 1 ? 530 : 1100, window};
+          const Sizes sizes{3, 1, 40, most == 1 ? 520 : 790, window};
           Scene whole(sizes, type), pieces(sizes, type);
           whole.store(0, sizes.positions, pool);
           const std::vector<float> expected = whole.attend(0, sizes.positions, pool);
@@ -260,13 +260,15 @@ struct Crowd {
 };
 
 TEST_F(AttentionTest, ARowDoesNotDependOnItsCompanyNorOnSharingNorOnThreads) {
-  const Crowd::Member members[] = {{20, 330, 1}, {0, 1099, 1},  {20, 400, 3}, {33, 600, 1},  {70, 1150, 1}, {0, 40, 60},
-                                   {70, 1130, 5}, {40, 1000, 1}, {70, 1129, 1}, {20, 321, 1}, {31, 511, 1},  {64, 1024, 2},
-                                   {32, 511, 1},  {3, 50, 1},    {0, 0, 1},     {16, 900, 130}};
+  const Crowd::Member members[] = {{20, 330, 1},  {0, 1099, 1}, {20, 400, 3},  {33, 600, 1},
+                                   {70, 1150, 1}, {0, 40, 60},  {70, 1130, 5}, {40, 1000, 1},
+                                   {70, 1129, 1}, {20, 321, 1}, {31, 511, 1},  {64, 1024, 2},
+                                   {32, 511, 1},  {3, 50, 1},   {0, 0, 1},     {16, 900, 130}};
   for (const Kernels* row : fast_rows()) {
     ASSERT_TRUE(select_isa(row->isa));
     for (const Sizes& sizes : {Sizes{7, 1, 64, 1200, 0}, Sizes{4, 2, 24, 1200, 300}})
       for (const KvType type : kTypes) {
+        if (sizes.window > 0 && type != KvType::bf16) continue;
         Crowd shared(sizes, type, members, true, pool), apart(sizes, type, members, false, pool);
         ThreadPool one(1);
         std::vector<float> alone(shared.q.size());

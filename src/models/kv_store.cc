@@ -51,6 +51,8 @@ Result<KvType> kv_type_of(std::string_view name) {
   return Error{Code::invalid, fmt::format("kv_type is '{}', but it must be auto, f16, bf16 or int8", name)};
 }
 
+std::string_view name_of(KvType type) { return type == KvType::f16 ? "f16" : type == KvType::bf16 ? "bf16" : "int8"; }
+
 Bytes BlockStore::block_bytes(const Shape& shape, KvType type) { return {stride(shape, type)}; }
 
 Result<std::unique_ptr<BlockStore>> BlockStore::create(const Shape& shape, int blocks, KvType type) {

@@ -20,6 +20,7 @@ enum class KvType { f16, bf16, int8 };
 
 // "f16", "bf16", "int8", or "auto": of the first two what this CPU reads without conversion. invalid: another name.
 Result<KvType> kv_type_of(std::string_view name);
+std::string_view name_of(KvType type);
 
 // Sizes of a transformer, whatever its architecture.
 struct Shape {

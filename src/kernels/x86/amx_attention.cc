@@ -12,46 +12,11 @@
 // are, and what a row does not see has weight zero: its result is its own.
 #include <immintrin.h>
 
-#include "kernels/x86/avx512_math.h"
+#include "kernels/x86/amx_pages.h"
 #include "kernels/x86/rows.h"
 
 namespace ashlar::kernels::amx {
 namespace {
-
-constexpr int kTileRows = 16;
-constexpr int kChunk = 256;  // positions whose scores are held at once
-constexpr int kChunkBlocks = kChunk / kKvBlock;
-constexpr int kColumns = 5;  // tiles of sums that stay in registers
-constexpr float kNothing = -__builtin_inff();
-constexpr float kLog2E = 1.44269504f;
-
-ASHLAR_INLINE int least(int a, int b) { return a < b ? a : b; }
-ASHLAR_INLINE int most(int a, int b) { return a > b ? a : b; }
-ASHLAR_INLINE int up_to(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
-
-// Bits [from, to) of 32; the bounds may lie outside.
-ASHLAR_INLINE uint32_t bits(int from, int to) {
-  const auto below = [](int n) { return n >= 32 ? ~0u : n <= 0 ? 0u : (1u << n) - 1; };
-  return below(to) & ~below(from);
-}
-
-// What a job keeps while it walks the positions; carved from its scratch.
-struct State {
-  const AttentionJob* job;
-  int key_dims;       // head_dim up to whole tiles of 32
-  int value_dims;     // head_dim and the one, up to whole tiles of 16
-  int q_stride;       // bf16
-  int configured;     // rows that the tiles are set up for
-  uint16_t* q;        // [rows][q_stride], scaled
-  float* sums;        // [rows][value_dims], of this split; at head_dim the sum of weights
-  float* scores[2];   // of this group and of the next: [block][16 rows][16 positions]
-  uint16_t* weights;  // [pair of blocks][16 rows][32 positions]
-  uint8_t* keys;      // [block][key_dims / 2][16 positions][2], bf16
-  uint8_t* values;    // tiles: [pair of blocks][value_dims / 16][16 pairs of positions][16][2], bf16
-  const uint8_t* key_tiles[kChunkBlocks];              // in `keys`, or where they are stored
-  alignas(64) float peak[kAttentionRows + kTileRows];  // of this split
-  float total_peak[kAttentionRows], total_weight[kAttentionRows];
-};
 
 struct alignas(64) TileConfig {
   uint8_t palette = 1, start = 0, reserved[14] = {};
@@ -70,82 +35,6 @@ ASHLAR_INLINE void configure(State* s, int rows) {
   }
   asm volatile("" ::: "memory");
   _tile_loadconfig(&config);
-}
-
-// Sixteen pairs of stored elements as bf16; int8 codes times their scales.
-template <int format>
-ASHLAR_INLINE __m512i line(const uint8_t* p, __mmask32 elements, __m512 low_scales, __m512 high_scales) {
-  if constexpr (format == kKvBF16) return _mm512_maskz_loadu_epi16(elements, p);
-  __m512 low, high;
-  if constexpr (format == kKvF16) {
-    const __m512i halves = _mm512_maskz_loadu_epi16(elements, p);
-    low = _mm512_cvtph_ps(_mm512_castsi512_si256(halves));
-    high = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(halves, 1));
-  } else {
-    const __m256i codes = _mm256_maskz_loadu_epi8(elements, p);
-    low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128(codes)));
-    high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_extracti128_si256(codes, 1)));
-    low = _mm512_mul_ps(low, low_scales);
-    high = _mm512_mul_ps(high, high_scales);
-  }
-  return (__m512i)_mm512_cvtne2ps_pbh(high, low);
-}
-
-// Keys of blocks [from, to) of the chunk at `chunk`.
-template <int format>
-ASHLAR_INLINE void gather_keys(State* s, const int* blocks, int chunk, int from, int to) {
-  constexpr int kLine = format == kKvInt8 ? 32 : 64;
-  const AttentionJob* job = s->job;
-  for (int b = from; b < to; ++b) {
-    const uint8_t* stored = job->keys + (size_t)blocks[chunk / kKvBlock + b] * job->block_bytes;
-    if (format == kKvBF16 && s->key_dims == job->head_dim) {
-      s->key_tiles[b] = stored;
-      continue;
-    }
-    __m512 low = _mm512_setzero_ps(), high = low;
-    if constexpr (format == kKvInt8) {
-      const __m512 scales = _mm512_loadu_ps(stored + job->head_dim * kKvBlock);
-      const __m512i twice = _mm512_set_epi32(7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
-      low = _mm512_permutexvar_ps(twice, scales);
-      high = _mm512_permutexvar_ps(_mm512_add_epi32(twice, _mm512_set1_epi32(8)), scales);
-    }
-    uint8_t* out = s->keys + (size_t)b * s->key_dims * 32;
-    s->key_tiles[b] = out;
-    int pair = 0;
-    for (; pair < job->head_dim / 2; ++pair)
-      _mm512_store_si512(out + 64 * pair, line<format>(stored + kLine * pair, ~0u, low, high));
-    for (; pair < s->key_dims / 2; ++pair) _mm512_store_si512(out + 64 * pair, _mm512_setzero_si512());
-  }
-}
-
-// Values of blocks [from, to), and the one behind them; zeros from position `limit` on, which may not be written yet
-// or be somebody else's.
-template <int format>
-ASHLAR_INLINE void gather_values(State* s, const int* blocks, int chunk, int from, int to, int limit) {
-  constexpr int kElement = format == kKvInt8 ? 1 : 2;
-  const AttentionJob* job = s->job;
-  const int whole = job->head_dim & ~15;
-  for (int b = from; b < to; ++b) {
-    const int known = limit - chunk - b * kKvBlock;
-    const uint8_t* stored = job->values + (size_t)(known > 0 ? blocks[chunk / kKvBlock + b] : 0) * job->block_bytes;
-    const uint8_t* scales = stored + job->head_dim * kKvBlock;
-    uint8_t* out = s->values + (size_t)(b / 2) * s->value_dims * 64 + b % 2 * 512;
-    const bool all = known >= kKvBlock;
-    for (int pair = 0; pair < kKvBlock / 2; ++pair, stored += 2 * kElement * job->head_dim, out += 64) {
-      const uint32_t seen = all || 2 * pair + 1 < known ? ~0u : 2 * pair < known ? 0x55555555u : 0;
-      __m512 both = _mm512_setzero_ps();
-      if constexpr (format == kKvInt8) {  // a scale that is not known is not looked at: it may be no number
-        const __m128d two = _mm_castps_pd(_mm_maskz_loadu_ps((__mmask8)(seen & 3), scales + 8 * pair));
-        both = _mm512_castpd_ps(_mm512_broadcastsd_pd(two));
-      }
-      for (int d = 0; d < whole; d += 16)
-        _mm512_store_si512(out + 64 * d, line<format>(stored + 2 * kElement * d, seen, both, both));
-      __m512i last = _mm512_maskz_set1_epi16((__mmask32)3 << (2 * (job->head_dim - whole)), 0x3f80);
-      if (whole < job->head_dim)
-        last = _mm512_or_si512(last, line<format>(stored + 2 * kElement * whole, seen & 0xffff, both, both));
-      _mm512_store_si512(out + 64 * whole, last);
-    }
-  }
 }
 
 // Up to 16 rows over a chunk.
@@ -184,21 +73,19 @@ ASHLAR_INLINE Group group_at(const State* s, int row, int count, int chunk, floa
   return g;
 }
 
-// Scores of the pair of blocks b, b + 1.
-ASHLAR_INLINE void score_pair(const State* s, const Group* g, int b) {
+// Scores of block b, if the group sees something of it.
+ASHLAR_INLINE void score(const State* s, const Group* g, int b) {
+  if (b < g->from || b >= g->to) return;
   const uint16_t* q = s->q + g->row * s->q_stride;
   const long stride = 2 * s->q_stride;
-  for (int last = least(b + 2, g->to); b < last; ++b) {
-    if (b < g->from) continue;
-    const uint8_t* k = s->key_tiles[b];
-    _tile_zero(7);
-    for (int d = 0; d < s->key_dims; d += 32, k += 1024) {
-      _tile_loadd(5, q + d, stride);
-      _tile_loadd(6, k, 64);
-      _tile_dpbf16ps(7, 5, 6);
-    }
-    _tile_stored(7, g->scores + b * 256, 64);
+  const uint8_t* k = s->key_tiles[b];
+  _tile_zero(7);
+  for (int d = 0; d < s->key_dims; d += 32, k += 1024) {
+    _tile_loadd(5, q + d, stride);
+    _tile_loadd(6, k, 64);
+    _tile_dpbf16ps(7, 5, 6);
   }
+  _tile_stored(7, g->scores + b * 256, 64);
 }
 
 template <int columns>
@@ -285,13 +172,26 @@ struct Shifts {
   alignas(64) float magic[kTileRows], bound[kTileRows];
 };
 
+// Of the first `rows` rows; what the others get means nothing.
+template <int rows>
+ASHLAR_INLINE void look_for_greatest(const Group* g, __m512* greatest) {
+  const float* scores = g->scores + g->even * 256;
+  ASHLAR_UNROLL for (int i = 0; i < rows; ++i) greatest[i] = _mm512_load_ps(scores + 16 * i);
+  ASHLAR_UNROLL for (int i = rows; i < kTileRows; ++i) greatest[i] = greatest[0];
+  for (int b = g->even + 1; b < g->end; ++b) {
+    scores += 256;
+    ASHLAR_UNROLL for (int i = 0; i < rows; ++i) greatest[i] =
+        _mm512_max_ps(greatest[i], _mm512_load_ps(scores + 16 * i));
+  }
+}
+
 // New peaks; the sums so far are brought to these.
 ASHLAR_INLINE void raise_peaks(State* s, const Group* g, Shifts* shifts) {
   __m512 greatest[kTileRows];
-  ASHLAR_UNROLL for (int i = 0; i < kTileRows; ++i) greatest[i] = _mm512_load_ps(g->scores + g->even * 256 + 16 * i);
-  for (int b = g->even + 1; b < g->end; ++b)
-    ASHLAR_UNROLL for (int i = 0; i < kTileRows; ++i) greatest[i] =
-        _mm512_max_ps(greatest[i], _mm512_load_ps(g->scores + b * 256 + 16 * i));
+  if (g->count > kTileRows / 2)
+    look_for_greatest<kTileRows>(g, greatest);
+  else
+    look_for_greatest<kTileRows / 2>(g, greatest);
   const __m512 before = _mm512_loadu_ps(s->peak + g->row);
   const __m512 here = _mm512_roundscale_ps(greatest_of_each(greatest), _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC);
   const __m512 peak = _mm512_max_ps(here, before);
@@ -357,7 +257,8 @@ static void walk_first(State* s, const Group* g, const Shifts* shifts, const Gro
   const int pairs = most(g->end - g->even, next->end - next->even) / 2;
   for (int i = 0; i < pairs; ++i) {
     const int ahead = next->even + 2 * i, b = g->even + 2 * i;
-    if (ahead < next->end) score_pair(s, next, ahead);
+    score(s, next, ahead);
+    score(s, next, ahead + 1);
     if (b >= g->end) continue;
     weigh_pair(s, g, shifts, b, chunk);
     add_values<columns>(s->weights + b * 256, s->values + b * 32 * s->value_dims);
@@ -402,9 +303,41 @@ ASHLAR_INLINE void walk(State* s, const Group* g, const Group* next, int chunk) 
   for (; tile < tiles; ++tile) walk_further<1>(s, g, 16 * tile);
 }
 
-// Rows [row, end) over the chunk, which is gathered as far as they see.
-ASHLAR_INLINE void walk_rows(State* s, int row, int end, int chunk) {
+// Blocks of the chunk that are to be gathered.
+struct Source {
+  const int* blocks;  // of the chunk
+  int from, to;
+  int limit;  // positions of the chunk that are known
+};
+
+template <int format>
+ASHLAR_INLINE void gather(State* s, const Source* source, int b) {
+  if (b < source->from || b >= up_to(source->to, 2)) return;
+  gather_values<format>(s, b < source->to ? source->blocks[b] : 0, b, source->limit - b * kKvBlock);
+}
+
+// Gathers blocks and computes the scores of the first group that needs them: block by block, in the order of memory,
+// which delivers the next block while this one is worked on once its first lines are asked for.
+template <int format>
+ASHLAR_INLINE void gather_and_score(State* s, const Group* g, const Source* source) {
+  const int begin = source->from < source->to ? least(source->from, g->from) : g->from;
+  for (int b = begin; b < most(up_to(source->to, 2), g->to); ++b) {
+    const bool mine = b >= source->from && b < source->to;
+    if (mine) gather_keys<format>(s, source->blocks[b], b);
+    if (b + 1 < source->to) {
+      const uint8_t* next = s->job->keys + (size_t)source->blocks[b + 1] * s->job->block_bytes;
+      for (int i = 0; i < 16; ++i) _mm_prefetch((const char*)next + 64 * i, _MM_HINT_T0);
+    }
+    score(s, g, b);
+    gather<format>(s, source, b);
+  }
+}
+
+// Rows [row, end) over the chunk. False: they see nothing of it, and nothing is gathered.
+template <int format>
+ASHLAR_INLINE bool walk_rows(State* s, int row, int end, int chunk, const Source* source) {
   const Group none = {};
+  const Source nothing = {};
   Group now = none;
   for (int turn = 0; row < end || now.count > 0; turn ^= 1) {
     Group next = none;
@@ -415,22 +348,16 @@ ASHLAR_INLINE void walk_rows(State* s, int row, int end, int chunk) {
     }
     if (next.from >= next.to) next = none;
     // A tile that is set up for other rows cannot be worked on in between.
-    const bool between = now.count == 0 || now.count == next.count;
+    const bool between = now.count == next.count;
     if (now.count > 0) walk(s, &now, between ? &next : &none, chunk);
-    if (next.count > 0 && (now.count == 0 || !between)) {
+    if (next.count > 0 && !between) {
       configure(s, next.count);
-      for (int b = next.even; b < next.end; b += 2) score_pair(s, &next, b);
+      gather_and_score<format>(s, &next, source);
+      source = &nothing;
     }
     now = next;
   }
-}
-
-template <int format>
-ASHLAR_INLINE void gather(State* s, const int* blocks, int chunk, int from, int limit) {
-  const int to = least(kChunkBlocks, (limit - chunk + kKvBlock - 1) / kKvBlock);
-  if (from >= to) return;
-  gather_keys<format>(s, blocks, chunk, from, to);
-  gather_values<format>(s, blocks, chunk, from, up_to(to, 2), limit);
+  return source == &nothing;
 }
 
 // One chunk: what all sequences share is gathered once, then what each has of its own.
@@ -438,17 +365,16 @@ template <int format>
 ASHLAR_INLINE void attend_chunk(State* s, int chunk) {
   const AttentionJob* job = s->job;
   const int shared = least(job->shared - chunk, kChunk);
-  if (shared > 0) gather<format>(s, job->blocks[0], chunk, 0, chunk + shared);
   const bool together = shared == kChunk;
+  int from = 0;  // what is not gathered yet for all
   for (int row = 0, end; row < job->rows; row = end) {
     int limit = 0;
     for (end = row; end < job->rows && (together || job->blocks[end] == job->blocks[row]); ++end)
-      limit = most(limit, job->position[end] + 1);
-    if (!together) {
-      limit = least(limit, chunk + kChunk);
-      if (limit > chunk) gather<format>(s, job->blocks[row], chunk, most(0, shared) / kKvBlock, limit);
-    }
-    walk_rows(s, row, end, chunk);
+      limit = most(limit, job->position[end] + 1 - chunk);
+    if (limit <= 0) continue;
+    limit = least(limit, kChunk);
+    const Source source = {job->blocks[row] + chunk / kKvBlock, from, up_to(limit, kKvBlock) / kKvBlock, limit};
+    if (walk_rows<format>(s, row, end, chunk, &source)) from = most(shared, 0) / kKvBlock;
   }
 }
 
@@ -482,6 +408,7 @@ ASHLAR_INLINE void prepare(State* s, const AttentionJob* job) {
   s->value_dims = up_to(job->head_dim + 1, 16);
   s->q_stride = s->key_dims + 32;
   s->configured = 0;
+  s->ones = 0;
   uint8_t* scratch = job->scratch;
   const auto take = [&](size_t bytes) {
     uint8_t* taken = scratch;
@@ -540,15 +467,6 @@ static void attend_any(const AttentionJob* job) {
   }
 }
 
-// Sixteen floats to two bytes each, to nearest even; f16 clamped to its range.
-ASHLAR_INLINE __m256i narrowed(__m512 v, int format) {
-  if (format == kKvBF16) return (__m256i)_mm512_cvtneps_pbh(v);
-  const __m512 bound = _mm512_set1_ps(65504.0f);
-  // Not-a-number stays: min and max give their second operand then.
-  v = _mm512_max_ps(_mm512_sub_ps(_mm512_setzero_ps(), bound), _mm512_min_ps(bound, v));
-  return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-}
-
 }  // namespace
 
 void attend(const AttentionJob* job) {
@@ -566,43 +484,6 @@ void join(const float* partials, int count, int head_dim, float* out) {
   for (int i = 0; i < count; ++i, partials += head_dim + kPartialExtra)
     join_one(out, &peak, &weight, partials, partials[head_dim], partials[head_dim + 1], head_dim);
   finish_one(weight, head_dim, out);
-}
-
-void store_key(const float* key, int head_dim, int format, uint8_t* keys, int slot) {
-  const avx512::Int8Scale scale = format == kKvInt8 ? avx512::int8_scale(key, head_dim) : avx512::Int8Scale{};
-  for (int d = 0; d < head_dim; d += 16) {
-    const int pairs = least(16, head_dim - d) / 2;
-    const __m512 x = _mm512_maskz_loadu_ps((__mmask16)bits(0, 2 * pairs), key + d);
-    if (format == kKvInt8) {
-      alignas(16) uint16_t codes[8];
-      _mm_store_si128((__m128i*)codes, avx512::int8_codes(x, scale.inverse));
-      for (int i = 0; i < pairs; ++i) ((uint16_t*)keys)[(d / 2 + i) * kKvBlock + slot] = codes[i];
-    } else {
-      alignas(32) uint32_t halves[8];
-      _mm256_store_si256((__m256i*)halves, narrowed(x, format));
-      for (int i = 0; i < pairs; ++i) ((uint32_t*)keys)[(d / 2 + i) * kKvBlock + slot] = halves[i];
-    }
-  }
-  if (format == kKvInt8) ((float*)(keys + head_dim * kKvBlock))[slot] = scale.scale;
-}
-
-void store_value(const float* value, int head_dim, int format, uint8_t* values, int slot) {
-  const avx512::Int8Scale scale = format == kKvInt8 ? avx512::int8_scale(value, head_dim) : avx512::Int8Scale{};
-  const uint32_t mine = slot % 2 == 0 ? 0x55555555u : 0xaaaaaaaau;
-  for (int d = 0; d < head_dim; d += 16) {
-    const uint32_t lanes = bits(0, head_dim - d);
-    const __m512 x = _mm512_maskz_loadu_ps((__mmask16)lanes, value + d);
-    const size_t at = (size_t)(slot / 2) * 2 * head_dim + 2 * d;
-    const uint32_t elements = mine & bits(0, 2 * (head_dim - d));
-    if (format == kKvInt8) {
-      const __m256i wide = _mm256_cvtepi8_epi16(avx512::int8_codes(x, scale.inverse));
-      _mm256_mask_storeu_epi8(values + at, elements, slot % 2 == 0 ? wide : _mm256_slli_epi16(wide, 8));
-    } else {
-      const __m512i wide = _mm512_cvtepu16_epi32(narrowed(x, format));
-      _mm512_mask_storeu_epi16(values + 2 * at, elements, slot % 2 == 0 ? wide : _mm512_slli_epi32(wide, 16));
-    }
-  }
-  if (format == kKvInt8) ((float*)(values + head_dim * kKvBlock))[slot] = scale.scale;
 }
 
 }  // namespace ashlar::kernels::amx

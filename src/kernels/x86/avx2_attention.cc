@@ -14,8 +14,7 @@ constexpr float kNothing = -__builtin_inff();
 // Eight elements; int8 codes are not yet scaled.
 template <int format>
 ASHLAR_INLINE __m256 widened(const uint8_t* p) {
-  if constexpr (format == kKvInt8)
-    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+  if constexpr (format == kKvInt8) return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
   const __m128i v = _mm_loadu_si128((const __m128i*)p);
   if constexpr (format == kKvBF16) return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(v), 16));
   return _mm256_cvtph_ps(v);
@@ -134,7 +133,8 @@ ASHLAR_INLINE void join_one(float* sums, float* peak, float* weight, const float
   if (later_peak == kNothing) return;
   const bool first = *peak == kNothing;
   const float both = *peak > later_peak ? *peak : later_peak;
-  const __m256 mine = exponential(_mm256_set1_ps(*peak - both)), theirs = exponential(_mm256_set1_ps(later_peak - both));
+  const __m256 mine = exponential(_mm256_set1_ps(*peak - both)),
+               theirs = exponential(_mm256_set1_ps(later_peak - both));
   for (int d = 0; d < n; d += 8) {
     const __m256 x = _mm256_loadu_ps(later + d);
     const __m256 sum = _mm256_fmadd_ps(_mm256_loadu_ps(sums + d), mine, _mm256_mul_ps(x, theirs));
@@ -257,8 +257,8 @@ ASHLAR_INLINE Int8Scale int8_scale(const float* x, int n) {
 // Eight codes.
 ASHLAR_INLINE __m128i int8_codes(__m256 x, float inverse) {
   const __m256 scaled = _mm256_mul_ps(x, _mm256_set1_ps(inverse));
-  const __m256i codes = _mm256_cvtps_epi32(
-      _mm256_min_ps(_mm256_max_ps(scaled, _mm256_set1_ps(-127.0f)), _mm256_set1_ps(127.0f)));
+  const __m256i codes =
+      _mm256_cvtps_epi32(_mm256_min_ps(_mm256_max_ps(scaled, _mm256_set1_ps(-127.0f)), _mm256_set1_ps(127.0f)));
   const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(codes), _mm256_extracti128_si256(codes, 1));
   return _mm_packs_epi16(words, words);
 }

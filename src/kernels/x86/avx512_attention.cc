@@ -109,8 +109,7 @@ ASHLAR_INLINE void add_values(const State* s, int dim, int begin, int end, int c
   const AttentionJob* job = s->job;
   __m512 sums[R][V];
   __mmask16 lanes[V];
-  ASHLAR_UNROLL for (int v = 0; v < V; ++v) lanes[v] =
-      first_lanes(job->head_dim - dim - 16 * v);
+  ASHLAR_UNROLL for (int v = 0; v < V; ++v) lanes[v] = first_lanes(job->head_dim - dim - 16 * v);
   ASHLAR_UNROLL for (int r = 0; r < R; ++r) ASHLAR_UNROLL for (int v = 0; v < V; ++v) sums[r][v] =
       _mm512_loadu_ps(s->sums + r * s->padded + dim + 16 * v);
   for (int block = begin / kKvBlock; block * kKvBlock < end; ++block) {
@@ -140,7 +139,8 @@ ASHLAR_INLINE void join_one(float* sums, float* peak, float* weight, const float
   if (later_peak == kNothing) return;
   const bool first = *peak == kNothing;
   const float both = *peak > later_peak ? *peak : later_peak;
-  const __m512 mine = exponential(_mm512_set1_ps(*peak - both)), theirs = exponential(_mm512_set1_ps(later_peak - both));
+  const __m512 mine = exponential(_mm512_set1_ps(*peak - both)),
+               theirs = exponential(_mm512_set1_ps(later_peak - both));
   for (int d = 0; d < n; d += 16) {
     const __mmask16 lanes = first_lanes(n - d);
     const __m512 x = _mm512_maskz_loadu_ps(lanes, later + d);
@@ -177,8 +177,7 @@ ASHLAR_INLINE void attend_split(State* s, int first, int last) {
     for (int r = 0; r < R; ++r) weigh(s, r, begin * kKvBlock - chunk, end * kKvBlock - chunk);
     const int stop = least(last + 1, chunk + kKvChunk);
     int dim = 0;
-    for (; dim + 16 * V <= s->padded; dim += 16 * V)
-      add_values<format, R, V>(s, dim, begin * kKvBlock, stop, chunk);
+    for (; dim + 16 * V <= s->padded; dim += 16 * V) add_values<format, R, V>(s, dim, begin * kKvBlock, stop, chunk);
     if constexpr (V > 1)
       for (; dim < s->padded; dim += 16) add_values<format, R, 1>(s, dim, begin * kKvBlock, stop, chunk);
   }
