@@ -67,13 +67,22 @@ class Quantized {
         p_(tile + (size_t)(group * blocks_ / S::blocks) * S::unit_bytes),
         left_(columns(job) / kBlock - group * blocks_) {}
 
-  // The next group as tiles; returns how many. The rest of an odd last one is zero.
-  ASHLAR_MEMBER int next(uint8_t* out, float* step) {
-    const int blocks = least(blocks_, left_);
-    left_ -= blocks_;
-    if (__builtin_expect(blocks == 16, 1)) return take(16, out, step);
-    if (blocks == 8) return take(8, out, step);
-    return take(blocks, out, step);
+  // The next group as tiles; returns how many. The rest of an odd last one is zero. before(i) is called before tile i.
+  template <class Before>
+  ASHLAR_MEMBER int next(uint8_t* out, float* step, Before before) {
+    const int blocks = walk<false>(step, [out, before](int line, __m512i weights) __attribute__((always_inline)) {
+      if (line % 16 == 0) before(line / 16);
+      _mm512_store_si512(out + 64 * line, weights);
+    });
+    if (blocks % 2 != 0)
+      for (int i = 0; i < 8; ++i) _mm512_store_si512(out + 512 * blocks + 64 * i, _mm512_setzero_si512());
+    return (blocks + 1) / 2;
+  }
+
+  // The next group line by line, 128 added to each weight: take(line, weights). Returns the blocks of 32 columns.
+  template <class Take>
+  ASHLAR_MEMBER int next_lines(float* step, Take take) {
+    return walk<true>(step, take);
   }
 
  private:
@@ -81,20 +90,28 @@ class Quantized {
     __m512 scale, min;  // weight = scale * code + min
   };
 
-  ASHLAR_MEMBER int take(int blocks, uint8_t* out, float* step) {
-    for (int at = 0; at < blocks / S::blocks * S::unit_bytes; at += 64)
-      _mm_prefetch((const char*)p_ + kAhead + at, _MM_HINT_T0);
+  template <bool lifted, class Take>
+  ASHLAR_MEMBER int walk(float* step, Take take) {
+    const int blocks = least(blocks_, left_);
+    left_ -= blocks_;
+    if (__builtin_expect(blocks == 2 * kMostTiles, 1))
+      walk_blocks<lifted>(2 * kMostTiles, step, take);
+    else
+      walk_blocks<lifted>(blocks, step, take);
+    p_ += blocks / S::blocks * S::unit_bytes;
+    return blocks;
+  }
+
+  template <bool lifted, class Take>
+  ASHLAR_MEMBER void walk_blocks(int blocks, float* step, Take take) const {
     Scales scales[2 * kMostTiles * S::subs];
     __m512 most = _mm512_setzero_ps();
     for (int b = 0; b < blocks; ++b) read_scales(b, scales + b * S::subs, most);
     const __m512 inverse =
         _mm512_maskz_div_ps(_mm512_cmp_ps_mask(most, _mm512_setzero_ps(), _CMP_GT_OQ), _mm512_set1_ps(1.0f), most);
     _mm512_store_ps(step, most);
-    for (int b = 0; b < blocks; ++b) put_block(b, scales + b * S::subs, inverse, out + 512 * b);
-    if (blocks % 2 != 0)
-      for (int i = 0; i < 8; ++i) _mm512_store_si512(out + 512 * blocks + 64 * i, _mm512_setzero_si512());
-    p_ += blocks / S::blocks * S::unit_bytes;
-    return (blocks + 1) / 2;
+#pragma clang loop unroll(disable)
+    for (int b = 0; b < blocks; ++b) walk_block<lifted>(b, scales + b * S::subs, inverse, take);
   }
 
   ASHLAR_MEMBER const uint8_t* unit(int block) const { return p_ + block / S::blocks * S::unit_bytes; }
@@ -134,6 +151,10 @@ class Quantized {
     }
   }
 
+  // Scales are read a group ahead of codes.
+  static constexpr int kGroupBytes = 2 * kMostTiles / S::blocks * S::unit_bytes;
+  static constexpr int kFetchAhead = kGroupBytes + kAhead;
+
   // Codes of 8 bits stay as they are under the greatest scale; the range of others is brought to that of int8.
   static constexpr bool kWhole = S::offset == 128;
   // (Scales of Q6_K are 128ths of the greatest: 127 steps would round nearly all of them down.)
@@ -167,6 +188,8 @@ class Quantized {
     return _mm512_mask_mov_epi16(v, 0xaaaaaaaa, _mm512_slli_epi32(v, 16));
   }
 
+  // `lifted`: for weights with 128 added, modulo 256.
+  template <bool lifted>
   static ASHLAR_MEMBER Factors factors(const Scales& s, __m512 inverse) {
     constexpr float kUnit = S::min ? 256.0f : (float)S::offset;
     const __m512 in_steps = _mm512_mul_ps(s.scale, inverse);
@@ -175,7 +198,7 @@ class Quantized {
     if constexpr (S::min) {
       f.times = twice(k);
       const __m512i min = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_mul_ps(s.min, inverse), _mm512_set1_ps(kUnit)));
-      f.plus = twice(_mm512_add_epi32(min, _mm512_set1_epi32(128)));
+      f.plus = twice(_mm512_add_epi32(min, _mm512_set1_epi32(lifted ? 128 + 256 * 128 : 128)));
     } else if constexpr (kWhole) {
       f.times = twice(k);
       f.negative = _mm512_sub_epi16(_mm512_setzero_si512(), f.times);
@@ -184,47 +207,50 @@ class Quantized {
       f.times = _mm512_add_epi16(f.halved, f.halved);
       const __m512i low_byte = _mm512_broadcast_i32x4(_mm_set_epi8(12, 12, 12, 12, 8, 8, 8, 8, 4, 4, 4, 4, 0, 0, 0, 0));
       f.less = _mm512_shuffle_epi8(k, low_byte);
+      if constexpr (lifted) f.less = _mm512_xor_si512(f.less, bytes(128));
     }
     return f;
   }
 
-  ASHLAR_MEMBER void put_block(int block, const Scales* scales, __m512 inverse, uint8_t* out) const {
-    const Factors low = factors(scales[0], inverse);
+  template <bool lifted, class Take>
+  ASHLAR_MEMBER void walk_block(int block, const Scales* scales, __m512 inverse, Take take) const {
+    ASHLAR_UNROLL for (int i = 0; i < (S::block_bytes + 63) / 64; ++i)
+        _mm_prefetch((const char*)body(block) + kFetchAhead + 64 * i, _MM_HINT_T0);
+    const Factors low = factors<lifted>(scales[0], inverse);
     Factors high = low;
-    if constexpr (S::subs == 2) high = factors(scales[1], inverse);
+    if constexpr (S::subs == 2) high = factors<lifted>(scales[1], inverse);
     const uint8_t* planes = body(block) + kLanes * S::scale_bytes;
-    put<0>(planes, low, out);
-    put<1>(planes, low, out);
-    put<2>(planes, low, out);
-    put<3>(planes, low, out);
-    put<4>(planes, high, out);
-    put<5>(planes, high, out);
-    put<6>(planes, high, out);
-    put<7>(planes, high, out);
+    take(8 * block, line<lifted, 0>(planes, low));
+    take(8 * block + 1, line<lifted, 1>(planes, low));
+    take(8 * block + 2, line<lifted, 2>(planes, low));
+    take(8 * block + 3, line<lifted, 3>(planes, low));
+    take(8 * block + 4, line<lifted, 4>(planes, high));
+    take(8 * block + 5, line<lifted, 5>(planes, high));
+    take(8 * block + 6, line<lifted, 6>(planes, high));
+    take(8 * block + 7, line<lifted, 7>(planes, high));
   }
 
   // Group g of a block to a line. Modulo 256 throughout; the two bytes of each pair change places. Of products that
   // lie in the middle one of the two is rounded up and the other down, so that a row's weights do not drift together.
-  template <int g>
-  ASHLAR_MEMBER void put(const uint8_t* planes, const Factors& f, uint8_t* out) const {
+  template <bool lifted, int g>
+  static ASHLAR_MEMBER __m512i line(const uint8_t* planes, const Factors& f) {
     const __m512i c = codes<g>(planes), high = _mm512_set1_epi16((short)0xff00);
     constexpr int wide = S::bits == 4 ? 15 : 255;  // codes of 4 bits come with their neighbours
-    __m512i line;
-    if constexpr (kWhole) {  // signed
+    if constexpr (kWhole) {                        // signed
       const __m512i odd = _mm512_mulhrs_epi16(_mm512_and_si512(c, high), f.times);
       const __m512i even = _mm512_mulhrs_epi16(_mm512_slli_epi16(c, 8), f.negative);
-      line = merged(odd, _mm512_slli_epi16(_mm512_sub_epi16(_mm512_setzero_si512(), even), 8), high);
+      const __m512i line = merged(odd, _mm512_slli_epi16(_mm512_sub_epi16(_mm512_setzero_si512(), even), 8), high);
+      return lifted ? _mm512_xor_si512(line, bytes(128)) : line;
     } else if constexpr (S::min) {
       const __m512i even = _mm512_mullo_epi16(_mm512_and_si512(c, _mm512_set1_epi16(wide)), f.times);
       const __m512i second = _mm512_and_si512(_mm512_srli_epi16(c, 8), _mm512_set1_epi16(wide));
       const __m512i odd = _mm512_add_epi16(_mm512_mullo_epi16(second, f.times), f.plus);
-      line = merged(_mm512_srli_epi16(odd, 8), _mm512_add_epi16(even, f.plus), high);
+      return merged(_mm512_srli_epi16(odd, 8), _mm512_add_epi16(even, f.plus), high);
     } else {
       const __m512i even = _mm512_mullo_epi16(_mm512_and_si512(c, _mm512_set1_epi16(wide)), f.times);
       const __m512i odd = _mm512_mulhrs_epi16(_mm512_and_si512(c, _mm512_set1_epi16((short)(wide << 8))), f.halved);
-      line = _mm512_sub_epi8(merged(odd, _mm512_add_epi16(even, _mm512_set1_epi16(127)), high), f.less);
+      return _mm512_sub_epi8(merged(odd, _mm512_add_epi16(even, _mm512_set1_epi16(127)), high), f.less);
     }
-    _mm512_store_si512(out + 64 * g, line);
   }
 
   template <int g>
@@ -272,11 +298,12 @@ class Floats {
   Floats(const MatmulJob* job, const uint8_t* tile, int group)
       : p_(tile + (size_t)group * kMostTiles * kTileBytes), left_(job->units - group * kColumns) {}
 
-  template <class Line>
-  ASHLAR_MEMBER int each_line(uint8_t* out, Line line) {
+  template <class Before, class Line>
+  ASHLAR_MEMBER int each_line(uint8_t* out, Before before, Line line) {
     const int count = least(kColumns, left_), tiles = (count + 31) / 32;
     left_ -= kColumns;
     for (int i = 0; i < tiles * 16; ++i, p_ += 64, out += 64) {
+      if (i % 16 == 0) before(i / 16);
       _mm_prefetch((const char*)p_ + kAhead, _MM_HINT_T0);
       _mm512_store_si512(out, 2 * i < count ? line(p_, 2 * i + 1 < count) : _mm512_setzero_si512());
     }
@@ -291,16 +318,18 @@ class Bf16 : public Floats {
  public:
   Bf16(const MatmulJob* job, const uint8_t* tile, int group) : Floats(job, tile, group) {}
   // Packed as the tiles are.
-  ASHLAR_MEMBER int next(uint8_t* out, float*) {
-    return each_line(out, [](const uint8_t* p, bool) { return load(p); });
+  template <class Before>
+  ASHLAR_MEMBER int next(uint8_t* out, float*, Before before) {
+    return each_line(out, before, [](const uint8_t* p, bool) { return load(p); });
   }
 };
 
 class F16 : public Floats {
  public:
   F16(const MatmulJob* job, const uint8_t* tile, int group) : Floats(job, tile, group) {}
-  ASHLAR_MEMBER int next(uint8_t* out, float*) {
-    return each_line(out, [](const uint8_t* p, bool second) {
+  template <class Before>
+  ASHLAR_MEMBER int next(uint8_t* out, float*, Before before) {
+    return each_line(out, before, [](const uint8_t* p, bool second) {
       const __m512i low = rounded(p), high = second ? rounded(p + 32) : _mm512_setzero_si512();
       return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
     });

@@ -10,6 +10,8 @@
 namespace ashlar::kernels::amx {
 namespace {
 
+typedef int32_t __attribute__((may_alias, aligned(1))) Int32;
+
 constexpr int kSums = 0, kWeights = 4, kRows = 6;  // the first tile register of each kind
 constexpr int kTileSums = kTileRows * kLanes;
 constexpr int kStreamRows = 4 * kTileRows;  // up to here weights stream through once for all rows
@@ -137,14 +139,56 @@ ASHLAR_INLINE const float* scales_behind(const MatmulJob* job, const uint8_t* ro
   return (const float*)(rows + (size_t)Weights::group_tiles(job) * kTileBytes);
 }
 
-// Up to 16 M rows: one tile of weight rows streams through. The next group is widened while this one is multiplied.
+// Where int8 products of few rows go past the matrix unit: widened weights stay in registers and meet each row by
+// vpdpbusd. The same integers, so the same bits. Weights come with 128 added, which the rows' sums take off again.
+template <class Weights, int R>
+static void stream_few(const MatmulJob* job, int tile) {
+  const int groups = groups_of<Weights>(job);
+  Weights weights(job, tile_or_last(job, tile), 0);
+  __m512 total[R];
+  ASHLAR_UNROLL for (int r = 0; r < R; ++r) total[r] = _mm512_setzero_ps();
+  for (int g = 0; g < groups; ++g) {
+    const uint8_t* x = rows_of<Weights>(job, 0, g);
+    const float* scales = scales_behind<Weights>(job, x);
+    const int32_t* sums = (const int32_t*)(scales + kTileRows);
+    __m512i even[R], odd[R];
+    ASHLAR_UNROLL for (int r = 0; r < R; ++r) {
+      even[r] = _mm512_set1_epi32(-128 * sums[r]);
+      odd[r] = _mm512_setzero_si512();
+    }
+    alignas(64) float steps[kLanes];
+    weights.next_lines(steps, [&](int line, __m512i w) __attribute__((always_inline)) {
+      const uint8_t* at = x + (line / 16) * kTileBytes + (line % 16) * 4;
+      ASHLAR_UNROLL for (int r = 0; r < R; ++r) {
+        const __m512i columns = _mm512_set1_epi32(*(const Int32*)(at + 64 * r));
+        __m512i& sum = line % 2 == 0 ? even[r] : odd[r];
+        sum = _mm512_dpbusd_epi32(sum, w, columns);
+      }
+    });
+    const __m512 step = _mm512_load_ps(steps);
+    ASHLAR_UNROLL for (int r = 0; r < R; ++r) {
+      const __m512 product = _mm512_cvtepi32_ps(_mm512_add_epi32(even[r], odd[r]));
+      total[r] = _mm512_fmadd_ps(product, _mm512_mul_ps(step, _mm512_set1_ps(scales[r])), total[r]);
+    }
+  }
+  const Place y = place_in_y(job, 0, tile);
+  ASHLAR_UNROLL for (int r = 0; r < R; ++r) if (r < y.rows)
+      _mm512_mask_storeu_ps(y.at + (size_t)r * y.stride, y.lanes, total[r]);
+}
+
+struct Nothing {
+  ASHLAR_MEMBER void operator()(int) const {}
+};
+
+// Up to 16 M rows: one tile of weight rows streams through. Tiles of the next group are widened between the products
+// of this one: products that follow each other wait for each other.
 template <class Weights, int M>
 static void stream(const MatmulJob* job, int tile) {
   alignas(64) uint8_t widened[2][Weights::kMostTiles][kTileBytes];
   alignas(64) float steps[2][kLanes], sums[M][kTileSums], total[M][kTileSums];
   const int groups = groups_of<Weights>(job), lines = least(kTileRows, job->rows);
   Weights weights(job, tile_or_last(job, tile), 0);
-  int count = weights.next(widened[0][0], steps[0]);
+  int count = weights.next(widened[0][0], steps[0], Nothing());
   for (int g = 0; g < groups; ++g) {
     const uint8_t* x[4];
     ASHLAR_UNROLL for (int m = 0; m < 4; ++m) x[m] = rows_of<Weights>(job, least(m, (job->rows - 1) / kTileRows), g);
@@ -152,8 +196,9 @@ static void stream(const MatmulJob* job, int tile) {
     if constexpr (M > 1) zero_tile<kSums + 1>();
     if constexpr (M > 2) zero_tile<kSums + 2>();
     if constexpr (M > 2) zero_tile<kSums + 3>();
-    for (int i = 0; i < count; ++i) {
-      load_tile<kWeights>(widened[g % 2][i]);
+    const uint8_t(*now)[kTileBytes] = widened[g % 2];
+    const auto multiply_tile = [&](int i) __attribute__((always_inline)) {
+      load_tile<kWeights>(now[i]);
       load_tile<kRows>(x[0] + kTileBytes * i);
       multiply<Weights, kSums, kRows, kWeights>();
       if constexpr (M > 1) {
@@ -166,12 +211,18 @@ static void stream(const MatmulJob* job, int tile) {
         load_tile<kRows + 1>(x[3] + kTileBytes * i);
         multiply<Weights, kSums + 3, kRows + 1, kWeights>();
       }
+    };
+    int done = 0, next = 0;  // tiles of this group multiplied, of the next one widened
+    if (g + 1 < groups) {
+      next = weights.next(widened[(g + 1) % 2][0], steps[(g + 1) % 2], multiply_tile);
+      done = next;
     }
+    for (; done < count; ++done) multiply_tile(done);
+    count = next;
     store_tile<kSums>(sums[0]);
     if constexpr (M > 1) store_tile<kSums + 1>(sums[1]);
     if constexpr (M > 2) store_tile<kSums + 2>(sums[2]);
     if constexpr (M > 2) store_tile<kSums + 3>(sums[3]);
-    if (g + 1 < groups) count = weights.next(widened[(g + 1) % 2][0], steps[(g + 1) % 2]);
     for (int m = 0; m < M; ++m) {
       const Place to = g + 1 < groups ? place_at(total[m], lines) : place_in_y(job, m, tile);
       add<Weights>({sums[m], steps[g % 2], scales_behind<Weights>(job, x[m]), g > 0 ? total[m] : nullptr, to});
@@ -189,7 +240,7 @@ static void multiply_chunk(const MatmulJob* job, int tile, int first, int count)
   int tiles[kMostGroups];
   for (int n = 0; n < 2; ++n) {
     Weights weights(job, tile_or_last(job, tile + n), first);
-    for (int g = 0; g < count; ++g) tiles[g] = weights.next(widened[n][g * group], steps[n][g]);
+    for (int g = 0; g < count; ++g) tiles[g] = weights.next(widened[n][g * group], steps[n][g], Nothing());
   }
   const int row_tiles = (job->rows + kTileRows - 1) / kTileRows, groups = groups_of<Weights>(job);
   float* rest = job->partial + (size_t)(tile / 2) * (size_t)(row_tiles + row_tiles % 2) * 2 * kTileSums;
@@ -230,6 +281,15 @@ static void multiply_chunk(const MatmulJob* job, int tile, int first, int count)
 template <class Weights>
 ASHLAR_INLINE void matmul(const MatmulJob* job) {
   const int tiles = (job->outputs + kLanes - 1) / kLanes;
+  if constexpr (Weights::kScaled)
+    if (job->rows <= 8) {
+      for (int t = 0; t < tiles; ++t)
+        job->rows == 1   ? stream_few<Weights, 1>(job, t)
+        : job->rows == 2 ? stream_few<Weights, 2>(job, t)
+        : job->rows <= 4 ? stream_few<Weights, 4>(job, t)
+                         : stream_few<Weights, 8>(job, t);
+      return;
+    }
   configure(least(kTileRows, job->rows));
   if (job->rows <= kTileRows) {
     for (int t = 0; t < tiles; ++t) stream<Weights, 1>(job, t);
@@ -253,19 +313,23 @@ ASHLAR_INLINE __m512 part(const float* x, int left) {
                                x);
 }
 
-// One row's group of columns to int8 in its tiles; returns their scale.
-ASHLAR_INLINE float quantize_group(const float* x, int left, int tiles, uint8_t* line) {
+// One row's group of columns to int8 in its tiles, and their sum; returns their scale.
+ASHLAR_INLINE float quantize_group(const float* x, int left, int tiles, uint8_t* line, int32_t* sum) {
   const int vectors = 4 * tiles;
   __m512 most = _mm512_setzero_ps();
   for (int i = 0; i < vectors; ++i) most = _mm512_max_ps(most, _mm512_abs_ps(part(x + 16 * i, left - 16 * i)));
   const float greatest = _mm512_reduce_max_ps(most);
   const __m512 inverse = _mm512_set1_ps(greatest > 0 ? 127.0f / greatest : 0.0f);
+  __m512i sums = _mm512_setzero_si512();
   const __m128i order = _mm_set_epi8(14, 15, 12, 13, 10, 11, 8, 9, 6, 7, 4, 5, 2, 3, 0, 1);  // pairs change places
   for (int i = 0; i < vectors; ++i) {
     const __m512 v = _mm512_mul_ps(part(x + 16 * i, left - 16 * i), inverse);
-    const __m128i codes = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v));
+    const __m512i integers = _mm512_cvtps_epi32(v);
+    sums = _mm512_add_epi32(sums, integers);
+    const __m128i codes = _mm512_cvtsepi32_epi8(integers);
     _mm_store_si128((__m128i*)(line + i / 4 * kTileBytes + i % 4 * 16), _mm_shuffle_epi8(codes, order));
   }
+  *sum = _mm512_reduce_add_epi32(sums);
   return greatest / 127.0f;
 }
 
@@ -289,15 +353,17 @@ void matmul_iq4_xs(const MatmulJob* job) { matmul<IQ4_XS>(job); }
 void int8_panel(const float* x, size_t ldx, int rows, int columns, int tiles, uint8_t* panel) {
   for (int first = 0; first < columns; first += 64 * tiles) {
     float* scales = (float*)(panel + (size_t)tiles * kTileBytes);
+    int32_t* sums = (int32_t*)(scales + kTileRows);
     for (int r = 0; r < kTileRows; ++r) {
       if (r < rows) {
-        scales[r] = quantize_group(x + (size_t)r * ldx + first, columns - first, tiles, panel + 64 * r);
+        scales[r] = quantize_group(x + (size_t)r * ldx + first, columns - first, tiles, panel + 64 * r, sums + r);
         continue;
       }
       scales[r] = 0;
+      sums[r] = 0;
       for (int t = 0; t < tiles; ++t) _mm512_store_si512(panel + kTileBytes * t + 64 * r, _mm512_setzero_si512());
     }
-    panel = (uint8_t*)(scales + kTileRows);
+    panel = (uint8_t*)(sums + kTileRows);
   }
 }
 
