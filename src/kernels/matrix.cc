@@ -9,7 +9,7 @@ namespace ashlar::kernels {
 namespace {
 
 constexpr int kQuantizeElements = 16 * 1024;      // of one task
-constexpr std::size_t kStreamBytes = 128 * 1024;  // of weights in one task
+constexpr std::size_t kStreamBytes = 2048 * 1024;  // of weights in one task: where one begins, nothing was fetched
 // Tiles of one task when there are many rows: they stay in L2. Float kernels take them by threes.
 constexpr int kGemmTiles = 4, kFloatGemmTiles = 6, kTileGemmTiles = 16;
 
