@@ -225,8 +225,8 @@ int main(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
   const Peaks peaks = compute_peaks(pool());
   const auto bandwidth = read_bandwidth(pool());
-  std::printf("isa %s, %d threads: read %.1f GB/s, int8 %.3f TOPS, f32 %.3f TFLOPS\n", ashlar::kernels::kernels().isa,
-              pool().size(), bandwidth ? *bandwidth / 1e9 : 0.0, peaks.int8_tops, peaks.float_tflops);
+  std::printf("isa %s, %d threads: read %.1f GB/s, int8 %.3f TOPS, bf16 %.3f, f32 %.3f TFLOPS\n", ashlar::kernels::kernels().isa,
+              pool().size(), bandwidth ? *bandwidth / 1e9 : 0.0, peaks.int8_tops, peaks.bf16_tflops, peaks.float_tflops);
   add_all();
   benchmark::RunSpecifiedBenchmarks();
 }

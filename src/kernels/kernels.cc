@@ -82,6 +82,8 @@ const Kernels& amx_row() {
     kernels.matmul[kIQ4_XS] = amx::matmul_iq4_xs;
     kernels.int8_panel = amx::int8_panel;
     kernels.bf16_panel = amx::bf16_panel;
+    kernels.int8_operations = amx::int8_operations;
+    kernels.bf16_operations = amx::bf16_operations;
     kernels.attend = amx::attend;
     kernels.join = amx::join;
     kernels.store_key = amx::store_key;

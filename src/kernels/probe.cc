@@ -54,7 +54,10 @@ Result<double> read_bandwidth(ThreadPool& pool, Bytes size, int passes) {
 }
 
 Peaks compute_peaks(ThreadPool& pool) {
-  return {best_rate(pool, kernels().int8_operations) / 1e12, best_rate(pool, kernels().float_operations) / 1e12};
+  const auto bf16 = kernels().bf16_operations;
+  return {.int8_tops = best_rate(pool, kernels().int8_operations) / 1e12,
+          .bf16_tflops = bf16 != nullptr ? best_rate(pool, bf16) / 1e12 : 0,
+          .float_tflops = best_rate(pool, kernels().float_operations) / 1e12};
 }
 
 }  // namespace ashlar::kernels

@@ -200,6 +200,7 @@ struct Kernels {
   uint64_t (*read_memory)(const uint8_t* data, size_t bytes);
   // Does `rounds` rounds of independent register arithmetic; returns the operations done (a multiply-add is two).
   double (*int8_operations)(int64_t rounds);
+  double (*bf16_operations)(int64_t rounds);  // null: 16-bit weights meet f32
   double (*float_operations)(int64_t rounds);
 };
 

@@ -66,7 +66,7 @@ struct Step {
 struct Work {
   std::int64_t weights = 0;
   Bytes bytes;
-  bool integers = false;  // most products are int8, else f32
+  enum class Products { f32, bf16, int8 } products = Products::f32;  // what most of them are
 };
 
 // Frozen after loading. forward() belongs to one thread at a time. A row's

@@ -30,17 +30,23 @@ Result<std::unique_ptr<KvStore>> Transformer::make_kv_store(int blocks, KvType t
 
 Work Transformer::work_per_token() const {
   Work work;
-  std::int64_t integer_weights = 0;
+  std::int64_t integers = 0, halves = 0;
   const auto add = [&](const kernels::PackedMatrix& matrix) {
     const std::int64_t weights = static_cast<std::int64_t>(matrix.rows()) * matrix.columns();
     work.weights += weights;
     work.bytes.count += matrix.bytes();
-    if (matrix.forms().quantized) integer_weights += weights;
+    if (matrix.forms().quantized || matrix.forms().int8_tiles)
+      integers += weights;
+    else if (matrix.forms().bf16_tiles)
+      halves += weights;
   };
   for (const Layer& layer : weights_.layers)
     for (const auto* matrix : {&layer.qkv, &layer.attention_output, &layer.gate_up, &layer.down}) add(*matrix);
   add(weights_.output);
-  work.integers = 2 * integer_weights > work.weights;
+  if (2 * integers > work.weights)
+    work.products = Work::Products::int8;
+  else if (2 * halves > work.weights)
+    work.products = Work::Products::bf16;
   return work;
 }
 

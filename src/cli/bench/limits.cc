@@ -38,9 +38,13 @@ Result<Limits> measure_once(const models::Model& model, ThreadPool& pool) {
   const ForeignLoad load;
   const kernels::Peaks peaks = kernels::compute_peaks(pool);
   const Peak int8{"int8", peaks.int8_tops * 1e12}, f32{"f32", peaks.float_tflops * 1e12};
-  Limits limits{.bytes_per_second = TRY(kernels::read_bandwidth(pool, 512_MiB, kPasses)),
-                .products = model.work_per_token().integers ? int8 : f32,
-                .attention = f32};
+  const Peak bf16 = peaks.bf16_tflops > 0 ? Peak{"bf16", peaks.bf16_tflops * 1e12} : f32;
+  const auto products = model.work_per_token().products;
+  Limits limits{.bytes_per_second = TRY(kernels::read_bandwidth(pool, 1536_MiB, kPasses)),
+                .products = products == models::Work::Products::int8   ? int8
+                            : products == models::Work::Products::bf16 ? bf16
+                                                                       : f32,
+                .attention = bf16};
   limits.foreign = load.share();
   return limits;
 }

@@ -56,6 +56,7 @@ class Quantized {
  public:
   static constexpr int kMostTiles = kInt8MostTiles;  // of 64 columns
   static constexpr bool kScaled = true;
+  static constexpr bool kWholeTiles = false;  // as packed
 
   static ASHLAR_MEMBER int columns(const MatmulJob* job) { return job->units * S::blocks * kBlock; }
   static ASHLAR_MEMBER int group_tiles(const MatmulJob* job) { return int8_group_tiles(columns(job)); }
@@ -70,50 +71,53 @@ class Quantized {
   // The next group as tiles; returns how many. The rest of an odd last one is zero. before(i) is called before tile i.
   template <class Before>
   ASHLAR_MEMBER int next(uint8_t* out, float* step, Before before) {
-    const int blocks = walk<false>(step, [out, before](int line, __m512i weights) __attribute__((always_inline)) {
-      if (line % 16 == 0) before(line / 16);
-      _mm512_store_si512(out + 64 * line, weights);
-    });
+    Group group;
+    const int blocks = begin(group, step);
+#pragma clang loop unroll(disable)
+    for (int b = 0; b < blocks; ++b) {
+      if (b % 2 == 0) before(b / 2);
+      uint8_t* lines = out + 512 * b;
+      block<false>(group, b, [lines](int line, __m512i weights) __attribute__((always_inline)) {
+        _mm512_store_si512(lines + 64 * line, weights);
+      });
+    }
+    end();
     if (blocks % 2 != 0)
       for (int i = 0; i < 8; ++i) _mm512_store_si512(out + 512 * blocks + 64 * i, _mm512_setzero_si512());
     return (blocks + 1) / 2;
   }
 
-  // The next group line by line, 128 added to each weight: take(line, weights). Returns the blocks of 32 columns.
-  template <class Take>
-  ASHLAR_MEMBER int next_lines(float* step, Take take) {
-    return walk<true>(step, take);
-  }
-
- private:
   struct Scales {
     __m512 scale, min;  // weight = scale * code + min
   };
+  struct Group {
+    Scales scales[2 * kMostTiles * S::subs];
+    __m512 inverse;  // of the step
+  };
 
-  template <bool lifted, class Take>
-  ASHLAR_MEMBER int walk(float* step, Take take) {
+  // Reads the scales of the next group; returns its blocks of 32 columns.
+  ASHLAR_MEMBER int begin(Group& group, float* step) {
     const int blocks = least(blocks_, left_);
-    left_ -= blocks_;
-    if (__builtin_expect(blocks == 2 * kMostTiles, 1))
-      walk_blocks<lifted>(2 * kMostTiles, step, take);
-    else
-      walk_blocks<lifted>(blocks, step, take);
-    p_ += blocks / S::blocks * S::unit_bytes;
+    __m512 most = _mm512_setzero_ps();
+    for (int b = 0; b < blocks; ++b) read_scales(b, group.scales + b * S::subs, most);
+    group.inverse =
+        _mm512_maskz_div_ps(_mm512_cmp_ps_mask(most, _mm512_setzero_ps(), _CMP_GT_OQ), _mm512_set1_ps(1.0f), most);
+    _mm512_store_ps(step, most);
     return blocks;
   }
 
+  // The eight lines of a block: take(0..7, weights). `lifted`: 128 added to each weight.
   template <bool lifted, class Take>
-  ASHLAR_MEMBER void walk_blocks(int blocks, float* step, Take take) const {
-    Scales scales[2 * kMostTiles * S::subs];
-    __m512 most = _mm512_setzero_ps();
-    for (int b = 0; b < blocks; ++b) read_scales(b, scales + b * S::subs, most);
-    const __m512 inverse =
-        _mm512_maskz_div_ps(_mm512_cmp_ps_mask(most, _mm512_setzero_ps(), _CMP_GT_OQ), _mm512_set1_ps(1.0f), most);
-    _mm512_store_ps(step, most);
-#pragma clang loop unroll(disable)
-    for (int b = 0; b < blocks; ++b) walk_block<lifted>(b, scales + b * S::subs, inverse, take);
+  ASHLAR_MEMBER void block(const Group& group, int block, Take take) const {
+    walk_block<lifted>(block, group.scales + block * S::subs, group.inverse, take);
   }
 
+  ASHLAR_MEMBER void end() {
+    p_ += least(blocks_, left_) / S::blocks * S::unit_bytes;
+    left_ -= blocks_;
+  }
+
+ private:
   ASHLAR_MEMBER const uint8_t* unit(int block) const { return p_ + block / S::blocks * S::unit_bytes; }
   ASHLAR_MEMBER const uint8_t* body(int block) const {
     return unit(block) + S::header + block % S::blocks * S::block_bytes;
@@ -220,14 +224,14 @@ class Quantized {
     Factors high = low;
     if constexpr (S::subs == 2) high = factors<lifted>(scales[1], inverse);
     const uint8_t* planes = body(block) + kLanes * S::scale_bytes;
-    take(8 * block, line<lifted, 0>(planes, low));
-    take(8 * block + 1, line<lifted, 1>(planes, low));
-    take(8 * block + 2, line<lifted, 2>(planes, low));
-    take(8 * block + 3, line<lifted, 3>(planes, low));
-    take(8 * block + 4, line<lifted, 4>(planes, high));
-    take(8 * block + 5, line<lifted, 5>(planes, high));
-    take(8 * block + 6, line<lifted, 6>(planes, high));
-    take(8 * block + 7, line<lifted, 7>(planes, high));
+    take(0, line<lifted, 0>(planes, low));
+    take(1, line<lifted, 1>(planes, low));
+    take(2, line<lifted, 2>(planes, low));
+    take(3, line<lifted, 3>(planes, low));
+    take(4, line<lifted, 4>(planes, high));
+    take(5, line<lifted, 5>(planes, high));
+    take(6, line<lifted, 6>(planes, high));
+    take(7, line<lifted, 7>(planes, high));
   }
 
   // Group g of a block to a line. Modulo 256 throughout; the two bytes of each pair change places. Of products that
@@ -289,6 +293,7 @@ class Floats {
   static constexpr int kMostTiles = kBf16GroupTiles;  // of 32 columns
   static constexpr int kColumns = kMostTiles * 32;
   static constexpr bool kScaled = false;
+  static constexpr bool kWholeTiles = false;
   static int columns(const MatmulJob* job) { return job->units; }
   static int group_tiles(const MatmulJob*) { return kMostTiles; }
   static int group_columns(const MatmulJob*) { return kColumns; }
@@ -316,6 +321,7 @@ class Floats {
 
 class Bf16 : public Floats {
  public:
+  static constexpr bool kWholeTiles = true;
   Bf16(const MatmulJob* job, const uint8_t* tile, int group) : Floats(job, tile, group) {}
   // Packed as the tiles are.
   template <class Before>

@@ -76,6 +76,8 @@ void matmul_iq4_nl(const MatmulJob* job);
 void matmul_iq4_xs(const MatmulJob* job);
 void int8_panel(const float* x, size_t ldx, int rows, int columns, int tiles, uint8_t* panel);
 void bf16_panel(const float* x, size_t ldx, int rows, int columns, uint8_t* panel);
+double int8_operations(int64_t rounds);
+double bf16_operations(int64_t rounds);
 void attend(const AttentionJob* job);
 void join(const float* partials, int count, int head_dim, float* out);
 void store_key(const float* key, int head_dim, int format, uint8_t* keys, int slot);
