@@ -8,7 +8,8 @@ const soakSeconds = Number(process.env.E2E_SOAK_SECONDS ?? 20);
 
 let server;
 before(async () => {
-  server = await Server.start(["--max-num-seqs", "64"]);
+  // Keys and values take memory as they are first used: so little that all of it is in use long before half time.
+  server = await Server.start(["--max-num-seqs", "64", "--kv-cache-memory", "32MiB"]);
 });
 after(() => server.stop());
 
