@@ -21,7 +21,7 @@ inline constexpr int kTileBytes = 1024;
 // int32[16]; columns beyond the last are zero. A long row has larger groups: adding up
 // a group costs as much as four of its tiles. A short one costs little anyway, and small models mind errors more.
 inline constexpr int kInt8MostTiles = 8;
-inline constexpr int int8_group_tiles(int columns) { return columns <= 1024 ? 4 : kInt8MostTiles; }
+inline constexpr int int8_group_tiles(int columns) { return columns <= 768 ? 4 : kInt8MostTiles; }
 inline constexpr int int8_group_bytes(int columns) { return int8_group_tiles(columns) * kTileBytes + 8 * kTileRows; }
 // For weights of 16 bits, tiles of 32 columns as bf16; products add them up 16 tiles at a time.
 inline constexpr int kBf16GroupTiles = 16;
