@@ -79,7 +79,7 @@ MatmulJob job_for(const PackedMatrix& w, const PackedMatrix::Segment& segment, c
           .x = panels.data,
           .panel_bytes = panels.bytes,
           .rows = x.rows(),
-          .partial = has_tiles(kernels()) ? x.partial(worker) : nullptr,
+          .partial = x.partial(worker),
           .y = y + segment.first_row + first,
           .ldy = ldy};
 }
@@ -118,6 +118,7 @@ std::size_t Activations::partial_floats() const {
 }
 
 float* Activations::partial(int worker) const {
+  if (partial_.data() == nullptr) return nullptr;  // nothing ever stood in tiles
   return reinterpret_cast<float*>(partial_.data()) + partial_floats() * static_cast<std::size_t>(worker);
 }
 
