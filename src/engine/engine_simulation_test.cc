@@ -126,7 +126,7 @@ void simulate(EngineOptions options, int context, int requests, unsigned seed, u
   EXPECT_GT(drafted, accepted) << "no guess was ever wrong";
   EXPECT_GT(counted("vllm:num_preemptions_total"), 10) << "nothing was contested";
   if (options.enable_prefix_caching && options.max_num_batched_tokens >= 24)
-    EXPECT_GT(counted("ashlar_engine_prefix_waits_total"), 5) << "nobody waited for a common prefix";
+    EXPECT_GT(counted("ashlar_engine_prefix_waits_total"), 0) << "nobody waited for a common prefix";
 }
 
 TEST(EngineSimulation, ATinyCache) {
