@@ -8,12 +8,13 @@
 namespace ashlar::kernels {
 namespace {
 
-constexpr int kQuantizeElements = 16 * 1024;      // of one task
+constexpr int kQuantizeElements = 16 * 1024;       // of one task
 constexpr std::size_t kStreamBytes = 2048 * 1024;  // of weights in one task: where one begins, nothing was fetched
 // Tiles of one task when there are many rows: they stay in L2. Float kernels take them by threes.
 constexpr int kGemmTiles = 4, kFloatGemmTiles = 6, kTileGemmTiles = 16;
 
 int divide_up(int n, int by) { return (n + by - 1) / by; }
+std::size_t size(int n) { return static_cast<std::size_t>(n); }
 
 void grow(HugeMemory& memory, std::size_t bytes) {
   if (memory.bytes() >= bytes) return;
@@ -23,10 +24,8 @@ void grow(HugeMemory& memory, std::size_t bytes) {
   memory = std::move(*fresh);
 }
 
-bool has_tiles(const Kernels& kernels) { return kernels.int8_panel != nullptr; }
-
 Forms form_of(Type type) {
-  if (has_tiles(kernels()) && type != Type::f32)
+  if (kernels().int8_panel != nullptr && type != Type::f32)  // a matrix unit
     return type_info(type).block == 1 ? Forms{.bf16_tiles = true} : Forms{.int8_tiles = true};
   return type_info(type).block == 1 ? Forms{.floats = true} : Forms{.quantized = true};
 }
@@ -38,19 +37,30 @@ int panel_width(int rows) { return rows >= 5 ? 8 : rows >= 3 ? 4 : rows; }
 int tiles_per_task(const PackedMatrix::Segment& segment, int rows, int threads) {
   const int tiles = divide_up(segment.rows, kLanes);
   const int stream = static_cast<int>(std::clamp<std::size_t>(kStreamBytes / segment.tile_bytes, 1, 64));
-  if (has_tiles(kernels()) && rows > kPanelRows)  // by twos
+  const Forms form = form_of(segment.type);
+  if ((form.int8_tiles || form.bf16_tiles) && rows > kPanelRows)  // by twos
     return std::clamp(tiles / (4 * threads) / 2 * 2, 2, kTileGemmTiles);
-  const int many = type_info(segment.type).block == 1 ? kFloatGemmTiles : kGemmTiles;
+  const int many = form.floats ? kFloatGemmTiles : kGemmTiles;
   const int wish = rows > kPanelRows ? many : stream;
   return std::clamp(tiles / (4 * threads), 1, wish);
 }
 
-// fn(panel, first, count): pieces [first, first + count) of a panel's columns, so many that all threads have work.
-void each_part(int panels, int pieces, ThreadPool& pool, FunctionRef<void(int, int, int)> fn) {
-  const int parts = std::clamp(divide_up(4 * pool.size(), panels), 1, pieces), step = divide_up(pieces, parts);
-  pool.for_each(panels * parts, [&](int task, int) {
-    const int first = task % parts * step, count = std::min(step, pieces - first);
-    if (count > 0) fn(task / parts, first, count);
+// What Activations are cut from: rows in panels, columns in units that belong together.
+struct Cut {
+  int rows, panel_rows;
+  int columns, unit;
+};
+
+// fn(panel, rows of it, first column, columns), each of about kQuantizeElements: few rows are not worth a second
+// thread.
+void each_piece(const Cut& cut, ThreadPool& pool, FunctionRef<void(int, int, int, int)> fn) {
+  const int panels = divide_up(cut.rows, cut.panel_rows);
+  const int units = kQuantizeElements / std::min(cut.rows, cut.panel_rows) / cut.unit;
+  const int width = std::max(1, units) * cut.unit, pieces = divide_up(cut.columns, width);
+  pool.for_each(panels * pieces, [&](int task, int) {
+    const int panel = task / pieces, column = task % pieces * width;
+    fn(panel, std::min(cut.panel_rows, cut.rows - panel * cut.panel_rows), column,
+       std::min(width, cut.columns - column));
   });
 }
 
@@ -61,9 +71,10 @@ struct Panels {
 
 // What the kernels in use read for this type.
 Panels panels_for(Type type, const Activations& x) {
-  if (form_of(type).int8_tiles) return {x.int8_tiles(), x.int8_panel_bytes()};
-  if (form_of(type).bf16_tiles) return {x.bf16_tiles(), x.bf16_panel_bytes()};
-  if (form_of(type).floats) return {x.floats(), x.float_panel_bytes()};
+  const Forms form = form_of(type);
+  if (form.int8_tiles) return {x.int8_tiles(), x.int8_panel_bytes()};
+  if (form.bf16_tiles) return {x.bf16_tiles(), x.bf16_panel_bytes()};
+  if (form.floats) return {x.floats(), x.float_panel_bytes()};
   return {x.quantized(), x.quantized_panel_bytes()};
 }
 
@@ -132,46 +143,30 @@ void Activations::transpose(const float* x, std::size_t ldx, int panel) {
 }
 
 void Activations::quantize(const float* x, std::size_t ldx, ThreadPool& pool) {
-  const int panels = divide_up(rows_, kPanelRows);
-  grow(quantized_, quantized_panel_bytes() * static_cast<std::size_t>(panels));
-  const int width = std::max(kBlock, kQuantizeElements / std::min(rows_, kPanelRows) / kBlock * kBlock);
-  const int pieces = divide_up(columns_, width);
-  auto* out = reinterpret_cast<PanelBlock*>(quantized_.data());
-  pool.for_each(panels * pieces, [&](int task, int) {
-    const int panel = task / pieces, column = task % pieces * width;
-    kernels().quantize_panel(
-        x + static_cast<std::size_t>(panel * kPanelRows) * ldx + column, ldx,
-        std::min(kPanelRows, rows_ - panel * kPanelRows), std::min(width, columns_ - column),
-        out + static_cast<std::size_t>(panel) * static_cast<std::size_t>(columns_ / kBlock) + column / kBlock);
+  grow(quantized_, quantized_panel_bytes() * size(divide_up(rows_, kPanelRows)));
+  each_piece({rows_, kPanelRows, columns_, kBlock}, pool, [&](int panel, int rows, int column, int columns) {
+    auto* out = reinterpret_cast<PanelBlock*>(quantized_.data() + quantized_panel_bytes() * size(panel));
+    kernels().quantize_panel(x + size(panel * kPanelRows) * ldx + column, ldx, rows, columns, out + column / kBlock);
   });
 }
 
 void Activations::make_int8_tiles(const float* x, std::size_t ldx, ThreadPool& pool) {
   const int tiles = int8_group_tiles(columns_), group = 64 * tiles;
-  const int panels = divide_up(rows_, kTileRows);
-  grow(int8_tiles_, int8_panel_bytes() * static_cast<std::size_t>(panels));
-  auto* out = reinterpret_cast<std::uint8_t*>(int8_tiles_.data());
-  each_part(panels, divide_up(columns_, group), pool, [&](int panel, int first, int count) {
-    const int column = first * group;
-    kernels().int8_panel(x + static_cast<std::size_t>(panel * kTileRows) * ldx + column, ldx,
-                         std::min(kTileRows, rows_ - panel * kTileRows), std::min(count * group, columns_ - column),
-                         tiles,
-                         out + int8_panel_bytes() * static_cast<std::size_t>(panel) +
-                             static_cast<std::size_t>(first * int8_group_bytes(columns_)));
+  grow(int8_tiles_, int8_panel_bytes() * size(divide_up(rows_, kTileRows)));
+  each_piece({rows_, kTileRows, columns_, group}, pool, [&](int panel, int rows, int column, int columns) {
+    auto* out = reinterpret_cast<std::uint8_t*>(int8_tiles_.data() + int8_panel_bytes() * size(panel));
+    kernels().int8_panel(x + size(panel * kTileRows) * ldx + column, ldx, rows, columns, tiles,
+                         out + size(column / group * int8_group_bytes(columns_)));
   });
 }
 
 void Activations::make_bf16_tiles(const float* x, std::size_t ldx, ThreadPool& pool) {
   constexpr int kColumns = kTileBytes / kTileRows / 2;
-  const int panels = divide_up(rows_, kTileRows), pieces = divide_up(columns_, kColumns);
-  grow(bf16_tiles_, bf16_panel_bytes() * static_cast<std::size_t>(panels));
-  auto* out = reinterpret_cast<std::uint8_t*>(bf16_tiles_.data());
-  each_part(panels, pieces, pool, [&](int panel, int first, int count) {
-    const int column = first * kColumns;
-    kernels().bf16_panel(
-        x + static_cast<std::size_t>(panel * kTileRows) * ldx + column, ldx,
-        std::min(kTileRows, rows_ - panel * kTileRows), std::min(count * kColumns, columns_ - column),
-        out + bf16_panel_bytes() * static_cast<std::size_t>(panel) + static_cast<std::size_t>(first) * kTileBytes);
+  grow(bf16_tiles_, bf16_panel_bytes() * size(divide_up(rows_, kTileRows)));
+  each_piece({rows_, kTileRows, columns_, kColumns}, pool, [&](int panel, int rows, int column, int columns) {
+    auto* out = reinterpret_cast<std::uint8_t*>(bf16_tiles_.data() + bf16_panel_bytes() * size(panel));
+    kernels().bf16_panel(x + size(panel * kTileRows) * ldx + column, ldx, rows, columns,
+                         out + size(column / kColumns * kTileBytes));
   });
 }
 

@@ -195,7 +195,7 @@ void expect_tiles(const Matrix& m, const std::vector<float>& x, int count, Threa
 }
 
 TEST_F(MatrixTest, TilesAreTheSumOfProducts) {
-  if (kernel_rows().back()->int8_panel == nullptr) return;  // a CPU without a matrix unit
+  if (kernel_rows().back()->int8_panel == nullptr) GTEST_SKIP() << "this CPU has no matrix unit";
   choose(*kernel_rows().back());
   for (const Type type : kAll) {
     if (type == Type::f32) continue;
@@ -210,7 +210,7 @@ TEST_F(MatrixTest, TilesAreTheSumOfProducts) {
 }
 
 TEST_F(MatrixTest, TilesTakeAnyColumns) {
-  if (kernel_rows().back()->int8_panel == nullptr) return;
+  if (kernel_rows().back()->int8_panel == nullptr) GTEST_SKIP() << "this CPU has no matrix unit";
   choose(*kernel_rows().back());
   for (const Type type : kAll)
     for (const int columns : {1, 2, 7, 33, 32, 64, 96, 288, 896}) {

@@ -44,7 +44,7 @@ constexpr double kFine = 2e-3;
 constexpr double kQuantized = 6e-2;
 // Tiles round all of attention and the activations of 16-bit weights to bf16 (0.4 %), others to 1/127 of the greatest
 // of 256, and quantized weights again.
-constexpr double kTiles = 1e-1;
+constexpr double kTiles = 4e-2;
 
 std::vector<Case> cases() {
   TinySpec llama;

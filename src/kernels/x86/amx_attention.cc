@@ -18,23 +18,11 @@
 namespace ashlar::kernels::amx {
 namespace {
 
-struct alignas(64) TileConfig {
-  uint8_t palette = 1, start = 0, reserved[14] = {};
-  uint16_t columns[16] = {};  // bytes
-  uint8_t rows[16] = {};
-};
-
 // Tiles 0 to 4: sums of values; 5: the left side; 6: the right side; 7: scores.
 ASHLAR_INLINE void configure(State* s, int rows) {
   if (s->configured == rows) return;
   s->configured = rows;
-  TileConfig config;
-  for (int i = 0; i < 8; ++i) {
-    config.columns[i] = 64;
-    config.rows[i] = i == 6 ? kTileRows : (uint8_t)rows;
-  }
-  asm volatile("" ::: "memory");
-  _tile_loadconfig(&config);
+  configure_tiles(rows, 1u << 6);
 }
 
 // Up to 16 rows over a chunk.

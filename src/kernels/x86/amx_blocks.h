@@ -11,8 +11,7 @@
 
 #include <immintrin.h>
 
-#include "kernels/table.h"
-#include "kernels/x86/avx512_math.h"
+#include "kernels/x86/amx_tiles.h"
 
 #define ASHLAR_MEMBER inline __attribute__((always_inline))
 
@@ -22,7 +21,6 @@ namespace {
 // How far ahead weights are fetched within a tile.
 constexpr int kNear = 1024, kAhead = 6144;
 
-ASHLAR_INLINE int least(int a, int b) { return a < b ? a : b; }
 ASHLAR_INLINE __m512i load(const uint8_t* p) { return _mm512_loadu_si512(p); }
 ASHLAR_INLINE __m512i bytes(int value) { return _mm512_set1_epi8((char)value); }
 
@@ -112,7 +110,20 @@ class Quantized {
   // The eight lines of a block: take(0..7, weights). `lifted`: 128 added to each weight.
   template <bool lifted, class Take>
   ASHLAR_MEMBER void block(const Group& group, int block, Take take) const {
-    walk_block<lifted>(block, group.scales + block * S::subs, group.inverse, take);
+    const Scales* scales = group.scales + block * S::subs;
+    fetch(body(block));
+    const Factors low = factors<lifted>(scales[0], group.inverse);
+    Factors high = low;
+    if constexpr (S::subs == 2) high = factors<lifted>(scales[1], group.inverse);
+    const uint8_t* planes = body(block) + kLanes * S::scale_bytes;
+    take(0, line<lifted, 0>(planes, low));
+    take(1, line<lifted, 1>(planes, low));
+    take(2, line<lifted, 2>(planes, low));
+    take(3, line<lifted, 3>(planes, low));
+    take(4, line<lifted, 4>(planes, high));
+    take(5, line<lifted, 5>(planes, high));
+    take(6, line<lifted, 6>(planes, high));
+    take(7, line<lifted, 7>(planes, high));
   }
 
   ASHLAR_MEMBER void end() {
@@ -223,23 +234,6 @@ class Quantized {
       if constexpr (lifted) f.less = _mm512_xor_si512(f.less, bytes(128));
     }
     return f;
-  }
-
-  template <bool lifted, class Take>
-  ASHLAR_MEMBER void walk_block(int block, const Scales* scales, __m512 inverse, Take take) const {
-    fetch(body(block));
-    const Factors low = factors<lifted>(scales[0], inverse);
-    Factors high = low;
-    if constexpr (S::subs == 2) high = factors<lifted>(scales[1], inverse);
-    const uint8_t* planes = body(block) + kLanes * S::scale_bytes;
-    take(0, line<lifted, 0>(planes, low));
-    take(1, line<lifted, 1>(planes, low));
-    take(2, line<lifted, 2>(planes, low));
-    take(3, line<lifted, 3>(planes, low));
-    take(4, line<lifted, 4>(planes, high));
-    take(5, line<lifted, 5>(planes, high));
-    take(6, line<lifted, 6>(planes, high));
-    take(7, line<lifted, 7>(planes, high));
   }
 
   // Group g of a block to a line. Modulo 256 throughout; the two bytes of each pair change places. Of products that

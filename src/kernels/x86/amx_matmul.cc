@@ -10,30 +10,14 @@
 namespace ashlar::kernels::amx {
 namespace {
 
-typedef int32_t __attribute__((may_alias, aligned(1))) Int32;
+using avx512::Int32;
 
 constexpr int kSums = 0, kWeights = 4, kRows = 6;  // the first tile register of each kind
 constexpr int kTileSums = kTileRows * kLanes;
 constexpr int kStreamRows = 4 * kTileRows;  // up to here weights stream through once for all rows
 constexpr int kChunkTiles = 16;             // tiles of weights that stay in the first level, times two
 
-// What Intel's TILECFG holds: palette 1, then bytes of a line and lines of each register.
-struct alignas(64) Configuration {
-  uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t line_bytes[16] = {};
-  uint8_t lines[16] = {};
-};
-
-// Tiles of activations, and so of sums, have `rows` lines; a product takes as many cycles.
-ASHLAR_INLINE void configure(int rows) {
-  Configuration c;
-  for (int t = 0; t < 8; ++t) {
-    c.line_bytes[t] = 64;
-    c.lines[t] = (uint8_t)(t == kWeights || t == kWeights + 1 ? kTileRows : rows);
-  }
-  asm volatile("" ::: "memory");  // compilers forget that the instruction reads all of it
-  _tile_loadconfig(&c);
-}
+ASHLAR_INLINE void configure(int rows) { configure_tiles(rows, 3u << kWeights); }
 
 template <int t>
 ASHLAR_INLINE void load_tile(const void* p) {

@@ -4,7 +4,7 @@
 
 #include <immintrin.h>
 
-#include "kernels/x86/avx512_math.h"
+#include "kernels/x86/amx_tiles.h"
 
 namespace ashlar::kernels::amx {
 namespace {
@@ -15,8 +15,6 @@ constexpr int kColumns = 5;  // tiles of sums that stay in registers
 constexpr float kNothing = -__builtin_inff();
 constexpr float kLog2E = 1.44269504f;
 
-ASHLAR_INLINE int least(int a, int b) { return a < b ? a : b; }
-ASHLAR_INLINE int most(int a, int b) { return a > b ? a : b; }
 ASHLAR_INLINE int up_to(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 // Bits [from, to) of 32; the bounds may lie outside.

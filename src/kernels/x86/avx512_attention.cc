@@ -13,8 +13,6 @@ namespace {
 constexpr int kRows = 16;
 constexpr float kNothing = -__builtin_inff();
 
-ASHLAR_INLINE int least(int a, int b) { return a < b ? a : b; }
-ASHLAR_INLINE int most(int a, int b) { return a > b ? a : b; }
 ASHLAR_INLINE __mmask16 first_lanes(int count) { return count >= 16 ? (__mmask16)0xffff : (__mmask16)0xff; }
 
 // Sixteen elements, or the first eight; int8 codes are not yet scaled.

@@ -17,6 +17,12 @@
 namespace ashlar::kernels::avx512 {
 namespace {
 
+// Four int8 codes, wherever they lie.
+typedef int32_t __attribute__((may_alias, aligned(1))) Int32;
+
+ASHLAR_INLINE int least(int a, int b) { return a < b ? a : b; }
+ASHLAR_INLINE int most(int a, int b) { return a > b ? a : b; }
+
 // Sixteen sums added by halves, in the order of ref.
 ASHLAR_INLINE float sum_by_halves(__m512 v) {
   const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));

@@ -11,8 +11,6 @@
 namespace ashlar::kernels::avx512 {
 namespace {
 
-typedef int32_t __attribute__((may_alias, aligned(1))) Int32;
-
 ASHLAR_INLINE __m512 each(const float* p) { return _mm512_set1_ps(*p); }
 
 // The integer sum as a lifted float.
