@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 #include <random>
 #include <span>
 #include <string>
@@ -305,6 +306,31 @@ TEST_F(MatrixTest, ARowDoesNotDependOnItsCompany) {
             << row->isa << " " << type_info(type).name << " " << count;
       }
     }
+  }
+}
+
+TEST_F(MatrixTest, WhatIsNotFiniteShowsInItsRowOnly) {
+  constexpr int kColumns = 1280, kNotFinite = 1, kTiny = 2;
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  for (const Kernels* row : kernel_rows()) {
+    choose(*row);
+    for (const Type type : kAll)
+      for (const int count : {3, 7, 12, 40, 70}) {
+        const PackedMatrix w = packed({random_matrix(type, 20, kColumns, 31).raw()}, pool);
+        std::vector<float> x = normals(static_cast<std::size_t>(count * kColumns), 32);
+        std::fill_n(x.begin() + kTiny * kColumns, kColumns, 1e-38f);
+        const std::vector<float> before = product(w, x, count, pool);
+        x[kNotFinite * kColumns + 700] = row->int8_panel == nullptr ? kInfinity : std::nanf("");
+        x[kNotFinite * kColumns + 710] = -kInfinity;
+        const std::vector<float> after = product(w, x, count, pool);
+        for (int i = 0; i < count * 20; ++i) {
+          const float y = after[static_cast<std::size_t>(i)];
+          if (i / 20 == kNotFinite)
+            ASSERT_FALSE(std::isfinite(y)) << row->isa << " " << type_info(type).name << " " << count;
+          else
+            ASSERT_EQ(y, before[static_cast<std::size_t>(i)]) << row->isa << " " << type_info(type).name << " " << count;
+        }
+      }
   }
 }
 

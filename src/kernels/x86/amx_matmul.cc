@@ -348,24 +348,30 @@ ASHLAR_INLINE __m512 part(const float* x, int left) {
                                x);
 }
 
-// One row's group of columns to int8 in its tiles, and their sum; returns their scale.
+// One row's group of columns to int8 in its tiles, and their sum; returns their scale. Of a group that is not finite
+// the codes are 0 and the scale is not finite either, so that the row's outputs show it.
 ASHLAR_INLINE float quantize_group(const float* x, int left, int tiles, uint8_t* line, int32_t* sum) {
   const int vectors = 4 * tiles;
-  __m512 most = _mm512_setzero_ps();
-  for (int i = 0; i < vectors; ++i) most = _mm512_max_ps(most, _mm512_abs_ps(part(x + 16 * i, left - 16 * i)));
-  const float greatest = _mm512_reduce_max_ps(most);
-  const __m512 inverse = _mm512_set1_ps(greatest > 0 ? 127.0f / greatest : 0.0f);
+  __m512i most = _mm512_setzero_si512();  // as bits: what is not a number is greater than infinity
+  for (int i = 0; i < vectors; ++i) {
+    const __m512 size = _mm512_abs_ps(part(x + 16 * i, left - 16 * i));
+    most = _mm512_max_epu32(most, _mm512_castps_si512(size));
+  }
+  const float greatest = __builtin_bit_cast(float, _mm512_reduce_max_epu32(most));
+  const bool none = greatest < kLeastInt8;
+  const __m512 inverse = _mm512_set1_ps(none ? 0.0f : 127.0f / greatest), bound = _mm512_set1_ps(127.5f);
   __m512i sums = _mm512_setzero_si512();
   const __m128i order = _mm_set_epi8(14, 15, 12, 13, 10, 11, 8, 9, 6, 7, 4, 5, 2, 3, 0, 1);  // pairs change places
   for (int i = 0; i < vectors; ++i) {
     const __m512 v = _mm512_mul_ps(part(x + 16 * i, left - 16 * i), inverse);
-    const __m512i integers = _mm512_cvtps_epi32(v);
+    const __mmask16 sane = _mm512_cmp_ps_mask(_mm512_abs_ps(v), bound, _CMP_LE_OQ);
+    const __m512i integers = _mm512_maskz_cvtps_epi32(sane, v);
     sums = _mm512_add_epi32(sums, integers);
     const __m128i codes = _mm512_cvtsepi32_epi8(integers);
     _mm_store_si128((__m128i*)(line + i / 4 * kTileBytes + i % 4 * 16), _mm_shuffle_epi8(codes, order));
   }
   *sum = _mm512_reduce_add_epi32(sums);
-  return greatest / 127.0f;
+  return none ? 0.0f : greatest / 127.0f;
 }
 
 }  // namespace
