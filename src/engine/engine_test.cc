@@ -512,7 +512,11 @@ TEST(Engine, DrainRefusesNewAndFinishesOld) {
   auto ticket = *house.engine->start(request("last", 10), sink);
   gate.wait_for_arrival();
   std::jthread opener([&] {
-    while (refused(*house.engine, request("new", 1)).code != Code::unavailable) std::this_thread::yield();
+    for (;; std::this_thread::yield()) {  // until drain() has begun, new ones are taken
+      fake::Sink unheard;
+      const auto early = house.engine->start(request("new", 1), unheard);
+      if (!early && early.error().error.code == Code::unavailable) break;
+    }
     gate.open();
   });
   EXPECT_TRUE(house.engine->drain(Clock::now() + seconds(60)));
