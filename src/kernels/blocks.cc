@@ -119,7 +119,6 @@ const Layout kLayouts[kFormats] = {
     {false, 8, 1, 1, 4, 0},    // IQ4_XS
 };
 
-const std::uint8_t kIq4Table[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
 
 Format format_of(Type type) {
   switch (type) {

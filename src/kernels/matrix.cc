@@ -115,7 +115,7 @@ std::size_t Activations::float_panel_bytes() const {
 // The scales between the tiles also keep panels from lying a power of two apart, where they would compete for the
 // same few places of the cache.
 std::size_t Activations::int8_panel_bytes() const {
-  return static_cast<std::size_t>(divide_up(columns_, 64 * int8_group_tiles(columns_)) * int8_group_bytes(columns_));
+  return size(divide_up(columns_, 64 * int8_group_tiles(columns_)) * int8_group_bytes(columns_, int8_lines(rows_)));
 }
 
 // Whole groups, and one tile more for the same reason.
@@ -151,12 +151,12 @@ void Activations::quantize(const float* x, std::size_t ldx, ThreadPool& pool) {
 }
 
 void Activations::make_int8_tiles(const float* x, std::size_t ldx, ThreadPool& pool) {
-  const int tiles = int8_group_tiles(columns_), group = 64 * tiles;
+  const int tiles = int8_group_tiles(columns_), group = 64 * tiles, lines = int8_lines(rows_);
   grow(int8_tiles_, int8_panel_bytes() * size(divide_up(rows_, kTileRows)));
   each_piece({rows_, kTileRows, columns_, group}, pool, [&](int panel, int rows, int column, int columns) {
     auto* out = reinterpret_cast<std::uint8_t*>(int8_tiles_.data() + int8_panel_bytes() * size(panel));
-    kernels().int8_panel(x + size(panel * kTileRows) * ldx + column, ldx, rows, columns, tiles,
-                         out + size(column / group * int8_group_bytes(columns_)));
+    kernels().int8_panel(x + size(panel * kTileRows) * ldx + column, ldx, rows, columns, tiles, lines,
+                         out + size(column / group * int8_group_bytes(columns_, lines)));
   });
 }
 

@@ -15,14 +15,20 @@ inline constexpr int kPanelRows = 16;
 inline constexpr int kFloatPanelRows = 8;
 // Activations for a matrix unit stand in panels of 16 rows, in tiles of 1 KiB: a row is a line of 64 bytes.
 inline constexpr int kTileRows = 16;
-inline constexpr int kTileBytes = 1024;
+inline constexpr int kLineBytes = 64;
+inline constexpr int kTileBytes = kTileRows * kLineBytes;
 // For quantized weights, each group of columns: its tiles of int8, 64 columns each, the two of each pair of columns
 // exchanged, then the rows' scales f32[16] and sums of codes
 // int32[16]; columns beyond the last are zero. A long row has larger groups: adding up
 // a group costs as much as four of its tiles. A short one costs little anyway, and small models mind errors more.
 inline constexpr int kInt8MostTiles = 8;
 inline constexpr int int8_group_tiles(int columns) { return columns <= 768 ? 4 : kInt8MostTiles; }
-inline constexpr int int8_group_bytes(int columns) { return int8_group_tiles(columns) * kTileBytes + 8 * kTileRows; }
+// Few rows go past the matrix unit, and their tiles have so many lines only: 1, 2, 4 or 8.
+inline constexpr int kFewRows = 8;
+inline constexpr int int8_lines(int rows) { return rows > kFewRows ? kTileRows : rows > 4 ? 8 : rows > 2 ? 4 : rows; }
+inline constexpr int int8_group_bytes(int columns, int lines) {
+  return int8_group_tiles(columns) * kLineBytes * lines + 8 * kTileRows;
+}
 // For weights of 16 bits, tiles of 32 columns as bf16; products add them up 16 tiles at a time.
 inline constexpr int kBf16GroupTiles = 16;
 inline constexpr int kBf16GroupBytes = kBf16GroupTiles * kTileBytes;
@@ -100,7 +106,7 @@ struct Layout {
 };
 extern const Layout kLayouts[kFormats];
 // Values of the IQ4 codes, plus 128.
-extern const uint8_t kIq4Table[16];
+inline constexpr uint8_t kIq4Table[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
 
 // An integer i below 2^22 in magnitude is the f32 with the bits kLift + i, less kLiftValue. So a sum that
 // starts at kLift needs no conversion: i * s = fma(lifted, s, -kLiftValue * s), exact up to its one rounding
@@ -174,8 +180,8 @@ struct Kernels {
   // x [rows <= 16, columns] into one panel; columns a multiple of 32.
   void (*quantize_panel)(const float* x, size_t ldx, int rows, int columns, PanelBlock* panel);
   // x [rows <= 16, columns] into one panel of tiles. Where there are these, all formats but F32 read tiles.
-  // int8: from whole groups of `tiles` tiles.
-  void (*int8_panel)(const float* x, size_t ldx, int rows, int columns, int tiles, uint8_t* panel);
+  // int8: into whole groups of `tiles` tiles of `lines` lines.
+  void (*int8_panel)(const float* x, size_t ldx, int rows, int columns, int tiles, int lines, uint8_t* panel);
   void (*bf16_panel)(const float* x, size_t ldx, int rows, int columns, uint8_t* panel);
   void (*attend)(const AttentionJob* job);
   // out [head_dim] of a row from its partial results, in order of positions, head_dim + kPartialExtra floats apart.

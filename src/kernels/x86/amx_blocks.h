@@ -45,13 +45,51 @@ struct Shape {
   static constexpr int header = min ? 64 : 32;
   static constexpr int block_bytes = kLanes * scale_bytes + 64 * bits;
   static constexpr int unit_bytes = header + blocks * block_bytes;
-  static constexpr int most_code = table ? 241 : (1 << bits) - 1;
+  static constexpr int most_code = (1 << bits) - 1;
 };
+
+// What each code of 4 bits becomes under a factor k of a block, the int8 of a code's greatest value: round(k value /
+// offset), halves to the even. `lifted`: with 128 added.
+template <class S, bool lifted>
+struct Codebooks {
+  static constexpr int kBytes = 16;
+  alignas(64) uint8_t of[256][kBytes];  // [k + 128]
+
+  constexpr Codebooks() : of() {
+    for (int k = -128; k < 128; ++k)
+      for (int c = 0; c < 16; ++c) {
+        const int product = k * (S::table ? kIq4Table[c] - 128 : c - S::offset), twice = 2 * S::offset;
+        const int lifts = 128 * twice;  // keeps the division from below
+        int rounded = (2 * product + S::offset + lifts) / twice - 128;
+        if ((2 * product + S::offset + lifts) % twice == 0 && rounded % 2 != 0) --rounded;
+        of[k + 128][c] = (uint8_t)(rounded + (lifted ? 128 : 0));
+      }
+  }
+};
+template <class S, bool lifted>
+constexpr Codebooks<S, lifted> kCodebooks;
+
+// In each lane of 128 bits: word w of vector v to word v of vector w.
+ASHLAR_INLINE void transpose_lanes(__m512i v[4]) {
+  const __m512i a = _mm512_unpacklo_epi32(v[0], v[1]), b = _mm512_unpackhi_epi32(v[0], v[1]);
+  const __m512i c = _mm512_unpacklo_epi32(v[2], v[3]), d = _mm512_unpackhi_epi32(v[2], v[3]);
+  v[0] = _mm512_unpacklo_epi64(a, c);
+  v[1] = _mm512_unpackhi_epi64(a, c);
+  v[2] = _mm512_unpacklo_epi64(b, d);
+  v[3] = _mm512_unpackhi_epi64(b, d);
+}
+
+// The two bytes of each pair change places.
+ASHLAR_INLINE __m512i swapped_pairs(__m512i v) {
+  return _mm512_shuffle_epi8(
+      v, _mm512_broadcast_i32x4(_mm_set_epi8(14, 15, 12, 13, 10, 11, 8, 9, 6, 7, 4, 5, 2, 3, 0, 1)));
+}
 
 // The weights of one tile of 16 weight rows, a group of columns at a time.
 template <class S>
 class Quantized {
  public:
+  static constexpr bool kByTable = S::bits == 4 && !S::min;
   static constexpr int kMostTiles = kInt8MostTiles;  // of 64 columns
   static constexpr bool kScaled = true;
   static constexpr bool kWholeTiles = false;  // as packed
@@ -59,7 +97,9 @@ class Quantized {
   static ASHLAR_MEMBER int columns(const MatmulJob* job) { return job->units * S::blocks * kBlock; }
   static ASHLAR_MEMBER int group_tiles(const MatmulJob* job) { return int8_group_tiles(columns(job)); }
   static ASHLAR_MEMBER int group_columns(const MatmulJob* job) { return 64 * group_tiles(job); }
-  static ASHLAR_MEMBER int group_bytes(const MatmulJob* job) { return int8_group_bytes(columns(job)); }
+  static ASHLAR_MEMBER int group_bytes(const MatmulJob* job) {
+    return int8_group_bytes(columns(job), int8_lines(job->rows));
+  }
 
   ASHLAR_MEMBER Quantized(const MatmulJob* job, const uint8_t* tile, int group)
       : tile_(tile),
@@ -93,7 +133,8 @@ class Quantized {
   };
   struct Group {
     Scales scales[2 * kMostTiles * S::subs];
-    __m512 inverse;  // of the step
+    __m512 inverse;                                                    // of the step
+    alignas(64) int32_t books[kByTable ? 2 * kMostTiles : 1][kLanes];  // bytes from the codebook of factor 0
   };
 
   // Reads the scales of the next group; returns its blocks of 32 columns.
@@ -104,12 +145,49 @@ class Quantized {
     group.inverse =
         _mm512_maskz_div_ps(_mm512_cmp_ps_mask(most, _mm512_setzero_ps(), _CMP_GT_OQ), _mm512_set1_ps(1.0f), most);
     _mm512_store_ps(step, most);
+    if constexpr (kByTable) {
+      const __m512 factor = _mm512_mul_ps(group.inverse, _mm512_set1_ps((float)S::offset));
+      for (int b = 0; b < blocks; ++b) {
+        const __m512i k = _mm512_cvtps_epi32(_mm512_mul_ps(group.scales[b].scale, factor));
+        _mm512_store_si512(group.books[b], _mm512_slli_epi32(k, 4));  // 0 for what is not a number
+      }
+    }
     return blocks;
+  }
+
+  // A block by its codebooks: take(q, h, weights) has of rows q, 4 + q, 8 + q and 12 + q the columns from 16 h on.
+  template <bool lifted, class Take>
+  ASHLAR_MEMBER void quarters(const Group& group, int block, Take take) const {
+    const uint8_t *here = body(block), *planes = here + kLanes * S::scale_bytes;
+    const uint8_t* books = kCodebooks<S, lifted>.of[128];
+    fetch(here);
+    __m512i rows[4] = {load(planes), load(planes + 64), load(planes + 128), load(planes + 192)};
+    transpose_lanes(rows);
+    ASHLAR_UNROLL for (int q = 0; q < 4; ++q) {
+      const int32_t* at = group.books[block] + q;
+      __m512i book = _mm512_broadcast_i32x4(_mm_load_si128((const __m128i*)(books + at[0])));
+      book = _mm512_mask_broadcast_i32x4(book, 0x00f0, _mm_load_si128((const __m128i*)(books + at[4])));
+      book = _mm512_mask_broadcast_i32x4(book, 0x0f00, _mm_load_si128((const __m128i*)(books + at[8])));
+      book = _mm512_mask_broadcast_i32x4(book, 0xf000, _mm_load_si128((const __m128i*)(books + at[12])));
+      take(q, 0, _mm512_shuffle_epi8(book, _mm512_and_si512(rows[q], bytes(15))));
+      take(q, 1, _mm512_shuffle_epi8(book, _mm512_and_si512(_mm512_srli_epi32(rows[q], 4), bytes(15))));
+    }
   }
 
   // The eight lines of a block: take(0..7, weights). `lifted`: 128 added to each weight.
   template <bool lifted, class Take>
   ASHLAR_MEMBER void block(const Group& group, int block, Take take) const {
+    if constexpr (kByTable) {
+      __m512i halves[2][4];
+      quarters<lifted>(group, block, [&](int q, int h, __m512i w) __attribute__((always_inline)) {
+        halves[h][q] = swapped_pairs(w);
+      });
+      ASHLAR_UNROLL for (int h = 0; h < 2; ++h) {
+        transpose_lanes(halves[h]);
+        ASHLAR_UNROLL for (int g = 0; g < 4; ++g) take(4 * h + g, halves[h][g]);
+      }
+      return;
+    }
     const Scales* scales = group.scales + block * S::subs;
     fetch(body(block));
     const Factors low = factors<lifted>(scales[0], group.inverse);
@@ -262,10 +340,7 @@ class Quantized {
   template <int g>
   static ASHLAR_MEMBER __m512i codes(const uint8_t* p) {
     const auto nibble = [&] { return moved < g<4 ? 0 : -4>(load(p + 64 * (g % 4))); };
-    if constexpr (S::table) {
-      const __m512i table = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)kIq4Table));
-      return _mm512_xor_si512(_mm512_shuffle_epi8(table, _mm512_and_si512(nibble(), bytes(15))), bytes(128));
-    } else if constexpr (S::bits == 8) {
+    if constexpr (S::bits == 8) {
       return _mm512_xor_si512(load(p + 64 * g), bytes(128));
     } else if constexpr (S::bits == 6) {
       const __m512i pair = _mm512_and_si512(moved<4 - 2 * (g % 4)>(load(p + 256 + 64 * (g / 4))), bytes(0x30));
@@ -364,8 +439,8 @@ typedef Quantized<Shape<3, 8, 2, 2, false, 4>> Q3_K;
 typedef Quantized<Shape<4, 8, 1, 2, true, 0>> Q4_K;
 typedef Quantized<Shape<5, 8, 1, 2, true, 0>> Q5_K;
 typedef Quantized<Shape<6, 8, 2, 2, false, 32>> Q6_K;
-typedef Quantized<Shape<4, 1, 1, 0, false, 128, true>> IQ4_NL;
-typedef Quantized<Shape<4, 8, 1, 1, false, 128, true>> IQ4_XS;
+typedef Quantized<Shape<4, 1, 1, 0, false, 127, true>> IQ4_NL;
+typedef Quantized<Shape<4, 8, 1, 1, false, 127, true>> IQ4_XS;
 
 }  // namespace
 }  // namespace ashlar::kernels::amx

@@ -4,6 +4,8 @@
 // their order, so a row's result does not depend on the rows beside it.
 #include <immintrin.h>
 
+#include <type_traits>
+
 #include "kernels/x86/amx_blocks.h"
 #include "kernels/x86/rows.h"
 
@@ -128,44 +130,73 @@ ASHLAR_INLINE void add(const Sums& s) {
 
 template <class Weights>
 ASHLAR_INLINE const float* scales_behind(const MatmulJob* job, const uint8_t* rows) {
-  return (const float*)(rows + (size_t)Weights::group_tiles(job) * kTileBytes);
+  return (const float*)(rows + Weights::group_bytes(job)) - 2 * kTileRows;
 }
 
-// Where int8 products of few rows go past the matrix unit: widened weights stay in registers and meet each row by
-// vpdpbusd. The same integers, so the same bits. Weights come with 128 added, which the rows' sums take off again.
+// Sums of a group's products for R rows of x, block by block; weights stay in registers.
+template <class Weights, int R>
+struct FewSums {
+  __m512i even[R], odd[R];
+
+  ASHLAR_MEMBER FewSums() { ASHLAR_UNROLL for (int r = 0; r < R; ++r) even[r] = odd[r] = _mm512_setzero_si512(); }
+  ASHLAR_MEMBER void add(const Weights& weights, const typename Weights::Group& group, int block, const uint8_t* x) {
+    weights.template block<true>(group, block, [&](int line, __m512i w) __attribute__((always_inline)) {
+      ASHLAR_UNROLL for (int r = 0; r < R; ++r) {
+        __m512i& sum = line % 2 == 0 ? even[r] : odd[r];
+        sum = _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(*(const Int32*)(x + 4 * line + kLineBytes * r)));
+      }
+    });
+  }
+  ASHLAR_MEMBER __m512i of(int r) { return _mm512_add_epi32(even[r], odd[r]); }  // [weight row]
+};
+
+// The same by codebooks: a lane of 128 bits has one weight row.
+template <class Weights, int R>
+struct FewSumsByTable {
+  __m512i sums[R][4];
+
+  ASHLAR_MEMBER FewSumsByTable() {
+    ASHLAR_UNROLL for (int r = 0; r < R; ++r) ASHLAR_UNROLL for (int q = 0; q < 4; ++q) sums[r][q] =
+        _mm512_setzero_si512();
+  }
+  ASHLAR_MEMBER void add(const Weights& weights, const typename Weights::Group& group, int block, const uint8_t* x) {
+    __m512i row[R][2];
+    ASHLAR_UNROLL for (int r = 0; r < R; ++r) ASHLAR_UNROLL for (int h = 0; h < 2; ++h) row[r][h] =
+        swapped_pairs(_mm512_broadcast_i32x4(_mm_load_si128((const __m128i*)(x + kLineBytes * r + 16 * h))));
+    weights.template quarters<true>(group, block, [&](int q, int h, __m512i w) __attribute__((always_inline)) {
+      ASHLAR_UNROLL for (int r = 0; r < R; ++r) sums[r][q] = _mm512_dpbusd_epi32(sums[r][q], w, row[r][h]);
+    });
+  }
+  ASHLAR_MEMBER __m512i of(int r) {
+    __m512i(&s)[4] = sums[r];
+    transpose_lanes(s);
+    return _mm512_add_epi32(_mm512_add_epi32(s[0], s[1]), _mm512_add_epi32(s[2], s[3]));
+  }
+};
+
+// Where int8 products of R rows go past the matrix unit: widened weights meet each row by vpdpbusd. The same integers,
+// so the same bits. Weights come with 128 added, which the rows' sums take off again.
 template <class Weights, int R>
 static void stream_few(const MatmulJob* job, int tile) {
-  const int groups = groups_of<Weights>(job);
+  using Sums = std::conditional_t<Weights::kByTable && R <= 4, FewSumsByTable<Weights, R>, FewSums<Weights, R>>;
   Weights weights(job, tile_or_last(job, tile), 0);
   __m512 total[R];
   ASHLAR_UNROLL for (int r = 0; r < R; ++r) total[r] = _mm512_setzero_ps();
-  for (int g = 0; g < groups; ++g) {
+  for (int g = 0; g < groups_of<Weights>(job); ++g) {
     const uint8_t* x = rows_of<Weights>(job, 0, g);
     const float* scales = scales_behind<Weights>(job, x);
     const int32_t* row_sums = (const int32_t*)(scales + kTileRows);
-    __m512i even[R], odd[R];
-    ASHLAR_UNROLL for (int r = 0; r < R; ++r) {
-      even[r] = _mm512_set1_epi32(-128 * row_sums[r]);
-      odd[r] = _mm512_setzero_si512();
-    }
     alignas(64) float steps[kLanes];
     typename Weights::Group group;
     const int blocks = weights.begin(group, steps);
+    Sums sums;
 #pragma clang loop unroll(disable)
-    for (int b = 0; b < blocks; ++b) {
-      const uint8_t* columns = x + b / 2 * kTileBytes + b % 2 * 32;
-      weights.template block<true>(group, b, [&](int line, __m512i w) __attribute__((always_inline)) {
-        ASHLAR_UNROLL for (int r = 0; r < R; ++r) {
-          __m512i& sum = line % 2 == 0 ? even[r] : odd[r];
-          sum = _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(*(const Int32*)(columns + 4 * (line % 8) + 64 * r)));
-        }
-      });
-    }
+    for (int b = 0; b < blocks; ++b) sums.add(weights, group, b, x + kLineBytes * R * (b / 2) + 32 * (b % 2));
     weights.end();
     const __m512 step = _mm512_load_ps(steps);
     ASHLAR_UNROLL for (int r = 0; r < R; ++r) {
-      const __m512 product = _mm512_cvtepi32_ps(_mm512_add_epi32(even[r], odd[r]));
-      total[r] = _mm512_fmadd_ps(product, _mm512_mul_ps(step, _mm512_set1_ps(scales[r])), total[r]);
+      const __m512i product = _mm512_sub_epi32(sums.of(r), _mm512_set1_epi32(128 * row_sums[r]));
+      total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(product), _mm512_mul_ps(step, _mm512_set1_ps(scales[r])), total[r]);
     }
   }
   const Place y = place_in_y(job, 0, tile);
@@ -315,7 +346,7 @@ template <class Weights>
 ASHLAR_INLINE void matmul(const MatmulJob* job) {
   const int tiles = (job->outputs + kLanes - 1) / kLanes;
   if constexpr (Weights::kScaled)
-    if (job->rows <= 8) {
+    if (job->rows <= kFewRows) {
       for (int t = 0; t < tiles; ++t)
         job->rows == 1   ? stream_few<Weights, 1>(job, t)
         : job->rows == 2 ? stream_few<Weights, 2>(job, t)
@@ -350,7 +381,7 @@ ASHLAR_INLINE __m512 part(const float* x, int left) {
 
 // One row's group of columns to int8 in its tiles, and their sum; returns their scale. Of a group that is not finite
 // the codes are 0 and the scale is not finite either, so that the row's outputs show it.
-ASHLAR_INLINE float quantize_group(const float* x, int left, int tiles, uint8_t* line, int32_t* sum) {
+ASHLAR_INLINE float quantize_group(const float* x, int left, int tiles, int stride, uint8_t* line, int32_t* sum) {
   const int vectors = 4 * tiles;
   __m512i most = _mm512_setzero_si512();  // as bits: what is not a number is greater than infinity
   for (int i = 0; i < vectors; ++i) {
@@ -368,7 +399,7 @@ ASHLAR_INLINE float quantize_group(const float* x, int left, int tiles, uint8_t*
     const __m512i integers = _mm512_maskz_cvtps_epi32(sane, v);
     sums = _mm512_add_epi32(sums, integers);
     const __m128i codes = _mm512_cvtsepi32_epi8(integers);
-    _mm_store_si128((__m128i*)(line + i / 4 * kTileBytes + i % 4 * 16), _mm_shuffle_epi8(codes, order));
+    _mm_store_si128((__m128i*)(line + i / 4 * stride + i % 4 * 16), _mm_shuffle_epi8(codes, order));
   }
   *sum = _mm512_reduce_add_epi32(sums);
   return none ? 0.0f : greatest / 127.0f;
@@ -391,18 +422,20 @@ void matmul_q6_k(const MatmulJob* job) { matmul<Q6_K>(job); }
 void matmul_iq4_nl(const MatmulJob* job) { matmul<IQ4_NL>(job); }
 void matmul_iq4_xs(const MatmulJob* job) { matmul<IQ4_XS>(job); }
 
-void int8_panel(const float* x, size_t ldx, int rows, int columns, int tiles, uint8_t* panel) {
+void int8_panel(const float* x, size_t ldx, int rows, int columns, int tiles, int lines, uint8_t* panel) {
+  const int stride = kLineBytes * lines;
   for (int first = 0; first < columns; first += 64 * tiles) {
-    float* scales = (float*)(panel + (size_t)tiles * kTileBytes);
+    float* scales = (float*)(panel + (size_t)tiles * stride);
     int32_t* sums = (int32_t*)(scales + kTileRows);
-    for (int r = 0; r < kTileRows; ++r) {
+    for (int r = 0; r < lines; ++r) {
+      uint8_t* line = panel + kLineBytes * r;
       if (r < rows) {
-        scales[r] = quantize_group(x + (size_t)r * ldx + first, columns - first, tiles, panel + 64 * r, sums + r);
+        scales[r] = quantize_group(x + (size_t)r * ldx + first, columns - first, tiles, stride, line, sums + r);
         continue;
       }
       scales[r] = 0;
       sums[r] = 0;
-      for (int t = 0; t < tiles; ++t) _mm512_store_si512(panel + kTileBytes * t + 64 * r, _mm512_setzero_si512());
+      for (int t = 0; t < tiles; ++t) _mm512_store_si512(line + stride * t, _mm512_setzero_si512());
     }
     panel = (uint8_t*)(sums + kTileRows);
   }
