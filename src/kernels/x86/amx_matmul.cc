@@ -4,8 +4,6 @@
 // their order, so a row's result does not depend on the rows beside it.
 #include <immintrin.h>
 
-#include <type_traits>
-
 #include "kernels/x86/amx_blocks.h"
 #include "kernels/x86/rows.h"
 
@@ -134,7 +132,7 @@ ASHLAR_INLINE const float* scales_behind(const MatmulJob* job, const uint8_t* ro
 }
 
 // Sums of a group's products for R rows of x, block by block; weights stay in registers.
-template <class Weights, int R>
+template <class Weights, int R, bool by_table>
 struct FewSums {
   __m512i even[R], odd[R];
 
@@ -152,10 +150,10 @@ struct FewSums {
 
 // The same by codebooks: a lane of 128 bits has one weight row.
 template <class Weights, int R>
-struct FewSumsByTable {
+struct FewSums<Weights, R, true> {
   __m512i sums[R][4];
 
-  ASHLAR_MEMBER FewSumsByTable() {
+  ASHLAR_MEMBER FewSums() {
     ASHLAR_UNROLL for (int r = 0; r < R; ++r) ASHLAR_UNROLL for (int q = 0; q < 4; ++q) sums[r][q] =
         _mm512_setzero_si512();
   }
@@ -178,7 +176,6 @@ struct FewSumsByTable {
 // so the same bits. Weights come with 128 added, which the rows' sums take off again.
 template <class Weights, int R>
 static void stream_few(const MatmulJob* job, int tile) {
-  using Sums = std::conditional_t<Weights::kByTable && R <= 4, FewSumsByTable<Weights, R>, FewSums<Weights, R>>;
   Weights weights(job, tile_or_last(job, tile), 0);
   __m512 total[R];
   ASHLAR_UNROLL for (int r = 0; r < R; ++r) total[r] = _mm512_setzero_ps();
@@ -189,7 +186,7 @@ static void stream_few(const MatmulJob* job, int tile) {
     alignas(64) float steps[kLanes];
     typename Weights::Group group;
     const int blocks = weights.begin(group, steps);
-    Sums sums;
+    FewSums<Weights, R, Weights::kByTable && R <= 4> sums;
 #pragma clang loop unroll(disable)
     for (int b = 0; b < blocks; ++b) sums.add(weights, group, b, x + kLineBytes * R * (b / 2) + 32 * (b % 2));
     weights.end();
