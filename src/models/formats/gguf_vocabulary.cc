@@ -98,8 +98,8 @@ void set_defaults(text::Vocabulary& v) {
   v.add_space_prefix = sentencepiece || unigram;
 }
 
-// Files name one EOS, but chat models end their turns with other tokens too;
-// these are what the published families call them.
+}  // namespace
+
 void find_ends(text::Vocabulary& v) {
   static constexpr std::string_view kEnds[] = {
       "<|eot_id|>",
@@ -128,8 +128,6 @@ void find_ends(text::Vocabulary& v) {
       v.end_of_generation.push_back(static_cast<text::TokenId>(i));
   }
 }
-
-}  // namespace
 
 Result<text::Vocabulary> read_vocabulary(const File& file) {
   text::Vocabulary v;

@@ -14,6 +14,10 @@ namespace ashlar::models {
 // of range. not_found: the file has no vocabulary.
 Result<text::Vocabulary> read_vocabulary(const gguf::File& file);
 
+// Files name one EOS, but chat models end their turns with other tokens too: adds those of the published families that
+// the vocabulary has as special tokens to its ends of generation.
+void find_ends(text::Vocabulary& vocabulary);
+
 struct ChatTemplates {
   std::string source;                        // the default one; empty: the file has none
   std::map<std::string, std::string> named;  // tokenizer.chat_template.NAME
