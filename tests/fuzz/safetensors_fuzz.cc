@@ -1,5 +1,6 @@
-// Any bytes as a safetensors file and as an index of shards: an error, or
-// tensors that lie inside the file, cover it, and are as large as their shapes say.
+// Any bytes as a safetensors file, as an index of shards and as config.json: an
+// error, or tensors that lie inside the file, cover it, and are as large as their
+// shapes say; or sizes and a rope that can be built.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -7,6 +8,7 @@
 #include <span>
 #include <string_view>
 
+#include "models/formats/hf_config.h"
 #include "models/formats/safetensors.h"
 
 namespace {
@@ -43,10 +45,20 @@ void as_index(std::string_view text) {
   for (const std::string& shard : index->shards) require(shard.find('/') == shard.npos && !shard.starts_with('.'));
 }
 
+void as_config(std::string_view text) {
+  const auto found = read_hf_config(text, text, "fuzz");
+  if (!found) return require(!found.error().message.empty());
+  const Shape& s = found->config.shape;
+  require(s.layers > 0 && s.width > 0 && s.vocabulary > 0 && s.heads % s.kv_heads == 0 && s.head_dim % 8 == 0);
+  make_rope(found->config.rope, found->rope_factors);
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   as_file(std::as_bytes(std::span(data, size)));
-  as_index({reinterpret_cast<const char*>(data), size});
+  const std::string_view text(reinterpret_cast<const char*>(data), size);
+  as_index(text);
+  as_config(text);
   return 0;
 }
