@@ -4,6 +4,8 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <functional>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
@@ -18,12 +20,24 @@ using Json = nlohmann::ordered_json;
 // number of members is bounded too.
 struct JsonLimits {
   std::size_t depth = 128;
-  std::size_t members = 1024;  // of one object
+  std::size_t members = 1024;       // of one object
+  std::size_t elements = SIZE_MAX;  // of one array
+  bool unique = false;              // a name twice in one object is an error; else its last value stands
 };
 
 // Strict RFC 8259, UTF-8 checked. invalid: not JSON, with the byte where it
 // broke; too_large: over a limit.
 Result<Json> parse_json(std::string_view text, JsonLimits limits = {});
+
+// For an object with more members than one Json should hold, such as a
+// checkpoint's tensors: `in` is a member of the text's object, or empty for that
+// object itself. Each member of it goes to `visit` as soon as it is read, in
+// order, one that appears twice twice; there may be `most` of them, and `limits`
+// holds for everything else. Gives what remains: the text's value, with that
+// object empty. Errors as parse_json(), and the first that `visit` gives.
+using JsonVisitor = std::function<Status(const std::string& name, const Json& value)>;
+Result<Json> parse_json_members(std::string_view text, std::string_view in, std::size_t most, JsonLimits limits,
+                                const JsonVisitor& visit);
 
 // Compact text. Bytes that are not UTF-8 become U+FFFD rather than an error.
 std::string dump_json(const Json& json);

@@ -19,6 +19,52 @@ TEST(Json, ADuplicateMemberTakesItsLastValue) {
   EXPECT_EQ((*json)["a"], 2);
 }
 
+TEST(Json, ADuplicateMemberIsAnErrorWhereNamesMustBeUnique) {
+  const JsonLimits unique{.unique = true};
+  EXPECT_TRUE(parse_json(R"({"a":{"a":1},"b":[{"a":1},{"a":2}]})", unique));
+  EXPECT_EQ(parse_json(R"({"a":1,"\u0061":2})", unique).error().message, "JSON: a name stands twice in one object");
+  EXPECT_FALSE(parse_json(R"([{"b":{"a":1,"c":0,"a":2}}])", unique));
+}
+
+TEST(Json, CountsAnArraysElements) {
+  const JsonLimits limits{.elements = 2};
+  EXPECT_TRUE(parse_json(R"([[1,"b"],{"a":1,"b":2,"c":3}])", limits));
+  for (const char* text : {"[1,2,3]", "[[],[],[]]", "[{},{},{}]", "[null,true,\"a\"]", "[-1,1.5,false]", "[[0,0,0]]"})
+    EXPECT_EQ(parse_json(text, limits).error().code, Code::too_large) << text;
+}
+
+// What parse_json_members() visits, in one line, and what it leaves.
+std::string walked(std::string_view text, std::string_view in, std::size_t most = 100, JsonLimits limits = {}) {
+  std::string out;
+  const auto rest = parse_json_members(text, in, most, limits, [&](const std::string& name, const Json& value) -> Status {
+    if (name == "stop") return Error{Code::forbidden, "stopped"};
+    out += name + "=" + dump_json(value) + " ";
+    return {};
+  });
+  return rest ? out + "| " + dump_json(*rest) : rest.error().message;
+}
+
+TEST(Json, HandsOnTheMembersOfALargeObject) {
+  EXPECT_EQ(walked(R"({"a":1,"b":{"c":[2]},"a":3})", ""), R"(a=1 b={"c":[2]} a=3 | {})");
+  EXPECT_EQ(walked(R"({"x":{"y":0},"map":{"b":"1","a":{"map":{"q":0}}},"z":[]})", "map"),
+            R"(b="1" a={"map":{"q":0}} | {"x":{"y":0},"map":{},"z":[]})");
+  EXPECT_EQ(walked("{}", ""), "| {}");
+  EXPECT_EQ(walked("[{\"map\":{\"a\":1}}]", "map"), "| [{\"map\":{\"a\":1}}]");
+  EXPECT_EQ(walked(R"({"map":[{"a":1}],"m":{"a":1}})", "map"), R"(| {"map":[{"a":1}],"m":{"a":1}})");
+  EXPECT_EQ(walked(R"({"map":7})", "map"), R"(| {"map":7})");
+}
+
+TEST(Json, LimitsAWalkedObjectByItself) {
+  EXPECT_EQ(walked(R"({"a":1,"b":2,"c":3})", "", 3, {.members = 1}), "a=1 b=2 c=3 | {}");
+  EXPECT_EQ(walked(R"({"a":1,"b":2,"c":3})", "", 2), "JSON: an object has more than 2 members");
+  EXPECT_EQ(walked(R"({"a":{"x":1,"y":2}})", "", 3, {.members = 1}), "JSON: an object has more than 1 members");
+  EXPECT_EQ(walked(R"({"a":1,"a":2})", "", 3, {.unique = true}), "a=1 a=2 | {}");
+  EXPECT_EQ(walked(R"({"map":{},"map":{}})", "map", 3, {.unique = true}), "JSON: a name stands twice in one object");
+  EXPECT_EQ(walked(R"({"a":1,"stop":2,"c":)", ""), "stopped");
+  EXPECT_EQ(walked(R"({"a":1,"stop":2})", ""), "stopped");
+  EXPECT_TRUE(walked(R"({"a":1)", "").starts_with("JSON: byte"));
+}
+
 TEST(Json, RefusesWhatIsNotJson) {
   const std::string bad[] = {
       "", " ", "{", "}", "[", "]", "[1,]", "[1 2]", "{\"a\"}", "{\"a\":}", "{\"a\":1,}", "{a:1}", "{'a':1}", "[1],", "nul", "tru", "NaN",

@@ -5,14 +5,6 @@
 namespace ashlar::models {
 namespace {
 
-// Bounds that keep every product of sizes within its type; no known model comes near.
-constexpr int kMostLayers = 1024;
-constexpr int kMostWidth = 1 << 18;
-constexpr int kMostHidden = 1 << 20;
-constexpr int kMostHeads = 1024;
-constexpr int kMostHeadDim = 256;
-constexpr int kMostContext = 1 << 27;
-
 Status read_attention(const Keys& keys, Shape& s) {
   s.heads = TRY(keys.size("attention.head_count", kMostHeads));
   s.kv_heads = TRY(keys.size("attention.head_count_kv", kMostHeads, s.heads));

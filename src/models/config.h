@@ -14,6 +14,14 @@
 
 namespace ashlar::models {
 
+// Bounds that keep every product of sizes within its type; no known model comes near.
+inline constexpr int kMostLayers = 1024;
+inline constexpr int kMostWidth = 1 << 18;
+inline constexpr int kMostHidden = 1 << 20;
+inline constexpr int kMostHeads = 1024;
+inline constexpr int kMostHeadDim = 256;
+inline constexpr int kMostContext = 1 << 27;
+
 // Everything that the layers need to know besides the weights.
 struct Config {
   Shape shape;

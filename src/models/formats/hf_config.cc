@@ -1,0 +1,364 @@
+#include "models/formats/hf_config.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numbers>
+
+#include "base/json_full.h"
+#include "base/mapped_file.h"
+#include "models/formats/gguf.h"
+
+namespace ashlar::models {
+namespace {
+
+constexpr int kMostVocabulary = 1 << 24;
+constexpr std::size_t kMostEnds = 256;
+constexpr std::size_t kMaxFileBytes = 1 << 20;
+constexpr JsonLimits kLimits{.depth = 16, .members = 1024, .elements = 4096, .unique = true};
+
+// A model type, what computes it, and what its members are where they are absent.
+struct Family {
+  std::string_view model_type;
+  std::string_view class_name;
+  std::string_view architecture;
+  int head_dim;        // 0: the width by the heads
+  int sliding_window;  // 0: none
+};
+constexpr Family kFamilies[] = {
+    {"llama", "LlamaForCausalLM", "llama", 0, 0},
+    {"mistral", "MistralForCausalLM", "llama", 0, 4096},
+    {"qwen2", "Qwen2ForCausalLM", "qwen2", 0, 4096},
+    {"qwen3", "Qwen3ForCausalLM", "qwen3", 128, 4096},
+};
+
+// The members of one object, by name.
+class Fields {
+ public:
+  // `object` must outlive this. `place`: "folder/config.json"; `prefix`: "rope_scaling.", or nothing.
+  Fields(const Json& object, std::string place, std::string prefix = {})
+      : object_(object), place_(std::move(place)), prefix_(std::move(prefix)) {}
+
+  Error bad(std::string_view name, std::string_view what, Code code = Code::corrupt) const {
+    return Error{code, fmt::format("{}: \"{}{}\" {}", place_, prefix_, name, what)};
+  }
+
+  const std::string& place() const { return place_; }
+  bool contains(const char* name) const { return object_.contains(name); }
+
+  // nullptr: absent or null.
+  const Json* find(const char* name) const {
+    const auto at = object_.find(name);
+    return at == object_.end() || at->is_null() ? nullptr : &*at;
+  }
+
+  Result<std::optional<bool>> flag(const char* name) const {
+    const Json* value = find(name);
+    if (value == nullptr) return std::optional<bool>();
+    if (!value->is_boolean()) return bad(name, "is not true or false");
+    return value->get<bool>();
+  }
+
+  Result<std::optional<std::string>> text(const char* name) const {
+    const Json* value = find(name);
+    if (value == nullptr) return std::optional<std::string>();
+    if (!value->is_string()) return bad(name, "is not a string");
+    return value->get<std::string>();
+  }
+
+  Result<std::optional<int>> whole(const char* name, int least, int most) const {
+    const Json* value = find(name);
+    if (value == nullptr) return std::optional<int>();
+    if (!value->is_number_integer()) return bad(name, "is not a whole number");
+    // What is beyond int64 reads as negative or as its largest value.
+    const bool huge = value->is_number_unsigned() && value->get<std::uint64_t>() > INT64_MAX;
+    const std::int64_t number = huge ? INT64_MAX : value->get<std::int64_t>();
+    if (number < least || number > most)
+      return bad(name, fmt::format("is {}; {} to {} are possible", number, least, most));
+    return static_cast<int>(number);
+  }
+
+  // A whole number in [1, most] that must be there unless `otherwise` is given.
+  Result<int> size(const char* name, int most, std::optional<int> otherwise = std::nullopt) const {
+    const auto found = TRY(whole(name, 1, most));
+    if (found) return *found;
+    if (otherwise) return *otherwise;
+    return bad(name, "is missing");
+  }
+
+  Result<std::optional<double>> number(const char* name, double least, double most) const {
+    const Json* value = find(name);
+    if (value == nullptr) return std::optional<double>();
+    const double number = value->is_number() ? value->get<double>() : std::nan("");
+    if (!(number >= least && number <= most))
+      return bad(name, fmt::format("is not a number from {} to {}", least, most));
+    return number;
+  }
+
+  // A finite number above 0.
+  Result<double> positive(const char* name, std::optional<double> otherwise = std::nullopt) const {
+    const auto found = TRY(number(name, std::numeric_limits<double>::min(), std::numeric_limits<double>::max()));
+    if (found) return *found;
+    if (otherwise) return *otherwise;
+    return bad(name, "is missing");
+  }
+
+  // An object's members; empty where it is absent.
+  Result<std::optional<Fields>> object(const char* name) const {
+    const Json* value = find(name);
+    if (value == nullptr) return std::optional<Fields>();
+    if (!value->is_object()) return bad(name, "is not an object");
+    return Fields(*value, place_, fmt::format("{}{}.", prefix_, name));
+  }
+
+ private:
+  const Json& object_;
+  std::string place_, prefix_;
+};
+
+// The family of the model_type; the first of the architectures must be its class.
+Result<const Family*> find_family(const Fields& fields) {
+  const auto type = TRY(fields.text("model_type"));
+  std::string class_name;
+  if (const Json* list = fields.find("architectures")) {
+    if (!list->is_array() || list->empty() || !list->front().is_string())
+      return fields.bad("architectures", "is not a list of names");
+    class_name = list->front().get<std::string>();
+  }
+  if (!type && class_name.empty()) return fields.bad("model_type", "is missing");
+  for (const Family& family : kFamilies)
+    if ((!type || *type == family.model_type) && (class_name.empty() || class_name == family.class_name))
+      return &family;
+  std::string supported;
+  for (const Family& family : kFamilies)
+    supported += fmt::format("{}{}", supported.empty() ? "" : ", ", family.class_name);
+  const std::string offered = class_name.empty() ? *type
+                              : type             ? fmt::format("{} ({})", class_name, *type)
+                                                 : class_name;
+  return Error{Code::unsupported,
+               fmt::format("{}: not supported: {}; supported: {}", fields.place(), gguf::quoted(offered), supported)};
+}
+
+Status read_heads(const Fields& fields, const Family& family, Shape& s) {
+  s.heads = TRY(fields.size("num_attention_heads", kMostHeads));
+  s.kv_heads = TRY(fields.size("num_key_value_heads", kMostHeads, s.heads));
+  if (s.heads % s.kv_heads != 0)
+    return fields.bad("num_key_value_heads", fmt::format("is {}, which does not divide {} heads", s.kv_heads, s.heads));
+  std::optional<int> head_dim = TRY(fields.whole("head_dim", 1, kMostHeadDim));
+  if (!head_dim && family.head_dim != 0) head_dim = family.head_dim;
+  if (!head_dim && s.width % s.heads != 0)
+    return fields.bad("num_attention_heads",
+                      fmt::format("is {}, which does not divide the width {}", s.heads, s.width));
+  s.head_dim = head_dim.value_or(s.width / s.heads);
+  if (s.head_dim % 8 != 0 || s.head_dim > kMostHeadDim)
+    return fields.bad("head_dim", fmt::format("is {}; multiples of 8 up to {} are supported", s.head_dim, kMostHeadDim),
+                      Code::unsupported);
+  return {};
+}
+
+// How many layers look only at the window.
+Result<int> windowed_layers(const Fields& fields, const Family& family, const Shape& s) {
+  if (const Json* types = fields.find("layer_types")) {
+    if (!types->is_array() || types->size() != static_cast<std::size_t>(s.layers))
+      return fields.bad("layer_types", fmt::format("is not a list of {} layers", s.layers));
+    int windowed = 0;
+    for (const Json& type : *types) {
+      if (type != "full_attention" && type != "sliding_attention")
+        return fields.bad(
+            "layer_types",
+            fmt::format("has {}; full_attention and sliding_attention are supported", gguf::quoted(dump_json(type))),
+            Code::unsupported);
+      windowed += type == "sliding_attention";
+    }
+    return windowed;
+  }
+  if (family.model_type == "mistral") return s.layers;
+  const int first = TRY(fields.whole("max_window_layers", 0, std::numeric_limits<int>::max())).value_or(28);
+  return std::max(0, s.layers - first);
+}
+
+Status read_window(const Fields& fields, const Family& family, Shape& s) {
+  if (family.sliding_window == 0) return {};
+  const bool may_be_off = family.model_type != "mistral";
+  if (may_be_off && !TRY(fields.flag("use_sliding_window")).value_or(false)) return {};
+  // Here null is an answer: no window.
+  const int absent = fields.contains("sliding_window") ? 0 : family.sliding_window;
+  const int window = TRY(fields.whole("sliding_window", 1, kMostContext)).value_or(absent);
+  if (window == 0) return {};
+  const int windowed = TRY(windowed_layers(fields, family, s));
+  if (windowed != 0 && windowed != s.layers)
+    return fields.bad("sliding_window",
+                      fmt::format("holds for {} of {} layers; all or none are supported", windowed, s.layers),
+                      Code::unsupported);
+  if (windowed != 0) s.sliding_window = window;
+  return {};
+}
+
+// Llama 3's divisors of each pair's frequency: fast pairs keep theirs, slow
+// ones are divided by the factor, and between them the frequencies are mixed.
+Status read_llama3(const Fields& scaling, HfConfig& out) {
+  const RopeConfig& r = out.config.rope;
+  const double factor = TRY(scaling.positive("factor"));
+  const double low = TRY(scaling.positive("low_freq_factor")), high = TRY(scaling.positive("high_freq_factor"));
+  if (low >= high) return scaling.bad("high_freq_factor", fmt::format("is not above low_freq_factor, {}", low));
+  const double original = TRY(scaling.size("original_max_position_embeddings", kMostContext));
+  for (int i = 0; i < r.dims / 2; ++i) {
+    const double turns = original * std::pow(r.base, -2.0 * i / r.dims) / (2 * std::numbers::pi);
+    const double keep = std::clamp((turns - low) / (high - low), 0.0, 1.0);
+    out.rope_factors.push_back(static_cast<float>(1 / ((1 - keep) / factor + keep)));
+  }
+  return {};
+}
+
+Status read_yarn(const Fields& scaling, Shape& s, RopeConfig& r) {
+  r.scaling = RopeConfig::Scaling::yarn;
+  r.factor = TRY(scaling.positive("factor"));
+  if (r.factor < 1) return scaling.bad("factor", fmt::format("is {}; at least 1 is expected", r.factor));
+  r.original_context = TRY(scaling.size("original_max_position_embeddings", kMostContext, s.context));
+  r.beta_fast = TRY(scaling.positive("beta_fast", 32.0));
+  r.beta_slow = TRY(scaling.positive("beta_slow", 1.0));
+  for (const char* name : {"mscale", "mscale_all_dim"})
+    if (scaling.find(name) != nullptr) return scaling.bad(name, "is not supported", Code::unsupported);
+  if (!TRY(scaling.flag("truncate")).value_or(true))
+    return scaling.bad("truncate", "is false, which is not supported", Code::unsupported);
+  // Theirs replaces YaRN's own 1 + ln(factor) / 10; ours multiplies it.
+  const double own = 1 + 0.1 * std::log(r.factor);
+  r.attention_factor = TRY(scaling.positive("attention_factor", own)) / own;
+  // Publishers leave the trained length in max_position_embeddings.
+  if (scaling.find("original_max_position_embeddings") != nullptr)
+    s.context = static_cast<int>(
+        std::clamp<double>(r.original_context * r.factor, s.context, static_cast<double>(kMostContext)));
+  return {};
+}
+
+Status read_rope(const Fields& fields, HfConfig& out) {
+  Shape& s = out.config.shape;
+  RopeConfig& r = out.config.rope;
+  r.layout = kernels::RopeLayout::halves;
+  r.dims = s.head_dim;
+  if (TRY(fields.number("partial_rotary_factor", 0, 1)).value_or(1) != 1)
+    return fields.bad("partial_rotary_factor", "is not 1, which is not supported", Code::unsupported);
+  // Newer writers keep the base with the scaling.
+  const char* member = fields.find("rope_parameters") != nullptr ? "rope_parameters" : "rope_scaling";
+  const std::optional<Fields> scaling = TRY(fields.object(member));
+  r.base = TRY(fields.positive("rope_theta", 10000.0));
+  if (scaling) r.base = TRY(scaling->positive("rope_theta", r.base));
+  if (r.base <= 1) return fields.bad("rope_theta", fmt::format("is {}; more than 1 is expected", r.base));
+  if (!scaling) return {};
+  const std::string old_type = TRY(scaling->text("type")).value_or("default");
+  const std::string type = TRY(scaling->text("rope_type")).value_or(old_type);
+  if (type == "default") return {};
+  if (type == "llama3") return read_llama3(*scaling, out);
+  if (type == "yarn") return read_yarn(*scaling, s, r);
+  if (type != "linear")
+    return scaling->bad("rope_type",
+                        fmt::format("is {}; default, linear, llama3 and yarn are supported", gguf::quoted(type)),
+                        Code::unsupported);
+  r.scaling = RopeConfig::Scaling::linear;
+  r.factor = TRY(scaling->positive("factor"));
+  return {};
+}
+
+// What the layers would compute otherwise than the model was trained.
+Status refuse_variants(const Fields& fields) {
+  const std::string act = TRY(fields.text("hidden_act")).value_or("silu");
+  if (act != "silu" && act != "swish")
+    return fields.bad("hidden_act", fmt::format("is {}; silu is supported", gguf::quoted(act)), Code::unsupported);
+  for (const char* name : {"attention_bias", "mlp_bias"})
+    if (TRY(fields.flag(name)).value_or(false))
+      return fields.bad(name, "is true, which is not supported", Code::unsupported);
+  return {};
+}
+
+// One id or a list of them. What the other file said is replaced.
+Status read_ends(const Fields& fields, int vocabulary, std::vector<std::int32_t>& eos) {
+  const Json* value = fields.find("eos_token_id");
+  if (value == nullptr) return {};
+  eos.clear();
+  const Json list = value->is_array() ? *value : Json::array({*value});
+  if (list.size() > kMostEnds) return fields.bad("eos_token_id", fmt::format("has more than {} tokens", kMostEnds));
+  for (const Json& id : list) {
+    if (!id.is_number_unsigned() || id.get<std::uint64_t>() >= static_cast<std::uint64_t>(vocabulary))
+      return fields.bad("eos_token_id", fmt::format("is not of tokens below {}", vocabulary));
+    eos.push_back(id.get<std::int32_t>());
+  }
+  return {};
+}
+
+Status read_tokens(const Fields& fields, HfConfig& out) {
+  const int vocabulary = out.config.shape.vocabulary;
+  if (const auto bos = TRY(fields.whole("bos_token_id", 0, vocabulary - 1))) out.bos = *bos;
+  return read_ends(fields, vocabulary, out.eos);
+}
+
+Status read_sampling(const Fields& fields, SamplingAdvice& s) {
+  s.sample = TRY(fields.flag("do_sample"));
+  s.temperature = TRY(fields.number("temperature", 0, 100));
+  s.top_p = TRY(fields.number("top_p", 0, 1));
+  s.min_p = TRY(fields.number("min_p", 0, 1));
+  s.repetition_penalty = TRY(fields.number("repetition_penalty", 0, 100));
+  s.top_k = TRY(fields.whole("top_k", 0, std::numeric_limits<int>::max()));
+  return {};
+}
+
+Result<Json> parse_object(std::string_view text, std::string_view place) {
+  auto json = parse_json(text, kLimits);
+  if (!json) return Error{Code::corrupt, fmt::format("{}: {}", place, json.error().message)};
+  if (!json->is_object()) return Error{Code::corrupt, fmt::format("{}: not a JSON object", place)};
+  return std::move(*json);
+}
+
+}  // namespace
+
+Result<HfConfig> read_hf_config(std::string_view config, std::string_view generation, std::string_view folder) {
+  const std::string place = fmt::format("{}/config.json", folder);
+  const Json json = TRY(parse_object(config, place));
+  const Fields fields(json, place);
+  const Family& family = *TRY(find_family(fields));
+  HfConfig out;
+  Shape& s = out.config.shape;
+  s.architecture = family.architecture;
+  s.layers = TRY(fields.size("num_hidden_layers", kMostLayers));
+  s.width = TRY(fields.size("hidden_size", kMostWidth));
+  s.hidden = TRY(fields.size("intermediate_size", kMostHidden));
+  s.vocabulary = TRY(fields.size("vocab_size", kMostVocabulary));
+  s.context = TRY(fields.size("max_position_embeddings", kMostContext));
+  TRY(read_heads(fields, family, s));
+  TRY(read_window(fields, family, s));
+  TRY(read_rope(fields, out));
+  TRY(refuse_variants(fields));
+  out.config.rms_epsilon = static_cast<float>(TRY(fields.positive("rms_norm_eps", 1e-6)));
+  out.tied_embedding = TRY(fields.flag("tie_word_embeddings")).value_or(false);
+  if (const auto quantization = TRY(fields.object("quantization_config"))) {
+    const auto method = TRY(quantization->text("quant_method"));
+    if (!method || method->empty()) return quantization->bad("quant_method", "is missing");
+    out.quantization = *method;
+  }
+  TRY(read_tokens(fields, out));
+  if (generation.empty()) return out;
+
+  const std::string advice_place = fmt::format("{}/generation_config.json", folder);
+  const Json advice_json = TRY(parse_object(generation, advice_place));
+  const Fields advice(advice_json, advice_place);
+  TRY(read_tokens(advice, out));
+  TRY(read_sampling(advice, out.sampling));
+  return out;
+}
+
+Result<HfConfig> open_hf_config(const std::string& folder) {
+  const auto text_of = [](const MappedFile& file) -> Result<std::string_view> {
+    const auto bytes = file.bytes();
+    if (bytes.size() > kMaxFileBytes)
+      return Error{Code::corrupt,
+                   fmt::format("{}: {} bytes; at most {} are expected", file.path(), bytes.size(), kMaxFileBytes)};
+    return std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  };
+  const auto config = TRY(MappedFile::open(folder + "/config.json"));
+  const auto generation = MappedFile::open(folder + "/generation_config.json");
+  if (!generation && generation.error().code != Code::not_found) return generation.error();
+  return read_hf_config(TRY(text_of(config)), generation ? TRY(text_of(*generation)) : std::string_view(), folder);
+}
+
+}  // namespace ashlar::models
