@@ -1,7 +1,7 @@
 // The commands, as a person or a script would call them.
 import assert from "node:assert/strict";
-import { spawnSync } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync, copyFileSync } from "node:fs";
+import { spawn, spawnSync } from "node:child_process";
+import { mkdtempSync, readFileSync, readdirSync, rmSync, truncateSync, watch, writeFileSync, copyFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, test } from "node:test";
@@ -25,7 +25,7 @@ function file(name, content) {
 test("help names every command, and each has its own", () => {
   const help = ashlar(["help"]);
   assert.equal(help.status, 0);
-  for (const command of ["serve", "run", "show", "tokenize", "detokenize", "render", "perplexity", "bench", "load"]) {
+  for (const command of ["serve", "run", "show", "tokenize", "detokenize", "render", "perplexity", "quantize", "bench", "load"]) {
     assert.match(help.out, new RegExp(`ashlar ${command} `));
     const own = ashlar([command, "--help"]);
     assert.equal(own.status, 0);
@@ -148,4 +148,70 @@ test("bench measures a file and a shape", () => {
   assert.ok(Object.values(operations).reduce((sum, { share }) => sum + share, 0) < 1.0001);
   assert.match(ashlar(["bench", assistant, "--shared-prefix", "40", "--depth", "8"]).err, /either/);
   assert.match(ashlar(["bench", "--shape", "no-such"]).err, /llama-3\.2-1b/);
+});
+
+test("quantize writes a model that runs, and says what became of each tensor", () => {
+  const out = path.join(folder, "small.gguf");
+  const asked = ["quantize", assistant, out, "--type", "q5_k_m", "--allow-requantize", "--json"];
+  const { status, out: json, err } = ashlar(asked);
+  assert.equal(status, 0, err);
+  assert.equal(err, "");
+  const told = JSON.parse(json);
+  assert.equal(told.bytes, readFileSync(out).length);
+  assert.ok(told.bytes < told.bytes_before && told.bits_per_weight < 7);
+  const shown = ashlar(["show", out, "--tensors"]).out;
+  for (const { name, type } of told.tensors) assert.match(shown, new RegExp(`${name.replaceAll(".", "\\.")} +${type} `));
+  assert.equal(JSON.parse(ashlar(["show", out, "--json"]).out).file_type, "Q5_K_M");
+  assert.equal(ashlar(["show", out, "--template"]).out, ashlar(["show", assistant, "--template"]).out);
+  assert.match(ashlar(["run", out, "What is Ashlar?", "--temperature", "0"]).out, /Ashlar/);
+  const before = readFileSync(out);
+  const again = ashlar(asked);
+  assert.equal(again.status, 1);
+  assert.match(again.err, /is there already.*--force/);
+  assert.ok(before.equals(readFileSync(out)));
+  const forced = ashlar([...asked.slice(0, -1), "--threads", "1", "--force"]);
+  assert.equal(forced.status, 0, forced.err);
+  assert.match(forced.out, /Q5_K_M, .* bits per weight/);
+  assert.ok(before.equals(readFileSync(out)), "threads do not change the bytes");
+});
+
+test("quantize refuses in one sentence and leaves nothing behind", () => {
+  const place = mkdtempSync(path.join(folder, "refused-"));
+  const out = path.join(place, "out.gguf");
+  const cut = path.join(folder, "half.gguf");
+  copyFileSync(assistant, cut);
+  truncateSync(cut, readFileSync(assistant).length >> 1);
+  for (const [args, code, said] of [
+    [[assistant, out, "--type", "Q4_0"], 1, /Q8_0 already.*--allow-requantize/],
+    [[assistant, out, "--type", "Q9"], 2, /no type is called 'Q9'; known are F32,/],
+    [[assistant, out], 2, /--type/],
+    [[cut, out, "--type", "Q8_0"], 1, /half\.gguf/],
+    [[path.join(folder, "none.gguf"), out, "--type", "Q8_0"], 1, /none\.gguf/],
+    [[assistant, place, "--type", "Q8_0", "--force"], 1, /is a folder/],
+    [[assistant, path.join(place, "no", "out.gguf"), "--type", "Q8_0"], 1, /cannot be written/],
+  ]) {
+    const { status, out: printed, err } = ashlar(["quantize", ...args]);
+    assert.equal(status, code, err);
+    assert.equal(printed, "");
+    assert.match(err, said);
+    assert.ok(err.trim().split("\n").length <= code, err);
+  }
+  // The disk is full.
+  const limited = spawnSync("sh", ["-c", 'ulimit -f 100; exec "$0" "$@"', binary, "quantize", assistant, out, "--type", "Q8_0"]);
+  assert.equal(limited.status, 1, limited.stderr.toString());
+  assert.match(limited.stderr.toString(), /cannot be written: File too large/);
+  assert.deepEqual(readdirSync(place), []);
+});
+
+test("quantize that is interrupted leaves the whole file or none", async () => {
+  for (const signal of ["SIGINT", "SIGTERM"]) {
+    const place = mkdtempSync(path.join(folder, "interrupted-"));
+    const out = path.join(place, "out.gguf");
+    const running = spawn(binary, ["quantize", assistant, out, "--type", "Q2_K", "--allow-requantize", "--threads", "1"]);
+    const watcher = watch(place, () => running.kill(signal));
+    const status = await new Promise((done) => running.on("close", done));
+    watcher.close();
+    assert.ok(status === 0 || status === 130, `${status}`);
+    assert.deepEqual(readdirSync(place), status === 0 ? ["out.gguf"] : []);
+  }
 });

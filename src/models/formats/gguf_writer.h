@@ -41,6 +41,8 @@ class Writer {
   void add_tensor(std::string_view name, kernels::Type type, std::vector<std::int64_t> dims, std::uint64_t size,
                   Produce produce);
 
+  // The file from its first byte to its last, piece by piece. Errors: those of `put` and of producers.
+  Status give(const std::function<Status(std::string_view)>& put) const;
   // The file's bytes. Errors: those of a producer.
   Result<std::string> bytes() const;
   // io: the file cannot be written.
@@ -58,8 +60,6 @@ class Writer {
     Produce produce;
   };
   std::string head() const;  // everything before the tensors' data
-  // All of the file, piece by piece, to put(bytes).
-  Status give(const std::function<Status(std::string_view)>& put) const;
   std::string& key(std::string_view name, ValueType type);
 
   std::string keys_;
