@@ -84,7 +84,8 @@ class LimitedBuilder : public nlohmann::detail::json_sax_dom_parser<Json> {
   }
 
   bool enter(bool array) {
-    if (open_.size() >= limits_.depth) return fail(Code::too_large, fmt::format("JSON: nested deeper than {}", limits_.depth));
+    if (open_.size() >= limits_.depth)
+      return fail(Code::too_large, fmt::format("JSON: nested deeper than {}", limits_.depth));
     open_.push_back({.array = array});
     return true;
   }

@@ -97,9 +97,9 @@ class Fields {
     return number;
   }
 
-  // A finite number above 0.
+  // A number above 0 that a float holds, and its inverse too.
   Result<double> positive(const char* name, std::optional<double> otherwise = std::nullopt) const {
-    const auto found = TRY(number(name, std::numeric_limits<double>::min(), std::numeric_limits<double>::max()));
+    const auto found = TRY(number(name, 1e-30, 1e30));
     if (found) return *found;
     if (otherwise) return *otherwise;
     return bad(name, "is missing");

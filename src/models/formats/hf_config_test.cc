@@ -181,6 +181,7 @@ TEST(HfConfig, RefusesImpossibleNumbers) {
   EXPECT_THAT(refusal(llama(R"({"hidden_size":66})")), HasSubstr("is 4, which does not divide the width 66"));
   EXPECT_THAT(refusal(llama(R"({"head_dim":12})")), HasSubstr("multiples of 8 up to 256"));
   EXPECT_THAT(refusal(llama(R"({"rms_norm_eps":0})")), HasSubstr("\"rms_norm_eps\" is not a number from"));
+  EXPECT_THAT(refusal(llama(R"({"rms_norm_eps":1e300})")), HasSubstr("\"rms_norm_eps\" is not a number from"));
   EXPECT_THAT(refusal(llama(R"({"hidden_act":"gelu"})")), HasSubstr("\"hidden_act\" is 'gelu'; silu is supported"));
   EXPECT_THAT(refusal(llama(R"({"attention_bias":true})")), HasSubstr("\"attention_bias\" is true"));
   EXPECT_THAT(refusal(llama(R"({"eos_token_id":[2,100]})")), HasSubstr("\"eos_token_id\" is not of tokens below 100"));
