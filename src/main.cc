@@ -28,6 +28,7 @@ constexpr Command kCommands[] = {
     {"detokenize", "MODEL", "token ids on stdin to text", ashlar::cli::detokenize},
     {"render", "MODEL|FILE.jinja CONTEXT.json", "the chat template's text for a conversation", ashlar::cli::render},
     {"perplexity", "MODEL FILE", "how well a model predicts a text", ashlar::cli::perplexity},
+    {"convert", "FOLDER OUT.gguf", "write a Hugging Face folder as one GGUF file", ashlar::cli::convert},
     {"quantize", "IN OUT --type Q4_K_M", "write a smaller version of a model", ashlar::cli::quantize},
     {"bench", "MODEL | --shape NAME --type TYPE", "tokens per second, beside this machine's own limits", ashlar::cli::bench},
     {"load", "URL", "load any OpenAI-compatible server and time its answers", ashlar::cli::load},

@@ -16,6 +16,7 @@ int tokenize(const Words& words);
 int detokenize(const Words& words);
 int render(const Words& words);
 int perplexity(const Words& words);
+int convert(const Words& words);
 int quantize(const Words& words);
 int bench(const Words& words);
 int load(const Words& words);

@@ -2,9 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
-#include <csignal>
 #include <filesystem>
 #include <limits>
 #include <map>
@@ -12,6 +10,7 @@
 #include "base/json_full.h"
 #include "cli/commands.h"
 #include "cli/flags.h"
+#include "cli/interrupts.h"
 #include "cli/terminal.h"
 #include "models/quantize.h"
 
@@ -19,18 +18,6 @@ namespace ashlar::cli {
 namespace {
 
 using models::TensorChange;
-
-constexpr int kInterrupted = 130;  // exit status, as shells have it
-
-std::atomic<bool> g_interrupted{false};
-
-// The work looks at the flag, ends with an error, and the partial file goes as with any other.
-void catch_interrupts() {
-  struct sigaction action {};
-  action.sa_handler = [](int) { g_interrupted.store(true); };
-  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) sigaction(signal, &action, nullptr);
-  std::signal(SIGXFSZ, SIG_IGN);  // a limit on the size of files is an error of write()
-}
 
 struct QuantizeOptions {
   std::string type;
@@ -96,7 +83,7 @@ Result<Outcome> write_quantized(const std::string& in, const std::string& path, 
   ThreadPool pool(options.threads);
   Progress progress("quantizing", outcome.model.facts.parameters);
   const auto watch = [&](std::int64_t done, std::string_view tensor) -> Status {
-    if (g_interrupted.load()) return Error{Code::cancelled, "interrupted; nothing has been written"};
+    if (interrupted()) return Error{Code::cancelled, "interrupted; nothing has been written"};
     progress.at(done, tensor);
     return {};
   };
