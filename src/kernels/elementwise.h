@@ -26,6 +26,9 @@ void add_rms_norm(float* x, std::size_t ldx, const float* delta, std::size_t ldd
 // x += delta
 void add(float* x, std::size_t ldx, const float* delta, std::size_t ldd, int rows, int n, ThreadPool& pool);
 
+// x *= factor
+void scale(float* x, std::size_t ldx, float factor, int rows, int n, ThreadPool& pool);
+
 // Every row of x += bias[n].
 void add_bias(float* x, std::size_t ldx, const float* bias, int rows, int n, ThreadPool& pool);
 

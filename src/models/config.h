@@ -19,6 +19,11 @@ struct Config {
   Shape shape;
   RopeConfig rope;
   float rms_epsilon = 0;
+  // Factors of some architectures.
+  float embedding_scale = 1;  // of the tokens' rows
+  float attention_scale = 0;  // of q; 1 / sqrt(head_dim) unless the architecture says otherwise
+  float residual_scale = 1;   // of what attention and the feed-forward add to x
+  float logit_scale = 1;
 };
 
 // The keys of one architecture: "block_count" is "llama.block_count" in the file.

@@ -138,6 +138,8 @@ void Pass::embed(const Embedding& embedding) {
     kernels::dequantize_row(embedding.type, embedding.rows.data() + embedding.row_bytes * rows_of(token), x_.row(row),
                             embedding.width);
   });
+  if (config_.embedding_scale != 1)
+    kernels::scale(x_.data(), x_.ld, config_.embedding_scale, rows_, embedding.width, pool_);
 }
 
 void Pass::norm(std::span<const float> weight) {
@@ -197,8 +199,7 @@ void Pass::attend(const Layer& layer) {
     kernels::store_kv(kv, sequences_, k, y_.ld, v, y_.ld, pool_);
   }
   if (layer.index + 1 == s.layers) keep_asked_rows();
-  const kernels::AttentionShape shape{
-      .heads = s.heads, .window = s.sliding_window, .scale = 1 / std::sqrt(static_cast<float>(s.head_dim))};
+  const kernels::AttentionShape shape{.heads = s.heads, .window = s.sliding_window, .scale = config_.attention_scale};
   const Timed timed(profile_, Operation::attention, layer.index, profile_ == nullptr ? Cost{} : attention_cost());
   kernels::attention(kv, shape, sequences_, y_.data(), y_.ld, h_.data(), h_.ld, pool_);
 }
@@ -253,11 +254,16 @@ void Pass::gated_silu(const kernels::PackedMatrix& gate_up) {
 void Pass::project(const kernels::PackedMatrix& matrix) {
   const bool down = layer_ != nullptr && &matrix == &layer_->down;
   multiply(down ? Operation::down : Operation::attention_output, matrix, delta_.data(), delta_.ld);
+  if (config_.residual_scale != 1)
+    kernels::scale(delta_.data(), delta_.ld, config_.residual_scale, rows_, config_.shape.width, pool_);
   delta_pending_ = true;
 }
 
 void Pass::logits(const kernels::PackedMatrix& matrix) {
-  multiply(Operation::logits, matrix, logits_.data(), rows_of(config_.shape.vocabulary));
+  const int vocabulary = config_.shape.vocabulary;
+  multiply(Operation::logits, matrix, logits_.data(), rows_of(vocabulary));
+  if (config_.logit_scale != 1)
+    kernels::scale(logits_.data(), rows_of(vocabulary), config_.logit_scale, rows_, vocabulary, pool_);
 }
 
 }  // namespace ashlar::models

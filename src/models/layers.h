@@ -77,7 +77,7 @@ class Pass {
   // Rows [first, first + rows) of the step are next. rows <= max_rows().
   void begin(const Step& step, int first, int rows, BlockStore& kv);
 
-  // x = the tokens' rows of the embedding.
+  // x = the tokens' rows of the embedding, scaled as the configuration says; so are what project() adds and the logits.
   void embed(const Embedding& embedding);
 
   // h = x / rms(x) * weight

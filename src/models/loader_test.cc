@@ -130,9 +130,23 @@ TEST_F(Loader, RefusesKeysThatMakeNoModel) {
   EXPECT_THAT(refusal(replaced(good, "llama.block_count", "llama.block_xount")),
               HasSubstr("key 'llama.block_count' is missing"));
   EXPECT_THAT(refusal(replaced(good, "\x05\0\0\0\0\0\0\0llama"s, "\x05\0\0\0\0\0\0\0mamba"s)),
-              HasSubstr("the architecture 'mamba' is not supported; llama, qwen2, qwen3 are"));
+              HasSubstr("the architecture 'mamba' is not supported; granite, llama, qwen2, qwen3 are"));
   EXPECT_THAT(refusal(std::string("GGUF")), HasSubstr("the file ends"));
   EXPECT_EQ(load(path("none.gguf"), {}, pool_).error().code, Code::not_found);
+}
+
+TEST_F(Loader, RefusesWhatAnArchitectureDoesNotTake) {
+  const TinySpec granite{.architecture = "granite", .attention_scale = 0.5};
+  const TinyModel tiny(granite);  // its tensors are borrowed by the writers
+  EXPECT_EQ(refusal(tiny.writer()), "fine");
+  gguf::Writer unturned = tiny.writer();
+  unturned.add("granite.rope.scaling.finetuned", false);
+  EXPECT_THAT(refusal(unturned), HasSubstr("'granite.rope.scaling.finetuned' is false; models without rotary"));
+  TinySpec silent = granite;
+  silent.logit_divisor = 0;
+  EXPECT_THAT(refusal(TinyModel(silent).writer()), HasSubstr("'granite.logit_scale' is 0"));
+  silent.logit_divisor = 1e9;
+  EXPECT_THAT(refusal(TinyModel(silent).writer()), HasSubstr("'granite.logit_scale' is 1000000000; 1e-6 to 1e6"));
 }
 
 TEST_F(Loader, RefusesWeightsThatAreNotFinite) {

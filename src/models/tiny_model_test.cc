@@ -129,6 +129,12 @@ void TinyModel::add_keys() {
     writer_.add(prefix + "rope.scaling.factor", static_cast<float>(spec_.rope_factor));
     size("rope.scaling.original_context_length", spec_.original_context);
   }
+  if (spec_.architecture == "granite") {
+    writer_.add(prefix + "embedding_scale", static_cast<float>(spec_.embedding_scale));
+    writer_.add(prefix + "residual_scale", static_cast<float>(spec_.residual_scale));
+    writer_.add(prefix + "logit_scale", static_cast<float>(spec_.logit_divisor));
+    writer_.add(prefix + "attention.scale", static_cast<float>(spec_.attention_scale));
+  }
 }
 
 void TinyModel::add(const std::string& name, int rows, int columns, Type type, double deviation, double mean) {
@@ -251,6 +257,7 @@ TinyModel::Vector TinyModel::attend(int layer, int position, Vector x, std::vect
   keys.push_back(k);
   values.push_back(v);
   Vector heads(q.size(), 0.0);
+  const double scale = s.attention_scale > 0 ? s.attention_scale : 1 / std::sqrt(s.head_dim);
   const int first = s.window > 0 ? std::max(0, position - s.window + 1) : 0;
   for (int h = 0; h < s.heads; ++h) {
     const auto q_at = static_cast<std::size_t>(h * s.head_dim);
@@ -262,7 +269,7 @@ TinyModel::Vector TinyModel::attend(int layer, int position, Vector x, std::vect
       for (int i = 0; i < s.head_dim; ++i)
         dot += q[q_at + static_cast<std::size_t>(i)] *
                keys[static_cast<std::size_t>(p)][kv_at + static_cast<std::size_t>(i)];
-      weights.push_back(std::exp(dot / std::sqrt(s.head_dim)));
+      weights.push_back(std::exp(dot * scale));
       sum += weights.back();
     }
     for (int p = first; p <= position; ++p)
@@ -282,21 +289,23 @@ std::vector<std::vector<double>> TinyModel::logits(std::span<const std::int32_t>
     const Matrix& embedding = tensor("token_embd.weight");
     const auto row = embedding.values.begin() + static_cast<std::ptrdiff_t>(tokens[position]) * s.width;
     Vector x(row, row + s.width);
+    for (double& value : x) value *= s.embedding_scale;
     for (int layer = 0; layer < s.layers; ++layer) {
       const std::string blk = "blk." + std::to_string(layer) + ".";
       const auto l = static_cast<std::size_t>(layer);
       const Vector attended = attend(layer, static_cast<int>(position),
                                      normalize(blk + "attn_norm.weight", x, 0, s.width), keys[l], values[l]);
-      for (std::size_t i = 0; i < x.size(); ++i) x[i] += attended[i];
+      for (std::size_t i = 0; i < x.size(); ++i) x[i] += s.residual_scale * attended[i];
       const Vector h = normalize(blk + "ffn_norm.weight", x, 0, s.width);
       Vector gate = multiply(blk + "ffn_gate.weight", h);
       const Vector up = multiply(blk + "ffn_up.weight", h);
       for (std::size_t i = 0; i < gate.size(); ++i) gate[i] = gate[i] / (1 + std::exp(-gate[i])) * up[i];
       const Vector down = multiply(blk + "ffn_down.weight", gate);
-      for (std::size_t i = 0; i < x.size(); ++i) x[i] += down[i];
+      for (std::size_t i = 0; i < x.size(); ++i) x[i] += s.residual_scale * down[i];
     }
     out.push_back(
         multiply(s.tied ? "token_embd.weight" : "output.weight", normalize("output_norm.weight", x, 0, s.width)));
+    for (double& value : out.back()) value /= s.logit_divisor;
   }
   return out;
 }

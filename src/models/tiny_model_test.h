@@ -29,6 +29,8 @@ struct TinySpec {
   kernels::Type type = kernels::Type::f32;        // of the matrices
   kernels::Type other_type = kernels::Type::f32;  // of W_v and W_down, where it differs
   bool mixed = false;                             // other_type is used
+  double embedding_scale = 1, residual_scale = 1, logit_divisor = 1;
+  double attention_scale = 0;  // of q; 0: 1 / sqrt(head_dim)
   std::uint64_t seed = 1;
 };
 

@@ -50,6 +50,11 @@ std::vector<Case> cases() {
   TinySpec llama;
   TinySpec qwen2{.architecture = "qwen2", .halves = true, .qkv_bias = true, .rope_base = 1e6};
   TinySpec qwen3{.architecture = "qwen3", .head_dim = 16, .halves = true, .head_norms = true, .rope_base = 1e6};
+  TinySpec granite{.architecture = "granite",
+                   .embedding_scale = 12,
+                   .residual_scale = 0.22,
+                   .logit_divisor = 8,
+                   .attention_scale = 0.125};
   const auto with = [](TinySpec spec, auto change) {
     change(spec);
     return spec;
@@ -88,6 +93,11 @@ std::vector<Case> cases() {
       {"qwen3", qwen3, kFine},
       {"qwen3_tied", with(qwen3, [](TinySpec& s) { s.tied = true, s.heads = 6, s.kv_heads = 2; }), kFine},
       {"qwen3_q4_0", with(qwen3, [](TinySpec& s) { s.type = Type::q4_0, s.width = 64, s.heads = 4, s.hidden = 96; }),
+       kQuantized},
+      {"granite", granite, kFine},
+      {"granite_tied", with(granite, [](TinySpec& s) { s.tied = true, s.rope_factors = true; }), kFine},
+      {"granite_q8_0",
+       with(granite, [](TinySpec& s) { s.type = Type::q8_0, s.width = 64, s.head_dim = 16, s.hidden = 96; }),
        kQuantized},
   };
 }
