@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 
 #include "kernels/blocks.h"
 
@@ -26,8 +27,12 @@ void list_embedding(const Shape& s, Weights& weights, TensorList& list) {
 }
 
 void list_attention(const Shape& s, int index, Layer& layer, TensorList& list) {
+  list.vector({{tensor_name(index, "attn_norm.weight"), s.width}}, layer.attention_norm);
+  list_attention_matrices(s, index, layer, list);
+}
+
+void list_attention_matrices(const Shape& s, int index, Layer& layer, TensorList& list) {
   const auto name = [&](std::string_view part) { return tensor_name(index, part); };
-  list.vector({{name("attn_norm.weight"), s.width}}, layer.attention_norm);
   list.matrix(
       {{name("attn_q.weight"), q_rows(s)}, {name("attn_k.weight"), kv_rows(s)}, {name("attn_v.weight"), kv_rows(s)}},
       s.width, layer.qkv);
@@ -49,11 +54,25 @@ void list_head_norms(const Shape& s, int index, Layer& layer, TensorList& list) 
   list.vector({{tensor_name(index, "attn_k_norm.weight"), s.head_dim}}, layer.k_norm);
 }
 
+void list_whole_norms(const Shape& s, int index, Layer& layer, TensorList& list) {
+  list.vector({{tensor_name(index, "attn_q_norm.weight"), q_rows(s)}}, layer.q_norm);
+  list.vector({{tensor_name(index, "attn_k_norm.weight"), kv_rows(s)}}, layer.k_norm);
+}
+
 void list_feed_forward(const Shape& s, int index, Layer& layer, TensorList& list) {
+  list.vector({{tensor_name(index, "ffn_norm.weight"), s.width}}, layer.feed_forward_norm);
+  list_feed_forward_matrices(s, index, layer, list);
+}
+
+void list_feed_forward_matrices(const Shape& s, int index, Layer& layer, TensorList& list) {
   const auto name = [&](std::string_view part) { return tensor_name(index, part); };
-  list.vector({{name("ffn_norm.weight"), s.width}}, layer.feed_forward_norm);
   list.matrix({{name("ffn_gate.weight"), s.hidden}, {name("ffn_up.weight"), s.hidden}}, s.width, layer.gate_up);
   list.matrix({{name("ffn_down.weight"), s.width}}, s.hidden, layer.down);
+}
+
+void list_post_norms(const Shape& s, int index, Layer& layer, TensorList& list) {
+  list.vector({{tensor_name(index, "post_attention_norm.weight"), s.width}}, layer.attention_post_norm);
+  list.vector({{tensor_name(index, "post_ffw_norm.weight"), s.width}}, layer.feed_forward_post_norm);
 }
 
 void list_output(const Shape& s, Weights& weights, TensorList& list) {
@@ -154,6 +173,23 @@ void Pass::norm(std::span<const float> weight) {
   delta_pending_ = false;
 }
 
+void Pass::take(const Layer& layer) {
+  const Timed timed(profile_, Operation::norm, layer.index);
+  pool_.for_each(rows_, [&](int row, int) {
+    const std::size_t width = rows_of(config_.shape.width);
+    if (delta_pending_)
+      std::transform(x_.row(row), x_.row(row) + width, delta_.row(row), x_.row(row), std::plus<float>());
+    std::copy_n(x_.row(row), width, h_.row(row));
+  });
+  delta_pending_ = false;
+}
+
+void Pass::post_norm(std::span<const float> weight) {
+  const Timed timed(profile_, Operation::norm, layer_index());
+  kernels::rms_norm(delta_.data(), delta_.ld, weight.data(), config_.rms_epsilon, rows_, config_.shape.width,
+                    delta_.data(), delta_.ld, pool_);
+}
+
 void Pass::multiply(Operation operation, const kernels::PackedMatrix& matrix, float* y, std::size_t ldy) {
   if (rows_ == 0) return;
   const int layer = operation == Operation::logits ? config_.shape.layers : layer_index();
@@ -182,6 +218,14 @@ void Pass::norm_heads(const Layer& layer) {
                           pool_);
   kernels::rms_norm_heads(y_.data() + q_rows(s), y_.ld, layer.k_norm.data(), config_.rms_epsilon, rows_, s.kv_heads,
                           s.head_dim, pool_);
+}
+
+void Pass::norm_whole(const Layer& layer) {
+  const Timed timed(profile_, Operation::head_norm, layer.index);
+  const Shape& s = config_.shape;
+  float *q = y_.data(), *k = q + q_rows(s);
+  kernels::rms_norm(q, y_.ld, layer.q_norm.data(), config_.rms_epsilon, rows_, q_rows(s), q, y_.ld, pool_);
+  kernels::rms_norm(k, y_.ld, layer.k_norm.data(), config_.rms_epsilon, rows_, kv_rows(s), k, y_.ld, pool_);
 }
 
 void Pass::rotate() {

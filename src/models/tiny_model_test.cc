@@ -166,7 +166,7 @@ void TinyModel::add_tensors() {
   const double spread = 1 / std::sqrt(s.width);
   for (int i = 0; i < s.layers; ++i) {
     const std::string blk = "blk." + std::to_string(i) + ".";
-    add(blk + "attn_norm.weight", 1, s.width, Type::f32, 0.2, 1);
+    if (s.pre_norms) add(blk + "attn_norm.weight", 1, s.width, Type::f32, 0.2, 1);
     add(blk + "attn_q.weight", q, s.width, s.type, spread);
     add(blk + "attn_k.weight", kv, s.width, s.type, spread);
     add(blk + "attn_v.weight", kv, s.width, other, spread);
@@ -179,8 +179,16 @@ void TinyModel::add_tensors() {
       add(blk + "attn_q_norm.weight", 1, s.head_dim, Type::f32, 0.2, 1);
       add(blk + "attn_k_norm.weight", 1, s.head_dim, Type::f32, 0.2, 1);
     }
+    if (s.whole_norms) {
+      add(blk + "attn_q_norm.weight", 1, q, Type::f32, 0.2, 1);
+      add(blk + "attn_k_norm.weight", 1, kv, Type::f32, 0.2, 1);
+    }
+    if (s.post_norms) {
+      add(blk + "post_attention_norm.weight", 1, s.width, Type::f32, 0.2, 1);
+      add(blk + "post_ffw_norm.weight", 1, s.width, Type::f32, 0.2, 1);
+    }
     add(blk + "attn_output.weight", s.width, q, s.type, spread);
-    add(blk + "ffn_norm.weight", 1, s.width, Type::f32, 0.2, 1);
+    if (s.pre_norms) add(blk + "ffn_norm.weight", 1, s.width, Type::f32, 0.2, 1);
     add(blk + "ffn_gate.weight", s.hidden, s.width, s.type, spread);
     add(blk + "ffn_up.weight", s.hidden, s.width, s.type, spread);
     add(blk + "ffn_down.weight", s.width, s.hidden, other, spread);
@@ -252,6 +260,10 @@ TinyModel::Vector TinyModel::attend(int layer, int position, Vector x, std::vect
     for (int h = 0; h < s.heads; ++h) q = normalize(blk + "attn_q_norm.weight", q, h * s.head_dim, s.head_dim);
     for (int h = 0; h < s.kv_heads; ++h) k = normalize(blk + "attn_k_norm.weight", k, h * s.head_dim, s.head_dim);
   }
+  if (s.whole_norms) {
+    q = normalize(blk + "attn_q_norm.weight", q, 0, s.heads * s.head_dim);
+    k = normalize(blk + "attn_k_norm.weight", k, 0, s.kv_heads * s.head_dim);
+  }
   rotate(q, s.heads, position);
   rotate(k, s.kv_heads, position);
   keys.push_back(k);
@@ -293,14 +305,16 @@ std::vector<std::vector<double>> TinyModel::logits(std::span<const std::int32_t>
     for (int layer = 0; layer < s.layers; ++layer) {
       const std::string blk = "blk." + std::to_string(layer) + ".";
       const auto l = static_cast<std::size_t>(layer);
-      const Vector attended = attend(layer, static_cast<int>(position),
-                                     normalize(blk + "attn_norm.weight", x, 0, s.width), keys[l], values[l]);
+      const Vector before = s.pre_norms ? normalize(blk + "attn_norm.weight", x, 0, s.width) : x;
+      Vector attended = attend(layer, static_cast<int>(position), before, keys[l], values[l]);
+      if (s.post_norms) attended = normalize(blk + "post_attention_norm.weight", attended, 0, s.width);
       for (std::size_t i = 0; i < x.size(); ++i) x[i] += s.residual_scale * attended[i];
-      const Vector h = normalize(blk + "ffn_norm.weight", x, 0, s.width);
+      const Vector h = s.pre_norms ? normalize(blk + "ffn_norm.weight", x, 0, s.width) : x;
       Vector gate = multiply(blk + "ffn_gate.weight", h);
       const Vector up = multiply(blk + "ffn_up.weight", h);
       for (std::size_t i = 0; i < gate.size(); ++i) gate[i] = gate[i] / (1 + std::exp(-gate[i])) * up[i];
-      const Vector down = multiply(blk + "ffn_down.weight", gate);
+      Vector down = multiply(blk + "ffn_down.weight", gate);
+      if (s.post_norms) down = normalize(blk + "post_ffw_norm.weight", down, 0, s.width);
       for (std::size_t i = 0; i < x.size(); ++i) x[i] += s.residual_scale * down[i];
     }
     out.push_back(

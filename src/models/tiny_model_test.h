@@ -21,7 +21,9 @@ struct TinySpec {
   bool tied = false;
   bool halves = false;  // rope pairs (i, i + n/2)
   bool qkv_bias = false;
-  bool head_norms = false;    // of q and k
+  bool head_norms = false;   // of q and k
+  bool whole_norms = false;  // of q and k, all heads as one
+  bool pre_norms = true, post_norms = false;
   bool rope_factors = false;  // a rope_freqs.weight
   std::string rope_scaling;   // "", "linear", "yarn"
   double rope_base = 10000, rope_factor = 4;

@@ -55,6 +55,7 @@ std::vector<Case> cases() {
                    .residual_scale = 0.22,
                    .logit_divisor = 8,
                    .attention_scale = 0.125};
+  TinySpec olmo2{.architecture = "olmo2", .halves = true, .whole_norms = true, .pre_norms = false, .post_norms = true};
   const auto with = [](TinySpec spec, auto change) {
     change(spec);
     return spec;
@@ -99,6 +100,10 @@ std::vector<Case> cases() {
       {"granite_q8_0",
        with(granite, [](TinySpec& s) { s.type = Type::q8_0, s.width = 64, s.head_dim = 16, s.hidden = 96; }),
        kQuantized},
+      {"olmo2", olmo2, kFine},
+      {"olmo2_tied_head_dim", with(olmo2, [](TinySpec& s) { s.tied = true, s.head_dim = 24, s.layers = 3; }), kFine},
+      {"olmo2_q8_0",
+       with(olmo2, [](TinySpec& s) { s.type = Type::q8_0, s.width = 64, s.head_dim = 16, s.hidden = 96; }), kQuantized},
   };
 }
 
