@@ -11,7 +11,6 @@ constexpr int kMostWidth = 1 << 18;
 constexpr int kMostHidden = 1 << 20;
 constexpr int kMostHeads = 1024;
 constexpr int kMostHeadDim = 256;
-constexpr int kMostContext = 1 << 27;
 
 Status read_attention(const Keys& keys, Shape& s) {
   s.heads = TRY(keys.size("attention.head_count", kMostHeads));

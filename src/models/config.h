@@ -58,6 +58,9 @@ class Keys {
   std::string architecture_;
 };
 
+// More than any model's positions.
+inline constexpr int kMostContext = 1 << 27;
+
 // The keys that all the llama-like architectures share. corrupt: a key is
 // missing or impossible; unsupported: sizes that the kernels do not take,
 // experts, an unknown rope scaling.

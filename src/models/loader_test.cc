@@ -130,7 +130,7 @@ TEST_F(Loader, RefusesKeysThatMakeNoModel) {
   EXPECT_THAT(refusal(replaced(good, "llama.block_count", "llama.block_xount")),
               HasSubstr("key 'llama.block_count' is missing"));
   EXPECT_THAT(refusal(replaced(good, "\x05\0\0\0\0\0\0\0llama"s, "\x05\0\0\0\0\0\0\0mamba"s)),
-              HasSubstr("the architecture 'mamba' is not supported; granite, llama, olmo2, qwen2, qwen3 are"));
+              HasSubstr("the architecture 'mamba' is not supported; granite, llama, olmo2, phi3, qwen2, qwen3 are"));
   EXPECT_THAT(refusal(std::string("GGUF")), HasSubstr("the file ends"));
   EXPECT_EQ(load(path("none.gguf"), {}, pool_).error().code, Code::not_found);
 }
@@ -149,6 +149,10 @@ TEST_F(Loader, RefusesWhatAnArchitectureDoesNotTake) {
   EXPECT_THAT(refusal(TinyModel(silent).writer()), HasSubstr("'granite.logit_scale' is 1000000000; 1e-6 to 1e6"));
   const TinySpec olmo3{.architecture = "olmo2", .window = 8, .whole_norms = true, .pre_norms = false};
   EXPECT_THAT(refusal(TinyModel(olmo3).writer()), HasSubstr("'olmo2.attention.sliding_window' is 8; only full"));
+  const TinyModel phi3({.architecture = "phi3", .fused = true});
+  gguf::Writer unstretched = phi3.writer();
+  unstretched.add("phi3.rope.scaling.original_context_length", std::uint32_t{16});
+  EXPECT_THAT(refusal(unstretched), HasSubstr("tensor 'rope_factors_long.weight' is missing; [4] is expected"));
 }
 
 TEST_F(Loader, RefusesWeightsThatAreNotFinite) {

@@ -23,6 +23,9 @@ struct TinySpec {
   bool qkv_bias = false;
   bool head_norms = false;   // of q and k
   bool whole_norms = false;  // of q and k, all heads as one
+  bool fused = false;        // q, k, v in one tensor; gate, up in one
+  bool long_rope = false;    // rope_factors_long.weight and rope_factors_short.weight; rope_length multiplies
+  double rope_length = 1;
   bool pre_norms = true, post_norms = false;
   bool rope_factors = false;  // a rope_freqs.weight
   std::string rope_scaling;   // "", "linear", "yarn"
@@ -60,6 +63,7 @@ class TinyModel {
   void add_tensors();
   const Matrix& tensor(const std::string& name) const { return tensors_.at(name); }
   Vector multiply(const std::string& name, const Vector& x) const;
+  Vector rows_of(const std::string& name, const Vector& x, int first, int count) const;
   Vector normalize(const std::string& name, const Vector& x, int from, int count) const;
   void rotate(Vector& x, int heads, int position) const;
   Vector attend(int layer, int position, Vector q, std::vector<Vector>& keys, std::vector<Vector>& values) const;

@@ -56,6 +56,7 @@ std::vector<Case> cases() {
                    .logit_divisor = 8,
                    .attention_scale = 0.125};
   TinySpec olmo2{.architecture = "olmo2", .halves = true, .whole_norms = true, .pre_norms = false, .post_norms = true};
+  TinySpec phi3{.architecture = "phi3", .halves = true, .fused = true};
   const auto with = [](TinySpec spec, auto change) {
     change(spec);
     return spec;
@@ -104,6 +105,17 @@ std::vector<Case> cases() {
       {"olmo2_tied_head_dim", with(olmo2, [](TinySpec& s) { s.tied = true, s.head_dim = 24, s.layers = 3; }), kFine},
       {"olmo2_q8_0",
        with(olmo2, [](TinySpec& s) { s.type = Type::q8_0, s.width = 64, s.head_dim = 16, s.hidden = 96; }), kQuantized},
+      {"phi3", phi3, kFine},
+      {"phi3_window", with(phi3, [](TinySpec& s) { s.window = 9; }), kFine},
+      {"phi3_long",
+       with(phi3, [](TinySpec& s) { s.head_dim = 16, s.rope_dims = 12, s.long_rope = true, s.rope_length = 1.19; }),
+       kFine},
+      {"phi3_short",
+       with(phi3,
+            [](TinySpec& s) { s.tied = true, s.long_rope = true, s.original_context = 128, s.rope_length = 0.9; }),
+       kFine},
+      {"phi3_q4_0", with(phi3, [](TinySpec& s) { s.type = Type::q4_0, s.width = 64, s.head_dim = 16, s.hidden = 96; }),
+       kQuantized},
   };
 }
 
