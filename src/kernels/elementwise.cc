@@ -63,6 +63,11 @@ void silu_mul(const float* gate, const float* up, std::size_t ld, int rows, int 
   for_rows(rows, n, pool, [&](std::size_t r) { kernels().silu_mul(gate + r * ld, up + r * ld, n, y + r * ldy); });
 }
 
+void gelu_mul(const float* gate, const float* up, std::size_t ld, int rows, int n, float* y, std::size_t ldy,
+              ThreadPool& pool) {
+  for_rows(rows, n, pool, [&](std::size_t r) { kernels().gelu_mul(gate + r * ld, up + r * ld, n, y + r * ldy); });
+}
+
 Rope::Rope(int n, double base, RopeLayout layout, std::span<const float> factors, float magnitude)
     : n_(n), layout_(layout), magnitude_(magnitude), frequencies_(static_cast<std::size_t>(n / 2)) {
   CHECK(n > 0 && n % 2 == 0, "rotary embedding turns pairs");

@@ -36,6 +36,10 @@ void add_bias(float* x, std::size_t ldx, const float* bias, int rows, int n, Thr
 void silu_mul(const float* gate, const float* up, std::size_t ld, int rows, int n, float* y, std::size_t ldy,
               ThreadPool& pool);
 
+// y = gelu(gate) * up, rows of n; gelu by its approximation with tanh (arXiv:1606.08415).
+void gelu_mul(const float* gate, const float* up, std::size_t ld, int rows, int n, float* y, std::size_t ldy,
+              ThreadPool& pool);
+
 // How a head's elements pair up for rotation.
 enum class RopeLayout {
   adjacent,  // (0, 1), (2, 3), ...: llama as GGUF stores it

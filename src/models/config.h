@@ -18,6 +18,7 @@ namespace ashlar::models {
 struct Config {
   Shape shape;
   RopeConfig rope;
+  std::optional<RopeConfig> window_rope;  // of layers with a window, where theirs is another
   float rms_epsilon = 0;
   // Factors of some architectures.
   float embedding_scale = 1;  // of the tokens' rows

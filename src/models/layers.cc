@@ -92,6 +92,7 @@ Result<FloatRows> FloatRows::allocate(int rows, int columns) {
 
 Pass::Pass(const Config& config, std::span<const float> rope_factors, int max_rows, ThreadPool& pool)
     : config_(config), max_rows_(max_rows), pool_(pool), rope_(make_rope(config.rope, rope_factors)) {
+  if (config.window_rope) window_rope_ = make_rope(*config.window_rope, {});
   const std::size_t rows = rows_of(max_rows);
   positions_.reserve(rows);
   sequences_.reserve(rows);
@@ -120,6 +121,7 @@ void Pass::begin(const Step& step, int first, int rows, BlockStore& kv) {
   take_sequences(step, first);
   take_logit_rows(step, first);
   rope_.set_positions(positions_);
+  if (window_rope_) window_rope_->set_positions(positions_);
 }
 
 // The parts of the step's sequences that lie in these rows.
@@ -231,7 +233,8 @@ void Pass::norm_whole(const Layer& layer) {
 void Pass::rotate() {
   const Timed timed(profile_, Operation::rope, layer_index());
   const Shape& s = config_.shape;
-  rope_.rotate(y_.data(), y_.ld, s.heads + s.kv_heads, s.head_dim, pool_);  // k stands behind q
+  const kernels::Rope& rope = window_rope_ && s.window(layer_index()) > 0 ? *window_rope_ : rope_;
+  rope.rotate(y_.data(), y_.ld, s.heads + s.kv_heads, s.head_dim, pool_);  // k stands behind q
 }
 
 void Pass::attend(const Layer& layer) {
@@ -243,7 +246,8 @@ void Pass::attend(const Layer& layer) {
     kernels::store_kv(kv, sequences_, k, y_.ld, v, y_.ld, pool_);
   }
   if (layer.index + 1 == s.layers) keep_asked_rows();
-  const kernels::AttentionShape shape{.heads = s.heads, .window = s.sliding_window, .scale = config_.attention_scale};
+  const kernels::AttentionShape shape{
+      .heads = s.heads, .window = s.window(layer.index), .scale = config_.attention_scale};
   const Timed timed(profile_, Operation::attention, layer.index, profile_ == nullptr ? Cost{} : attention_cost());
   kernels::attention(kv, shape, sequences_, y_.data(), y_.ld, h_.data(), h_.ld, pool_);
 }
@@ -255,7 +259,7 @@ Cost Pass::attention_cost() const {
       static_cast<double>(kv_->bytes().count) / (static_cast<double>(kv_->blocks()) * kBlockTokens * s.layers);
   Cost cost;
   for (const kernels::KvSequence& sequence : sequences_) {
-    const Seen seen = positions_seen(s, sequence.first_position, sequence.rows);
+    const Seen seen = positions_seen(s.window(layer_index()), sequence.first_position, sequence.rows);
     cost.bytes += position_bytes * static_cast<double>(seen.together);
     cost.operations += 4.0 * s.heads * s.head_dim * static_cast<double>(seen.sum);
   }
@@ -288,11 +292,11 @@ void Pass::keep_asked_rows() {
   rows_ = static_cast<int>(asked_.size());
 }
 
-void Pass::gated_silu(const kernels::PackedMatrix& gate_up) {
+void Pass::gate(const kernels::PackedMatrix& gate_up, decltype(&kernels::silu_mul) activation) {
   const int hidden = config_.shape.hidden;
   multiply(Operation::gate_up, gate_up, y_.data(), y_.ld);
   const Timed timed(profile_, Operation::activation, layer_index());
-  kernels::silu_mul(y_.data(), y_.data() + hidden, y_.ld, rows_, hidden, h_.data(), h_.ld, pool_);
+  activation(y_.data(), y_.data() + hidden, y_.ld, rows_, hidden, h_.data(), h_.ld, pool_);
 }
 
 void Pass::project(const kernels::PackedMatrix& matrix) {

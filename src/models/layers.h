@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -110,8 +111,9 @@ class Pass {
   // last layer only the rows whose logits are asked go on from here.
   void attend(const Layer& layer);
 
-  // h = silu(W_gate h) * (W_up h)
-  void gated_silu(const kernels::PackedMatrix& gate_up);
+  // h = silu(W_gate h) * (W_up h), or gelu
+  void gated_silu(const kernels::PackedMatrix& gate_up) { gate(gate_up, kernels::silu_mul); }
+  void gated_gelu(const kernels::PackedMatrix& gate_up) { gate(gate_up, kernels::gelu_mul); }
 
   // x += W h
   void project(const kernels::PackedMatrix& matrix);
@@ -125,6 +127,7 @@ class Pass {
   void take_logit_rows(const Step& step, int first);
   void keep_asked_rows();
   void multiply(Operation operation, const kernels::PackedMatrix& matrix, float* y, std::size_t ldy);
+  void gate(const kernels::PackedMatrix& gate_up, decltype(&kernels::silu_mul) activation);
   Cost attention_cost() const;
   int layer_index() const { return layer_ == nullptr ? 0 : layer_->index; }
 
@@ -132,6 +135,7 @@ class Pass {
   int max_rows_;
   ThreadPool& pool_;
   kernels::Rope rope_;
+  std::optional<kernels::Rope> window_rope_;
   FloatRows x_, h_, delta_;
   FloatRows y_;  // what a product gave: q, k, v side by side, or gate, up
   kernels::Activations activations_;

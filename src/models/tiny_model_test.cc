@@ -129,6 +129,10 @@ void TinyModel::add_keys() {
     writer_.add(prefix + "rope.scaling.factor", static_cast<float>(spec_.rope_factor));
     size("rope.scaling.original_context_length", spec_.original_context);
   }
+  if (spec_.architecture == "gemma3" && spec_.full_every != 6) {
+    size("attention.sliding_window_pattern", spec_.full_every);
+    writer_.add(prefix + "rope.freq_base_swa", static_cast<float>(spec_.window_rope_base));
+  }
   if (spec_.long_rope) {
     size("rope.scaling.original_context_length", spec_.original_context);
     writer_.add(prefix + "rope.scaling.attn_factor", static_cast<float>(spec_.rope_length));
@@ -235,10 +239,18 @@ TinyModel::Vector TinyModel::normalize(const std::string& name, const Vector& x,
   return y;
 }
 
-void TinyModel::rotate(Vector& x, int heads, int position) const {
+int TinyModel::window(int layer) const {
+  const bool full = spec_.full_every > 0 && layer % spec_.full_every == spec_.full_every - 1;
+  return full ? 0 : spec_.window;
+}
+
+void TinyModel::rotate(Vector& x, int heads, int position, int layer) const {
+  const bool other = window(layer) > 0 && spec_.window_rope_base > 0;
+  const double base = other ? spec_.window_rope_base : spec_.rope_base;
+  const std::string scaling = other ? "" : spec_.rope_scaling;
   const int n = spec_.rope_dims;
   for (int pair = 0; pair < n / 2; ++pair) {
-    double theta = position * std::pow(spec_.rope_base, -2.0 * pair / n), length = 1;
+    double theta = position * std::pow(base, -2.0 * pair / n), length = 1;
     if (spec_.rope_factors) theta /= tensor("rope_freqs.weight").values[static_cast<std::size_t>(pair)];
     if (spec_.long_rope) {
       const bool beyond = spec_.context > spec_.original_context;
@@ -246,8 +258,8 @@ void TinyModel::rotate(Vector& x, int heads, int position) const {
                    .values[static_cast<std::size_t>(pair)];
       length = spec_.rope_length;
     }
-    if (spec_.rope_scaling == "linear") theta /= spec_.rope_factor;
-    if (spec_.rope_scaling == "yarn") {
+    if (scaling == "linear") theta /= spec_.rope_factor;
+    if (scaling == "yarn") {
       // The ramp runs between the pairs that turn 32 times and once in the original context.
       const auto pair_of = [&](double turns) {
         return n * std::log(spec_.original_context / (turns * 2 * std::numbers::pi)) / (2 * std::log(spec_.rope_base));
@@ -290,13 +302,13 @@ TinyModel::Vector TinyModel::attend(int layer, int position, Vector x, std::vect
     q = normalize(blk + "attn_q_norm.weight", q, 0, q_rows);
     k = normalize(blk + "attn_k_norm.weight", k, 0, kv_rows);
   }
-  rotate(q, s.heads, position);
-  rotate(k, s.kv_heads, position);
+  rotate(q, s.heads, position, layer);
+  rotate(k, s.kv_heads, position, layer);
   keys.push_back(k);
   values.push_back(v);
   Vector heads(q.size(), 0.0);
   const double scale = s.attention_scale > 0 ? s.attention_scale : 1 / std::sqrt(s.head_dim);
-  const int first = s.window > 0 ? std::max(0, position - s.window + 1) : 0;
+  const int first = window(layer) > 0 ? std::max(0, position - window(layer) + 1) : 0;
   for (int h = 0; h < s.heads; ++h) {
     const auto q_at = static_cast<std::size_t>(h * s.head_dim);
     const auto kv_at = static_cast<std::size_t>(h / (s.heads / s.kv_heads) * s.head_dim);
@@ -339,7 +351,10 @@ std::vector<std::vector<double>> TinyModel::logits(std::span<const std::int32_t>
       const std::string up_name = blk + "ffn_up.weight";
       Vector gate = s.fused ? rows_of(up_name, h, 0, s.hidden) : multiply(blk + "ffn_gate.weight", h);
       const Vector up = s.fused ? rows_of(up_name, h, s.hidden, s.hidden) : multiply(up_name, h);
-      for (std::size_t i = 0; i < gate.size(); ++i) gate[i] = gate[i] / (1 + std::exp(-gate[i])) * up[i];
+      for (std::size_t i = 0; i < gate.size(); ++i) {
+        const double g = gate[i], cubic = std::sqrt(2 / std::numbers::pi) * (g + 0.044715 * g * g * g);
+        gate[i] = (s.gelu ? g / 2 * (1 + std::tanh(cubic)) : g / (1 + std::exp(-g))) * up[i];
+      }
       Vector down = multiply(blk + "ffn_down.weight", gate);
       if (s.post_norms) down = normalize(blk + "post_ffw_norm.weight", down, 0, s.width);
       for (std::size_t i = 0; i < x.size(); ++i) x[i] += s.residual_scale * down[i];

@@ -26,6 +26,9 @@ struct TinySpec {
   bool fused = false;        // q, k, v in one tensor; gate, up in one
   bool long_rope = false;    // rope_factors_long.weight and rope_factors_short.weight; rope_length multiplies
   double rope_length = 1;
+  bool gelu = false;
+  int full_every = 0;           // with a window: every so manieth layer sees all positions; 0: none
+  double window_rope_base = 0;  // of layers with a window, without scaling; 0: as the others
   bool pre_norms = true, post_norms = false;
   bool rope_factors = false;  // a rope_freqs.weight
   std::string rope_scaling;   // "", "linear", "yarn"
@@ -65,7 +68,8 @@ class TinyModel {
   Vector multiply(const std::string& name, const Vector& x) const;
   Vector rows_of(const std::string& name, const Vector& x, int first, int count) const;
   Vector normalize(const std::string& name, const Vector& x, int from, int count) const;
-  void rotate(Vector& x, int heads, int position) const;
+  int window(int layer) const;
+  void rotate(Vector& x, int heads, int position, int layer) const;
   Vector attend(int layer, int position, Vector q, std::vector<Vector>& keys, std::vector<Vector>& values) const;
 
   TinySpec spec_;

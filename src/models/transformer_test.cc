@@ -57,6 +57,19 @@ std::vector<Case> cases() {
                    .attention_scale = 0.125};
   TinySpec olmo2{.architecture = "olmo2", .halves = true, .whole_norms = true, .pre_norms = false, .post_norms = true};
   TinySpec phi3{.architecture = "phi3", .halves = true, .fused = true};
+  TinySpec gemma3{.architecture = "gemma3",
+                  .layers = 7,
+                  .head_dim = 16,
+                  .window = 7,
+                  .tied = true,
+                  .halves = true,
+                  .head_norms = true,
+                  .gelu = true,
+                  .full_every = 6,
+                  .window_rope_base = 10000,
+                  .post_norms = true,
+                  .rope_base = 1e6,
+                  .embedding_scale = std::sqrt(32.0)};
   const auto with = [](TinySpec spec, auto change) {
     change(spec);
     return spec;
@@ -115,6 +128,16 @@ std::vector<Case> cases() {
             [](TinySpec& s) { s.tied = true, s.long_rope = true, s.original_context = 128, s.rope_length = 0.9; }),
        kFine},
       {"phi3_q4_0", with(phi3, [](TinySpec& s) { s.type = Type::q4_0, s.width = 64, s.head_dim = 16, s.hidden = 96; }),
+       kQuantized},
+      {"gemma3", gemma3, kFine},
+      {"gemma3_linear", with(gemma3, [](TinySpec& s) { s.rope_scaling = "linear", s.rope_factor = 8; }), kFine},
+      {"gemma3_pattern", with(gemma3, [](TinySpec& s) { s.layers = 4, s.full_every = 2, s.window_rope_base = 500; }),
+       kFine},
+      {"gemma3_62_layers",
+       with(gemma3, [](TinySpec& s) { s.layers = 62, s.tied = false, s.attention_scale = std::sqrt(4 / 32.0); }),
+       kFine},
+      {"gemma3_q8_0",
+       with(gemma3, [](TinySpec& s) { s.type = Type::q8_0, s.width = 64, s.hidden = 96, s.embedding_scale = 8; }),
        kQuantized},
   };
 }
