@@ -61,6 +61,8 @@ class Keys {
 
 // More than any model's positions.
 inline constexpr int kMostContext = 1 << 27;
+// More layers than one that sees all positions stands among.
+inline constexpr int kMostPattern = 1024;
 
 // The keys that all the llama-like architectures share. corrupt: a key is
 // missing or impossible; unsupported: sizes that the kernels do not take,

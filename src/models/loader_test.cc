@@ -148,8 +148,15 @@ TEST_F(Loader, RefusesWhatAnArchitectureDoesNotTake) {
   EXPECT_THAT(refusal(TinyModel(silent).writer()), HasSubstr("'granite.logit_scale' is 0"));
   silent.logit_divisor = 1e9;
   EXPECT_THAT(refusal(TinyModel(silent).writer()), HasSubstr("'granite.logit_scale' is 1000000000; 1e-6 to 1e6"));
-  const TinySpec olmo3{.architecture = "olmo2", .window = 8, .whole_norms = true, .pre_norms = false};
-  EXPECT_THAT(refusal(TinyModel(olmo3).writer()), HasSubstr("'olmo2.attention.sliding_window' is 8; only full"));
+  const TinySpec gemma3{.architecture = "gemma3", .head_norms = true, .full_every = 6, .post_norms = true};
+  EXPECT_THAT(refusal(TinyModel(gemma3).writer()), HasSubstr("'gemma3.attention.sliding_window' is missing"));
+  TinySpec windows = gemma3;
+  windows.window = 4;
+  const TinyModel seeing(windows);
+  gguf::Writer capped = seeing.writer();
+  EXPECT_EQ(refusal(capped), "fine");
+  capped.add("gemma3.final_logit_softcapping", 30.0f);
+  EXPECT_THAT(refusal(capped), HasSubstr("'gemma3.final_logit_softcapping' is 30; capped logits are not supported"));
   const TinyModel phi3({.architecture = "phi3", .fused = true});
   gguf::Writer unstretched = phi3.writer();
   unstretched.add("phi3.rope.scaling.original_context_length", std::uint32_t{16});

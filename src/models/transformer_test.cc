@@ -139,6 +139,13 @@ std::vector<Case> cases() {
       {"gemma3_q8_0",
        with(gemma3, [](TinySpec& s) { s.type = Type::q8_0, s.width = 64, s.hidden = 96, s.embedding_scale = 8; }),
        kQuantized},
+      {"olmo3",
+       with(olmo2,
+            [](TinySpec& s) {
+              s.layers = 5, s.window = 7, s.full_every = 4;
+              s.rope_scaling = "yarn", s.window_rope_base = s.rope_base;
+            }),
+       kFine},
   };
 }
 

@@ -11,7 +11,6 @@ namespace ashlar::models {
 namespace {
 
 constexpr int kLayersOf27B = 62;
-constexpr int kMostPattern = 1024;
 
 Status refuse_caps(const Keys& keys) {
   for (const std::string_view key : {"attn_logit_softcapping", "final_logit_softcapping"}) {
@@ -26,7 +25,7 @@ Result<Config> configure(const Keys& keys) {
   TRY(refuse_caps(keys));
   Shape& s = config.shape;
   config.rope.layout = kernels::RopeLayout::halves;
-  if (s.sliding_window < 1) return keys.bad("attention.sliding_window", "is missing; above 0 is expected");
+  if (s.sliding_window < 1) return keys.bad("attention.sliding_window", "is missing or 0");
   s.full_every = TRY(keys.size("attention.sliding_window_pattern", kMostPattern, 6));
   RopeConfig local{.base = TRY(keys.positive("rope.freq_base_swa", 10000.0)),
                    .dims = config.rope.dims,

@@ -1,7 +1,6 @@
-// OLMo 2 (arXiv:2501.00656): no norms before attention and feed-forward but behind them, before
-// x receives what they gave; and a norm over the whole of q and of k.
-#include <fmt/format.h>
-
+// OLMo 2 (arXiv:2501.00656) and 3 (Ai2, 2025), which share a name in files: no norms before attention and
+// feed-forward but behind them, before x receives what they gave; and a norm over the whole of q and of k. In OLMo 3
+// three layers with a window, whose rotary embedding is not stretched, stand before each that sees all positions.
 #include "models/architecture.h"
 
 namespace ashlar::models {
@@ -10,11 +9,9 @@ namespace {
 Result<Config> configure(const Keys& keys) {
   Config config = TRY(read_config(keys));
   config.rope.layout = kernels::RopeLayout::halves;
-  // OLMo 3 goes by the same name; its layers do not all see the same.
-  if (config.shape.sliding_window != 0)
-    return keys.bad("attention.sliding_window",
-                    fmt::format("is {}; only full attention is supported", config.shape.sliding_window),
-                    Code::unsupported);
+  if (config.shape.sliding_window == 0) return config;
+  config.shape.full_every = TRY(keys.size("attention.sliding_window_pattern", kMostPattern, 4));
+  config.window_rope = RopeConfig{.base = config.rope.base, .dims = config.rope.dims, .layout = config.rope.layout};
   return config;
 }
 
