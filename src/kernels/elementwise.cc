@@ -48,6 +48,12 @@ void add(float* x, std::size_t ldx, const float* delta, std::size_t ldd, int row
   for_rows(rows, n, pool, [&](std::size_t r) { kernels().add(delta + r * ldd, n, x + r * ldx); });
 }
 
+void scale(float* x, std::size_t ldx, float factor, int rows, int n, ThreadPool& pool) {
+  for_rows(rows, n, pool, [&](std::size_t r) {
+    for (float& value : std::span(x + r * ldx, static_cast<std::size_t>(n))) value *= factor;
+  });
+}
+
 void add_bias(float* x, std::size_t ldx, const float* bias, int rows, int n, ThreadPool& pool) {
   for_rows(rows, n, pool, [&](std::size_t r) { kernels().add(bias, n, x + r * ldx); });
 }
@@ -55,6 +61,11 @@ void add_bias(float* x, std::size_t ldx, const float* bias, int rows, int n, Thr
 void silu_mul(const float* gate, const float* up, std::size_t ld, int rows, int n, float* y, std::size_t ldy,
               ThreadPool& pool) {
   for_rows(rows, n, pool, [&](std::size_t r) { kernels().silu_mul(gate + r * ld, up + r * ld, n, y + r * ldy); });
+}
+
+void gelu_mul(const float* gate, const float* up, std::size_t ld, int rows, int n, float* y, std::size_t ldy,
+              ThreadPool& pool) {
+  for_rows(rows, n, pool, [&](std::size_t r) { kernels().gelu_mul(gate + r * ld, up + r * ld, n, y + r * ldy); });
 }
 
 Rope::Rope(int n, double base, RopeLayout layout, std::span<const float> factors, float magnitude)

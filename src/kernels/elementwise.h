@@ -26,11 +26,18 @@ void add_rms_norm(float* x, std::size_t ldx, const float* delta, std::size_t ldd
 // x += delta
 void add(float* x, std::size_t ldx, const float* delta, std::size_t ldd, int rows, int n, ThreadPool& pool);
 
+// x *= factor
+void scale(float* x, std::size_t ldx, float factor, int rows, int n, ThreadPool& pool);
+
 // Every row of x += bias[n].
 void add_bias(float* x, std::size_t ldx, const float* bias, int rows, int n, ThreadPool& pool);
 
 // y = silu(gate) * up, rows of n.
 void silu_mul(const float* gate, const float* up, std::size_t ld, int rows, int n, float* y, std::size_t ldy,
+              ThreadPool& pool);
+
+// y = gelu(gate) * up, rows of n; gelu by its approximation with tanh (arXiv:1606.08415).
+void gelu_mul(const float* gate, const float* up, std::size_t ld, int rows, int n, float* y, std::size_t ldy,
               ThreadPool& pool);
 
 // How a head's elements pair up for rotation.

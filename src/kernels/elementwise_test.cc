@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <numbers>
 #include <random>
 #include <vector>
 
@@ -81,11 +82,16 @@ TEST_F(ElementwiseTest, RopeTurnsPairs) {
   }
 }
 
-TEST_F(ElementwiseTest, SiluAndSoftmax) {
+TEST_F(ElementwiseTest, SiluGeluAndSoftmax) {
   const std::vector<float> gate = {-100, -1, 0, 0.5f, 3, 100}, up = {1, 2, 3, 4, 5, 6};
   std::vector<float> y(6);
   silu_mul(gate.data(), up.data(), 6, 1, 6, y.data(), 6, pool);
   for (std::size_t i = 0; i < 6; ++i) ASSERT_NEAR(y[i], gate[i] / (1 + std::exp(-gate[i])) * up[i], 1e-5);
+  gelu_mul(gate.data(), up.data(), 6, 1, 6, y.data(), 6, pool);
+  for (std::size_t i = 0; i < 6; ++i) {
+    const double g = gate[i], inner = std::sqrt(2 / std::numbers::pi) * (g + 0.044715 * g * g * g);
+    ASSERT_NEAR(y[i], 0.5 * g * (1 + std::tanh(inner)) * up[i], 1e-5);
+  }
   std::vector<float> x = {1, 2, 3, -1000};
   EXPECT_NEAR(log_sum_exp(x), 3 + std::log(1 + std::exp(-1) + std::exp(-2)), 1e-6);
   softmax(x);
@@ -111,6 +117,8 @@ TEST_F(ElementwiseTest, EveryRowOfTheTableGivesTheBitsOfRef) {
         keep(y);
       }
       row.silu_mul(a.data(), b.data(), n, y.data());
+      keep(y);
+      row.gelu_mul(a.data(), b.data(), n, y.data());
       keep(y);
       float most, sum;
       row.exp_sum(a.data(), n, &most, &sum);

@@ -46,6 +46,8 @@ inline constexpr int kMaxHeadDim = 256;
 
 // How keys and values are stored. int8: symmetric codes with an f32 scale for each position and KV head.
 enum KvFormat : int { kKvF16, kKvBF16, kKvInt8 };
+// gelu(x) = x / (1 + exp(-x (a + b x^2))), with a = 2 sqrt(2 / pi) and b = 0.044715 a.
+inline constexpr float kGeluA = 1.59576912f, kGeluB = 0.0713548163f;
 // A key or value without an element of this magnitude is stored as int8 zeros.
 inline constexpr float kLeastInt8 = 1e-30f;
 
@@ -198,6 +200,8 @@ struct Kernels {
   void (*rope)(const float* cosine, const float* sine, int n, int halves, float* x);
   // y = silu(gate) * up
   void (*silu_mul)(const float* gate, const float* up, int n, float* y);
+  // y = gelu(gate) * up, gelu by its approximation with tanh
+  void (*gelu_mul)(const float* gate, const float* up, int n, float* y);
   // The greatest x, and the sum of exp(x - greatest).
   void (*exp_sum)(const float* x, int n, float* greatest, float* sum);
   // y = exp(x - shift) * factor

@@ -98,6 +98,7 @@ Result<Config> read_config(const Keys& keys) {
                     Code::unsupported);
   TRY(read_attention(keys, s));
   TRY(read_rope(keys, s, c.rope));
+  c.attention_scale = 1 / std::sqrt(static_cast<float>(s.head_dim));
   c.rms_epsilon = static_cast<float>(TRY(keys.positive("attention.layer_norm_rms_epsilon")));
   return c;
 }

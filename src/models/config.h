@@ -26,7 +26,13 @@ inline constexpr int kMostContext = 1 << 27;
 struct Config {
   Shape shape;
   RopeConfig rope;
+  std::optional<RopeConfig> window_rope;  // of layers with a window, where theirs is another
   float rms_epsilon = 0;
+  // Factors of some architectures.
+  float embedding_scale = 1;  // of the tokens' rows
+  float attention_scale = 0;  // of q; 1 / sqrt(head_dim) unless the architecture says otherwise
+  float residual_scale = 1;   // of what attention and the feed-forward add to x
+  float logit_scale = 1;
 };
 
 // The keys of one architecture: "block_count" is "llama.block_count" in the file.
@@ -60,6 +66,11 @@ class Keys {
   const gguf::File& file_;
   std::string architecture_;
 };
+
+// More than any model's positions.
+inline constexpr int kMostContext = 1 << 27;
+// More layers than one that sees all positions stands among.
+inline constexpr int kMostPattern = 1024;
 
 // The keys that all the llama-like architectures share. corrupt: a key is
 // missing or impossible; unsupported: sizes that the kernels do not take,

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 
 #include "kernels/blocks.h"
 
@@ -26,8 +27,12 @@ void list_embedding(const Shape& s, Weights& weights, TensorList& list) {
 }
 
 void list_attention(const Shape& s, int index, Layer& layer, TensorList& list) {
+  list.vector({{tensor_name(index, "attn_norm.weight"), s.width}}, layer.attention_norm);
+  list_attention_matrices(s, index, layer, list);
+}
+
+void list_attention_matrices(const Shape& s, int index, Layer& layer, TensorList& list) {
   const auto name = [&](std::string_view part) { return tensor_name(index, part); };
-  list.vector({{name("attn_norm.weight"), s.width}}, layer.attention_norm);
   list.matrix(
       {{name("attn_q.weight"), q_rows(s)}, {name("attn_k.weight"), kv_rows(s)}, {name("attn_v.weight"), kv_rows(s)}},
       s.width, layer.qkv);
@@ -49,11 +54,25 @@ void list_head_norms(const Shape& s, int index, Layer& layer, TensorList& list) 
   list.vector({{tensor_name(index, "attn_k_norm.weight"), s.head_dim}}, layer.k_norm);
 }
 
+void list_whole_norms(const Shape& s, int index, Layer& layer, TensorList& list) {
+  list.vector({{tensor_name(index, "attn_q_norm.weight"), q_rows(s)}}, layer.q_norm);
+  list.vector({{tensor_name(index, "attn_k_norm.weight"), kv_rows(s)}}, layer.k_norm);
+}
+
 void list_feed_forward(const Shape& s, int index, Layer& layer, TensorList& list) {
+  list.vector({{tensor_name(index, "ffn_norm.weight"), s.width}}, layer.feed_forward_norm);
+  list_feed_forward_matrices(s, index, layer, list);
+}
+
+void list_feed_forward_matrices(const Shape& s, int index, Layer& layer, TensorList& list) {
   const auto name = [&](std::string_view part) { return tensor_name(index, part); };
-  list.vector({{name("ffn_norm.weight"), s.width}}, layer.feed_forward_norm);
   list.matrix({{name("ffn_gate.weight"), s.hidden}, {name("ffn_up.weight"), s.hidden}}, s.width, layer.gate_up);
   list.matrix({{name("ffn_down.weight"), s.width}}, s.hidden, layer.down);
+}
+
+void list_post_norms(const Shape& s, int index, Layer& layer, TensorList& list) {
+  list.vector({{tensor_name(index, "post_attention_norm.weight"), s.width}}, layer.attention_post_norm);
+  list.vector({{tensor_name(index, "post_ffw_norm.weight"), s.width}}, layer.feed_forward_post_norm);
 }
 
 void list_output(const Shape& s, Weights& weights, TensorList& list) {
@@ -73,6 +92,7 @@ Result<FloatRows> FloatRows::allocate(int rows, int columns) {
 
 Pass::Pass(const Config& config, std::span<const float> rope_factors, int max_rows, ThreadPool& pool)
     : config_(config), max_rows_(max_rows), pool_(pool), rope_(make_rope(config.rope, rope_factors)) {
+  if (config.window_rope) window_rope_ = make_rope(*config.window_rope, {});
   const std::size_t rows = rows_of(max_rows);
   positions_.reserve(rows);
   sequences_.reserve(rows);
@@ -101,6 +121,7 @@ void Pass::begin(const Step& step, int first, int rows, BlockStore& kv) {
   take_sequences(step, first);
   take_logit_rows(step, first);
   rope_.set_positions(positions_);
+  if (window_rope_) window_rope_->set_positions(positions_);
 }
 
 // The parts of the step's sequences that lie in these rows.
@@ -138,6 +159,8 @@ void Pass::embed(const Embedding& embedding) {
     kernels::dequantize_row(embedding.type, embedding.rows.data() + embedding.row_bytes * rows_of(token), x_.row(row),
                             embedding.width);
   });
+  if (config_.embedding_scale != 1)
+    kernels::scale(x_.data(), x_.ld, config_.embedding_scale, rows_, embedding.width, pool_);
 }
 
 void Pass::norm(std::span<const float> weight) {
@@ -150,6 +173,23 @@ void Pass::norm(std::span<const float> weight) {
   else
     kernels::rms_norm(x_.data(), x_.ld, weight.data(), config_.rms_epsilon, rows_, width, h_.data(), h_.ld, pool_);
   delta_pending_ = false;
+}
+
+void Pass::take(const Layer& layer) {
+  const Timed timed(profile_, Operation::norm, layer.index);
+  pool_.for_each(rows_, [&](int row, int) {
+    const std::size_t width = rows_of(config_.shape.width);
+    if (delta_pending_)
+      std::transform(x_.row(row), x_.row(row) + width, delta_.row(row), x_.row(row), std::plus<float>());
+    std::copy_n(x_.row(row), width, h_.row(row));
+  });
+  delta_pending_ = false;
+}
+
+void Pass::post_norm(std::span<const float> weight) {
+  const Timed timed(profile_, Operation::norm, layer_index());
+  kernels::rms_norm(delta_.data(), delta_.ld, weight.data(), config_.rms_epsilon, rows_, config_.shape.width,
+                    delta_.data(), delta_.ld, pool_);
 }
 
 void Pass::multiply(Operation operation, const kernels::PackedMatrix& matrix, float* y, std::size_t ldy) {
@@ -182,10 +222,19 @@ void Pass::norm_heads(const Layer& layer) {
                           s.head_dim, pool_);
 }
 
+void Pass::norm_whole(const Layer& layer) {
+  const Timed timed(profile_, Operation::head_norm, layer.index);
+  const Shape& s = config_.shape;
+  float *q = y_.data(), *k = q + q_rows(s);
+  kernels::rms_norm(q, y_.ld, layer.q_norm.data(), config_.rms_epsilon, rows_, q_rows(s), q, y_.ld, pool_);
+  kernels::rms_norm(k, y_.ld, layer.k_norm.data(), config_.rms_epsilon, rows_, kv_rows(s), k, y_.ld, pool_);
+}
+
 void Pass::rotate() {
   const Timed timed(profile_, Operation::rope, layer_index());
   const Shape& s = config_.shape;
-  rope_.rotate(y_.data(), y_.ld, s.heads + s.kv_heads, s.head_dim, pool_);  // k stands behind q
+  const kernels::Rope& rope = window_rope_ && s.window(layer_index()) > 0 ? *window_rope_ : rope_;
+  rope.rotate(y_.data(), y_.ld, s.heads + s.kv_heads, s.head_dim, pool_);  // k stands behind q
 }
 
 void Pass::attend(const Layer& layer) {
@@ -198,7 +247,7 @@ void Pass::attend(const Layer& layer) {
   }
   if (layer.index + 1 == s.layers) keep_asked_rows();
   const kernels::AttentionShape shape{
-      .heads = s.heads, .window = s.sliding_window, .scale = 1 / std::sqrt(static_cast<float>(s.head_dim))};
+      .heads = s.heads, .window = s.window(layer.index), .scale = config_.attention_scale};
   const Timed timed(profile_, Operation::attention, layer.index, profile_ == nullptr ? Cost{} : attention_cost());
   kernels::attention(kv, shape, sequences_, y_.data(), y_.ld, h_.data(), h_.ld, pool_);
 }
@@ -210,7 +259,7 @@ Cost Pass::attention_cost() const {
       static_cast<double>(kv_->bytes().count) / (static_cast<double>(kv_->blocks()) * kBlockTokens * s.layers);
   Cost cost;
   for (const kernels::KvSequence& sequence : sequences_) {
-    const Seen seen = positions_seen(s, sequence.first_position, sequence.rows);
+    const Seen seen = positions_seen(s.window(layer_index()), sequence.first_position, sequence.rows);
     cost.bytes += position_bytes * static_cast<double>(seen.together);
     cost.operations += 4.0 * s.heads * s.head_dim * static_cast<double>(seen.sum);
   }
@@ -243,21 +292,26 @@ void Pass::keep_asked_rows() {
   rows_ = static_cast<int>(asked_.size());
 }
 
-void Pass::gated_silu(const kernels::PackedMatrix& gate_up) {
+void Pass::gate(const kernels::PackedMatrix& gate_up, decltype(&kernels::silu_mul) activation) {
   const int hidden = config_.shape.hidden;
   multiply(Operation::gate_up, gate_up, y_.data(), y_.ld);
   const Timed timed(profile_, Operation::activation, layer_index());
-  kernels::silu_mul(y_.data(), y_.data() + hidden, y_.ld, rows_, hidden, h_.data(), h_.ld, pool_);
+  activation(y_.data(), y_.data() + hidden, y_.ld, rows_, hidden, h_.data(), h_.ld, pool_);
 }
 
 void Pass::project(const kernels::PackedMatrix& matrix) {
   const bool down = layer_ != nullptr && &matrix == &layer_->down;
   multiply(down ? Operation::down : Operation::attention_output, matrix, delta_.data(), delta_.ld);
+  if (config_.residual_scale != 1)
+    kernels::scale(delta_.data(), delta_.ld, config_.residual_scale, rows_, config_.shape.width, pool_);
   delta_pending_ = true;
 }
 
 void Pass::logits(const kernels::PackedMatrix& matrix) {
-  multiply(Operation::logits, matrix, logits_.data(), rows_of(config_.shape.vocabulary));
+  const int vocabulary = config_.shape.vocabulary;
+  multiply(Operation::logits, matrix, logits_.data(), rows_of(vocabulary));
+  if (config_.logit_scale != 1)
+    kernels::scale(logits_.data(), rows_of(vocabulary), config_.logit_scale, rows_, vocabulary, pool_);
 }
 
 }  // namespace ashlar::models

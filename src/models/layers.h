@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -24,11 +25,13 @@ struct Layer {
   std::vector<float> attention_norm;       // [width]
   kernels::PackedMatrix qkv;               // [(heads + 2 kv_heads) head_dim, width]
   std::vector<float> qkv_bias;             // [its rows], or empty
-  std::vector<float> q_norm, k_norm;       // [head_dim] each
+  std::vector<float> q_norm, k_norm;       // [head_dim] each, or over all heads: [heads head_dim], [kv_heads head_dim]
   kernels::PackedMatrix attention_output;  // [width, heads head_dim]
+  std::vector<float> attention_post_norm;  // [width]
   std::vector<float> feed_forward_norm;    // [width]
   kernels::PackedMatrix gate_up;           // [2 hidden, width]
   kernels::PackedMatrix down;              // [width, hidden]
+  std::vector<float> feed_forward_post_norm;  // [width]
 };
 
 struct Weights {
@@ -42,10 +45,18 @@ struct Weights {
 // The names that GGUF gives to the tensors of these pieces.
 std::string tensor_name(int layer, std::string_view part);  // "blk.3.attn_q.weight"
 void list_embedding(const Shape& shape, Weights& weights, TensorList& list);
+// The norm before attention, and its matrices.
 void list_attention(const Shape& shape, int index, Layer& layer, TensorList& list);
+void list_attention_matrices(const Shape& shape, int index, Layer& layer, TensorList& list);
 void list_qkv_bias(const Shape& shape, int index, Layer& layer, TensorList& list, bool optional);
 void list_head_norms(const Shape& shape, int index, Layer& layer, TensorList& list);
+// Of all heads of q, and of k, as one.
+void list_whole_norms(const Shape& shape, int index, Layer& layer, TensorList& list);
+// The norm before the feed-forward, and its matrices.
 void list_feed_forward(const Shape& shape, int index, Layer& layer, TensorList& list);
+void list_feed_forward_matrices(const Shape& shape, int index, Layer& layer, TensorList& list);
+// The norms behind both.
+void list_post_norms(const Shape& shape, int index, Layer& layer, TensorList& list);
 // The embedding again where the file has no output matrix of its own.
 void list_output(const Shape& shape, Weights& weights, TensorList& list);
 
@@ -77,24 +88,32 @@ class Pass {
   // Rows [first, first + rows) of the step are next. rows <= max_rows().
   void begin(const Step& step, int first, int rows, BlockStore& kv);
 
-  // x = the tokens' rows of the embedding.
+  // x = the tokens' rows of the embedding, scaled as the configuration says; so are what project() adds and the logits.
   void embed(const Embedding& embedding);
 
   // h = x / rms(x) * weight
   void norm(std::span<const float> weight);
 
+  // h = x, where a layer begins without a norm.
+  void take(const Layer& layer);
+  // Before x receives what project() gave: over its rms, times weight.
+  void post_norm(std::span<const float> weight);
+
   // q, k, v = W h, plus the layer's bias if it has one.
   void qkv(const Layer& layer);
   // Each head of q and of k: over its rms, times its weight.
   void norm_heads(const Layer& layer);
+  // All of q, and all of k, likewise.
+  void norm_whole(const Layer& layer);
   // Turns q and k by their positions.
   void rotate();
   // Stores k and v; h = what each q attends to, all heads side by side. In the
   // last layer only the rows whose logits are asked go on from here.
   void attend(const Layer& layer);
 
-  // h = silu(W_gate h) * (W_up h)
-  void gated_silu(const kernels::PackedMatrix& gate_up);
+  // h = silu(W_gate h) * (W_up h), or gelu
+  void gated_silu(const kernels::PackedMatrix& gate_up) { gate(gate_up, kernels::silu_mul); }
+  void gated_gelu(const kernels::PackedMatrix& gate_up) { gate(gate_up, kernels::gelu_mul); }
 
   // x += W h
   void project(const kernels::PackedMatrix& matrix);
@@ -108,6 +127,7 @@ class Pass {
   void take_logit_rows(const Step& step, int first);
   void keep_asked_rows();
   void multiply(Operation operation, const kernels::PackedMatrix& matrix, float* y, std::size_t ldy);
+  void gate(const kernels::PackedMatrix& gate_up, decltype(&kernels::silu_mul) activation);
   Cost attention_cost() const;
   int layer_index() const { return layer_ == nullptr ? 0 : layer_->index; }
 
@@ -115,6 +135,7 @@ class Pass {
   int max_rows_;
   ThreadPool& pool_;
   kernels::Rope rope_;
+  std::optional<kernels::Rope> window_rope_;
   FloatRows x_, h_, delta_;
   FloatRows y_;  // what a product gave: q, k, v side by side, or gate, up
   kernels::Activations activations_;

@@ -129,10 +129,38 @@ TEST_F(Loader, RefusesKeysThatMakeNoModel) {
   EXPECT_THAT(refusal(with("rope.freq_base", 0x7FC00000)), HasSubstr("is nan; a finite number above 0"));
   EXPECT_THAT(refusal(replaced(good, "llama.block_count", "llama.block_xount")),
               HasSubstr("key 'llama.block_count' is missing"));
-  EXPECT_THAT(refusal(replaced(good, "\x05\0\0\0\0\0\0\0llama"s, "\x05\0\0\0\0\0\0\0mamba"s)),
-              HasSubstr("the architecture 'mamba' is not supported; llama, qwen2, qwen3 are"));
+  EXPECT_THAT(
+      refusal(replaced(good, "\x05\0\0\0\0\0\0\0llama"s, "\x05\0\0\0\0\0\0\0mamba"s)),
+      HasSubstr("the architecture 'mamba' is not supported; gemma3, granite, llama, olmo2, phi3, qwen2, qwen3 are"));
   EXPECT_THAT(refusal(std::string("GGUF")), HasSubstr("the file ends"));
   EXPECT_EQ(load(path("none.gguf"), {}, pool_).error().code, Code::not_found);
+}
+
+TEST_F(Loader, RefusesWhatAnArchitectureDoesNotTake) {
+  const TinySpec granite{.architecture = "granite", .attention_scale = 0.5};
+  const TinyModel tiny(granite);  // its tensors are borrowed by the writers
+  EXPECT_EQ(refusal(tiny.writer()), "fine");
+  gguf::Writer unturned = tiny.writer();
+  unturned.add("granite.rope.scaling.finetuned", false);
+  EXPECT_THAT(refusal(unturned), HasSubstr("'granite.rope.scaling.finetuned' is false; models without rotary"));
+  TinySpec silent = granite;
+  silent.logit_divisor = 0;
+  EXPECT_THAT(refusal(TinyModel(silent).writer()), HasSubstr("'granite.logit_scale' is 0"));
+  silent.logit_divisor = 1e9;
+  EXPECT_THAT(refusal(TinyModel(silent).writer()), HasSubstr("'granite.logit_scale' is 1000000000; 1e-6 to 1e6"));
+  const TinySpec gemma3{.architecture = "gemma3", .head_norms = true, .full_every = 6, .post_norms = true};
+  EXPECT_THAT(refusal(TinyModel(gemma3).writer()), HasSubstr("'gemma3.attention.sliding_window' is missing"));
+  TinySpec windows = gemma3;
+  windows.window = 4;
+  const TinyModel seeing(windows);
+  gguf::Writer capped = seeing.writer();
+  EXPECT_EQ(refusal(capped), "fine");
+  capped.add("gemma3.final_logit_softcapping", 30.0f);
+  EXPECT_THAT(refusal(capped), HasSubstr("'gemma3.final_logit_softcapping' is 30; capped logits are not supported"));
+  const TinyModel phi3({.architecture = "phi3", .fused = true});
+  gguf::Writer unstretched = phi3.writer();
+  unstretched.add("phi3.rope.scaling.original_context_length", std::uint32_t{16});
+  EXPECT_THAT(refusal(unstretched), HasSubstr("tensor 'rope_factors_long.weight' is missing; [4] is expected"));
 }
 
 TEST_F(Loader, RefusesWeightsThatAreNotFinite) {

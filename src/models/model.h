@@ -34,6 +34,10 @@ struct Shape {
   int vocabulary = 0;
   int context = 0;         // positions the model was trained for
   int sliding_window = 0;  // 0: full attention
+  int full_every = 0;      // every so manieth layer sees all positions despite the window; 0: none does
+
+  // Of one layer; 0: it sees all.
+  int window(int layer) const { return full_every > 0 && (layer + 1) % full_every == 0 ? 0 : sliding_window; }
 };
 
 // Keys and values of every layer, in numbered blocks of kBlockTokens positions.

@@ -14,10 +14,10 @@ std::string_view name_of(Operation operation) {
   return kNames[static_cast<std::size_t>(operation)];
 }
 
-Seen positions_seen(const Shape& shape, int first_position, int rows) {
+Seen positions_seen(int window_or_all, int first_position, int rows) {
   if (rows < 1) return {};
   const std::int64_t first = first_position + 1, last = first_position + rows;  // what the first and the last row see
-  const std::int64_t window = shape.sliding_window > 0 ? shape.sliding_window : last;
+  const std::int64_t window = window_or_all > 0 ? window_or_all : last;
   const std::int64_t growing = std::clamp(window - first + 1, std::int64_t{0}, last - first + 1);
   return {.sum = growing * (first + first + growing - 1) / 2 + (rows - growing) * window,
           .together = last - std::max(std::int64_t{0}, first - window)};

@@ -37,11 +37,12 @@ struct Cost {
 };
 
 // The positions that `rows` rows of a sequence see, the first of them at `first_position`.
+// window: as in AttentionShape; 0: all.
 struct Seen {
   std::int64_t sum = 0;       // over the rows
   std::int64_t together = 0;  // seen by any of them
 };
-Seen positions_seen(const Shape& shape, int first_position, int rows);
+Seen positions_seen(int window, int first_position, int rows);
 
 struct Spent {
   double seconds = 0;

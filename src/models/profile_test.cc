@@ -11,15 +11,13 @@ TEST(Profile, CountsThePositionsThatRowsSee) {
   for (const int window : {0, 1, 5, 100})
     for (const int first : {0, 3, 7, 200})
       for (const int rows : {0, 1, 4, 50}) {
-        Shape shape;
-        shape.sliding_window = window;
         std::int64_t sum = 0, begin = first + rows;
         for (int p = first; p < first + rows; ++p) {
           const int seen = window > 0 ? std::min(p + 1, window) : p + 1;
           sum += seen;
           begin = std::min<std::int64_t>(begin, p + 1 - seen);
         }
-        const Seen seen = positions_seen(shape, first, rows);
+        const Seen seen = positions_seen(window, first, rows);
         EXPECT_EQ(seen.sum, sum) << window << " " << first << " " << rows;
         EXPECT_EQ(seen.together, rows == 0 ? 0 : first + rows - begin) << window << " " << first << " " << rows;
       }

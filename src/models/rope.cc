@@ -39,9 +39,8 @@ kernels::Rope make_rope(const RopeConfig& c, std::span<const float> file_factors
   std::vector<float> factors(divisors.size());
   for (std::size_t i = 0; i < factors.size(); ++i)
     factors[i] = static_cast<float>(divisors[i] * (file_factors.empty() ? 1.0 : static_cast<double>(file_factors[i])));
-  double magnitude = 1;
-  if (c.scaling == RopeConfig::Scaling::yarn)
-    magnitude = c.attention_factor * (c.extrapolation != 0 ? 1 + 0.1 * std::log(c.factor) : 1.0);
+  double magnitude = c.attention_factor;
+  if (c.scaling == RopeConfig::Scaling::yarn && c.extrapolation != 0) magnitude *= 1 + 0.1 * std::log(c.factor);
   return kernels::Rope(c.dims, c.base, c.layout, factors, static_cast<float>(magnitude));
 }
 

@@ -17,14 +17,14 @@ struct RopeConfig {
   kernels::RopeLayout layout = kernels::RopeLayout::adjacent;
   Scaling scaling = Scaling::none;
   double factor = 1;            // how many times longer than trained the context is
-  double original_context = 0;  // positions before scaling (YaRN)
-  double attention_factor = 1;  // YaRN: multiplies the lengths
+  double original_context = 0;  // positions before scaling (YaRN, LongRoPE)
+  double attention_factor = 1;  // multiplies the lengths of q and k that turned (YaRN, LongRoPE)
   double extrapolation = 1;     // YaRN: 0 is linear scaling
   double beta_fast = 32, beta_slow = 1;
 };
 
 // `file_factors`: what divides each pair's frequency, [dims / 2], or empty
-// (Llama 3's rope_freqs).
+// (Llama 3's rope_freqs, LongRoPE's).
 kernels::Rope make_rope(const RopeConfig& config, std::span<const float> file_factors);
 
 }  // namespace ashlar::models

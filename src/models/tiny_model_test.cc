@@ -129,6 +129,20 @@ void TinyModel::add_keys() {
     writer_.add(prefix + "rope.scaling.factor", static_cast<float>(spec_.rope_factor));
     size("rope.scaling.original_context_length", spec_.original_context);
   }
+  if (spec_.architecture == "gemma3" && spec_.full_every != 6) {
+    size("attention.sliding_window_pattern", spec_.full_every);
+    writer_.add(prefix + "rope.freq_base_swa", static_cast<float>(spec_.window_rope_base));
+  }
+  if (spec_.long_rope) {
+    size("rope.scaling.original_context_length", spec_.original_context);
+    writer_.add(prefix + "rope.scaling.attn_factor", static_cast<float>(spec_.rope_length));
+  }
+  if (spec_.architecture == "granite") {
+    writer_.add(prefix + "embedding_scale", static_cast<float>(spec_.embedding_scale));
+    writer_.add(prefix + "residual_scale", static_cast<float>(spec_.residual_scale));
+    writer_.add(prefix + "logit_scale", static_cast<float>(spec_.logit_divisor));
+    writer_.add(prefix + "attention.scale", static_cast<float>(spec_.attention_scale));
+  }
 }
 
 void TinyModel::add(const std::string& name, int rows, int columns, Type type, double deviation, double mean) {
@@ -160,10 +174,14 @@ void TinyModel::add_tensors() {
   const double spread = 1 / std::sqrt(s.width);
   for (int i = 0; i < s.layers; ++i) {
     const std::string blk = "blk." + std::to_string(i) + ".";
-    add(blk + "attn_norm.weight", 1, s.width, Type::f32, 0.2, 1);
-    add(blk + "attn_q.weight", q, s.width, s.type, spread);
-    add(blk + "attn_k.weight", kv, s.width, s.type, spread);
-    add(blk + "attn_v.weight", kv, s.width, other, spread);
+    if (s.pre_norms) add(blk + "attn_norm.weight", 1, s.width, Type::f32, 0.2, 1);
+    if (s.fused) {
+      add(blk + "attn_qkv.weight", q + 2 * kv, s.width, s.type, spread);
+    } else {
+      add(blk + "attn_q.weight", q, s.width, s.type, spread);
+      add(blk + "attn_k.weight", kv, s.width, s.type, spread);
+      add(blk + "attn_v.weight", kv, s.width, other, spread);
+    }
     if (s.qkv_bias) {
       add(blk + "attn_q.bias", 1, q, Type::f32, 0.5);
       add(blk + "attn_k.bias", 1, kv, Type::f32, 0.5);
@@ -173,15 +191,27 @@ void TinyModel::add_tensors() {
       add(blk + "attn_q_norm.weight", 1, s.head_dim, Type::f32, 0.2, 1);
       add(blk + "attn_k_norm.weight", 1, s.head_dim, Type::f32, 0.2, 1);
     }
+    if (s.whole_norms) {
+      add(blk + "attn_q_norm.weight", 1, q, Type::f32, 0.2, 1);
+      add(blk + "attn_k_norm.weight", 1, kv, Type::f32, 0.2, 1);
+    }
+    if (s.post_norms) {
+      add(blk + "post_attention_norm.weight", 1, s.width, Type::f32, 0.2, 1);
+      add(blk + "post_ffw_norm.weight", 1, s.width, Type::f32, 0.2, 1);
+    }
     add(blk + "attn_output.weight", s.width, q, s.type, spread);
-    add(blk + "ffn_norm.weight", 1, s.width, Type::f32, 0.2, 1);
-    add(blk + "ffn_gate.weight", s.hidden, s.width, s.type, spread);
-    add(blk + "ffn_up.weight", s.hidden, s.width, s.type, spread);
+    if (s.pre_norms) add(blk + "ffn_norm.weight", 1, s.width, Type::f32, 0.2, 1);
+    if (!s.fused) add(blk + "ffn_gate.weight", s.hidden, s.width, s.type, spread);
+    add(blk + "ffn_up.weight", s.fused ? 2 * s.hidden : s.hidden, s.width, s.type, spread);
     add(blk + "ffn_down.weight", s.width, s.hidden, other, spread);
   }
   add("output_norm.weight", 1, s.width, Type::f32, 0.2, 1);
   if (!s.tied) add("output.weight", s.vocabulary, s.width, s.type, spread);
   if (s.rope_factors) add("rope_freqs.weight", 1, s.rope_dims / 2, Type::f32, 0.5, 3);
+  if (s.long_rope) {
+    add("rope_factors_long.weight", 1, s.rope_dims / 2, Type::f32, 0.5, 5);
+    add("rope_factors_short.weight", 1, s.rope_dims / 2, Type::f32, 0.1, 1.5);
+  }
 }
 
 TinyModel::Vector TinyModel::multiply(const std::string& name, const Vector& x) const {
@@ -190,6 +220,11 @@ TinyModel::Vector TinyModel::multiply(const std::string& name, const Vector& x) 
   for (std::size_t r = 0; r < y.size(); ++r)
     for (std::size_t c = 0; c < x.size(); ++c) y[r] += m.values[r * x.size() + c] * x[c];
   return y;
+}
+
+TinyModel::Vector TinyModel::rows_of(const std::string& name, const Vector& x, int first, int count) const {
+  const Vector all = multiply(name, x);
+  return {all.begin() + first, all.begin() + first + count};
 }
 
 // x[from, from + count) over its root mean square, times the weight; the rest unchanged.
@@ -204,13 +239,27 @@ TinyModel::Vector TinyModel::normalize(const std::string& name, const Vector& x,
   return y;
 }
 
-void TinyModel::rotate(Vector& x, int heads, int position) const {
+int TinyModel::window(int layer) const {
+  const bool full = spec_.full_every > 0 && layer % spec_.full_every == spec_.full_every - 1;
+  return full ? 0 : spec_.window;
+}
+
+void TinyModel::rotate(Vector& x, int heads, int position, int layer) const {
+  const bool other = window(layer) > 0 && spec_.window_rope_base > 0;
+  const double base = other ? spec_.window_rope_base : spec_.rope_base;
+  const std::string scaling = other ? "" : spec_.rope_scaling;
   const int n = spec_.rope_dims;
   for (int pair = 0; pair < n / 2; ++pair) {
-    double theta = position * std::pow(spec_.rope_base, -2.0 * pair / n), length = 1;
+    double theta = position * std::pow(base, -2.0 * pair / n), length = 1;
     if (spec_.rope_factors) theta /= tensor("rope_freqs.weight").values[static_cast<std::size_t>(pair)];
-    if (spec_.rope_scaling == "linear") theta /= spec_.rope_factor;
-    if (spec_.rope_scaling == "yarn") {
+    if (spec_.long_rope) {
+      const bool beyond = spec_.context > spec_.original_context;
+      theta /= tensor(beyond ? "rope_factors_long.weight" : "rope_factors_short.weight")
+                   .values[static_cast<std::size_t>(pair)];
+      length = spec_.rope_length;
+    }
+    if (scaling == "linear") theta /= spec_.rope_factor;
+    if (scaling == "yarn") {
       // The ramp runs between the pairs that turn 32 times and once in the original context.
       const auto pair_of = [&](double turns) {
         return n * std::log(spec_.original_context / (turns * 2 * std::numbers::pi)) / (2 * std::log(spec_.rope_base));
@@ -235,8 +284,11 @@ TinyModel::Vector TinyModel::attend(int layer, int position, Vector x, std::vect
                                     std::vector<Vector>& values) const {
   const TinySpec& s = spec_;
   const std::string blk = "blk." + std::to_string(layer) + ".";
-  Vector q = multiply(blk + "attn_q.weight", x), k = multiply(blk + "attn_k.weight", x),
-         v = multiply(blk + "attn_v.weight", x);
+  const int q_rows = s.heads * s.head_dim, kv_rows = s.kv_heads * s.head_dim;
+  const std::string fused = blk + "attn_qkv.weight";
+  Vector q = s.fused ? rows_of(fused, x, 0, q_rows) : multiply(blk + "attn_q.weight", x);
+  Vector k = s.fused ? rows_of(fused, x, q_rows, kv_rows) : multiply(blk + "attn_k.weight", x);
+  Vector v = s.fused ? rows_of(fused, x, q_rows + kv_rows, kv_rows) : multiply(blk + "attn_v.weight", x);
   if (s.qkv_bias) {
     for (std::size_t i = 0; i < q.size(); ++i) q[i] += tensor(blk + "attn_q.bias").values[i];
     for (std::size_t i = 0; i < k.size(); ++i) k[i] += tensor(blk + "attn_k.bias").values[i];
@@ -246,12 +298,17 @@ TinyModel::Vector TinyModel::attend(int layer, int position, Vector x, std::vect
     for (int h = 0; h < s.heads; ++h) q = normalize(blk + "attn_q_norm.weight", q, h * s.head_dim, s.head_dim);
     for (int h = 0; h < s.kv_heads; ++h) k = normalize(blk + "attn_k_norm.weight", k, h * s.head_dim, s.head_dim);
   }
-  rotate(q, s.heads, position);
-  rotate(k, s.kv_heads, position);
+  if (s.whole_norms) {
+    q = normalize(blk + "attn_q_norm.weight", q, 0, q_rows);
+    k = normalize(blk + "attn_k_norm.weight", k, 0, kv_rows);
+  }
+  rotate(q, s.heads, position, layer);
+  rotate(k, s.kv_heads, position, layer);
   keys.push_back(k);
   values.push_back(v);
   Vector heads(q.size(), 0.0);
-  const int first = s.window > 0 ? std::max(0, position - s.window + 1) : 0;
+  const double scale = s.attention_scale > 0 ? s.attention_scale : 1 / std::sqrt(s.head_dim);
+  const int first = window(layer) > 0 ? std::max(0, position - window(layer) + 1) : 0;
   for (int h = 0; h < s.heads; ++h) {
     const auto q_at = static_cast<std::size_t>(h * s.head_dim);
     const auto kv_at = static_cast<std::size_t>(h / (s.heads / s.kv_heads) * s.head_dim);
@@ -262,7 +319,7 @@ TinyModel::Vector TinyModel::attend(int layer, int position, Vector x, std::vect
       for (int i = 0; i < s.head_dim; ++i)
         dot += q[q_at + static_cast<std::size_t>(i)] *
                keys[static_cast<std::size_t>(p)][kv_at + static_cast<std::size_t>(i)];
-      weights.push_back(std::exp(dot / std::sqrt(s.head_dim)));
+      weights.push_back(std::exp(dot * scale));
       sum += weights.back();
     }
     for (int p = first; p <= position; ++p)
@@ -282,21 +339,29 @@ std::vector<std::vector<double>> TinyModel::logits(std::span<const std::int32_t>
     const Matrix& embedding = tensor("token_embd.weight");
     const auto row = embedding.values.begin() + static_cast<std::ptrdiff_t>(tokens[position]) * s.width;
     Vector x(row, row + s.width);
+    for (double& value : x) value *= s.embedding_scale;
     for (int layer = 0; layer < s.layers; ++layer) {
       const std::string blk = "blk." + std::to_string(layer) + ".";
       const auto l = static_cast<std::size_t>(layer);
-      const Vector attended = attend(layer, static_cast<int>(position),
-                                     normalize(blk + "attn_norm.weight", x, 0, s.width), keys[l], values[l]);
-      for (std::size_t i = 0; i < x.size(); ++i) x[i] += attended[i];
-      const Vector h = normalize(blk + "ffn_norm.weight", x, 0, s.width);
-      Vector gate = multiply(blk + "ffn_gate.weight", h);
-      const Vector up = multiply(blk + "ffn_up.weight", h);
-      for (std::size_t i = 0; i < gate.size(); ++i) gate[i] = gate[i] / (1 + std::exp(-gate[i])) * up[i];
-      const Vector down = multiply(blk + "ffn_down.weight", gate);
-      for (std::size_t i = 0; i < x.size(); ++i) x[i] += down[i];
+      const Vector before = s.pre_norms ? normalize(blk + "attn_norm.weight", x, 0, s.width) : x;
+      Vector attended = attend(layer, static_cast<int>(position), before, keys[l], values[l]);
+      if (s.post_norms) attended = normalize(blk + "post_attention_norm.weight", attended, 0, s.width);
+      for (std::size_t i = 0; i < x.size(); ++i) x[i] += s.residual_scale * attended[i];
+      const Vector h = s.pre_norms ? normalize(blk + "ffn_norm.weight", x, 0, s.width) : x;
+      const std::string up_name = blk + "ffn_up.weight";
+      Vector gate = s.fused ? rows_of(up_name, h, 0, s.hidden) : multiply(blk + "ffn_gate.weight", h);
+      const Vector up = s.fused ? rows_of(up_name, h, s.hidden, s.hidden) : multiply(up_name, h);
+      for (std::size_t i = 0; i < gate.size(); ++i) {
+        const double g = gate[i], cubic = std::sqrt(2 / std::numbers::pi) * (g + 0.044715 * g * g * g);
+        gate[i] = (s.gelu ? g / 2 * (1 + std::tanh(cubic)) : g / (1 + std::exp(-g))) * up[i];
+      }
+      Vector down = multiply(blk + "ffn_down.weight", gate);
+      if (s.post_norms) down = normalize(blk + "post_ffw_norm.weight", down, 0, s.width);
+      for (std::size_t i = 0; i < x.size(); ++i) x[i] += s.residual_scale * down[i];
     }
     out.push_back(
         multiply(s.tied ? "token_embd.weight" : "output.weight", normalize("output_norm.weight", x, 0, s.width)));
+    for (double& value : out.back()) value /= s.logit_divisor;
   }
   return out;
 }

@@ -21,7 +21,15 @@ struct TinySpec {
   bool tied = false;
   bool halves = false;  // rope pairs (i, i + n/2)
   bool qkv_bias = false;
-  bool head_norms = false;    // of q and k
+  bool head_norms = false;   // of q and k
+  bool whole_norms = false;  // of q and k, all heads as one
+  bool fused = false;        // q, k, v in one tensor; gate, up in one
+  bool long_rope = false;    // rope_factors_long.weight and rope_factors_short.weight; rope_length multiplies
+  double rope_length = 1;
+  bool gelu = false;
+  int full_every = 0;           // with a window: every so manieth layer sees all positions; 0: none
+  double window_rope_base = 0;  // of layers with a window, without scaling; 0: as the others
+  bool pre_norms = true, post_norms = false;
   bool rope_factors = false;  // a rope_freqs.weight
   std::string rope_scaling;   // "", "linear", "yarn"
   double rope_base = 10000, rope_factor = 4;
@@ -29,6 +37,8 @@ struct TinySpec {
   kernels::Type type = kernels::Type::f32;        // of the matrices
   kernels::Type other_type = kernels::Type::f32;  // of W_v and W_down, where it differs
   bool mixed = false;                             // other_type is used
+  double embedding_scale = 1, residual_scale = 1, logit_divisor = 1;
+  double attention_scale = 0;  // of q; 0: 1 / sqrt(head_dim)
   std::uint64_t seed = 1;
 };
 
@@ -56,8 +66,10 @@ class TinyModel {
   void add_tensors();
   const Matrix& tensor(const std::string& name) const { return tensors_.at(name); }
   Vector multiply(const std::string& name, const Vector& x) const;
+  Vector rows_of(const std::string& name, const Vector& x, int first, int count) const;
   Vector normalize(const std::string& name, const Vector& x, int from, int count) const;
-  void rotate(Vector& x, int heads, int position) const;
+  int window(int layer) const;
+  void rotate(Vector& x, int heads, int position, int layer) const;
   Vector attend(int layer, int position, Vector q, std::vector<Vector>& keys, std::vector<Vector>& values) const;
 
   TinySpec spec_;

@@ -19,7 +19,7 @@ Result<std::unique_ptr<Transformer>> Transformer::create(const Architecture& arc
   TRY(list.fill(*model->source_, pool));
   if (std::ranges::any_of(weights.rope_factors, [](float factor) { return factor <= 0; }))
     return Error{Code::corrupt,
-                 fmt::format("{}: a frequency factor of rope_freqs.weight is not above 0", model->source_->name())};
+                 fmt::format("{}: a frequency factor of the rotary embedding is not above 0", model->source_->name())};
   model->pass_ = TRY(Pass::create(model->config_, weights.rope_factors, max_rows, pool));
   return model;
 }

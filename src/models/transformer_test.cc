@@ -42,6 +42,8 @@ struct Case {
 constexpr double kFine = 2e-3;
 // int8 activations: about 0.4 % of a block's greatest value, at every product.
 constexpr double kQuantized = 6e-2;
+// Where a norm stands behind attention and feed-forward, it lifts what they give, and its rounding, to the size of x.
+constexpr double kLifted = 2;
 // Tiles round all of attention and the activations of 16-bit weights to bf16 (0.4 %), others to 1/127 of the greatest
 // of 256, and quantized weights again.
 constexpr double kTiles = 4e-2;
@@ -50,6 +52,26 @@ std::vector<Case> cases() {
   TinySpec llama;
   TinySpec qwen2{.architecture = "qwen2", .halves = true, .qkv_bias = true, .rope_base = 1e6};
   TinySpec qwen3{.architecture = "qwen3", .head_dim = 16, .halves = true, .head_norms = true, .rope_base = 1e6};
+  TinySpec granite{.architecture = "granite",
+                   .embedding_scale = 12,
+                   .residual_scale = 0.22,
+                   .logit_divisor = 8,
+                   .attention_scale = 0.125};
+  TinySpec olmo2{.architecture = "olmo2", .halves = true, .whole_norms = true, .pre_norms = false, .post_norms = true};
+  TinySpec phi3{.architecture = "phi3", .halves = true, .fused = true};
+  TinySpec gemma3{.architecture = "gemma3",
+                  .layers = 7,
+                  .head_dim = 16,
+                  .window = 7,
+                  .tied = true,
+                  .halves = true,
+                  .head_norms = true,
+                  .gelu = true,
+                  .full_every = 6,
+                  .window_rope_base = 10000,
+                  .post_norms = true,
+                  .rope_base = 1e6,
+                  .embedding_scale = std::sqrt(32.0)};
   const auto with = [](TinySpec spec, auto change) {
     change(spec);
     return spec;
@@ -89,6 +111,46 @@ std::vector<Case> cases() {
       {"qwen3_tied", with(qwen3, [](TinySpec& s) { s.tied = true, s.heads = 6, s.kv_heads = 2; }), kFine},
       {"qwen3_q4_0", with(qwen3, [](TinySpec& s) { s.type = Type::q4_0, s.width = 64, s.heads = 4, s.hidden = 96; }),
        kQuantized},
+      {"granite", granite, kFine},
+      {"granite_tied", with(granite, [](TinySpec& s) { s.tied = true, s.rope_factors = true; }), kFine},
+      {"granite_q8_0",
+       with(granite, [](TinySpec& s) { s.type = Type::q8_0, s.width = 64, s.head_dim = 16, s.hidden = 96; }),
+       kQuantized},
+      {"olmo2", olmo2, kLifted * kFine},
+      {"olmo2_tied_head_dim", with(olmo2, [](TinySpec& s) { s.tied = true, s.head_dim = 24, s.layers = 3; }),
+       kLifted * kFine},
+      {"olmo2_q8_0",
+       with(olmo2, [](TinySpec& s) { s.type = Type::q8_0, s.width = 64, s.head_dim = 16, s.hidden = 96; }),
+       kLifted * kQuantized},
+      {"phi3", phi3, kFine},
+      {"phi3_window", with(phi3, [](TinySpec& s) { s.window = 9; }), kFine},
+      {"phi3_long",
+       with(phi3, [](TinySpec& s) { s.head_dim = 16, s.rope_dims = 12, s.long_rope = true, s.rope_length = 1.19; }),
+       kFine},
+      {"phi3_short",
+       with(phi3,
+            [](TinySpec& s) { s.tied = true, s.long_rope = true, s.original_context = 128, s.rope_length = 0.9; }),
+       kFine},
+      {"phi3_q4_0", with(phi3, [](TinySpec& s) { s.type = Type::q4_0, s.width = 64, s.head_dim = 16, s.hidden = 96; }),
+       kQuantized},
+      {"gemma3", gemma3, kLifted * kFine},
+      {"gemma3_linear", with(gemma3, [](TinySpec& s) { s.rope_scaling = "linear", s.rope_factor = 8; }),
+       kLifted * kFine},
+      {"gemma3_pattern", with(gemma3, [](TinySpec& s) { s.layers = 4, s.full_every = 2, s.window_rope_base = 500; }),
+       kLifted * kFine},
+      {"gemma3_62_layers",
+       with(gemma3, [](TinySpec& s) { s.layers = 62, s.tied = false, s.attention_scale = std::sqrt(4 / 32.0); }),
+       kLifted * kFine},
+      {"gemma3_q8_0",
+       with(gemma3, [](TinySpec& s) { s.type = Type::q8_0, s.width = 64, s.hidden = 96, s.embedding_scale = 8; }),
+       kLifted * kQuantized},
+      {"olmo3",
+       with(olmo2,
+            [](TinySpec& s) {
+              s.layers = 5, s.window = 7, s.full_every = 4;
+              s.rope_scaling = "yarn", s.window_rope_base = s.rope_base;
+            }),
+       kLifted * kFine},
   };
 }
 

@@ -63,7 +63,7 @@ Result<Limits> measure_limits(const models::Model& model, ThreadPool& pool) {
 Floor prefill_floor(const models::Model& model, const Limits& limits, const Test& test, models::KvType kv, int chunk) {
   const Needs needs = needs_of(model, kv);
   const int rows = test.prefilled(), sequences = test.shared > 0 ? 1 : test.batch;
-  const models::Seen seen = positions_seen(model.shape(), test.depth, rows / sequences);
+  const models::Seen seen = models::positions_seen(model.shape().sliding_window, test.depth, rows / sequences);
   const double passes = (rows + chunk - 1) / chunk;
   return {.memory_seconds =
               (passes * needs.weight_bytes + sequences * needs.position_bytes * static_cast<double>(seen.together)) /
@@ -75,7 +75,7 @@ Floor prefill_floor(const models::Model& model, const Limits& limits, const Test
 Floor decode_floor(const models::Model& model, const Limits& limits, const Test& test, models::KvType kv) {
   const Needs needs = needs_of(model, kv);
   const int start = test.depth + test.shared + test.prompt;
-  const auto seen = static_cast<double>(positions_seen(model.shape(), start, test.generate).sum);
+  const auto seen = static_cast<double>(models::positions_seen(model.shape().sliding_window, start, test.generate).sum);
   // Without a window, which lets go of the prefix, each step reads the shared part once.
   const bool shares = test.shared > 0 && model.shape().sliding_window == 0;
   const double spared = shares ? static_cast<double>(test.batch - 1) * test.shared * test.generate : 0;

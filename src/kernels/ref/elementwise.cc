@@ -55,6 +55,13 @@ void silu_mul(const float* gate, const float* up, int n, float* y) {
   for (int i = 0; i < n; ++i) y[i] = gate[i] / (1.0f + exponential(-gate[i])) * up[i];
 }
 
+void gelu_mul(const float* gate, const float* up, int n, float* y) {
+  for (int i = 0; i < n; ++i) {
+    const float inner = gate[i] * std::fma(gate[i] * gate[i], kGeluB, kGeluA);
+    y[i] = gate[i] / (1.0f + exponential(-inner)) * up[i];
+  }
+}
+
 void exp_sum(const float* x, int n, float* greatest, float* sum) {
   float most = x[0];
   for (int i = 0; i < n; ++i) most = x[i] > most ? x[i] : most;

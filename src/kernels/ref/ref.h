@@ -20,6 +20,7 @@ void rms_norm(const float* x, const float* weight, float epsilon, int n, float* 
 void add(const float* y, int n, float* x);
 void rope(const float* cosine, const float* sine, int n, int halves, float* x);
 void silu_mul(const float* gate, const float* up, int n, float* y);
+void gelu_mul(const float* gate, const float* up, int n, float* y);
 void exp_sum(const float* x, int n, float* greatest, float* sum);
 void exp_scale(const float* x, int n, float shift, float factor, float* y);
 

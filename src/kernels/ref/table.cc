@@ -47,6 +47,7 @@ const Kernels kTable = {
     .add = add,
     .rope = rope,
     .silu_mul = silu_mul,
+    .gelu_mul = gelu_mul,
     .exp_sum = exp_sum,
     .exp_scale = exp_scale,
     .read_memory = read_memory,

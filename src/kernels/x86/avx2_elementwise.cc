@@ -72,6 +72,17 @@ void silu_mul(const float* gate, const float* up, int n, float* y) {
   }
 }
 
+void gelu_mul(const float* gate, const float* up, int n, float* y) {
+  for (int i = 0; i < n; i += 8) {
+    const __m256i lanes = lanes_of(n - i);
+    const __m256 g = load(gate + i, lanes);
+    const __m256 slope = _mm256_fmadd_ps(_mm256_mul_ps(g, g), _mm256_set1_ps(kGeluB), _mm256_set1_ps(kGeluA));
+    const __m256 e = exponential(_mm256_xor_ps(_mm256_mul_ps(g, slope), _mm256_set1_ps(-0.0f)));
+    const __m256 gelu = _mm256_div_ps(g, _mm256_add_ps(_mm256_set1_ps(1.0f), e));
+    _mm256_maskstore_ps(y + i, lanes, _mm256_mul_ps(gelu, load(up + i, lanes)));
+  }
+}
+
 void exp_sum(const float* x, int n, float* greatest, float* sum) {
   __m256 most = _mm256_set1_ps(-__builtin_inff());
   for (int i = 0; i < n; i += 8) most = _mm256_max_ps(most, load_or_nothing(x + i, lanes_of(n - i)));
@@ -150,6 +161,7 @@ const Kernels kAvx2 = {
     .add = avx2::add,
     .rope = avx2::rope,
     .silu_mul = avx2::silu_mul,
+    .gelu_mul = avx2::gelu_mul,
     .exp_sum = avx2::exp_sum,
     .exp_scale = avx2::exp_scale,
     .read_memory = avx2::read_memory,

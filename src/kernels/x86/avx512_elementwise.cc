@@ -69,6 +69,17 @@ void silu_mul(const float* gate, const float* up, int n, float* y) {
   }
 }
 
+void gelu_mul(const float* gate, const float* up, int n, float* y) {
+  for (int i = 0; i < n; i += 16) {
+    const __mmask16 lanes = lanes_of(n - i);
+    const __m512 g = _mm512_maskz_loadu_ps(lanes, gate + i), u = _mm512_maskz_loadu_ps(lanes, up + i);
+    const __m512 slope = _mm512_fmadd_ps(_mm512_mul_ps(g, g), _mm512_set1_ps(kGeluB), _mm512_set1_ps(kGeluA));
+    const __m512 e = exponential(_mm512_xor_ps(_mm512_mul_ps(g, slope), _mm512_set1_ps(-0.0f)));
+    const __m512 gelu = _mm512_div_ps(g, _mm512_add_ps(_mm512_set1_ps(1.0f), e));
+    _mm512_mask_storeu_ps(y + i, lanes, _mm512_mul_ps(gelu, u));
+  }
+}
+
 void exp_sum(const float* x, int n, float* greatest, float* sum) {
   const __m512 nothing = _mm512_set1_ps(-__builtin_inff());
   __m512 most = nothing;
@@ -148,6 +159,7 @@ const Kernels kAvx512 = {
     .add = avx512::add,
     .rope = avx512::rope,
     .silu_mul = avx512::silu_mul,
+    .gelu_mul = avx512::gelu_mul,
     .exp_sum = avx512::exp_sum,
     .exp_scale = avx512::exp_scale,
     .read_memory = avx512::read_memory,
