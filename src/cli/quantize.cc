@@ -28,7 +28,7 @@ struct QuantizeOptions {
     field("threads", threads, "Threads that compute; 0: one for each core.");
     field("force", force, "Overwrite OUT if it is there.");
     field("allow_requantize", allow_requantize, "Let weights be rounded again that are quantized already.");
-    field("force_rtn", force_rtn, "Round to nearest even above 6.7 billion parameters.");
+    field("force_rtn", force_rtn, "Round to nearest above 6.7 billion parameters too.");
     field("json", json, "For a script: the sizes, and the type of each tensor.");
   }
 };

@@ -169,7 +169,8 @@ void quantize_small(Type type, const float* x, Parts& parts) {
   }
   const float most = extreme(x, 32);
   const float reach = type == Type::q8_0 || type == Type::iq4_nl ? -127 : static_cast<float>(-layout.offset);
-  parts.d = f32_to_f16(most / reach);
+  // Codes of 8 bits reach as far on both sides, and a scale above 0 is what other writers give them.
+  parts.d = f32_to_f16(type == Type::q8_0 ? std::abs(most) / -reach : most / reach);
   encode(type, x, 32, f16_to_f32(parts.d), 0, parts.codes);
 }
 

@@ -67,8 +67,6 @@ class Keys {
   std::string architecture_;
 };
 
-// More than any model's positions.
-inline constexpr int kMostContext = 1 << 27;
 // More layers than one that sees all positions stands among.
 inline constexpr int kMostPattern = 1024;
 
