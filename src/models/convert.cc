@@ -103,13 +103,10 @@ std::span<const std::byte> written(const Source& source, std::vector<std::byte>&
   for (std::size_t r = 0; r < rows; ++r) {
     const std::byte* from = t.data.data() + from_bytes * (source.interleaved_heads > 0 ? row_before(r, head_rows) : r);
     std::byte* to = buffer.data() + buffer.size() / rows * r;
-    if (source.from == source.to) {
+    if (source.from == source.to)
       std::memcpy(to, from, from_bytes);
-    } else {
-      std::vector<float> floats(columns);
-      kernels::dequantize_row(source.from, from, floats.data(), static_cast<std::int64_t>(columns));
-      std::memcpy(to, floats.data(), columns * sizeof(float));
-    }
+    else
+      kernels::dequantize_row(source.from, from, reinterpret_cast<float*>(to), static_cast<std::int64_t>(columns));
   }
   return buffer;
 }
@@ -301,11 +298,14 @@ Result<ConvertFacts> convert_folder(const std::string& folder, const ConvertWatc
                       std::as_bytes(std::span(hf.rope_factors)));
   std::vector<std::byte> buffer;
   std::uint64_t done = 0;
+  const safetensors::Tensor* before = nullptr;  // which has been written
   for (const Source& source : sources) {
     const auto& s = source.tensor->shape;
     writer.add_tensor(source.name, source.to, {s.rbegin(), s.rend()}, source.bytes(),
                       [&]() -> Result<std::span<const std::byte>> {
                         TRY(watch(done, facts.bytes, source.name));
+                        if (before != nullptr) weights.release(*before);
+                        before = source.tensor;
                         done += source.bytes();
                         return written(source, buffer);
                       });

@@ -10,6 +10,7 @@
 #include "base/json_full.h"
 #include "base/mapped_file.h"
 #include "models/formats/sentencepiece_model.h"
+#include "models/formats/token_list.h"
 #include "models/formats/tokenizer_json.h"
 
 namespace ashlar::models {
@@ -46,11 +47,6 @@ struct Folder {
     return std::move(*json);
   }
 };
-
-TokenId find_id(const text::Vocabulary& v, std::string_view token) {
-  const auto found = std::ranges::find(v.tokens, token);
-  return found == v.tokens.end() ? -1 : static_cast<TokenId>(found - v.tokens.begin());
-}
 
 // "<s>", or {"content": "<s>", ...}
 std::string_view content_of(const Json& settings, const char* key) {
@@ -137,7 +133,7 @@ void set_roles(const Json& settings, bool says_specials, text::Vocabulary& v) {
                {"sep_token", v.separator}, {"cls_token", v.cls}, {"mask_token", v.mask}};
   for (const auto& role : roles)
     if (const std::string_view text = content_of(settings, role.key); !text.empty())
-      if (const TokenId id = find_id(v, text); id >= 0) role.id = id;
+      if (const TokenId id = find_token(v, text); id >= 0) role.id = id;
   const std::string_view name = content_of(settings, "tokenizer_class");
   // Families whose settings stand above the file's own steps.
   const bool above = name.starts_with("Llama") || name.starts_with("Gemma");

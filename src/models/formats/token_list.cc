@@ -165,6 +165,11 @@ Status TokenList::move_to(text::Vocabulary& v, const Json& added, std::string_vi
   return {};
 }
 
+text::TokenId find_token(const text::Vocabulary& v, std::string_view token) {
+  const auto found = std::ranges::find(v.tokens, token);
+  return token.empty() || found == v.tokens.end() ? -1 : static_cast<text::TokenId>(found - v.tokens.begin());
+}
+
 std::optional<std::string> decode_base64(std::string_view text) {
   constexpr std::string_view kAlphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
   while (text.ends_with('=')) text.remove_suffix(1);

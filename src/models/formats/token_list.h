@@ -34,6 +34,9 @@ class TokenList {
   bool scored_ = false;
 };
 
+// The id of the token that is written so, added ones included; -1: none.
+text::TokenId find_token(const text::Vocabulary& v, std::string_view token);
+
 // RFC 4648, padded; nullopt: not base64.
 std::optional<std::string> decode_base64(std::string_view text);
 

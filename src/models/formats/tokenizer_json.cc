@@ -192,11 +192,6 @@ Status set_wordpiece(const Json& root, std::string_view name, text::Vocabulary& 
 
 // --- all of them -----------------------------------------------------------------
 
-text::TokenId find_id(const text::Vocabulary& v, std::string_view token) {
-  const auto found = std::ranges::find(v.tokens, token);
-  return token.empty() || found == v.tokens.end() ? -1 : static_cast<text::TokenId>(found - v.tokens.begin());
-}
-
 // What is put around a text: the tokens before and after the place of sequence A.
 void set_specials(const Json& root, text::Vocabulary& v) {
   for (const Json* step : steps_of(member(root, "post_processor"), "processors")) {
@@ -214,9 +209,9 @@ void set_specials(const Json& root, text::Vocabulary& v) {
       if (cls.is_array() && !cls.empty() && cls[0].is_string()) before = *cls[0].get_ptr<const std::string*>();
       if (sep.is_array() && !sep.empty() && sep[0].is_string()) after = *sep[0].get_ptr<const std::string*>();
     }
-    if (const text::TokenId id = find_id(v, before); id >= 0)
+    if (const text::TokenId id = find_token(v, before); id >= 0)
       (v.model == "bert" ? v.cls : v.bos) = id, v.add_bos = true;
-    if (const text::TokenId id = find_id(v, after); id >= 0)
+    if (const text::TokenId id = find_token(v, after); id >= 0)
       (v.model == "bert" ? v.separator : v.eos) = id, v.add_eos = true;
   }
 }
@@ -250,7 +245,7 @@ Result<text::Vocabulary> read_tokenizer_json(std::string_view text, std::string_
   } else {
     return unsupported(name, fmt::format("the tokenizer model \"{}\"; BPE, Unigram and WordPiece are supported", kind));
   }
-  if (const text::TokenId unknown = find_id(v, string_of(model, "unk_token")); unknown >= 0) v.unknown = unknown;
+  if (const text::TokenId unknown = find_token(v, string_of(model, "unk_token")); unknown >= 0) v.unknown = unknown;
   if (v.unknown >= 0 && (v.model == "llama" || v.model == "t5"))
     v.types[static_cast<std::size_t>(v.unknown)] = text::TokenType::unknown;
   set_specials(root, v);
