@@ -24,8 +24,11 @@ void grow(HugeMemory& memory, std::size_t bytes) {
   memory = std::move(*fresh);
 }
 
+// Types whose products on the matrix unit are still to come.
+bool past_tiles(Type type) { return type == Type::f32 || format_of(type) >= kU4Z; }
+
 Forms form_of(Type type) {
-  if (kernels().int8_panel != nullptr && type != Type::f32)  // a matrix unit
+  if (kernels().int8_panel != nullptr && !past_tiles(type))
     return type_info(type).block == 1 ? Forms{.bf16_tiles = true} : Forms{.int8_tiles = true};
   return type_info(type).block == 1 ? Forms{.floats = true} : Forms{.quantized = true};
 }
