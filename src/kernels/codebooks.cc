@@ -12,7 +12,7 @@
 namespace ashlar::kernels {
 namespace {
 
-constexpr int kMostBlocks = 2 * kInt8MostTiles;  // of a group
+constexpr int kMostBlocks = kInt8GroupColumns / kBlock;  // of a group
 
 // A group of one weight row: its blocks' scales, and codes in the order of columns.
 struct Group {
@@ -64,22 +64,23 @@ void place(const std::uint8_t* codes, int lane, std::uint8_t* block) {
 
 }  // namespace
 
-bool by_codebooks(Type type) {
-  return kernels().int8_panel != nullptr && (type == Type::q4_0 || type == Type::iq4_nl || type == Type::iq4_xs);
+bool by_codebooks(Type type, int columns) {
+  return reads_tiles(type, columns) && (type == Type::q4_0 || type == Type::iq4_nl || type == Type::iq4_xs);
 }
 
 std::size_t codebook_tile_bytes(int columns) {
-  const int blocks = columns / kBlock, most = 2 * int8_group_tiles(columns);
-  return static_cast<std::size_t>(blocks / most * codebook_group_bytes(most) + codebook_group_bytes(blocks % most));
+  const int blocks = columns / kBlock;
+  return static_cast<std::size_t>(blocks / kMostBlocks * codebook_group_bytes(kMostBlocks) +
+                                  codebook_group_bytes(blocks % kMostBlocks));
 }
 
 void pack_codebooks(const RawMatrix& raw, const std::byte* rows, int count, std::uint8_t* tile) {
   const Layout& layout = kLayouts[format_of(raw.type)];
   const auto offset = static_cast<float>(layout.offset != 0 ? layout.offset : kIq4Reach);
-  const int all = raw.columns / kBlock, most = 2 * int8_group_tiles(raw.columns);
+  const int all = raw.columns / kBlock;
   Group group;
-  for (int first = 0; first < all; first += most) {
-    const int blocks = std::min(most, all - first);
+  for (int first = 0; first < all; first += kMostBlocks) {
+    const int blocks = std::min(kMostBlocks, all - first);
     std::uint8_t *factors = tile + 4 * kLanes, *codes = tile + codebook_header_bytes(blocks);
     for (int lane = 0; lane < count; ++lane) {
       read_group(raw.type, rows + row_bytes(raw.type, raw.columns) * static_cast<std::size_t>(lane), first, blocks,

@@ -9,8 +9,8 @@
 
 namespace ashlar::kernels {
 
-// Whether the kernels in use read this type so.
-bool by_codebooks(Type type);
+// Whether the kernels in use read rows of so many weights of this type so.
+bool by_codebooks(Type type, int columns);
 
 // Of 16 weight rows.
 std::size_t codebook_tile_bytes(int columns);

@@ -138,7 +138,7 @@ PackedMatrix::Segment lay_out(const RawMatrix& raw, int first_row, std::size_t o
   } else {
     const Layout& layout = kLayouts[format_of(raw.type)];
     segment.units = raw.columns / info.block;
-    segment.codebooks = by_codebooks(raw.type);
+    segment.codebooks = by_codebooks(raw.type, raw.columns);
     segment.tile_bytes =
         segment.codebooks ? codebook_tile_bytes(raw.columns)
                           : static_cast<std::size_t>(segment.units) *

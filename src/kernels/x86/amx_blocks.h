@@ -83,16 +83,16 @@ ASHLAR_INLINE void transpose_lanes(__m512i v[4]) {
 template <class S>
 class Int8 {
  public:
-  static constexpr int kMostTiles = kInt8MostTiles;  // of 64 columns
+  static constexpr int kMostTiles = kInt8GroupTiles;  // of 64 columns
+  static constexpr int kColumns = kInt8GroupColumns;
   static constexpr bool kScaled = true;
   static constexpr bool kWholeTiles = false;  // as packed
 
   static ASHLAR_MEMBER int columns(const MatmulJob* job) { return job->units * S::blocks * kBlock; }
-  static ASHLAR_MEMBER int group_tiles(const MatmulJob* job) { return int8_group_tiles(columns(job)); }
-  static ASHLAR_MEMBER int group_columns(const MatmulJob* job) { return 64 * group_tiles(job); }
-  static ASHLAR_MEMBER int group_bytes(const MatmulJob* job) {
-    return int8_group_bytes(columns(job), int8_lines(job->rows));
-  }
+  static ASHLAR_MEMBER int group_bytes(const MatmulJob* job) { return int8_group_bytes(int8_lines(job->rows)); }
+
+ protected:
+  static constexpr int kBlocks = 2 * kMostTiles;  // of a group
 };
 
 // The next group as tiles; returns how many. The rest of an odd last one is zero. before(i) is called before tile i.
@@ -124,9 +124,8 @@ class ByCodebooks : public Int8<S> {
       : tile_(tile),
         tile_bytes_(job->tile_bytes),
         quarter_(job->tile_bytes / 4),
-        blocks_(2 * Int8<S>::group_tiles(job)),
-        p_(tile + (size_t)group * codebook_group_bytes(blocks_)),
-        left_(Int8<S>::columns(job) / kBlock - group * blocks_) {}
+        p_(tile + (size_t)group * codebook_group_bytes(Int8<S>::kBlocks)),
+        left_(Int8<S>::columns(job) / kBlock - group * Int8<S>::kBlocks) {}
 
   template <class Before>
   ASHLAR_MEMBER int next(uint8_t* out, float* step, Before before) {
@@ -135,12 +134,12 @@ class ByCodebooks : public Int8<S> {
 
   struct Group {
     const uint8_t* codes;
-    alignas(64) int32_t books[2 * kInt8MostTiles][kLanes];  // bytes from the codebook of factor 0
+    alignas(64) int32_t books[2 * kInt8GroupTiles][kLanes];  // bytes from the codebook of factor 0
   };
 
   // Reads the factors of the next group; returns its blocks of 32 columns.
   ASHLAR_MEMBER int begin(Group& group, float* step) {
-    const int blocks = least(blocks_, left_);
+    const int blocks = least(Int8<S>::kBlocks, left_);
     fetch(p_);
     _mm512_store_ps(step, _mm512_loadu_ps(p_));
     const uint8_t* factors = p_ + 4 * kLanes;
@@ -185,8 +184,8 @@ class ByCodebooks : public Int8<S> {
   }
 
   ASHLAR_MEMBER void end() {
-    p_ += codebook_group_bytes(blocks_);
-    left_ -= blocks_;
+    p_ += codebook_group_bytes(Int8<S>::kBlocks);
+    left_ -= Int8<S>::kBlocks;
   }
 
  private:
@@ -198,7 +197,6 @@ class ByCodebooks : public Int8<S> {
 
   const uint8_t* tile_;
   size_t tile_bytes_, quarter_;
-  int blocks_;  // of a group
   const uint8_t* p_;
   int left_;  // blocks from here on
 };
@@ -212,9 +210,8 @@ class Quantized : public Int8<S> {
       : tile_(tile),
         tile_bytes_(job->tile_bytes),
         quarter_(job->tile_bytes / 4),
-        blocks_(2 * Int8<S>::group_tiles(job)),
-        p_(tile + (size_t)(group * blocks_ / S::blocks) * S::unit_bytes),
-        left_(Int8<S>::columns(job) / kBlock - group * blocks_) {}
+        p_(tile + (size_t)(group * Int8<S>::kBlocks / S::blocks) * S::unit_bytes),
+        left_(Int8<S>::columns(job) / kBlock - group * Int8<S>::kBlocks) {}
 
   template <class Before>
   ASHLAR_MEMBER int next(uint8_t* out, float* step, Before before) {
@@ -225,13 +222,13 @@ class Quantized : public Int8<S> {
     __m512 scale, min;  // weight = scale * code + min
   };
   struct Group {
-    Scales scales[2 * kInt8MostTiles * S::subs];
+    Scales scales[2 * kInt8GroupTiles * S::subs];
     __m512 inverse;  // of the step
   };
 
   // Reads the scales of the next group; returns its blocks of 32 columns.
   ASHLAR_MEMBER int begin(Group& group, float* step) {
-    const int blocks = least(blocks_, left_);
+    const int blocks = least(Int8<S>::kBlocks, left_);
     __m512 most = _mm512_setzero_ps();
     for (int b = 0; b < blocks; ++b) read_scales(b, group.scales + b * S::subs, most);
     group.inverse =
@@ -260,8 +257,8 @@ class Quantized : public Int8<S> {
   }
 
   ASHLAR_MEMBER void end() {
-    p_ += least(blocks_, left_) / S::blocks * S::unit_bytes;
-    left_ -= blocks_;
+    p_ += least(Int8<S>::kBlocks, left_) / S::blocks * S::unit_bytes;
+    left_ -= Int8<S>::kBlocks;
   }
 
  private:
@@ -415,7 +412,6 @@ class Quantized : public Int8<S> {
 
   const uint8_t* tile_;
   size_t tile_bytes_, quarter_;
-  int blocks_;  // of a group
   const uint8_t* p_;
   int left_;  // blocks from here on
 };
@@ -429,8 +425,6 @@ class Floats {
   static constexpr bool kScaled = false;
   static constexpr bool kWholeTiles = false;
   static int columns(const MatmulJob* job) { return job->units; }
-  static int group_tiles(const MatmulJob*) { return kMostTiles; }
-  static int group_columns(const MatmulJob*) { return kColumns; }
   static int group_bytes(const MatmulJob*) { return kBf16GroupBytes; }
 
  protected:
