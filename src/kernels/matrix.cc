@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/blocks.h"
+#include "kernels/codebooks.h"
 #include "kernels/kernels.h"
 
 namespace ashlar::kernels {
@@ -24,23 +25,23 @@ void grow(HugeMemory& memory, std::size_t bytes) {
   memory = std::move(*fresh);
 }
 
-// Types whose products on the matrix unit are still to come.
-bool past_tiles(Type type) { return type == Type::f32 || format_of(type) >= kU4Z; }
-
-Forms form_of(Type type) {
-  if (kernels().int8_panel != nullptr && !past_tiles(type))
-    return type_info(type).block == 1 ? Forms{.bf16_tiles = true} : Forms{.int8_tiles = true};
-  return type_info(type).block == 1 ? Forms{.floats = true} : Forms{.quantized = true};
+Forms form_of(Type type, int columns) {
+  const bool quantized = type_info(type).block > 1, tiles = reads_tiles(type, columns);
+  return {.quantized = quantized && !tiles,
+          .floats = !quantized && !tiles,
+          .int8_tiles = quantized && tiles,
+          .bf16_tiles = !quantized && tiles};
 }
 
 // The smallest width of a float panel that has room for `rows`.
 int panel_width(int rows) { return rows >= 5 ? 8 : rows >= 3 ? 4 : rows; }
 
 // Tiles of one task: enough bytes to be worth fetching, few enough that all threads share the work.
-int tiles_per_task(const PackedMatrix::Segment& segment, int rows, int threads) {
+int tiles_per_task(const PackedMatrix::Segment& segment, const Activations& x, int threads) {
+  const int rows = x.rows();
   const int tiles = divide_up(segment.rows, kLanes);
   const int stream = static_cast<int>(std::clamp<std::size_t>(kStreamBytes / segment.tile_bytes, 1, 64));
-  const Forms form = form_of(segment.type);
+  const Forms form = form_of(segment.type, x.columns());
   if ((form.int8_tiles || form.bf16_tiles) && rows > kPanelRows)  // by twos
     return std::clamp(tiles / (4 * threads) / 2 * 2, 2, kTileGemmTiles);
   const int many = form.floats ? kFloatGemmTiles : kGemmTiles;
@@ -74,7 +75,7 @@ struct Panels {
 
 // What the kernels in use read for this type.
 Panels panels_for(Type type, const Activations& x) {
-  const Forms form = form_of(type);
+  const Forms form = form_of(type, x.columns());
   if (form.int8_tiles) return {x.int8_tiles(), x.int8_panel_bytes()};
   if (form.bf16_tiles) return {x.bf16_tiles(), x.bf16_panel_bytes()};
   if (form.floats) return {x.floats(), x.float_panel_bytes()};
@@ -102,7 +103,7 @@ MatmulJob job_for(const PackedMatrix& w, const PackedMatrix::Segment& segment, c
 
 Forms PackedMatrix::forms() const {
   Forms forms;
-  for (const Segment& segment : segments_) forms = forms | form_of(segment.type);
+  for (const Segment& segment : segments_) forms = forms | form_of(segment.type, columns_);
   return forms;
 }
 
@@ -118,7 +119,7 @@ std::size_t Activations::float_panel_bytes() const {
 // The scales between the tiles also keep panels from lying a power of two apart, where they would compete for the
 // same few places of the cache.
 std::size_t Activations::int8_panel_bytes() const {
-  return size(divide_up(columns_, 64 * int8_group_tiles(columns_)) * int8_group_bytes(columns_, int8_lines(rows_)));
+  return size(divide_up(columns_, kInt8GroupColumns) * int8_group_bytes(int8_lines(rows_)));
 }
 
 // Whole groups, and one tile more for the same reason.
@@ -154,12 +155,12 @@ void Activations::quantize(const float* x, std::size_t ldx, ThreadPool& pool) {
 }
 
 void Activations::make_int8_tiles(const float* x, std::size_t ldx, ThreadPool& pool) {
-  const int tiles = int8_group_tiles(columns_), group = 64 * tiles, lines = int8_lines(rows_);
+  const int lines = int8_lines(rows_);
   grow(int8_tiles_, int8_panel_bytes() * size(divide_up(rows_, kTileRows)));
-  each_piece({rows_, kTileRows, columns_, group}, pool, [&](int panel, int rows, int column, int columns) {
+  each_piece({rows_, kTileRows, columns_, kInt8GroupColumns}, pool, [&](int panel, int rows, int column, int columns) {
     auto* out = reinterpret_cast<std::uint8_t*>(int8_tiles_.data() + int8_panel_bytes() * size(panel));
-    kernels().int8_panel(x + size(panel * kTileRows) * ldx + column, ldx, rows, columns, tiles, lines,
-                         out + size(column / group * int8_group_bytes(columns_, lines)));
+    kernels().int8_panel(x + size(panel * kTileRows) * ldx + column, ldx, rows, columns, lines,
+                         out + size(column / kInt8GroupColumns * int8_group_bytes(lines)));
   });
 }
 
@@ -197,14 +198,16 @@ void matmul(const PackedMatrix& w, const Activations& x, float* y, std::size_t l
   CHECK(x.forms().covers(w.forms()), "the activations lack a form that the weights need");
   int tasks = 0;
   for (const PackedMatrix::Segment& segment : w.segments())
-    tasks += divide_up(divide_up(segment.rows, kLanes), tiles_per_task(segment, x.rows(), pool.size()));
+    tasks += divide_up(divide_up(segment.rows, kLanes), tiles_per_task(segment, x, pool.size()));
   pool.for_each(tasks, [&](int task, int worker) {
     for (const PackedMatrix::Segment& segment : w.segments()) {
-      const int tiles = divide_up(segment.rows, kLanes), step = tiles_per_task(segment, x.rows(), pool.size());
+      const int tiles = divide_up(segment.rows, kLanes), step = tiles_per_task(segment, x, pool.size());
       const int own = divide_up(tiles, step);
       if (task < own) {
+        CHECK(segment.codebooks == by_codebooks(segment.type, w.columns()), "weights were packed for other kernels");
         const MatmulJob job = job_for(w, segment, x, y, ldy, task * step, std::min(step, tiles - task * step), worker);
-        return kernels().matmul[format_of(segment.type)](&job);
+        const auto& products = reads_tiles(segment.type, w.columns()) ? kernels().tile_matmul : kernels().matmul;
+        return products[format_of(segment.type)](&job);
       }
       task -= own;
     }

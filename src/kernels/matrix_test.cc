@@ -173,7 +173,7 @@ struct Expected {
 Expected expected_on_tiles(Type type, std::span<const float> w, std::span<const float> x) {
   Expected e;
   const bool integers = type_info(type).block > 1;
-  const auto group = static_cast<std::size_t>(64 * int8_group_tiles(static_cast<int>(w.size())));
+  const auto group = static_cast<std::size_t>(kInt8GroupColumns);
   for (std::size_t first = 0; first < w.size(); first += group) {
     const std::size_t end = std::min(w.size(), first + group);
     float most_x = 0, most_w = 0;
@@ -220,9 +220,9 @@ TEST_F(MatrixTest, TilesAreTheSumOfProducts) {
   if (kernel_rows().back()->int8_panel == nullptr) GTEST_SKIP() << "this CPU has no matrix unit";
   choose(*kernel_rows().back());
   for (const Type type : kAll) {
-    if (type == Type::f32 || type >= Type::u4z) continue;
+    if (!reads_tiles(type, 1024)) continue;
     for (const auto& [rows, columns, count] :
-         {std::array{21, 768, 3}, {33, 2048, 40}, {70, 512, 19}, {16, 256, 97}, {50, 1280, 130}}) {
+         {std::array{21, 1024, 3}, {33, 2048, 40}, {70, 1536, 19}, {16, 1792, 97}, {50, 1280, 130}}) {
       expect_tiles(random_matrix(type, rows, columns, 4), normals(static_cast<std::size_t>(count * columns), 5, 1e4f),
                    count, pool);
       expect_tiles(noise_matrix(type, rows, columns, 3), normals(static_cast<std::size_t>(count * columns), 6, 1e-9f),
@@ -235,12 +235,23 @@ TEST_F(MatrixTest, TilesTakeAnyColumns) {
   if (kernel_rows().back()->int8_panel == nullptr) GTEST_SKIP() << "this CPU has no matrix unit";
   choose(*kernel_rows().back());
   for (const Type type : kAll)
-    for (const int columns : {1, 2, 7, 33, 32, 64, 96, 288, 896}) {
-      if (type == Type::f32 || type >= Type::u4z || columns % type_info(type).block != 0) continue;
+    for (const int columns : {1, 2, 7, 33, 32, 64, 800, 832, 896, 1056, 1568}) {
+      if (columns % type_info(type).block != 0 || !reads_tiles(type, columns)) continue;
       for (const int count : {1, 6, 20, 50, 70})
         expect_tiles(random_matrix(type, 19, columns, 1), normals(static_cast<std::size_t>(count * columns), 2), count,
                      pool);
     }
+}
+
+TEST_F(MatrixTest, NarrowRowsStayWithTheVectorKernels) {
+  const Matrix m = random_matrix(Type::q4_0, 33, kNarrowColumns, 1);
+  const std::vector<float> x = normals(5 * kNarrowColumns, 2);
+  choose(*kernel_rows().front());
+  const std::vector<float> expected = product(packed({m.raw()}, pool), x, 5, pool);
+  for (const Kernels* row : kernel_rows()) {
+    choose(*row);
+    EXPECT_EQ(product(packed({m.raw()}, pool), x, 5, pool), expected) << row->isa;
+  }
 }
 
 TEST_F(MatrixTest, EveryExactRowOfTheTableGivesTheBitsOfRef) {
@@ -260,8 +271,8 @@ TEST_F(MatrixTest, EveryExactRowOfTheTableGivesTheBitsOfRef) {
             x[static_cast<std::size_t>(k)] = k % 2 == 0 ? 3.0f : -3.0f;  // codes at both ends
           x[200] = 1e-37f;
         }
-        const PackedMatrix w = packed({m.raw()}, pool);
         choose(*kernel_rows().front());
+        const PackedMatrix w = packed({m.raw()}, pool);
         const std::vector<float> expected = product(w, x, c.count, pool);
         for (const Kernels* row : exact_rows()) {
           choose(*row);
@@ -279,8 +290,8 @@ TEST_F(MatrixTest, SmallBlocksTakeAnyMultipleOf32) {
     for (const int columns : {32, 64, 96, 288, 896}) {
       const Matrix m = random_matrix(type, 19, columns, 1);
       const std::vector<float> x = normals(static_cast<std::size_t>(4 * columns), 2);
-      const PackedMatrix w = packed({m.raw()}, pool);
       choose(*kernel_rows().front());
+      const PackedMatrix w = packed({m.raw()}, pool);
       const std::vector<float> expected = product(w, x, 4, pool);
       for (const Kernels* row : exact_rows()) {
         choose(*row);
@@ -295,8 +306,8 @@ TEST_F(MatrixTest, FloatTypesTakeAnyColumns) {
     for (const int columns : {1, 2, 7, 33}) {
       const Matrix m = random_matrix(type, 18, columns, 1);
       const std::vector<float> x = normals(static_cast<std::size_t>(6 * columns), 2);
-      const PackedMatrix w = packed({m.raw()}, pool);
       choose(*kernel_rows().front());
+      const PackedMatrix w = packed({m.raw()}, pool);
       const std::vector<float> expected = product(w, x, 6, pool);
       for (const Kernels* row : exact_rows()) {
         choose(*row);

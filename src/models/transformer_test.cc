@@ -76,6 +76,8 @@ std::vector<Case> cases() {
     change(spec);
     return spec;
   };
+  // Beyond what stays with the vector kernels on a CPU with tiles.
+  const auto widest = [](TinySpec& s) { s.width = 1024, s.hidden = 1280, s.heads = 16, s.head_dim = 64, s.layers = 1; };
   const auto wide = [](TinySpec& s) { s.width = 256, s.hidden = 256, s.heads = 4, s.head_dim = 64, s.layers = 1; };
   return {
       {"llama", llama, kFine},
@@ -102,6 +104,10 @@ std::vector<Case> cases() {
        kQuantized},
       {"llama_float_and_quantized",
        with(llama, [&](TinySpec& s) { wide(s), s.type = Type::q8_0, s.other_type = Type::f16, s.mixed = true; }),
+       kQuantized},
+      {"llama_q4_0_widest", with(llama, [&](TinySpec& s) { widest(s), s.type = Type::q4_0; }), kQuantized},
+      {"llama_q4_k_m_widest",
+       with(llama, [&](TinySpec& s) { widest(s), s.type = Type::q4_k, s.other_type = Type::q6_k, s.mixed = true; }),
        kQuantized},
       {"qwen2", qwen2, kFine},
       {"qwen2_tied_yarn", with(qwen2, [](TinySpec& s) { s.tied = true, s.rope_scaling = "yarn"; }), kFine},

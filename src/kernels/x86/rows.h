@@ -82,7 +82,7 @@ void matmul_q5_k(const MatmulJob* job);
 void matmul_q6_k(const MatmulJob* job);
 void matmul_iq4_nl(const MatmulJob* job);
 void matmul_iq4_xs(const MatmulJob* job);
-void int8_panel(const float* x, size_t ldx, int rows, int columns, int tiles, int lines, uint8_t* panel);
+void int8_panel(const float* x, size_t ldx, int rows, int columns, int lines, uint8_t* panel);
 void bf16_panel(const float* x, size_t ldx, int rows, int columns, uint8_t* panel);
 double int8_operations(int64_t rounds);
 double bf16_operations(int64_t rounds);
