@@ -193,6 +193,15 @@ void Activations::assign(const float* x, std::size_t ldx, int rows, int columns,
   }
 }
 
+void take_columns(const float* x, std::size_t ldx, std::span<const std::int32_t> order, int rows, float* out,
+                  std::size_t ld_out, ThreadPool& pool) {
+  pool.for_each(rows, [&](int row, int) {
+    const float* from = x + ldx * size(row);
+    float* to = out + ld_out * size(row);
+    for (std::size_t k = 0; k < order.size(); ++k) to[k] = from[order[k]];
+  });
+}
+
 void matmul(const PackedMatrix& w, const Activations& x, float* y, std::size_t ldy, ThreadPool& pool) {
   CHECK(w.columns() == x.columns(), "weights and activations differ in columns");
   CHECK(x.forms().covers(w.forms()), "the activations lack a form that the weights need");

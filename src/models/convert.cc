@@ -11,7 +11,7 @@ namespace ashlar::models {
 
 Result<ConvertFacts> convert_folder(const std::string& folder, const ConvertWatch& watch, NewFile& out) {
   constexpr std::size_t kWrite = 16 << 20;  // bytes written between two looks at the watch
-  gguf::File opened = TRY(open_folder(folder));
+  gguf::File opened = TRY(open_folder(folder, RowsFor::gguf));
   const LoadedModel model = TRY(open_model(std::move(opened)));
   TRY(check_tensors(model));
   const gguf::File& file = *model.file;

@@ -126,6 +126,7 @@ class Pass {
   void take_sequences(const Step& step, int first);
   void take_logit_rows(const Step& step, int first);
   void keep_asked_rows();
+  void convert(const kernels::PackedMatrix& matrix);
   void multiply(Operation operation, const kernels::PackedMatrix& matrix, float* y, std::size_t ldy);
   void gate(const kernels::PackedMatrix& gate_up, decltype(&kernels::silu_mul) activation);
   Cost attention_cost() const;
@@ -139,6 +140,7 @@ class Pass {
   FloatRows x_, h_, delta_;
   FloatRows y_;  // what a product gave: q, k, v side by side, or gate, up
   kernels::Activations activations_;
+  FloatRows ordered_;  // h in the order of a matrix's columns; memory is taken by the first that has one
 
   Profile* profile_ = nullptr;
 

@@ -90,6 +90,10 @@ Status TensorList::check_need(const TensorSource& source, Need& need) const {
       return wrong(source, part.name,
                    fmt::format("has type {}; F32, F16 or BF16 is expected", kernels::type_info(tensor->type).name),
                    Code::unsupported);
+    if (!std::ranges::equal(tensor->order, need.found.empty() ? tensor->order : need.found.front()->order) ||
+        (need.use != Use::matrix && !tensor->order.empty()))
+      return wrong(source, part.name, "has its columns in an order of its own (act-order), which is not supported here",
+                   Code::unsupported);
     need.found.push_back(tensor);
   }
   return {};
@@ -116,10 +120,16 @@ Status TensorList::fill_matrices(TensorSource& source, ThreadPool& pool) const {
     matrices.push_back(&need);
     sections.push_back(TRY(kernels::packed_bytes(stack_of(need.found))));
   }
+  const auto take_order = [](const Need& need) {
+    const std::span<const std::int32_t> order = need.found.front()->order;
+    need.matrix->set_order({order.begin(), order.end()});
+  };
   const std::shared_ptr<PackedImage> image = TRY(source.image(sections, pool));
   if (image->origin() != PackedImage::Origin::fresh) {
-    for (std::size_t i = 0; i < matrices.size(); ++i)
+    for (std::size_t i = 0; i < matrices.size(); ++i) {
       *matrices[i]->matrix = TRY(kernels::adopt(stack_of(matrices[i]->found), image->section(i), image));
+      take_order(*matrices[i]);
+    }
     return {};
   }
   std::vector<std::size_t> order(matrices.size());
@@ -131,6 +141,7 @@ Status TensorList::fill_matrices(TensorSource& source, ThreadPool& pool) const {
     for (std::size_t part = 0; part < stack.size(); ++part)
       stack[part].data = TRY(source.data(*need.found[part])).data();
     *need.matrix = TRY(kernels::pack_into(stack, image->room(i), image, pool));
+    take_order(need);
     for (const gguf::Tensor* tensor : need.found) source.release(*tensor, looked_up(tensor));
   }
   source.filled(image, pool);

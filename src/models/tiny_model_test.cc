@@ -214,6 +214,18 @@ void TinyModel::add_tensors() {
   }
 }
 
+std::map<std::string, TinyModel::Values> TinyModel::values() const {
+  std::map<std::string, Values> out;
+  for (const auto& [name, m] : tensors_) out[name] = {m.rows, m.columns, m.values};
+  return out;
+}
+
+void TinyModel::set_values(const std::string& name, std::vector<double> values) {
+  Matrix& m = tensors_.at(name);
+  CHECK(values.size() == m.values.size(), "as many values as before");
+  m.values = std::move(values);
+}
+
 TinyModel::Vector TinyModel::multiply(const std::string& name, const Vector& x) const {
   const Matrix& m = tensor(name);
   Vector y(static_cast<std::size_t>(m.rows), 0.0);

@@ -50,6 +50,14 @@ class TinyModel {
   const gguf::Writer& writer() const { return writer_; }
   gguf::Writer& writer() { return writer_; }
 
+  // Its tensors, for who writes them in another form and computes with what is left of them.
+  struct Values {
+    int rows, columns;
+    std::vector<double> values;
+  };
+  std::map<std::string, Values> values() const;
+  void set_values(const std::string& name, std::vector<double> values);
+
   // The logits after each token of the sequence, [tokens][vocabulary].
   std::vector<std::vector<double>> logits(std::span<const std::int32_t> tokens) const;
 

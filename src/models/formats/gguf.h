@@ -89,6 +89,8 @@ struct Tensor {
   std::array<std::int64_t, 4> dims{1, 1, 1, 1};  // innermost first; all at least 1
   std::span<const std::byte> data;  // empty: it is made when it is asked for, by File::read()
   int part = 0;                     // the file of a split model that holds it
+  // Column k of the rows meets element order[k] of what they are multiplied by; empty: its own. Of no GGUF file.
+  std::span<const std::int32_t> order;
 
   std::int64_t columns() const { return dims[0]; }
   std::int64_t rows() const { return dims[1] * dims[2] * dims[3]; }

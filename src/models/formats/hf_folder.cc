@@ -6,6 +6,7 @@
 #include <cstring>
 #include <map>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -13,13 +14,12 @@
 #include "models/formats/gguf_writer.h"
 #include "models/formats/hf_keys.h"
 #include "models/formats/hf_tensors.h"
+#include "models/mix.h"
 
 namespace ashlar::models {
 namespace {
 
 using kernels::Type;
-
-constexpr std::uint32_t kFileTypeF32 = 0, kFileTypeF16 = 1, kFileTypeBF16 = 32;
 
 // The tensors of the folder, and those that config.json gives. Owns their names.
 class FolderTensors final : public gguf::Assembly {
@@ -52,12 +52,14 @@ class FolderTensors final : public gguf::Assembly {
     return list;
   }
 
-  std::uint32_t file_type() const {
+  // Of most bytes; of a type that no GGUF file has, there is none.
+  std::optional<std::uint32_t> file_type() const {
     std::map<Type, std::uint64_t> bytes;
     for (const Entry& entry : tensors_) bytes[entry.tensor.type] += entry.tensor.tensor().bytes();
     const auto most = std::ranges::max_element(bytes, {}, [](const auto& one) { return one.second; });
-    if (most == bytes.end() || most->first == Type::f32) return kFileTypeF32;
-    return most->first == Type::f16 ? kFileTypeF16 : kFileTypeBF16;
+    const Mix* mix = most == bytes.end() ? nullptr : find_mix(kernels::type_info(most->first).name);
+    if (mix == nullptr) return std::nullopt;
+    return static_cast<std::uint32_t>(mix->file_type);
   }
 
   Status make(const gguf::Tensor& tensor, std::span<std::byte> room) const override {
@@ -112,7 +114,7 @@ Status check_vocabulary(const text::Vocabulary& v, int rows, const std::string& 
 
 }  // namespace
 
-Result<gguf::File> open_folder(const std::string& folder) {
+Result<gguf::File> open_folder(const std::string& folder, RowsFor whom) {
   const HfConfig hf = TRY(open_hf_config(folder));
   const Shape& shape = hf.config.shape;
   FolderText text = TRY(read_folder_text(folder));
@@ -122,7 +124,7 @@ Result<gguf::File> open_folder(const std::string& folder) {
   tensors->add("rope_freqs.weight", hf.rope_factors);
   tensors->add("rope_factors_long.weight", hf.long_factors);
   tensors->add("rope_factors_short.weight", hf.short_factors);
-  for (Stored& stored : TRY(stored_tensors(tensors->weights(), hf)))
+  for (Stored& stored : TRY(stored_tensors(tensors->weights(), hf, whom)))
     tensors->add(TRY(rename(std::move(stored), shape, folder)));
   gguf::Writer keys;
   add_config_keys(hf, tensors->file_type(), folder, keys);
