@@ -1,4 +1,4 @@
-// Packing for a matrix unit: types of 4 bits without a min (Q4_0, IQ4), whose codes the kernels look up in a codebook
+// Packing for a matrix unit: types of 4 bits without a min (Q4_0, IQ4, U4Z, NF4), whose codes the kernels look up in a codebook
 // for each factor. The layout is in table.h.
 #pragma once
 
@@ -13,7 +13,7 @@ namespace ashlar::kernels {
 bool by_codebooks(Type type, int columns);
 
 // Of 16 weight rows.
-std::size_t codebook_tile_bytes(int columns);
+std::size_t codebook_tile_bytes(Type type, int columns);
 
 // `count` weight rows of the file, from `rows` on, into a tile of zeros. A row's group with a scale that is not finite
 // gets a step that is not a number, so that its outputs show it.

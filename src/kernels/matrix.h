@@ -58,7 +58,7 @@ struct Forms {
 
 // Counts the layouts of packed weights: raise it with every change to what pack() writes, so that bytes which an
 // older program kept are not taken for today's.
-inline constexpr std::uint32_t kPackedVersion = 2;
+inline constexpr std::uint32_t kPackedVersion = 3;
 
 // A matrix W in the layout of table.h that the kernels in use read. Made by pack() or adopt(); frozen; any thread.
 // Move-only.

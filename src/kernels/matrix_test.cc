@@ -80,7 +80,7 @@ Matrix noise_matrix(Type type, int rows, int columns, unsigned seed) {
     set_half(d, half());
     if (kLayouts[format_of(type)].min) set_half(d + 2, half());
     if (kLayouts[format_of(type)].zero)
-      set_half(2, static_cast<std::uint16_t>(random() % (type == Type::u4z ? 17 : 256)));
+      set_half(2, static_cast<std::uint16_t>(random() % (type == Type::u4z ? 16 : 256)));
   }
   return m;
 }

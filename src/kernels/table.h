@@ -105,12 +105,13 @@ enum Format : int {
 // I8     d (f32)   8-bit                                d * (c - 128)
 // NF4    d (f32)   4-bit                                d * table[c]
 //
-// Where there is a matrix unit, types of 4 bits without a min (Q4_0, IQ4) are packed by the groups of columns of the
-// panels instead (codebooks.h):
+// Where there is a matrix unit, types of 4 bits without a min (Q4_0, IQ4, U4Z, NF4) are packed by the groups of columns
+// of the panels instead (codebooks.h):
 //
 //   f32 step[16]          of int8: 1/127 of the greatest weight that the row's group can hold
-//   int8 factor[block][16]  what the greatest code (8 below the middle, or 127 from it) becomes in such steps;
-//                         filled up to whole lines of 64 bytes
+//   int8 factor[block][16]  what the greatest code (8 below the middle, or 127 from it) becomes in such steps; of U4Z
+//                         and NF4 one for two blocks, and of U4Z the code furthest from the zero
+//   uint8 zero[block / 2][16]  of U4Z; all this is filled up to whole lines of 64 bytes
 //   codes[block][4][64]   part q has weight rows q, 4 + q, 8 + q and 12 + q, 16 bytes each: the two of each pair of
 //                         columns exchanged, byte i has column i ^ 1 low and 16 + (i ^ 1) high
 //
@@ -135,16 +136,25 @@ inline constexpr uint8_t kIq4Table[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 
 
 // Values of the NF4 codes in 112ths, plus 128: off by 0.17 % of the greatest, root mean square.
 inline constexpr uint8_t kNf4Table[16] = {16, 50, 69, 84, 96, 107, 118, 128, 137, 146, 156, 166, 177, 191, 209, 240};
-inline constexpr float kNf4Reach = 112;
+inline constexpr int kNf4Reach = 112;
 // From the middle to its end.
 inline constexpr int kIq4Reach = 127;
 
-inline constexpr int codebook_header_bytes(int blocks) {
-  return 4 * kLanes + (kLanes * blocks + kLineBytes - 1) / kLineBytes * kLineBytes;
+// `shared`: blocks that share a factor; `arrays`: 2 where zeros stand behind the factors.
+inline constexpr int codebook_header_bytes(int blocks, int shared, int arrays) {
+  return 4 * kLanes + (kLanes * (blocks / shared) * arrays + kLineBytes - 1) / kLineBytes * kLineBytes;
 }
-inline constexpr int codebook_group_bytes(int blocks) {
-  return blocks == 0 ? 0 : codebook_header_bytes(blocks) + 256 * blocks;
+inline constexpr int codebook_group_bytes(int blocks, int shared, int arrays) {
+  return blocks == 0 ? 0 : codebook_header_bytes(blocks, shared, arrays) + 256 * blocks;
 }
+// How far from a zero the codes of 4 bits reach.
+inline constexpr int zero_reach(int zero) { return zero > 15 - zero ? zero : 15 - zero; }
+// What each code of U4Z becomes under a zero and a factor: round(factor (code - zero) / zero_reach(zero)), plus 128.
+struct ZeroBooks {
+  alignas(64) uint8_t of[16][256][16];  // [zero][factor + 128]
+  ZeroBooks();
+};
+extern const ZeroBooks kZeroBooks;
 
 // An integer i below 2^22 in magnitude is the f32 with the bits kLift + i, less kLiftValue. So a sum that
 // starts at kLift needs no conversion: i * s = fma(lifted, s, -kLiftValue * s), exact up to its one rounding

@@ -38,11 +38,16 @@ ASHLAR_INLINE __m512i merged(__m512i rest, __m512i v, __m512i mask) {
 }
 
 // A format's shape, as in kLayouts, known to the compiler.
-template <int bits_, int blocks_, int subs_, int scale_bytes_, bool min_, int offset_, bool table_ = false>
+enum Table { kNone, kIq4, kNf4Values };  // the codes are looked up in
+enum Header { kPlain, kWide, kZero };    // how scales stand
+
+template <int bits_, int blocks_, int subs_, int scale_bytes_, bool min_, int offset_, Table table_ = kNone,
+          Header kind_ = kPlain>
 struct Shape {
   static constexpr int bits = bits_, blocks = blocks_, subs = subs_, scale_bytes = scale_bytes_, offset = offset_;
-  static constexpr bool min = min_, table = table_;
-  static constexpr int header = min ? 64 : 32;
+  static constexpr bool min = min_, wide = kind_ == kWide, zero = kind_ == kZero;
+  static constexpr Table table = table_;
+  static constexpr int header = min || wide ? 64 : 32;
   static constexpr int block_bytes = kLanes * scale_bytes + 64 * bits;
   static constexpr int unit_bytes = header + blocks * block_bytes;
   static constexpr int most_code = (1 << bits) - 1;
@@ -58,7 +63,10 @@ struct Codebooks {
   constexpr Codebooks() : of() {
     for (int k = -128; k < 128; ++k)
       for (int c = 0; c < 16; ++c) {
-        const int product = k * (S::table ? kIq4Table[c] - 128 : c - S::offset), twice = 2 * S::offset;
+        const int product = k * (S::table == kIq4         ? kIq4Table[c] - 128
+                                 : S::table == kNf4Values ? kNf4Table[c] - 128
+                                                          : c - S::offset),
+                  twice = 2 * S::offset;
         const int lifts = 128 * twice;  // keeps the division from below
         int rounded = (2 * product + S::offset + lifts) / twice - 128;
         if ((2 * product + S::offset + lifts) % twice == 0 && rounded % 2 != 0) --rounded;
@@ -119,12 +127,14 @@ template <class S>
 class ByCodebooks : public Int8<S> {
  public:
   static constexpr bool kByCodebooks = true;
+  static constexpr int kShared = S::blocks == 2 ? 2 : 1, kArrays = S::zero ? 2 : 1;
+  static constexpr int kGroupBytes = codebook_group_bytes(Int8<S>::kBlocks, kShared, kArrays);
 
   ASHLAR_MEMBER ByCodebooks(const MatmulJob* job, const uint8_t* tile, int group)
       : tile_(tile),
         tile_bytes_(job->tile_bytes),
         quarter_(job->tile_bytes / 4),
-        p_(tile + (size_t)group * codebook_group_bytes(Int8<S>::kBlocks)),
+        p_(tile + (size_t)group * kGroupBytes),
         left_(Int8<S>::columns(job) / kBlock - group * Int8<S>::kBlocks) {}
 
   template <class Before>
@@ -142,12 +152,17 @@ class ByCodebooks : public Int8<S> {
     const int blocks = least(Int8<S>::kBlocks, left_);
     fetch(p_);
     _mm512_store_ps(step, _mm512_loadu_ps(p_));
-    const uint8_t* factors = p_ + 4 * kLanes;
-    for (int b = 0; b < blocks; ++b) {
-      const __m512i k = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)(factors + kLanes * b)));
-      _mm512_store_si512(group.books[b], _mm512_slli_epi32(k, 4));
+    const uint8_t *factors = p_ + 4 * kLanes, *zeros = factors + kLanes * (blocks / kShared);
+    for (int b = 0; b < blocks; b += kShared) {
+      const int at = kLanes * (b / kShared);
+      __m512i book = _mm512_slli_epi32(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)(factors + at))), 4);
+      if constexpr (S::zero) {
+        const __m512i zero = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)(zeros + at)));
+        book = _mm512_add_epi32(book, _mm512_slli_epi32(_mm512_and_si512(zero, _mm512_set1_epi32(15)), 12));
+      }
+      ASHLAR_UNROLL for (int i = 0; i < kShared; ++i) _mm512_store_si512(group.books[b + i], book);
     }
-    group.codes = p_ + codebook_header_bytes(blocks);
+    group.codes = p_ + codebook_header_bytes(blocks, kShared, kArrays);
     fetch(group.codes - 256);
     return blocks;
   }
@@ -157,7 +172,7 @@ class ByCodebooks : public Int8<S> {
   template <bool lifted, class Take>
   ASHLAR_MEMBER void quarters(const Group& group, int block, Take take) const {
     const uint8_t* codes = group.codes + 256 * block;
-    const uint8_t* books = kCodebooks<S, lifted>.of[128];
+    const uint8_t* books = books_of<lifted>();
     fetch(codes);
     ASHLAR_UNROLL for (int i = 0; i < 4; ++i) _mm_prefetch((const char*)codes + kNear + 64 * i, _MM_HINT_T0);
     ASHLAR_UNROLL for (int q = 0; q < 4; ++q) {
@@ -167,6 +182,7 @@ class ByCodebooks : public Int8<S> {
       book = _mm512_mask_broadcast_i32x4(book, 0x0f00, _mm_load_si128((const __m128i*)(books + at[8])));
       book = _mm512_mask_broadcast_i32x4(book, 0xf000, _mm_load_si128((const __m128i*)(books + at[12])));
       const __m512i both = load(codes + 64 * q);
+      if constexpr (S::zero && !lifted) book = _mm512_xor_si512(book, bytes(128));
       take(q, 0, _mm512_shuffle_epi8(book, _mm512_and_si512(both, bytes(15))));
       take(q, 1, _mm512_shuffle_epi8(book, _mm512_and_si512(_mm512_srli_epi32(both, 4), bytes(15))));
     }
@@ -184,11 +200,20 @@ class ByCodebooks : public Int8<S> {
   }
 
   ASHLAR_MEMBER void end() {
-    p_ += codebook_group_bytes(Int8<S>::kBlocks);
+    p_ += kGroupBytes;
     left_ -= Int8<S>::kBlocks;
   }
 
  private:
+  // The codebook of factor 0 (and zero 0).
+  template <bool lifted>
+  static ASHLAR_MEMBER const uint8_t* books_of() {
+    if constexpr (S::zero)
+      return kZeroBooks.of[0][128];
+    else
+      return kCodebooks<S, lifted>.of[128];
+  }
+
   // The tile after this one, a quarter of it beside the other: four streams get a third more from memory than one.
   ASHLAR_MEMBER void fetch(const uint8_t* here) const {
     const uint8_t* next = tile_ + tile_bytes_ + ((here - tile_) / 4 & -64);
@@ -286,7 +311,7 @@ class Quantized : public Int8<S> {
 
   // Scales of a block's sub-blocks; `most` becomes the step that can hold them too.
   ASHLAR_MEMBER void read_scales(int block, Scales* out, __m512& most) const {
-    const __m512 d = halves(unit(block));
+    const __m512 d = S::wide ? _mm512_loadu_ps(unit(block)) : halves(unit(block));
     __m512 dmin = _mm512_setzero_ps();
     if constexpr (S::min) dmin = halves(unit(block) + 32);
     const uint8_t* p = body(block);
@@ -477,7 +502,7 @@ class F16 : public Floats {
   }
 };
 
-//                      bits blocks subs scale_bytes min offset table
+//                      bits blocks subs scale_bytes min offset table header
 typedef Quantized<Shape<8, 1, 1, 0, false, 128>> Q8_0;
 typedef ByCodebooks<Shape<4, 1, 1, 0, false, 8>> Q4_0;
 typedef Quantized<Shape<4, 1, 1, 0, true, 0>> Q4_1;
@@ -488,8 +513,11 @@ typedef Quantized<Shape<3, 8, 2, 2, false, 4>> Q3_K;
 typedef Quantized<Shape<4, 8, 1, 2, true, 0>> Q4_K;
 typedef Quantized<Shape<5, 8, 1, 2, true, 0>> Q5_K;
 typedef Quantized<Shape<6, 8, 2, 2, false, 32>> Q6_K;
-typedef ByCodebooks<Shape<4, 1, 1, 0, false, kIq4Reach, true>> IQ4_NL;
-typedef ByCodebooks<Shape<4, 8, 1, 1, false, kIq4Reach, true>> IQ4_XS;
+typedef ByCodebooks<Shape<4, 1, 1, 0, false, kIq4Reach, kIq4>> IQ4_NL;
+typedef ByCodebooks<Shape<4, 8, 1, 1, false, kIq4Reach, kIq4>> IQ4_XS;
+typedef ByCodebooks<Shape<4, 2, 1, 0, false, 8, kNone, kZero>> U4Z;
+typedef Quantized<Shape<8, 2, 1, 0, false, 128, kNone, kWide>> I8;
+typedef ByCodebooks<Shape<4, 2, 1, 0, false, kNf4Reach, kNf4Values, kWide>> NF4;
 
 }  // namespace
 }  // namespace ashlar::kernels::amx
