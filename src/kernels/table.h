@@ -68,13 +68,17 @@ enum Format : int {
   kQ6_K,
   kIQ4_NL,
   kIQ4_XS,
+  kU4Z,
+  kU8Z,
+  kI8,
+  kNF4,
   kFormats
 };
 
 // A packed quantized tile is `units` units; a unit is one block of the file format for 16 rows:
 //
-//   f16 scale[16]  (f16 min[16])                       once
-//   then for each 32 elements (1 or 8 times):
+//   f16 scale[16]  (f16 min[16])                       once; or f32 scale[16], or f16 scale[16] int8 zero[16]
+//   then for each 32 elements (1, 2 or 8 times):
 //     integer scales and mins [16] each, if the type has them
 //     codes: planes of 64-byte groups; in a group, lane l has bytes 4l..4l+3, for 4 consecutive elements
 //
@@ -96,28 +100,43 @@ enum Format : int {
 // Q6_K   d         s (signed) for each half, 4-bit 2-bit  d * s * (c - 32)
 // IQ4_NL d         4-bit                                d * table[c]
 // IQ4_XS d         s (signed), 4-bit                    d * s * table[c]
+// U4Z    d z       4-bit                                d * (c - 8) - d * z
+// U8Z    d z       8-bit                                d * (c - 128) - d * z
+// I8     d (f32)   8-bit                                d * (c - 128)
+// NF4    d (f32)   4-bit                                d * table[c]
 //
-// Where there is a matrix unit, types of 4 bits without a min (Q4_0, IQ4) are packed by the groups of columns of the
-// panels instead (codebooks.h):
+// Where there is a matrix unit, types of 4 bits without a min (Q4_0, IQ4, U4Z, NF4) are packed by the groups of columns
+// of the panels instead (codebooks.h):
 //
 //   f32 step[16]          of int8: 1/127 of the greatest weight that the row's group can hold
-//   int8 factor[block][16]  what the greatest code (8 below the middle, or 127 from it) becomes in such steps;
-//                         filled up to whole lines of 64 bytes
+//   int8 factor[block][16]  what the greatest code (8 below the middle, 127 of IQ4, 112 of NF4) becomes in such
+//                         steps; of U4Z for 8 codes, the second of each two blocks 16 - the zero; filled up to whole
+//                         lines of 64 bytes
 //   codes[block][4][64]   part q has weight rows q, 4 + q, 8 + q and 12 + q, 16 bytes each: the two of each pair of
 //                         columns exchanged, byte i has column i ^ 1 low and 16 + (i ^ 1) high
 //
 // Float tiles: F32 and F16 [column][16]; BF16 [column / 2][16][2], an odd column padded with zero.
 struct Layout {
-  bool min;         // a second f16 per unit
-  int blocks;       // of 32 elements in a unit
-  int subs;         // sub-blocks with their own scale in 32 elements
-  int scale_bytes;  // integer scales and mins, per lane and 32 elements
-  int bits;         // of a code
-  int offset;       // subtracted from a code (0 with a table or a min)
+  bool min;                        // a second f16 per unit
+  int blocks;                      // of 32 elements in a unit
+  int subs;                        // sub-blocks with their own scale in 32 elements
+  int scale_bytes;                 // integer scales and mins, per lane and 32 elements
+  int bits;                        // of a code
+  int offset;                      // subtracted from a code (0 with a table or a min)
+  bool wide = false;               // the scale is f32, of 22 significant bits (see kLift)
+  bool zero = false;               // an int8 per unit: a min of so many negative scales
+  const uint8_t* table = nullptr;  // values of codes, plus 128
 };
 extern const Layout kLayouts[kFormats];
+inline constexpr int header_bytes(const Layout& layout) {
+  return layout.min || layout.wide ? 64 : layout.zero ? 32 + kLanes : 32;
+}
 // Values of the IQ4 codes, plus 128.
 inline constexpr uint8_t kIq4Table[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
+
+// Values of the NF4 codes in 112ths, plus 128: off by 0.17 % of the greatest, root mean square.
+inline constexpr uint8_t kNf4Table[16] = {16, 50, 69, 84, 96, 107, 118, 128, 137, 146, 156, 166, 177, 191, 209, 240};
+inline constexpr float kNf4Reach = 112;
 
 // From the middle to its end.
 inline constexpr int kIq4Reach = 127;
