@@ -33,6 +33,9 @@ struct Config {
   float attention_scale = 0;  // of q; 1 / sqrt(head_dim) unless the architecture says otherwise
   float residual_scale = 1;   // of what attention and the feed-forward add to x
   float logit_scale = 1;
+  // Bounds: s becomes cap * tanh(s / cap). 0: none.
+  float attention_cap = 0;  // of the scores, scaled
+  float logit_cap = 0;
 };
 
 // The keys of one architecture: "block_count" is "llama.block_count" in the file.
