@@ -28,6 +28,29 @@ Status read_attention(const Keys& keys, Shape& s) {
   return {};
 }
 
+}  // namespace
+
+Result<int> Keys::size(std::string_view key, int most, std::optional<int> otherwise) const {
+  const auto found = TRY(file_.maybe<std::int64_t>(full(key)));
+  if (!found && otherwise) return *otherwise;
+  if (!found) return bad(key, "is missing");
+  if (*found < 1 || *found > most) return bad(key, fmt::format("is {}; 1 to {} are possible", *found, most));
+  return static_cast<int>(*found);
+}
+
+Result<double> Keys::positive(std::string_view key, std::optional<double> otherwise) const {
+  const auto found = TRY(file_.maybe<double>(full(key)));
+  if (!found && otherwise) return *otherwise;
+  if (!found) return bad(key, "is missing");
+  if (!std::isfinite(*found) || *found <= 0)
+    return bad(key, fmt::format("is {}; a finite number above 0 is expected", *found));
+  return *found;
+}
+
+Error Keys::bad(std::string_view key, std::string_view what, Code code) const {
+  return Error{code, fmt::format("{}: key '{}' {}", file_.path(), full(key), what)};
+}
+
 Status read_rope(const Keys& keys, const Shape& s, RopeConfig& r) {
   r.base = TRY(keys.positive("rope.freq_base", 10000.0));
   if (r.base <= 1) return keys.bad("rope.freq_base", fmt::format("is {}; more than 1 is expected", r.base));
@@ -61,30 +84,7 @@ Status read_rope(const Keys& keys, const Shape& s, RopeConfig& r) {
   return {};
 }
 
-}  // namespace
-
-Result<int> Keys::size(std::string_view key, int most, std::optional<int> otherwise) const {
-  const auto found = TRY(file_.maybe<std::int64_t>(full(key)));
-  if (!found && otherwise) return *otherwise;
-  if (!found) return bad(key, "is missing");
-  if (*found < 1 || *found > most) return bad(key, fmt::format("is {}; 1 to {} are possible", *found, most));
-  return static_cast<int>(*found);
-}
-
-Result<double> Keys::positive(std::string_view key, std::optional<double> otherwise) const {
-  const auto found = TRY(file_.maybe<double>(full(key)));
-  if (!found && otherwise) return *otherwise;
-  if (!found) return bad(key, "is missing");
-  if (!std::isfinite(*found) || *found <= 0)
-    return bad(key, fmt::format("is {}; a finite number above 0 is expected", *found));
-  return *found;
-}
-
-Error Keys::bad(std::string_view key, std::string_view what, Code code) const {
-  return Error{code, fmt::format("{}: key '{}' {}", file_.path(), full(key), what)};
-}
-
-Result<Config> read_config(const Keys& keys) {
+Result<Config> read_sizes(const Keys& keys) {
   Config c;
   Shape& s = c.shape;
   s.architecture = keys.architecture();
@@ -92,14 +92,49 @@ Result<Config> read_config(const Keys& keys) {
   s.width = TRY(keys.size("embedding_length", kMostWidth));
   s.hidden = TRY(keys.size("feed_forward_length", kMostHidden));
   s.context = TRY(keys.size("context_length", kMostContext));
-  const auto experts = TRY(keys.get<std::int32_t>("expert_count", 0));
-  if (experts != 0)
-    return keys.bad("expert_count", fmt::format("is {}; mixtures of experts are not supported", experts),
-                    Code::unsupported);
-  TRY(read_attention(keys, s));
-  TRY(read_rope(keys, s, c.rope));
-  c.attention_scale = 1 / std::sqrt(static_cast<float>(s.head_dim));
   c.rms_epsilon = static_cast<float>(TRY(keys.positive("attention.layer_norm_rms_epsilon")));
+  return c;
+}
+
+Result<ExpertsConfig> read_experts(const Keys& keys, const ExpertsConfig& usual, const Shape& shape) {
+  ExpertsConfig e = usual;
+  if (TRY(keys.get<std::int64_t>("expert_count", 0)) == 0) return e;
+  e.count = TRY(keys.size("expert_count", kMostExperts));
+  e.used = TRY(keys.size("expert_used_count", e.count));
+  e.hidden = TRY(keys.size("expert_feed_forward_length", kMostHidden, shape.hidden));
+  e.normalize = TRY(keys.get<bool>("expert_weights_norm", usual.normalize));
+  const double scale = TRY(keys.get<double>("expert_weights_scale", 0.0));
+  if (!(std::abs(scale) < 1e6)) return keys.bad("expert_weights_scale", fmt::format("is {}", scale));
+  if (scale != 0) e.scale = static_cast<float>(scale);  // 0 stands for none
+  const auto scores = TRY(keys.get<std::int64_t>("expert_gating_func", 0));
+  if (scores < 0 || scores > 3)
+    return keys.bad("expert_gating_func",
+                    fmt::format("is {}; 1 (softmax), 2 (sigmoid) and 3 (softmax of the chosen) are supported", scores),
+                    Code::unsupported);
+  if (scores > 0) e.scores = static_cast<ExpertsConfig::Scores>(scores - 1);
+  e.groups = TRY(keys.size("expert_group_count", e.count, 1));
+  if (e.count % e.groups != 0)
+    return keys.bad("expert_group_count", fmt::format("is {}, which does not divide {} experts", e.groups, e.count));
+  e.groups_used = TRY(keys.size("expert_group_used_count", e.groups, e.groups));
+  if (e.used > e.groups_used * (e.count / e.groups))
+    return keys.bad("expert_used_count", fmt::format("is {}, but {} of {} groups have {} experts", e.used,
+                                                     e.groups_used, e.groups, e.groups_used * (e.count / e.groups)));
+  return e;
+}
+
+Result<Config> read_config(const Keys& keys) {
+  const auto experts = TRY(keys.get<std::int64_t>("expert_count", 0));
+  if (experts != 0)
+    return keys.bad("expert_count", fmt::format("is {}; experts are not supported here", experts), Code::unsupported);
+  return read_config(keys, {});
+}
+
+Result<Config> read_config(const Keys& keys, const ExpertsConfig& usual) {
+  Config c = TRY(read_sizes(keys));
+  c.experts = TRY(read_experts(keys, usual, c.shape));
+  TRY(read_attention(keys, c.shape));
+  TRY(read_rope(keys, c.shape, c.rope));
+  c.attention_scale = 1 / std::sqrt(static_cast<float>(c.shape.head_dim));
   return c;
 }
 
