@@ -61,6 +61,28 @@ Status read_rope(const Keys& keys, const Shape& s, RopeConfig& r) {
   return {};
 }
 
+Status read_reading(const Keys& keys, Config& config) {
+  const gguf::File& file = keys.file();
+  const std::string pooling_key = keys.architecture() + ".pooling_type";
+  const auto number = TRY(file.maybe<std::int64_t>(pooling_key));
+  // -1 is how some say that they do not.
+  if (number && *number != -1 && *number != 0xFFFFFFFF) {
+    config.pooling = pooling_of(*number);
+    if (!config.pooling)
+      return keys.bad("pooling_type", fmt::format("is {}; 0 to 4 are known", *number), Code::unsupported);
+  }
+  const gguf::Value* labels = file.find(keys.architecture() + ".classifier.output_labels");
+  if (labels == nullptr) return {};
+  if (labels->type != gguf::ValueType::array || labels->count > static_cast<std::uint64_t>(kMostLabels))
+    return keys.bad("classifier.output_labels", "is not a list of names");
+  gguf::Value label;
+  for (gguf::Elements elements(*labels); elements.next(label);) {
+    if (!label.string()) return keys.bad("classifier.output_labels", "is not a list of names");
+    config.labels.emplace_back(*label.string());
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<int> Keys::size(std::string_view key, int most, std::optional<int> otherwise) const {
@@ -84,7 +106,7 @@ Error Keys::bad(std::string_view key, std::string_view what, Code code) const {
   return Error{code, fmt::format("{}: key '{}' {}", file_.path(), full(key), what)};
 }
 
-Result<Config> read_config(const Keys& keys) {
+Result<Config> read_config(const Keys& keys, std::string_view epsilon) {
   Config c;
   Shape& s = c.shape;
   s.architecture = keys.architecture();
@@ -99,7 +121,32 @@ Result<Config> read_config(const Keys& keys) {
   TRY(read_attention(keys, s));
   TRY(read_rope(keys, s, c.rope));
   c.attention_scale = 1 / std::sqrt(static_cast<float>(s.head_dim));
-  c.rms_epsilon = static_cast<float>(TRY(keys.positive("attention.layer_norm_rms_epsilon")));
+  c.rms_epsilon = static_cast<float>(TRY(keys.positive(epsilon)));
+  TRY(read_reading(keys, c));
+  return c;
+}
+
+Result<Config> read_encoder_config(const Keys& keys) {
+  constexpr int kMostTypes = 256;  // a type is a byte
+  Config c = TRY(read_config(keys, "attention.layer_norm_epsilon"));
+  if (c.shape.kv_heads != c.shape.heads)
+    return keys.bad("attention.head_count_kv", "differs from the number of heads, which is not supported",
+                    Code::unsupported);
+  if (c.shape.sliding_window > 0)
+    return keys.bad("attention.sliding_window", "is not supported in encoders", Code::unsupported);
+  EncoderConfig encoder;
+  const auto activation = TRY(keys.get<std::string_view>("hidden_activation", "gelu"));
+  if (activation == "gelu_new" || activation == "gelu_pytorch_tanh")
+    encoder.activation = EncoderConfig::Activation::gelu_tanh;
+  else if (activation != "gelu" && activation != "silu")
+    return keys.bad("hidden_activation",
+                    fmt::format("is {}; gelu and gelu_new are supported", gguf::quoted(activation)), Code::unsupported);
+  const gguf::Tensor* types = keys.file().find_tensor("token_types.weight");
+  if (types != nullptr && types->rows() > kMostTypes)
+    return Error{Code::unsupported, fmt::format("{}: tensor 'token_types.weight' is {}; at most {} types are supported",
+                                                keys.file().path(), gguf::dims_text(*types), kMostTypes)};
+  if (types != nullptr) encoder.token_types = static_cast<int>(types->rows());
+  c.encoder = encoder;
   return c;
 }
 

@@ -6,10 +6,12 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/result.h"
 #include "models/formats/gguf.h"
 #include "models/model.h"
+#include "models/pooling.h"
 #include "models/rope.h"
 
 namespace ashlar::models {
@@ -22,12 +24,22 @@ inline constexpr int kMostHeads = 1024;
 inline constexpr int kMostHeadDim = 256;
 inline constexpr int kMostContext = 1 << 27;
 
+// What only encoders have.
+struct EncoderConfig {
+  enum class Activation { gelu, gelu_tanh };  // of a feed-forward without a gate
+  Activation activation = Activation::gelu;
+  int token_types = 1;  // rows of the embedding of types
+};
+
 // Everything that the layers need to know besides the weights.
 struct Config {
   Shape shape;
   RopeConfig rope;
   std::optional<RopeConfig> window_rope;  // of layers with a window, where theirs is another
-  float rms_epsilon = 0;
+  float rms_epsilon = 0;                  // of an encoder's norms too
+  std::optional<EncoderConfig> encoder;
+  std::optional<Pooling> pooling;   // of a model made to embed or to rank; empty: the file does not say
+  std::vector<std::string> labels;  // of its classifier's scores; empty: not said
   // Factors of some architectures.
   float embedding_scale = 1;  // of the tokens' rows
   float attention_scale = 0;  // of q; 1 / sqrt(head_dim) unless the architecture says otherwise
@@ -73,6 +85,8 @@ inline constexpr int kMostPattern = 1024;
 // The keys that all the llama-like architectures share. corrupt: a key is
 // missing or impossible; unsupported: sizes that the kernels do not take,
 // experts, an unknown rope scaling.
-Result<Config> read_config(const Keys& keys);
+Result<Config> read_config(const Keys& keys, std::string_view epsilon = "attention.layer_norm_rms_epsilon");
+// The same of an encoder.
+Result<Config> read_encoder_config(const Keys& keys);
 
 }  // namespace ashlar::models
