@@ -29,6 +29,7 @@ std::vector<float> normals(int n, unsigned seed) {
 
 struct Sizes {
   int heads, kv_heads, head_dim, positions, window;
+  bool whole = false;
 };
 
 // One sequence whose keys and values lie in shuffled blocks, among others that hold what is not a number.
@@ -57,7 +58,9 @@ struct Scene {
     return view;
   }
 
-  AttentionShape shape() const { return {is.heads, is.window, 1 / std::sqrt(static_cast<float>(is.head_dim))}; }
+  AttentionShape shape() const {
+    return {is.heads, is.window, 1 / std::sqrt(static_cast<float>(is.head_dim)), is.whole};
+  }
 
   void store(int first, int rows, ThreadPool& pool) {
     const KvSequence s{0, rows, first, table};
@@ -88,9 +91,10 @@ struct Scene {
   // Plain softmax attention in double precision.
   std::vector<double> expected(int position, int head) const {
     const int kv = head / (is.heads / is.kv_heads), first = is.window > 0 ? std::max(0, position - is.window + 1) : 0;
+    const int last = is.whole ? is.positions - 1 : position;
     std::vector<double> weights, out(size(is.head_dim));
     double total = 0;
-    for (int p = first; p <= position; ++p) {
+    for (int p = first; p <= last; ++p) {
       const std::vector<double> key = rounded(k, p, kv);
       double score = 0;
       for (int d = 0; d < is.head_dim; ++d)
@@ -98,7 +102,7 @@ struct Scene {
       weights.push_back(std::exp(score / std::sqrt(is.head_dim)));
       total += weights.back();
     }
-    for (int p = first; p <= position; ++p) {
+    for (int p = first; p <= last; ++p) {
       const std::vector<double> value = rounded(v, p, kv);
       for (int d = 0; d < is.head_dim; ++d) out[size(d)] += weights[size(p - first)] / total * value[size(d)];
     }
@@ -135,6 +139,17 @@ TEST_F(AttentionTest, RefIsSoftmaxAttention) {
       scene.store(0, scene.is.positions, pool);
       scene.expect_softmax(0, scene.attend(0, scene.is.positions, pool), 2e-6);
     }
+}
+
+TEST_F(AttentionTest, RowsThatSeeTheWholeSequence) {
+  for (const Kernels* row : kernel_rows()) {
+    ASSERT_TRUE(select_isa(row->isa));
+    for (const int positions : {1, 7, 16, 17, 45, 300, 530}) {
+      Scene scene({4, 2, 16, positions, 0, true}, natural_kv_type());
+      scene.store(0, positions, pool);
+      scene.expect_softmax(0, scene.attend(0, positions, pool), has_tiles(*row) ? 2e-2 : 5e-6);
+    }
+  }
 }
 
 TEST_F(AttentionTest, EveryRowOfTheTableIsSoftmaxAttention) {

@@ -48,6 +48,10 @@ inline constexpr int kMaxHeadDim = 256;
 enum KvFormat : int { kKvF16, kKvBF16, kKvInt8 };
 // gelu(x) = x / (1 + exp(-x (a + b x^2))), with a = 2 sqrt(2 / pi) and b = 0.044715 a.
 inline constexpr float kGeluA = 1.59576912f, kGeluB = 0.0713548163f;
+// For x >= 0, 1 - erf(x) = t (c1 + t (c2 + ...)) exp(-x^2) with t = 1 / (1 + p x), to 1.5e-7 (Abramowitz and Stegun,
+// 7.1.26).
+inline constexpr float kErfP = 0.3275911f, kErf1 = 0.254829592f, kErf2 = -0.284496736f, kErf3 = 1.421413741f,
+                       kErf4 = -1.453152027f, kErf5 = 1.061405429f, kRootHalf = 0.70710678f;
 // A key or value without an element of this magnitude is stored as int8 zeros.
 inline constexpr float kLeastInt8 = 1e-30f;
 
@@ -233,6 +237,8 @@ struct Kernels {
   KvFormat natural_kv;  // the format that needs no conversion
   // y = x / sqrt(mean(x^2) + epsilon) * weight, n elements.
   void (*rms_norm)(const float* x, const float* weight, float epsilon, int n, float* y);
+  // y = (x - mean(x)) / sqrt(variance(x) + epsilon) * weight + bias, n elements.
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, float epsilon, int n, float* y);
   // x += y
   void (*add)(const float* y, int n, float* x);
   // Rotates pairs by their angles: (x[i], x[i + n/2]) if `halves`, else (x[2i], x[2i+1]); cosine and sine [n/2].
@@ -241,6 +247,8 @@ struct Kernels {
   void (*silu_mul)(const float* gate, const float* up, int n, float* y);
   // y = gelu(gate) * up, gelu by its approximation with tanh
   void (*gelu_mul)(const float* gate, const float* up, int n, float* y);
+  // y = gelu(x) = x (1 + erf(x / sqrt(2))) / 2
+  void (*gelu)(const float* x, int n, float* y);
   // The greatest x, and the sum of exp(x - greatest).
   void (*exp_sum)(const float* x, int n, float* greatest, float* sum);
   // y = exp(x - shift) * factor

@@ -157,9 +157,12 @@ void Pass::take_logit_rows(const Step& step, int first) {
   const auto end = std::lower_bound(begin, step.logit_rows.end(), first + rows_);
   asked_.clear();
   for (auto row = begin; row != end; ++row) asked_.push_back(*row - first);
-  const std::size_t vocabulary = rows_of(config_.shape.vocabulary);
-  logits_ = step.logits.subspan(static_cast<std::size_t>(begin - step.logit_rows.begin()) * vocabulary,
-                                asked_.size() * vocabulary);
+  const auto part = [&](std::span<float> out, int columns) {
+    const std::size_t before = static_cast<std::size_t>(begin - step.logit_rows.begin());
+    return out.empty() ? out : out.subspan(before * rows_of(columns), asked_.size() * rows_of(columns));
+  };
+  logits_ = part(step.logits, config_.shape.vocabulary);
+  hidden_ = part(step.hidden, config_.shape.width);
 }
 
 void Pass::embed(const Embedding& embedding) {
@@ -356,6 +359,10 @@ void Pass::add_shared(const Experts& experts) {
 }
 
 void Pass::logits(const kernels::PackedMatrix& matrix) {
+  const std::size_t width = rows_of(config_.shape.width);
+  for (int row = 0; row < rows_ && !hidden_.empty(); ++row)
+    std::memcpy(hidden_.data() + rows_of(row) * width, h_.row(row), width * sizeof(float));
+  if (logits_.empty()) return;
   const int vocabulary = config_.shape.vocabulary;
   multiply(Operation::logits, matrix, logits_.data(), rows_of(vocabulary));
   if (config_.logit_scale != 1)

@@ -116,7 +116,7 @@ class Pass {
   // x += W h
   void project(const kernels::PackedMatrix& matrix);
 
-  // The asked rows' logits = W h.
+  // The asked rows' logits = W h, and h itself, as far as they are wanted.
   void logits(const kernels::PackedMatrix& matrix);
 
  private:
@@ -154,7 +154,8 @@ class Pass {
   std::vector<int> positions_;
   std::vector<kernels::KvSequence> sequences_, asked_sequences_;
   std::vector<int> asked_;   // rising
-  std::span<float> logits_;  // [asked, vocabulary]
+  std::span<float> logits_;  // [asked, vocabulary], or empty
+  std::span<float> hidden_;  // [asked, width], or empty
 };
 
 }  // namespace ashlar::models

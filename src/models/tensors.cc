@@ -106,6 +106,11 @@ void TensorList::embedding(std::string name, int rows, int width, Embedding& out
   needs_.push_back({.use = Use::embedding, .columns = width, .parts = {{std::move(name), rows}}, .embedding = &out});
 }
 
+void TensorList::optional_embedding(std::string name, int rows, int width, Embedding& out) {
+  embedding(std::move(name), rows, width, out);
+  needs_.back().optional = true;
+}
+
 void TensorList::ignore(std::string name) { ignored_.push_back(std::move(name)); }
 
 Status TensorList::check_need(const TensorSource& source, Need& need) const {
@@ -189,13 +194,14 @@ Status TensorList::fill_matrices(TensorSource& source, ThreadPool& pool) const {
 }
 
 bool TensorList::looked_up(const gguf::Tensor* tensor) const {
-  return std::ranges::any_of(
-      needs_, [&](const Need& need) { return need.use == Use::embedding && need.found.front() == tensor; });
+  return std::ranges::any_of(needs_, [&](const Need& need) {
+    return need.use == Use::embedding && !need.found.empty() && need.found.front() == tensor;
+  });
 }
 
 Status TensorList::fill(TensorSource& source, ThreadPool& pool) const {
   for (const Need& need : needs_) {
-    if (need.use != Use::embedding) continue;
+    if (need.use != Use::embedding || need.found.empty()) continue;
     const gguf::Tensor* tensor = need.found.front();
     *need.embedding = {.type = tensor->type,
                        .width = need.columns,
@@ -210,7 +216,7 @@ Status TensorList::fill(TensorSource& source, ThreadPool& pool) const {
     for (const gguf::Tensor* tensor : need.found) source.release(*tensor, looked_up(tensor));
   }
   for (const Need& need : needs_)
-    if (need.use == Use::embedding) source.release(*need.found.front(), true);
+    if (need.use == Use::embedding && !need.found.empty()) source.release(*need.found.front(), true);
   return {};
 }
 

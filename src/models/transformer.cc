@@ -15,6 +15,7 @@ Result<std::unique_ptr<Transformer>> Transformer::create(const Architecture& arc
   for (std::size_t i = 0; i < weights.layers.size(); ++i) weights.layers[i].index = static_cast<int>(i);
   TensorList list;
   architecture.list_tensors(model->config_, weights, list);
+  list_head(*model->source_, model->config_.shape.width, model->head_, list);
   TRY(list.check(*model->source_));
   TRY(list.fill(*model->source_, pool));
   if (std::ranges::any_of(weights.rope_factors, [](float factor) { return factor <= 0; }))

@@ -17,10 +17,12 @@ void store_key(const float* key, int head_dim, int format, uint8_t* keys, int sl
 void store_value(const float* value, int head_dim, int format, uint8_t* values, int slot);
 
 void rms_norm(const float* x, const float* weight, float epsilon, int n, float* y);
+void layer_norm(const float* x, const float* weight, const float* bias, float epsilon, int n, float* y);
 void add(const float* y, int n, float* x);
 void rope(const float* cosine, const float* sine, int n, int halves, float* x);
 void silu_mul(const float* gate, const float* up, int n, float* y);
 void gelu_mul(const float* gate, const float* up, int n, float* y);
+void gelu(const float* x, int n, float* y);
 void exp_sum(const float* x, int n, float* greatest, float* sum);
 void exp_scale(const float* x, int n, float shift, float factor, float* y);
 
