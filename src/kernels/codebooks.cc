@@ -12,15 +12,15 @@
 namespace ashlar::kernels {
 namespace {
 
-constexpr int kMostBlocks = kInt8GroupColumns / kBlock;  // of a group
+constexpr int kGroupBlocks = kInt8GroupColumns / kBlock;  // of a group
 constexpr int kMostZero = 16;
 
 // A group of one weight row: its blocks' scales, and codes in the order of columns.
 struct Group {
   int blocks = 0;
-  std::array<float, kMostBlocks> scales;
-  std::array<int, kMostBlocks> zeros;  // of types that have them
-  std::array<std::uint8_t, kMostBlocks * kBlock> codes;
+  std::array<float, kGroupBlocks> scales;
+  std::array<int, kGroupBlocks> zeros;  // of types that have them
+  std::array<std::uint8_t, kGroupBlocks * kBlock> codes;
 };
 
 // `blocks` from block `first` of a row on. Groups and blocks of the file begin and end together, or one within the
@@ -89,16 +89,16 @@ bool by_codebooks(Type type, int columns) {
 
 std::size_t codebook_tile_bytes(int columns) {
   const int blocks = columns / kBlock;
-  return static_cast<std::size_t>(blocks / kMostBlocks * codebook_group_bytes(kMostBlocks) +
-                                  codebook_group_bytes(blocks % kMostBlocks));
+  return static_cast<std::size_t>(blocks / kGroupBlocks * codebook_group_bytes(kGroupBlocks) +
+                                  codebook_group_bytes(blocks % kGroupBlocks));
 }
 
 void pack_codebooks(const RawMatrix& raw, const std::byte* rows, int count, std::uint8_t* tile) {
   const Reach reach(raw.type);
   const int all = raw.columns / kBlock;
   Group group;
-  for (int first = 0; first < all; first += kMostBlocks) {
-    const int blocks = std::min(kMostBlocks, all - first);
+  for (int first = 0; first < all; first += kGroupBlocks) {
+    const int blocks = std::min(kGroupBlocks, all - first);
     std::uint8_t *factors = tile + 4 * kLanes, *codes = tile + codebook_header_bytes(blocks);
     for (int lane = 0; lane < count; ++lane) {
       read_group(raw.type, rows + row_bytes(raw.type, raw.columns) * static_cast<std::size_t>(lane), first, blocks,

@@ -216,6 +216,32 @@ inline constexpr size_t kAttentionScratch = 640 << 10;
 // Floats from one partial result to the next.
 inline constexpr int kPartialExtra = 16;
 
+// Scales for quantizing: of some sub-blocks, each by itself, the one that leaves the least weighted error among
+// those tried, where each try is refined by least squares for the codes that it gives.
+enum SearchKind : int {
+  kSymmetric,  // x = scale * code, code in [-top, top); 19 tries around -top / the greatest x
+  kMoving,     // the same, from the first of these tries codes are moved one by one
+  kWithMin,    // x = scale * code + min, min <= 0, code in [0, top]
+  kInTable,    // x = scale * a value of the IQ4 table; 15 tries
+};
+// What the error of an element x weighs.
+enum Weighing : int { kGiven, kByMagnitude /* |x| */, kBySquare /* x^2 */, kBySpread /* |x| + root of the mean x^2 */ };
+
+struct ScaleSearch {
+  SearchKind kind;
+  const float* x;  // [count][n]
+  int count, n;    // sub-blocks, and elements of one: at most kBlock
+  Weighing weighing;
+  const float* weights;  // [count][n] if kGiven
+  int top;
+  float begin, stride;  // kWithMin: tries (begin + stride * i + top) / range, i in [0, steps]
+  int steps;
+  bool absolute;  // errors count as |e| and not e^2
+  // Out, [count] each; any but `scale` may be null. The codes that were judged best are those nearest to
+  // inverse * (x - origin), with no origin but in kWithMin.
+  float *scale, *min, *inverse, *origin;
+};
+
 // One row per instruction set. Functions are pure: no allocation, no threads, no state.
 // Every row gives bit for bit the results of ref.
 struct Kernels {
@@ -253,6 +279,7 @@ struct Kernels {
   void (*exp_sum)(const float* x, int n, float* greatest, float* sum);
   // y = exp(x - shift) * factor
   void (*exp_scale)(const float* x, int n, float shift, float factor, float* y);
+  void (*search)(const ScaleSearch* job);
   // Reads memory and gives a checksum: to measure bandwidth.
   uint64_t (*read_memory)(const uint8_t* data, size_t bytes);
   // Does `rounds` rounds of independent register arithmetic; returns the operations done (a multiply-add is two).

@@ -26,6 +26,7 @@ void gelu(const float* x, int n, float* y);
 void exp_sum(const float* x, int n, float* greatest, float* sum);
 void exp_scale(const float* x, int n, float shift, float factor, float* y);
 
+void search(const ScaleSearch* job);
 uint64_t read_memory(const uint8_t* data, size_t bytes);
 double int8_operations(int64_t rounds);
 double float_operations(int64_t rounds);

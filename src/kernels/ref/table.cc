@@ -52,6 +52,7 @@ const Kernels kTable = {
     .gelu = gelu,
     .exp_sum = exp_sum,
     .exp_scale = exp_scale,
+    .search = search,
     .read_memory = read_memory,
     .int8_operations = int8_operations,
     .float_operations = float_operations,

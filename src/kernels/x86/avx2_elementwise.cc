@@ -203,6 +203,7 @@ const Kernels kAvx2 = {
     .gelu = avx2::gelu,
     .exp_sum = avx2::exp_sum,
     .exp_scale = avx2::exp_scale,
+    .search = avx2::search,
     .read_memory = avx2::read_memory,
     .int8_operations = avx2::int8_operations,
     .float_operations = avx2::float_operations,

@@ -203,6 +203,7 @@ const Kernels kAvx512 = {
     .gelu = avx512::gelu,
     .exp_sum = avx512::exp_sum,
     .exp_scale = avx512::exp_scale,
+    .search = avx512::search,
     .read_memory = avx512::read_memory,
     .int8_operations = avx512::int8_operations,
     .float_operations = avx512::float_operations,

@@ -34,6 +34,7 @@ void attend(const AttentionJob* job);
 void join(const float* partials, int count, int head_dim, float* out);
 void store_key(const float* key, int head_dim, int format, uint8_t* keys, int slot);
 void store_value(const float* value, int head_dim, int format, uint8_t* values, int slot);
+void search(const ScaleSearch* job);
 
 }  // namespace avx2
 
@@ -63,6 +64,7 @@ void attend(const AttentionJob* job);
 void join(const float* partials, int count, int head_dim, float* out);
 void store_key(const float* key, int head_dim, int format, uint8_t* keys, int slot);
 void store_value(const float* value, int head_dim, int format, uint8_t* values, int slot);
+void search(const ScaleSearch* job);
 
 }  // namespace avx512
 

@@ -52,7 +52,7 @@ void survey_columns(const PublishedMatrix& m, RowsFor whom, Survey& s) {
   if (s.chunk > 0 || whom == RowsFor::gguf || std::ranges::is_sorted(m.group_of)) return;
   std::vector<std::int32_t> order(static_cast<std::size_t>(m.columns));
   std::iota(order.begin(), order.end(), 0);
-  std::ranges::stable_sort(order, {}, [&](std::int32_t c) { return m.group_of[static_cast<std::size_t>(c)]; });
+  std::ranges::sort(order, {}, [&](std::int32_t c) { return std::pair(m.group_of[static_cast<std::size_t>(c)], c); });
   s.chunk = best_chunk(m, order);
   if (s.chunk > 0) s.order = std::move(order);
 }
