@@ -1,6 +1,7 @@
 #include "models/config.h"
 
 #include <cmath>
+#include <vector>
 
 namespace ashlar::models {
 namespace {
@@ -78,6 +79,25 @@ Result<double> Keys::positive(std::string_view key, std::optional<double> otherw
   if (!std::isfinite(*found) || *found <= 0)
     return bad(key, fmt::format("is {}; a finite number above 0 is expected", *found));
   return *found;
+}
+
+Result<int> Keys::pattern(int otherwise) const {
+  constexpr std::string_view kKey = "attention.sliding_window_pattern";
+  const gguf::Value* list = file_.find(full(kKey));
+  if (list == nullptr || list->type != gguf::ValueType::array) return size(kKey, kMostPattern, otherwise);
+  std::vector<bool> windowed;
+  gguf::Value element;
+  for (gguf::Elements elements(*list); windowed.size() < kMostLayers && elements.next(element);) {
+    const auto flag = element.boolean();
+    if (!flag) return bad(kKey, "is a list of what is not true or false");
+    windowed.push_back(*flag);
+  }
+  for (int every = 1; every <= static_cast<int>(windowed.size()) + 1; ++every) {
+    std::size_t i = 0;
+    while (i < windowed.size() && windowed[i] == ((static_cast<int>(i) + 1) % every != 0)) ++i;
+    if (i == windowed.size()) return every;
+  }
+  return bad(kKey, "keeps no order that is supported: every so manieth layer may see all positions", Code::unsupported);
 }
 
 Error Keys::bad(std::string_view key, std::string_view what, Code code) const {

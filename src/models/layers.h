@@ -14,6 +14,7 @@
 #include "kernels/matrix.h"
 #include "models/config.h"
 #include "models/kv_store.h"
+#include "models/lora.h"
 #include "models/model.h"
 #include "models/profile.h"
 #include "models/tensors.h"
@@ -139,6 +140,7 @@ class Pass {
   FloatRows x_, h_, delta_;
   FloatRows y_;  // what a product gave: q, k, v side by side, or gate, up
   kernels::Activations activations_;
+  LoraRows lora_;
 
   Profile* profile_ = nullptr;
 
@@ -149,6 +151,7 @@ class Pass {
   bool delta_pending_ = false;  // x is still to receive delta
   std::span<const std::int32_t> tokens_;
   std::vector<int> positions_;
+  std::vector<const LoraAdapter*> adapters_;  // of each row; empty: none has one
   std::vector<kernels::KvSequence> sequences_, asked_sequences_;
   std::vector<int> asked_;   // rising
   std::span<float> logits_;  // [asked, vocabulary]
