@@ -236,6 +236,7 @@ void run(const KvView& kv, const AttentionShape& shape, Plan& plan, int index, c
   job.head_dim = kv.head_dim;
   job.window = shape.window > 0 ? shape.window : std::numeric_limits<int>::max();
   job.scale = shape.scale;
+  job.cap = shape.cap;
   job.format = static_cast<int>(kv.type);
   job.keys = reinterpret_cast<const std::uint8_t*>(kv.data) + kv.head_bytes() * size(kv_head);
   job.values = job.keys + kv.half_bytes();

@@ -60,6 +60,16 @@ void scale(float* x, std::size_t ldx, float factor, int rows, int n, ThreadPool&
   });
 }
 
+void cap(float* x, std::size_t ldx, float bound, int rows, int n, ThreadPool& pool) {
+  for_rows(rows, n, pool, [&](std::size_t r) {
+    // bound * tanh(y) = bound - 2 bound / (e^2y + 1)
+    float* row = x + r * ldx;
+    for (float& value : std::span(row, static_cast<std::size_t>(n))) value *= 2.0f / bound;
+    kernels().exp_scale(row, n, 0.0f, 1.0f, row);
+    for (float& value : std::span(row, static_cast<std::size_t>(n))) value = bound - 2.0f * bound / (value + 1.0f);
+  });
+}
+
 void add_bias(float* x, std::size_t ldx, const float* bias, int rows, int n, ThreadPool& pool) {
   for_rows(rows, n, pool, [&](std::size_t r) { kernels().add(bias, n, x + r * ldx); });
 }

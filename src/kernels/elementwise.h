@@ -33,6 +33,9 @@ void add(float* x, std::size_t ldx, const float* delta, std::size_t ldd, int row
 // x *= factor
 void scale(float* x, std::size_t ldx, float factor, int rows, int n, ThreadPool& pool);
 
+// x = bound * tanh(x / bound)
+void cap(float* x, std::size_t ldx, float bound, int rows, int n, ThreadPool& pool);
+
 // Every row of x += bias[n].
 void add_bias(float* x, std::size_t ldx, const float* bias, int rows, int n, ThreadPool& pool);
 

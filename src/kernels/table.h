@@ -206,6 +206,7 @@ struct AttentionJob {
   int head_dim;           // a multiple of 8, at most kMaxHeadDim
   int window;             // at least 1
   float scale;            // of q
+  float cap;              // a score s becomes cap * tanh(s / cap); 0: it stays
   int format;             // KvFormat
   const uint8_t* keys;    // block b: at keys + b * block_bytes
   const uint8_t* values;  // block b: at values + b * block_bytes

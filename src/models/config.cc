@@ -1,6 +1,7 @@
 #include "models/config.h"
 
 #include <cmath>
+#include <vector>
 
 namespace ashlar::models {
 namespace {
@@ -104,6 +105,25 @@ Status read_rope(const Keys& keys, const Shape& s, RopeConfig& r) {
   if (!(r.extrapolation >= 0 && r.extrapolation <= 1))
     return keys.bad("rope.scaling.yarn_ext_factor", "is not between 0 and 1");
   return {};
+}
+
+Result<int> Keys::pattern(int otherwise) const {
+  constexpr std::string_view kKey = "attention.sliding_window_pattern";
+  const gguf::Value* list = file_.find(full(kKey));
+  if (list == nullptr || list->type != gguf::ValueType::array) return size(kKey, kMostPattern, otherwise);
+  std::vector<bool> windowed;
+  gguf::Value element;
+  for (gguf::Elements elements(*list); windowed.size() < kMostLayers && elements.next(element);) {
+    const auto flag = element.boolean();
+    if (!flag) return bad(kKey, "is a list of what is not true or false");
+    windowed.push_back(*flag);
+  }
+  for (int every = 1; every <= static_cast<int>(windowed.size()) + 1; ++every) {
+    std::size_t i = 0;
+    while (i < windowed.size() && windowed[i] == ((static_cast<int>(i) + 1) % every != 0)) ++i;
+    if (i == windowed.size()) return every;
+  }
+  return bad(kKey, "keeps no order that is supported: every so manieth layer may see all positions", Code::unsupported);
 }
 
 Result<Config> read_sizes(const Keys& keys, std::string_view epsilon) {

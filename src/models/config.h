@@ -99,6 +99,10 @@ class Keys {
   // A finite number above 0.
   Result<double> positive(std::string_view key, std::optional<double> otherwise = std::nullopt) const;
 
+  // Every so manieth layer sees all positions despite the window: a number, or a list that says of each layer whether
+  // it has the window. unsupported: a list that keeps no such order.
+  Result<int> pattern(int otherwise) const;
+
   // "model.gguf: key 'llama.block_count' WHAT"
   Error bad(std::string_view key, std::string_view what, Code code = Code::corrupt) const;
 

@@ -97,13 +97,14 @@ Result<FloatRows> FloatRows::allocate(int rows, int columns) {
 }
 
 Pass::Pass(const Config& config, std::span<const float> rope_factors, int max_rows, ThreadPool& pool)
-    : config_(config), max_rows_(max_rows), pool_(pool), rope_(make_rope(config.rope, rope_factors)) {
+    : config_(config), max_rows_(max_rows), pool_(pool), rope_(make_rope(config.rope, rope_factors)), lora_(pool) {
   if (config.window_rope) window_rope_ = make_rope(*config.window_rope, {});
   const std::size_t rows = rows_of(max_rows);
   positions_.reserve(rows);
   sequences_.reserve(rows);
   asked_sequences_.reserve(rows);
   asked_.reserve(rows);
+  adapters_.reserve(rows);
 }
 
 Result<std::unique_ptr<Pass>> Pass::create(const Config& config, std::span<const float> rope_factors, int max_rows,
@@ -139,6 +140,8 @@ void Pass::begin(const Step& step, int first, int rows, BlockStore& kv) {
 void Pass::take_sequences(const Step& step, int first) {
   sequences_.clear();
   positions_.clear();
+  adapters_.clear();
+  const bool adapted = std::ranges::any_of(step.sequences, [](const auto& s) { return s.adapter != nullptr; });
   for (const Step::Sequence& sequence : step.sequences) {
     const int begin = std::max(sequence.first_row, first);
     const int end = std::min(sequence.first_row + sequence.rows, first + rows_);
@@ -148,7 +151,9 @@ void Pass::take_sequences(const Step& step, int first) {
     for (int row = begin; row < end; ++row) positions_.push_back(position + row - begin);
     sequences_.push_back(
         {.first_row = begin - first, .rows = end - begin, .first_position = position, .blocks = sequence.blocks});
+    if (adapted) adapters_.resize(positions_.size(), static_cast<const LoraAdapter*>(sequence.adapter));
   }
+  lora_.set(adapters_);
   CHECK(static_cast<int>(positions_.size()) == rows_, "each row belongs to a sequence");
 }
 
@@ -217,6 +222,7 @@ void Pass::multiply(Operation operation, const kernels::PackedMatrix& matrix, fl
       profile_, operation, layer,
       {.bytes = static_cast<double>(matrix.bytes()), .operations = 2.0 * matrix.rows() * matrix.columns() * rows_});
   kernels::matmul(matrix, activations_, y, ldy, pool_);
+  if (lora_.any()) lora_.add(matrix, h_.data(), h_.ld, y, ldy);
 }
 
 void Pass::qkv(const Layer& layer) {
@@ -260,8 +266,10 @@ void Pass::attend(const Layer& layer) {
     kernels::store_kv(kv, sequences_, k, y_.ld, v, y_.ld, pool_);
   }
   if (layer.index + 1 == s.layers) keep_asked_rows();
-  const kernels::AttentionShape shape{
-      .heads = s.heads, .window = s.window(layer.index), .scale = config_.attention_scale};
+  const kernels::AttentionShape shape{.heads = s.heads,
+                                      .window = s.window(layer.index),
+                                      .scale = config_.attention_scale,
+                                      .cap = config_.attention_cap};
   const Timed timed(profile_, Operation::attention, layer.index, profile_ == nullptr ? Cost{} : attention_cost());
   kernels::attention(kv, shape, sequences_, y_.data(), y_.ld, h_.data(), h_.ld, pool_);
 }
@@ -299,11 +307,15 @@ void Pass::keep_asked_rows() {
                                   .blocks = sequence->blocks});
     last_row = row;
     if (rows_of(row) == i) continue;
+    if (!adapters_.empty()) adapters_[i] = adapters_[rows_of(row)];
     std::memcpy(y_.row(static_cast<int>(i)), y_.row(row), q_bytes);
     std::memcpy(x_.row(static_cast<int>(i)), x_.row(row), x_.ld * sizeof(float));
   }
   sequences_.swap(asked_sequences_);
   rows_ = static_cast<int>(asked_.size());
+  if (adapters_.empty()) return;
+  adapters_.resize(asked_.size());
+  lora_.set(adapters_);
 }
 
 void Pass::gate(const kernels::PackedMatrix& gate_up, decltype(&kernels::silu_mul) activation) {
@@ -367,6 +379,8 @@ void Pass::logits(const kernels::PackedMatrix& matrix) {
   multiply(Operation::logits, matrix, logits_.data(), rows_of(vocabulary));
   if (config_.logit_scale != 1)
     kernels::scale(logits_.data(), rows_of(vocabulary), config_.logit_scale, rows_, vocabulary, pool_);
+  if (config_.logit_cap > 0)
+    kernels::cap(logits_.data(), rows_of(vocabulary), config_.logit_cap, rows_, vocabulary, pool_);
 }
 
 }  // namespace ashlar::models

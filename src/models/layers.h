@@ -15,6 +15,7 @@
 #include "models/config.h"
 #include "models/experts.h"
 #include "models/kv_store.h"
+#include "models/lora.h"
 #include "models/model.h"
 #include "models/profile.h"
 #include "models/rows.h"
@@ -142,6 +143,7 @@ class Pass {
   kernels::Activations activations_;
   std::optional<ExpertRunner> experts_;
   FloatRows routes_;  // the router's logits
+  LoraRows lora_;
 
   Profile* profile_ = nullptr;
 
@@ -152,6 +154,7 @@ class Pass {
   bool delta_pending_ = false;  // x is still to receive delta
   std::span<const std::int32_t> tokens_;
   std::vector<int> positions_;
+  std::vector<const LoraAdapter*> adapters_;  // of each row; empty: none has one
   std::vector<kernels::KvSequence> sequences_, asked_sequences_;
   std::vector<int> asked_;   // rising
   std::span<float> logits_;  // [asked, vocabulary], or empty

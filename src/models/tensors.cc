@@ -193,6 +193,21 @@ Status TensorList::fill_matrices(TensorSource& source, ThreadPool& pool) const {
   return {};
 }
 
+TensorPlaces TensorList::places() const {
+  TensorPlaces places;
+  for (const Need& need : needs_) {
+    if (need.use != Use::matrix || need.matrix == nullptr || need.found.empty()) continue;
+    int row = 0;
+    for (std::size_t i = 0; i < need.found.size(); ++i) {
+      const int rows = need.parts[i].rows;
+      if (!looked_up(need.found[i]))
+        places[need.parts[i].name] = {.matrix = need.matrix, .first_row = row, .rows = rows, .columns = need.columns};
+      row += rows;
+    }
+  }
+  return places;
+}
+
 bool TensorList::looked_up(const gguf::Tensor* tensor) const {
   return std::ranges::any_of(needs_, [&](const Need& need) {
     return need.use == Use::embedding && !need.found.empty() && need.found.front() == tensor;

@@ -54,6 +54,13 @@ struct Embedding {
   const gguf::Tensor* tensor = nullptr;  // whose rows they are
 };
 
+// Where the rows of a file's matrix stand in a matrix of the model, which may be a stack of several.
+struct TensorPlace {
+  const kernels::PackedMatrix* matrix = nullptr;
+  int first_row = 0, rows = 0, columns = 0;
+};
+using TensorPlaces = std::map<std::string, TensorPlace, std::less<>>;  // by the tensor's name
+
 class TensorList {
  public:
   struct Rows {
@@ -108,6 +115,9 @@ class TensorList {
     std::vector<const gguf::Tensor*> found;  // set by check(); empty: an optional need that is not met
   };
   std::span<const Need> needs() const { return needs_; }
+
+  // Where each tensor's rows stand in the matrices, but for an embedding that is one too. After check().
+  TensorPlaces places() const;
 
  private:
   Status check_need(const TensorSource& source, Need& need) const;

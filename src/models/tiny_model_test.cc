@@ -133,6 +133,11 @@ void TinyModel::add_keys() {
     size("attention.sliding_window_pattern", spec_.full_every);
     writer_.add(prefix + "rope.freq_base_swa", static_cast<float>(spec_.window_rope_base));
   }
+  if (spec_.architecture == "gemma2") {
+    if (spec_.full_every != 2) size("attention.sliding_window_pattern", spec_.full_every);
+    writer_.add(prefix + "attn_logit_softcapping", static_cast<float>(spec_.attention_cap));
+    writer_.add(prefix + "final_logit_softcapping", static_cast<float>(spec_.logit_cap));
+  }
   if (spec_.long_rope) {
     size("rope.scaling.original_context_length", spec_.original_context);
     writer_.add(prefix + "rope.scaling.attn_factor", static_cast<float>(spec_.rope_length));
@@ -230,8 +235,9 @@ void TinyModel::add_tensors() {
       add_experts(blk, other, spread);
       continue;
     }
-    if (!s.fused) add(blk + "ffn_gate.weight", s.hidden, s.width, s.type, spread);
-    add(blk + "ffn_up.weight", s.fused ? 2 * s.hidden : s.hidden, s.width, s.type, spread);
+    const bool up = s.fused || s.fused_up;
+    if (!up) add(blk + "ffn_gate.weight", s.hidden, s.width, s.type, spread);
+    add(blk + "ffn_up.weight", up ? 2 * s.hidden : s.hidden, s.width, s.type, spread);
     add(blk + "ffn_down.weight", s.width, s.hidden, other, spread);
   }
   add("output_norm.weight", 1, s.width, Type::f32, 0.2, 1);
@@ -261,6 +267,17 @@ void TinyModel::add_experts(const std::string& blk, Type other, double spread) {
   add(blk + "ffn_up_shexp.weight", s.shared_hidden, s.width, s.type, spread);
   add(blk + "ffn_down_shexp.weight", s.width, s.shared_hidden, other, spread);
   if (s.shared_gate) add(blk + "ffn_gate_inp_shexp.weight", 1, s.width, Type::f32, spread);
+}
+
+void TinyModel::add_low_rank(const std::string& name, std::span<const float> a, std::span<const float> b, int rank,
+                             double scale) {
+  Matrix& m = tensors_.at(name);
+  const auto columns = static_cast<std::size_t>(m.columns), ranks = static_cast<std::size_t>(rank);
+  for (std::size_t r = 0; r < static_cast<std::size_t>(m.rows); ++r)
+    for (std::size_t c = 0; c < columns; ++c)
+      for (std::size_t k = 0; k < ranks; ++k)
+        m.values[r * columns + c] +=
+            scale * static_cast<double>(b[r * ranks + k]) * static_cast<double>(a[k * columns + c]);
 }
 
 TinyModel::Vector TinyModel::multiply(const std::string& name, const Vector& x) const {
@@ -449,7 +466,8 @@ TinyModel::Vector TinyModel::attend(int layer, int position, Vector x, std::vect
       for (int i = 0; i < s.head_dim; ++i)
         dot += q[q_at + static_cast<std::size_t>(i)] *
                keys[static_cast<std::size_t>(p)][kv_at + static_cast<std::size_t>(i)];
-      weights.push_back(std::exp(dot * scale));
+      const double score = dot * scale;
+      weights.push_back(std::exp(s.attention_cap > 0 ? s.attention_cap * std::tanh(score / s.attention_cap) : score));
       sum += weights.back();
     }
     for (int p = first; p <= position; ++p)
@@ -483,8 +501,9 @@ std::vector<std::vector<double>> TinyModel::logits(std::span<const std::int32_t>
         down = mix(blk, h);
       } else {
         const std::string up_name = blk + "ffn_up.weight";
-        const Vector gate = s.fused ? rows_of(up_name, h, 0, s.hidden) : multiply(blk + "ffn_gate.weight", h);
-        const Vector up = s.fused ? rows_of(up_name, h, s.hidden, s.hidden) : multiply(up_name, h);
+        const bool fused = s.fused || s.fused_up;
+        const Vector gate = fused ? rows_of(up_name, h, 0, s.hidden) : multiply(blk + "ffn_gate.weight", h);
+        const Vector up = fused ? rows_of(up_name, h, s.hidden, s.hidden) : multiply(up_name, h);
         down = multiply(blk + "ffn_down.weight", gated(gate, up));
       }
       if (s.post_norms) down = normalize(blk + "post_ffw_norm.weight", down, 0, s.width);
@@ -493,6 +512,8 @@ std::vector<std::vector<double>> TinyModel::logits(std::span<const std::int32_t>
     out.push_back(
         multiply(s.tied ? "token_embd.weight" : "output.weight", normalize("output_norm.weight", x, 0, s.width)));
     for (double& value : out.back()) value /= s.logit_divisor;
+    if (s.logit_cap > 0)
+      for (double& value : out.back()) value = s.logit_cap * std::tanh(value / s.logit_cap);
   }
   return out;
 }

@@ -21,12 +21,18 @@ Result<std::unique_ptr<Transformer>> Transformer::create(const Architecture& arc
   if (std::ranges::any_of(weights.rope_factors, [](float factor) { return factor <= 0; }))
     return Error{Code::corrupt,
                  fmt::format("{}: a frequency factor of the rotary embedding is not above 0", model->source_->name())};
+  model->places_ = list.places();
   model->pass_ = TRY(Pass::create(model->config_, weights.rope_factors, max_rows, pool));
   return model;
 }
 
 Result<std::unique_ptr<KvStore>> Transformer::make_kv_store(int blocks, KvType type) const {
   return BlockStore::create(config_.shape, blocks, type);
+}
+
+Result<std::shared_ptr<const Adapter>> Transformer::load_adapter(const std::string& path) const {
+  const LoraFile file = TRY(open_lora(path, config_.shape));
+  return TRY(LoraAdapter::create(file, places_));
 }
 
 Work Transformer::work_per_token() const {

@@ -90,6 +90,20 @@ std::vector<Case> cases() {
                     .experts = 16,
                     .experts_used = 4,
                     .normalize = true};
+  TinySpec gemma2{.architecture = "gemma2",
+                  .layers = 3,
+                  .head_dim = 16,
+                  .window = 7,
+                  .tied = true,
+                  .halves = true,
+                  .gelu = true,
+                  .full_every = 2,
+                  .post_norms = true,
+                  .embedding_scale = std::sqrt(32.0),
+                  .attention_cap = 2,
+                  .logit_cap = 3};
+  TinySpec glm4{
+      .architecture = "glm4", .head_dim = 16, .rope_dims = 8, .qkv_bias = true, .post_norms = true, .fused_up = true};
   const auto with = [](TinySpec spec, auto change) {
     change(spec);
     return spec;
@@ -164,6 +178,18 @@ std::vector<Case> cases() {
        kFine},
       {"phi3_q4_0", with(phi3, [](TinySpec& s) { s.type = Type::q4_0, s.width = 64, s.head_dim = 16, s.hidden = 96; }),
        kQuantized},
+      {"gemma2", gemma2, kLifted * kFine},
+      {"gemma2_no_caps", with(gemma2, [](TinySpec& s) { s.attention_cap = s.logit_cap = 0, s.tied = false; }),
+       kLifted * kFine},
+      {"gemma2_pattern", with(gemma2, [](TinySpec& s) { s.layers = 4, s.full_every = 3, s.attention_cap = 1; }),
+       kLifted * kFine},
+      {"gemma2_q8_0",
+       with(gemma2, [](TinySpec& s) { s.type = Type::q8_0, s.width = 64, s.hidden = 96, s.embedding_scale = 8; }),
+       kLifted * kQuantized},
+      {"glm4", glm4, kLifted * kFine},
+      {"glm4_no_biases", with(glm4, [](TinySpec& s) { s.qkv_bias = false, s.kv_heads = 1; }), kLifted * kFine},
+      {"glm4_q8_0", with(glm4, [](TinySpec& s) { s.type = Type::q8_0, s.width = 64, s.hidden = 96; }),
+       kLifted * kQuantized},
       {"gemma3", gemma3, kLifted * kFine},
       {"gemma3_linear", with(gemma3, [](TinySpec& s) { s.rope_scaling = "linear", s.rope_factor = 8; }),
        kLifted * kFine},
