@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/blocks.h"
+#include "kernels/codebooks.h"
 #include "kernels/kernels.h"
 
 namespace ashlar::kernels {
@@ -200,6 +201,7 @@ void matmul(const PackedMatrix& w, const Activations& x, float* y, std::size_t l
       const int tiles = divide_up(segment.rows, kLanes), step = tiles_per_task(segment, x.rows(), pool.size());
       const int own = divide_up(tiles, step);
       if (task < own) {
+        CHECK(segment.codebooks == by_codebooks(segment.type), "weights were packed for other kernels");
         const MatmulJob job = job_for(w, segment, x, y, ldy, task * step, std::min(step, tiles - task * step), worker);
         return kernels().matmul[format_of(segment.type)](&job);
       }

@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 #include "kernels/blocks.h"
+#include "kernels/codebooks.h"
 #include "kernels/matrix.h"
 
 namespace ashlar::kernels {
@@ -129,7 +130,7 @@ void pack_floats(const RawMatrix& raw, const std::byte* rows, int count, std::ui
 }
 
 PackedMatrix::Segment lay_out(const RawMatrix& raw, int first_row, std::size_t offset) {
-  PackedMatrix::Segment segment{raw.type, first_row, raw.rows, 0, 0, offset};
+  PackedMatrix::Segment segment{raw.type, first_row, raw.rows, 0, 0, offset, false};
   const TypeInfo& info = type_info(raw.type);
   if (info.block == 1) {
     segment.units = raw.type == Type::bf16 ? raw.columns + raw.columns % 2 : raw.columns;
@@ -137,8 +138,11 @@ PackedMatrix::Segment lay_out(const RawMatrix& raw, int first_row, std::size_t o
   } else {
     const Layout& layout = kLayouts[format_of(raw.type)];
     segment.units = raw.columns / info.block;
-    segment.tile_bytes = static_cast<std::size_t>(segment.units) *
-                         (header_bytes(layout) + static_cast<std::size_t>(layout.blocks) * block_bytes(layout));
+    segment.codebooks = by_codebooks(raw.type);
+    segment.tile_bytes =
+        segment.codebooks ? codebook_tile_bytes(raw.columns)
+                          : static_cast<std::size_t>(segment.units) *
+                                (header_bytes(layout) + static_cast<std::size_t>(layout.blocks) * block_bytes(layout));
   }
   return segment;
 }
@@ -225,6 +229,8 @@ Result<PackedMatrix> pack_into(std::span<const RawMatrix> stacked, std::span<std
       const int count = std::min(kLanes, raw.rows - tile * kLanes);
       if (type_info(raw.type).block == 1)
         pack_floats(raw, rows, count, out);
+      else if (segment.codebooks)
+        pack_codebooks(raw, rows, count, out);
       else
         pack_quantized(raw, rows, count, segment.units, out);
     });

@@ -97,6 +97,15 @@ enum Format : int {
 // IQ4_NL d         4-bit                                d * table[c]
 // IQ4_XS d         s (signed), 4-bit                    d * s * table[c]
 //
+// Where there is a matrix unit, types of 4 bits without a min (Q4_0, IQ4) are packed by the groups of columns of the
+// panels instead (codebooks.h):
+//
+//   f32 step[16]          of int8: 1/127 of the greatest weight that the row's group can hold
+//   int8 factor[block][16]  what the greatest code (8 below the middle, or 127 from it) becomes in such steps;
+//                         filled up to whole lines of 64 bytes
+//   codes[block][4][64]   part q has weight rows q, 4 + q, 8 + q and 12 + q, 16 bytes each: the two of each pair of
+//                         columns exchanged, byte i has column i ^ 1 low and 16 + (i ^ 1) high
+//
 // Float tiles: F32 and F16 [column][16]; BF16 [column / 2][16][2], an odd column padded with zero.
 struct Layout {
   bool min;         // a second f16 per unit
@@ -109,6 +118,16 @@ struct Layout {
 extern const Layout kLayouts[kFormats];
 // Values of the IQ4 codes, plus 128.
 inline constexpr uint8_t kIq4Table[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
+
+// From the middle to its end.
+inline constexpr int kIq4Reach = 127;
+
+inline constexpr int codebook_header_bytes(int blocks) {
+  return 4 * kLanes + (kLanes * blocks + kLineBytes - 1) / kLineBytes * kLineBytes;
+}
+inline constexpr int codebook_group_bytes(int blocks) {
+  return blocks == 0 ? 0 : codebook_header_bytes(blocks) + 256 * blocks;
+}
 
 // An integer i below 2^22 in magnitude is the f32 with the bits kLift + i, less kLiftValue. So a sum that
 // starts at kLift needs no conversion: i * s = fma(lifted, s, -kLiftValue * s), exact up to its one rounding

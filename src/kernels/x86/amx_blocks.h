@@ -79,17 +79,10 @@ ASHLAR_INLINE void transpose_lanes(__m512i v[4]) {
   v[3] = _mm512_unpackhi_epi64(b, d);
 }
 
-// The two bytes of each pair change places.
-ASHLAR_INLINE __m512i swapped_pairs(__m512i v) {
-  return _mm512_shuffle_epi8(
-      v, _mm512_broadcast_i32x4(_mm_set_epi8(14, 15, 12, 13, 10, 11, 8, 9, 6, 7, 4, 5, 2, 3, 0, 1)));
-}
-
-// The weights of one tile of 16 weight rows, a group of columns at a time.
+// Weights as int8: the columns of a tile in groups.
 template <class S>
-class Quantized {
+class Int8 {
  public:
-  static constexpr bool kByTable = S::bits == 4 && !S::min;
   static constexpr int kMostTiles = kInt8MostTiles;  // of 64 columns
   static constexpr bool kScaled = true;
   static constexpr bool kWholeTiles = false;  // as packed
@@ -100,41 +93,140 @@ class Quantized {
   static ASHLAR_MEMBER int group_bytes(const MatmulJob* job) {
     return int8_group_bytes(columns(job), int8_lines(job->rows));
   }
+};
 
+// The next group as tiles; returns how many. The rest of an odd last one is zero. before(i) is called before tile i.
+template <class Weights, class Before>
+ASHLAR_INLINE int widen(Weights& weights, uint8_t* out, float* step, Before before) {
+  typename Weights::Group group;
+  const int blocks = weights.begin(group, step);
+#pragma clang loop unroll(disable)
+  for (int b = 0; b < blocks; ++b) {
+    if (b % 2 == 0) before(b / 2);
+    uint8_t* lines = out + 512 * b;
+    weights.template block<false>(group, b, [lines](int line, __m512i w) __attribute__((always_inline)) {
+      _mm512_store_si512(lines + 64 * line, w);
+    });
+  }
+  weights.end();
+  if (blocks % 2 != 0)
+    for (int i = 0; i < 8; ++i) _mm512_store_si512(out + 512 * blocks + 64 * i, _mm512_setzero_si512());
+  return (blocks + 1) / 2;
+}
+
+// The weights of one tile of 16 weight rows whose codes are looked up, a group of columns at a time.
+template <class S>
+class ByCodebooks : public Int8<S> {
+ public:
+  static constexpr bool kByCodebooks = true;
+
+  ASHLAR_MEMBER ByCodebooks(const MatmulJob* job, const uint8_t* tile, int group)
+      : tile_(tile),
+        tile_bytes_(job->tile_bytes),
+        quarter_(job->tile_bytes / 4),
+        blocks_(2 * Int8<S>::group_tiles(job)),
+        p_(tile + (size_t)group * codebook_group_bytes(blocks_)),
+        left_(Int8<S>::columns(job) / kBlock - group * blocks_) {}
+
+  template <class Before>
+  ASHLAR_MEMBER int next(uint8_t* out, float* step, Before before) {
+    return widen(*this, out, step, before);
+  }
+
+  struct Group {
+    const uint8_t* codes;
+    alignas(64) int32_t books[2 * kInt8MostTiles][kLanes];  // bytes from the codebook of factor 0
+  };
+
+  // Reads the factors of the next group; returns its blocks of 32 columns.
+  ASHLAR_MEMBER int begin(Group& group, float* step) {
+    const int blocks = least(blocks_, left_);
+    fetch(p_);
+    _mm512_store_ps(step, _mm512_loadu_ps(p_));
+    const uint8_t* factors = p_ + 4 * kLanes;
+    for (int b = 0; b < blocks; ++b) {
+      const __m512i k = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)(factors + kLanes * b)));
+      _mm512_store_si512(group.books[b], _mm512_slli_epi32(k, 4));
+    }
+    group.codes = p_ + codebook_header_bytes(blocks);
+    fetch(group.codes - 256);
+    return blocks;
+  }
+
+  // take(q, h, weights) has of rows q, 4 + q, 8 + q and 12 + q the columns from 16 h on, the two of each pair
+  // exchanged. `lifted`: 128 added to each weight.
+  template <bool lifted, class Take>
+  ASHLAR_MEMBER void quarters(const Group& group, int block, Take take) const {
+    const uint8_t* codes = group.codes + 256 * block;
+    const uint8_t* books = kCodebooks<S, lifted>.of[128];
+    fetch(codes);
+    ASHLAR_UNROLL for (int i = 0; i < 4; ++i) _mm_prefetch((const char*)codes + kNear + 64 * i, _MM_HINT_T0);
+    ASHLAR_UNROLL for (int q = 0; q < 4; ++q) {
+      const int32_t* at = group.books[block] + q;
+      __m512i book = _mm512_broadcast_i32x4(_mm_load_si128((const __m128i*)(books + at[0])));
+      book = _mm512_mask_broadcast_i32x4(book, 0x00f0, _mm_load_si128((const __m128i*)(books + at[4])));
+      book = _mm512_mask_broadcast_i32x4(book, 0x0f00, _mm_load_si128((const __m128i*)(books + at[8])));
+      book = _mm512_mask_broadcast_i32x4(book, 0xf000, _mm_load_si128((const __m128i*)(books + at[12])));
+      const __m512i both = load(codes + 64 * q);
+      take(q, 0, _mm512_shuffle_epi8(book, _mm512_and_si512(both, bytes(15))));
+      take(q, 1, _mm512_shuffle_epi8(book, _mm512_and_si512(_mm512_srli_epi32(both, 4), bytes(15))));
+    }
+  }
+
+  // The eight lines of a block: take(0..7, weights).
+  template <bool lifted, class Take>
+  ASHLAR_MEMBER void block(const Group& group, int block, Take take) const {
+    __m512i halves[2][4];
+    quarters<lifted>(group, block, [&](int q, int h, __m512i w) __attribute__((always_inline)) { halves[h][q] = w; });
+    ASHLAR_UNROLL for (int h = 0; h < 2; ++h) {
+      transpose_lanes(halves[h]);
+      ASHLAR_UNROLL for (int g = 0; g < 4; ++g) take(4 * h + g, halves[h][g]);
+    }
+  }
+
+  ASHLAR_MEMBER void end() {
+    p_ += codebook_group_bytes(blocks_);
+    left_ -= blocks_;
+  }
+
+ private:
+  // The tile after this one, a quarter of it beside the other: four streams get a third more from memory than one.
+  ASHLAR_MEMBER void fetch(const uint8_t* here) const {
+    const uint8_t* next = tile_ + tile_bytes_ + ((here - tile_) / 4 & -64);
+    ASHLAR_UNROLL for (int q = 0; q < 4; ++q) _mm_prefetch((const char*)next + (size_t)q * quarter_, _MM_HINT_T0);
+  }
+
+  const uint8_t* tile_;
+  size_t tile_bytes_, quarter_;
+  int blocks_;  // of a group
+  const uint8_t* p_;
+  int left_;  // blocks from here on
+};
+
+// The weights of one tile of 16 weight rows, a group of columns at a time.
+template <class S>
+class Quantized : public Int8<S> {
+ public:
+  static constexpr bool kByCodebooks = false;
   ASHLAR_MEMBER Quantized(const MatmulJob* job, const uint8_t* tile, int group)
       : tile_(tile),
         tile_bytes_(job->tile_bytes),
         quarter_(job->tile_bytes / 4),
-        blocks_(2 * group_tiles(job)),
+        blocks_(2 * Int8<S>::group_tiles(job)),
         p_(tile + (size_t)(group * blocks_ / S::blocks) * S::unit_bytes),
-        left_(columns(job) / kBlock - group * blocks_) {}
+        left_(Int8<S>::columns(job) / kBlock - group * blocks_) {}
 
-  // The next group as tiles; returns how many. The rest of an odd last one is zero. before(i) is called before tile i.
   template <class Before>
   ASHLAR_MEMBER int next(uint8_t* out, float* step, Before before) {
-    Group group;
-    const int blocks = begin(group, step);
-#pragma clang loop unroll(disable)
-    for (int b = 0; b < blocks; ++b) {
-      if (b % 2 == 0) before(b / 2);
-      uint8_t* lines = out + 512 * b;
-      block<false>(group, b, [lines](int line, __m512i weights) __attribute__((always_inline)) {
-        _mm512_store_si512(lines + 64 * line, weights);
-      });
-    }
-    end();
-    if (blocks % 2 != 0)
-      for (int i = 0; i < 8; ++i) _mm512_store_si512(out + 512 * blocks + 64 * i, _mm512_setzero_si512());
-    return (blocks + 1) / 2;
+    return widen(*this, out, step, before);
   }
 
   struct Scales {
     __m512 scale, min;  // weight = scale * code + min
   };
   struct Group {
-    Scales scales[2 * kMostTiles * S::subs];
-    __m512 inverse;                                                    // of the step
-    alignas(64) int32_t books[kByTable ? 2 * kMostTiles : 1][kLanes];  // bytes from the codebook of factor 0
+    Scales scales[2 * kInt8MostTiles * S::subs];
+    __m512 inverse;  // of the step
   };
 
   // Reads the scales of the next group; returns its blocks of 32 columns.
@@ -145,49 +237,12 @@ class Quantized {
     group.inverse =
         _mm512_maskz_div_ps(_mm512_cmp_ps_mask(most, _mm512_setzero_ps(), _CMP_GT_OQ), _mm512_set1_ps(1.0f), most);
     _mm512_store_ps(step, most);
-    if constexpr (kByTable) {
-      const __m512 factor = _mm512_mul_ps(group.inverse, _mm512_set1_ps((float)S::offset));
-      for (int b = 0; b < blocks; ++b) {
-        const __m512i k = _mm512_cvtps_epi32(_mm512_mul_ps(group.scales[b].scale, factor));
-        _mm512_store_si512(group.books[b], _mm512_slli_epi32(k, 4));  // 0 for what is not a number
-      }
-    }
     return blocks;
-  }
-
-  // A block by its codebooks: take(q, h, weights) has of rows q, 4 + q, 8 + q and 12 + q the columns from 16 h on.
-  template <bool lifted, class Take>
-  ASHLAR_MEMBER void quarters(const Group& group, int block, Take take) const {
-    const uint8_t *here = body(block), *planes = here + kLanes * S::scale_bytes;
-    const uint8_t* books = kCodebooks<S, lifted>.of[128];
-    fetch(here);
-    __m512i rows[4] = {load(planes), load(planes + 64), load(planes + 128), load(planes + 192)};
-    transpose_lanes(rows);
-    ASHLAR_UNROLL for (int q = 0; q < 4; ++q) {
-      const int32_t* at = group.books[block] + q;
-      __m512i book = _mm512_broadcast_i32x4(_mm_load_si128((const __m128i*)(books + at[0])));
-      book = _mm512_mask_broadcast_i32x4(book, 0x00f0, _mm_load_si128((const __m128i*)(books + at[4])));
-      book = _mm512_mask_broadcast_i32x4(book, 0x0f00, _mm_load_si128((const __m128i*)(books + at[8])));
-      book = _mm512_mask_broadcast_i32x4(book, 0xf000, _mm_load_si128((const __m128i*)(books + at[12])));
-      take(q, 0, _mm512_shuffle_epi8(book, _mm512_and_si512(rows[q], bytes(15))));
-      take(q, 1, _mm512_shuffle_epi8(book, _mm512_and_si512(_mm512_srli_epi32(rows[q], 4), bytes(15))));
-    }
   }
 
   // The eight lines of a block: take(0..7, weights). `lifted`: 128 added to each weight.
   template <bool lifted, class Take>
   ASHLAR_MEMBER void block(const Group& group, int block, Take take) const {
-    if constexpr (kByTable) {
-      __m512i halves[2][4];
-      quarters<lifted>(group, block, [&](int q, int h, __m512i w) __attribute__((always_inline)) {
-        halves[h][q] = swapped_pairs(w);
-      });
-      ASHLAR_UNROLL for (int h = 0; h < 2; ++h) {
-        transpose_lanes(halves[h]);
-        ASHLAR_UNROLL for (int g = 0; g < 4; ++g) take(4 * h + g, halves[h][g]);
-      }
-      return;
-    }
     const Scales* scales = group.scales + block * S::subs;
     fetch(body(block));
     const Factors low = factors<lifted>(scales[0], group.inverse);
@@ -430,7 +485,7 @@ class F16 : public Floats {
 
 //                      bits blocks subs scale_bytes min offset table
 typedef Quantized<Shape<8, 1, 1, 0, false, 128>> Q8_0;
-typedef Quantized<Shape<4, 1, 1, 0, false, 8>> Q4_0;
+typedef ByCodebooks<Shape<4, 1, 1, 0, false, 8>> Q4_0;
 typedef Quantized<Shape<4, 1, 1, 0, true, 0>> Q4_1;
 typedef Quantized<Shape<5, 1, 1, 0, false, 16>> Q5_0;
 typedef Quantized<Shape<5, 1, 1, 0, true, 0>> Q5_1;
@@ -439,8 +494,8 @@ typedef Quantized<Shape<3, 8, 2, 2, false, 4>> Q3_K;
 typedef Quantized<Shape<4, 8, 1, 2, true, 0>> Q4_K;
 typedef Quantized<Shape<5, 8, 1, 2, true, 0>> Q5_K;
 typedef Quantized<Shape<6, 8, 2, 2, false, 32>> Q6_K;
-typedef Quantized<Shape<4, 1, 1, 0, false, 127, true>> IQ4_NL;
-typedef Quantized<Shape<4, 8, 1, 1, false, 127, true>> IQ4_XS;
+typedef ByCodebooks<Shape<4, 1, 1, 0, false, kIq4Reach, true>> IQ4_NL;
+typedef ByCodebooks<Shape<4, 8, 1, 1, false, kIq4Reach, true>> IQ4_XS;
 
 }  // namespace
 }  // namespace ashlar::kernels::amx

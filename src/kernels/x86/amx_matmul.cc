@@ -132,7 +132,7 @@ ASHLAR_INLINE const float* scales_behind(const MatmulJob* job, const uint8_t* ro
 }
 
 // Sums of a group's products for R rows of x, block by block; weights stay in registers.
-template <class Weights, int R, bool by_table>
+template <class Weights, int R, bool by_codebooks>
 struct FewSums {
   __m512i even[R], odd[R];
 
@@ -160,7 +160,7 @@ struct FewSums<Weights, R, true> {
   ASHLAR_MEMBER void add(const Weights& weights, const typename Weights::Group& group, int block, const uint8_t* x) {
     __m512i row[R][2];
     ASHLAR_UNROLL for (int r = 0; r < R; ++r) ASHLAR_UNROLL for (int h = 0; h < 2; ++h) row[r][h] =
-        swapped_pairs(_mm512_broadcast_i32x4(_mm_load_si128((const __m128i*)(x + kLineBytes * r + 16 * h))));
+        _mm512_broadcast_i32x4(_mm_load_si128((const __m128i*)(x + kLineBytes * r + 16 * h)));
     weights.template quarters<true>(group, block, [&](int q, int h, __m512i w) __attribute__((always_inline)) {
       ASHLAR_UNROLL for (int r = 0; r < R; ++r) sums[r][q] = _mm512_dpbusd_epi32(sums[r][q], w, row[r][h]);
     });
@@ -186,7 +186,7 @@ static void stream_few(const MatmulJob* job, int tile) {
     alignas(64) float steps[kLanes];
     typename Weights::Group group;
     const int blocks = weights.begin(group, steps);
-    FewSums<Weights, R, Weights::kByTable && R <= 4> sums;
+    FewSums<Weights, R, Weights::kByCodebooks && R <= 4> sums;
 #pragma clang loop unroll(disable)
     for (int b = 0; b < blocks; ++b) sums.add(weights, group, b, x + kLineBytes * R * (b / 2) + 32 * (b % 2));
     weights.end();
