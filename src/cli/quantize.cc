@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <limits>
 #include <map>
+#include <optional>
 
 #include "base/json_full.h"
 #include "cli/commands.h"
@@ -20,21 +21,23 @@ namespace {
 using models::TensorChange;
 
 struct QuantizeOptions {
-  std::string type;
+  std::string type, importance;
   int threads = 0;
   bool force = false, allow_requantize = false, force_rtn = false, json = false;
   void fields(auto&& field) {
     field("type", type, "What to write: " + fmt::format("{}.", fmt::join(models::mix_names(), ", ")));
+    field("importance", importance, "Weigh errors by what `ashlar importance` measured (its file, or llama.cpp's imatrix).");
     field("threads", threads, "Threads that compute; 0: one for each core.");
-    field("force", force, "Overwrite OUT if it is there.");
+    field("force", force, "Overwrite OUT if it is there, and round to nearest above 6.7 billion parameters too.");
     field("allow_requantize", allow_requantize, "Let weights be rounded again that are quantized already.");
-    field("force_rtn", force_rtn, "Round to nearest above 6.7 billion parameters too.");
+    field("force_rtn", force_rtn, "The latter alone.");
     field("json", json, "For a script: the sizes, and the type of each tensor.");
   }
 };
 
 struct Outcome {
   models::LoadedModel model;
+  std::optional<models::Importance> importance;
   models::QuantizePlan plan;
   std::uint64_t bytes = 0;  // of the new file
   int threads = 0;
@@ -48,12 +51,12 @@ struct Outcome {
 std::string_view type_name(kernels::Type type) { return kernels::type_info(type).name; }
 
 // What plan_quantize() refuses, with the flag that allows it.
-Result<models::QuantizePlan> make_plan(const models::LoadedModel& model, const models::Mix& mix,
-                                       const QuantizeOptions& options) {
+Result<models::QuantizePlan> make_plan(const models::LoadedModel& model, const models::Importance* importance,
+                                       const models::Mix& mix, const QuantizeOptions& options) {
   const models::QuantizeLimits normal;
-  models::QuantizeLimits limits{.requantize = options.allow_requantize};
+  models::QuantizeLimits limits{.requantize = options.allow_requantize, .importance = importance};
   const bool large = kernels::type_info(mix.type).block > 1 && model.facts.parameters > normal.rtn_parameters;
-  if (options.force_rtn) limits.rtn_parameters = std::numeric_limits<std::int64_t>::max();
+  if (options.force_rtn || options.force) limits.rtn_parameters = std::numeric_limits<std::int64_t>::max();
   auto plan = models::plan_quantize(model, mix, limits);
   if (plan) {
     if (large)
@@ -62,7 +65,7 @@ Result<models::QuantizePlan> make_plan(const models::LoadedModel& model, const m
     return plan;
   }
   Error error = plan.error();
-  if (error.code == Code::too_large) error.message += "; --force-rtn does it all the same";
+  if (error.code == Code::too_large) error.message += "; --force does it all the same";
   if (error.code == Code::invalid) error.message += "; --allow-requantize does it all the same";
   return error;
 }
@@ -73,7 +76,11 @@ Result<Outcome> write_quantized(const std::string& in, const std::string& path, 
   Outcome outcome;
   auto file = TRY(models::gguf::File::open(in));
   outcome.model = TRY(models::open_model(std::move(file)));
-  outcome.plan = TRY(make_plan(outcome.model, mix, options));
+  if (!options.importance.empty()) {
+    outcome.importance = TRY(models::read_importance(options.importance));
+    TRY(models::check_importance(*outcome.importance, outcome.model, options.importance));
+  }
+  outcome.plan = TRY(make_plan(outcome.model, outcome.importance ? &*outcome.importance : nullptr, mix, options));
   auto out = models::NewFile::create(path, options.force);
   if (!out) {
     Error error = out.error();
