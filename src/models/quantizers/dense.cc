@@ -19,10 +19,11 @@ Status squares(const float* t, int n, int k, ThreadPool& pool, Use&& use) {
   std::vector<float> y;
   for (int first = 0; first < n; first += kStrip) {  // a strip of columns meets all rows above its end
     const int columns = std::min(kStrip, n - first);
-    const kernels::RawMatrix strip{.type = kernels::Type::f32,
-                                   .rows = columns,
-                                   .columns = k,
-                                   .data = reinterpret_cast<const std::byte*>(t + static_cast<std::ptrdiff_t>(first) * k)};
+    const kernels::RawMatrix strip{
+        .type = kernels::Type::f32,
+        .rows = columns,
+        .columns = k,
+        .data = reinterpret_cast<const std::byte*>(t + static_cast<std::ptrdiff_t>(first) * k)};
     const auto packed = TRY(kernels::pack({&strip, 1}, pool));
     for (int row = 0; row < first + columns; row += kStrip) {
       const int rows = std::min(kStrip, first + columns - row);
@@ -30,9 +31,8 @@ Status squares(const float* t, int n, int k, ThreadPool& pool, Use&& use) {
                          pool);
       y.resize(static_cast<std::size_t>(rows) * static_cast<std::size_t>(columns));
       kernels::matmul(packed, activations, y.data(), static_cast<std::size_t>(columns), pool);
-      pool.for_each(rows, [&](int r, int) {
-        use(row + r, first, columns, y.data() + static_cast<std::ptrdiff_t>(r) * columns);
-      });
+      pool.for_each(
+          rows, [&](int r, int) { use(row + r, first, columns, y.data() + static_cast<std::ptrdiff_t>(r) * columns); });
     }
   }
   return {};
@@ -139,7 +139,8 @@ Result<std::vector<float>> Gram::mean(ThreadPool& pool) {
   });
   pool.for_each(n_, [&](int r, int) {
     float* row = sum_.data() + static_cast<std::size_t>(r) * static_cast<std::size_t>(n_);
-    for (int c = 0; c < r; ++c) row[c] = sum_[static_cast<std::size_t>(c) * static_cast<std::size_t>(n_) + static_cast<std::size_t>(r)];
+    for (int c = 0; c < r; ++c)
+      row[c] = sum_[static_cast<std::size_t>(c) * static_cast<std::size_t>(n_) + static_cast<std::size_t>(r)];
   });
   return std::move(sum_);
 }
