@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
+#include <numeric>
 
 #include "kernels/blocks.h"
 
@@ -158,6 +159,11 @@ void Pass::take_sequences(const Step& step, int first) {
 }
 
 void Pass::take_logit_rows(const Step& step, int first) {
+  if (listener_ != nullptr) {  // it is told of all rows
+    asked_.resize(rows_of(rows_));
+    std::iota(asked_.begin(), asked_.end(), 0);
+    return;
+  }
   const auto begin = std::ranges::lower_bound(step.logit_rows, first);
   const auto end = std::lower_bound(begin, step.logit_rows.end(), first + rows_);
   asked_.clear();
@@ -172,6 +178,7 @@ void Pass::take_logit_rows(const Step& step, int first) {
 
 void Pass::embed(const Embedding& embedding) {
   const Timed timed(profile_, Operation::embed, config_.shape.layers);
+  if (listener_ != nullptr && listener_->enter(x_.data(), x_.ld, rows_)) return;
   pool_.for_each(rows_, [&](int row, int) {
     const std::int32_t token = tokens_[rows_of(row)];
     CHECK(token >= 0 && token < config_.shape.vocabulary, "tokens are in the vocabulary");
@@ -213,6 +220,7 @@ void Pass::post_norm(std::span<const float> weight) {
 
 void Pass::multiply(Operation operation, const kernels::PackedMatrix& matrix, float* y, std::size_t ldy) {
   if (rows_ == 0) return;
+  if (listener_ != nullptr) listener_->input(matrix, h_.data(), h_.ld, rows_);
   const int layer = operation == Operation::logits ? config_.shape.layers : layer_index();
   {
     const Timed timed(profile_, Operation::quantize, layer);
@@ -371,6 +379,7 @@ void Pass::add_shared(const Experts& experts) {
 }
 
 void Pass::logits(const kernels::PackedMatrix& matrix) {
+  if (listener_ != nullptr) return listener_->leave(x_.data(), x_.ld, rows_);
   const std::size_t width = rows_of(config_.shape.width);
   for (int row = 0; row < rows_ && !hidden_.empty(); ++row)
     std::memcpy(hidden_.data() + rows_of(row) * width, h_.row(row), width * sizeof(float));

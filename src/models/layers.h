@@ -66,6 +66,19 @@ void list_post_norms(const Shape& shape, int index, Layer& layer, TensorList& li
 // The embedding again where the file has no output matrix of its own.
 void list_output(const Shape& shape, Weights& weights, TensorList& list);
 
+// Sits in on passes, to see what weights are multiplied with. Called by the thread that runs the step.
+class Listener {
+ public:
+  virtual ~Listener() = default;
+  // The stream enters the layers: true where x [rows, width], rows `ld` floats apart, has been filled here and the
+  // tokens are not looked up.
+  virtual bool enter(float* x, std::size_t ld, int rows) = 0;
+  // `matrix` is about to multiply h [rows, its columns], which may be changed here.
+  virtual void input(const kernels::PackedMatrix& matrix, float* h, std::size_t ld, int rows) = 0;
+  // The stream as it leaves the layers, all rows of it; there are no logits then.
+  virtual void leave(const float* x, std::size_t ld, int rows) = 0;
+};
+
 // One forward pass over some rows: x, the residual stream [rows, width], and h,
 // what the next product reads. The pieces are called in an architecture's order
 // by the thread that runs the step; each spreads its work over the pool. Memory
@@ -80,6 +93,9 @@ class Pass {
 
   // Tells `profile` what each piece takes from now on; nullptr: nobody.
   void watch(Profile* profile) { profile_ = profile; }
+
+  // The same for what goes through the layers.
+  void listen(Listener* listener) { listener_ = listener; }
 
   // Rows [first, first + rows) of the step are next. rows <= max_rows().
   void begin(const Step& step, int first, int rows, BlockStore& kv);
@@ -146,6 +162,7 @@ class Pass {
   LoraRows lora_;
 
   Profile* profile_ = nullptr;
+  Listener* listener_ = nullptr;
 
   // The rows at hand.
   int rows_ = 0;

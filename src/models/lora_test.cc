@@ -146,9 +146,9 @@ class LoraTest : public testing::Test {
     std::vector<std::int32_t> tokens;
     const Adapter* adapter = nullptr;
   };
-  std::vector<std::vector<float>> logits_of(LoadedModel& model, const std::vector<Row>& rows) {
-    const auto kv = model.model->make_kv_store(4 * static_cast<int>(rows.size()), KvType::f16).value();
-    std::vector<std::int32_t> tokens;
+  std::vector<std::vector<float>> logits_of(LoadedModel& loaded, const std::vector<Row>& rows) {
+    const auto kv = loaded.model->make_kv_store(4 * static_cast<int>(rows.size()), KvType::f16).value();
+    std::vector<std::int32_t> ids;
     std::vector<std::vector<int>> blocks;
     std::vector<int> asked;
     std::vector<Step::Sequence> sequences;
@@ -158,13 +158,13 @@ class LoraTest : public testing::Test {
     }
     for (std::size_t i = 0; i < rows.size(); ++i) {
       const int count = static_cast<int>(rows[i].tokens.size());
-      sequences.push_back({static_cast<int>(tokens.size()), count, 0, blocks[i], rows[i].adapter});
-      tokens.insert(tokens.end(), rows[i].tokens.begin(), rows[i].tokens.end());
-      asked.push_back(static_cast<int>(tokens.size()) - 1);
+      sequences.push_back({static_cast<int>(ids.size()), count, 0, blocks[i], rows[i].adapter});
+      ids.insert(ids.end(), rows[i].tokens.begin(), rows[i].tokens.end());
+      asked.push_back(static_cast<int>(ids.size()) - 1);
     }
-    const auto vocabulary = static_cast<std::size_t>(model.shape.vocabulary);
+    const auto vocabulary = static_cast<std::size_t>(loaded.model->shape().vocabulary);
     std::vector<float> out(asked.size() * vocabulary);
-    model.model->forward({tokens, sequences, asked, out}, *kv);
+    loaded.model->forward({ids, sequences, asked, out}, *kv);
     std::vector<std::vector<float>> logits;
     for (std::size_t i = 0; i < asked.size(); ++i)
       logits.emplace_back(out.begin() + static_cast<std::ptrdiff_t>(i * vocabulary),
