@@ -25,9 +25,38 @@ struct Parts {
   std::int8_t scales[16];  // per sub-block
   std::uint8_t mins[16];
   std::uint8_t codes[256];
+  float wide;        // instead of d: 22 significant bits of it
+  std::int8_t zero;  // less the offset of the codes; min = -d * zero
 };
 
-// One block of a quantized type. Fills what the type has.
+// The blocks of the types from other checkpoints, 64 elements each; nibbles have elements 0..31 low and 32..63 high:
+//
+//   U4Z      f16 d | u16 z | nibbles[32]   d * (c - z), z <= 135
+//   U8Z      f16 d | u16 z | u8 codes[64]  d * (c - z), z <= 255
+//   I8       f32 d | int8 codes[64]        d * c
+//   F8_E4M3  f32 d | codes[64]             d * the 8-bit float c; F8_E5M2 likewise
+//   NF4      f32 d | nibbles[32]           d * kNf4[c]
+//
+// Products take 8-bit floats as int8 in 127ths of a block's greatest: their own steps are so much wider that this
+// adds a twentieth to the variance of their rounding. They take NF4's values as kNf4Table has them.
+inline constexpr float kNf4[16] = {-1.0f,
+                                   -0.6961928009986877f,
+                                   -0.5250730514526367f,
+                                   -0.39491748809814453f,
+                                   -0.28444138169288635f,
+                                   -0.18477343022823334f,
+                                   -0.09105003625154495f,
+                                   0.0f,
+                                   0.07958029955625534f,
+                                   0.16093020141124725f,
+                                   0.24611230194568634f,
+                                   0.33791524171829224f,
+                                   0.44070982933044434f,
+                                   0.5626170039176941f,
+                                   0.7229568362236023f,
+                                   1.0f};
+
+// One block of a quantized type, as products take it. Fills what the type has.
 void take_apart(Type type, const std::byte* block, Parts& parts);
 
 // Conversions that round to nearest even; f16 overflow gives infinity.

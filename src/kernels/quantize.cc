@@ -5,6 +5,7 @@
 
 #include "base/result.h"
 #include "kernels/blocks.h"
+#include "kernels/float8.h"
 
 namespace ashlar::kernels {
 namespace {
@@ -202,6 +203,47 @@ void quantize_super(Type type, const float* x, Parts& parts) {
   }
 }
 
+void put_nibbles_of_64(const std::uint8_t* codes, std::uint8_t* qs) {
+  for (int i = 0; i < 32; ++i) qs[i] = byte(codes[i] | codes[32 + i] << 4);
+}
+
+// A block of 64 with an f16 scale and a zero.
+void quantize_zero(Type type, const float* x, std::uint8_t* p) {
+  const int top = type == Type::u4z ? 15 : 255;
+  const Range range = range_of(x, 64, top);
+  const std::uint16_t half = f32_to_f16(range.scale);
+  const float d = f16_to_f32(half), inverse = reciprocal(d);
+  const int zero = nearest(range.min * inverse, 0, top);
+  std::uint8_t codes[64];
+  for (int i = 0; i < 64; ++i) codes[i] = byte(nearest(x[i] * inverse + static_cast<float>(zero), 0, top));
+  write16(p, half);
+  write16(p + 2, static_cast<std::uint16_t>(zero));
+  type == Type::u4z ? put_nibbles_of_64(codes, p + 4) : static_cast<void>(std::memcpy(p + 4, codes, 64));
+}
+
+int nearest_nf4(float value) {
+  return static_cast<int>(std::ranges::min_element(kNf4, {}, [&](float v) { return std::abs(v - value); }) - kNf4);
+}
+
+// A block of 64 with an f32 scale, from the greatest magnitude.
+void quantize_wide(Type type, const float* x, std::uint8_t* p) {
+  const float most = std::abs(extreme(x, 64));
+  const float reach = type == Type::i8 ? 127 : type == Type::nf4 ? 1 : type == Type::f8_e4m3 ? 448 : 57344;
+  const float d = most / reach, inverse = reciprocal(d);
+  std::memcpy(p, &d, 4);
+  std::uint8_t codes[64];
+  for (int i = 0; i < 64; ++i) {
+    const float value = x[i] * inverse;
+    if (type == Type::i8)
+      codes[i] = byte(nearest(value, -127, 127));
+    else if (type == Type::nf4)
+      codes[i] = byte(nearest_nf4(value));
+    else
+      codes[i] = type == Type::f8_e4m3 ? f32_to_f8_e4m3(value) : f32_to_f8_e5m2(value);
+  }
+  type == Type::nf4 ? put_nibbles_of_64(codes, p + 4) : static_cast<void>(std::memcpy(p + 4, codes, 64));
+}
+
 }  // namespace
 
 void quantize_row(Type type, const float* x, std::byte* out, std::int64_t n) {
@@ -215,6 +257,12 @@ void quantize_row(Type type, const float* x, std::byte* out, std::int64_t n) {
     return;
   }
   const TypeInfo& info = type_info(type);
+  if (info.block == 64) {
+    const bool wide = kLayouts[format_of(type)].wide;
+    for (std::int64_t first = 0; first < n; first += 64, p += info.bytes)
+      wide ? quantize_wide(type, x + first, p) : quantize_zero(type, x + first, p);
+    return;
+  }
   Parts parts;
   for (std::int64_t first = 0; first < n; first += info.block, p += info.bytes) {
     info.block == 32 ? quantize_small(type, x + first, parts) : quantize_super(type, x + first, parts);

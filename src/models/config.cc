@@ -28,39 +28,6 @@ Status read_attention(const Keys& keys, Shape& s) {
   return {};
 }
 
-Status read_rope(const Keys& keys, const Shape& s, RopeConfig& r) {
-  r.base = TRY(keys.positive("rope.freq_base", 10000.0));
-  if (r.base <= 1) return keys.bad("rope.freq_base", fmt::format("is {}; more than 1 is expected", r.base));
-  r.dims = TRY(keys.size("rope.dimension_count", kMostHeadDim, s.head_dim));
-  if (r.dims % 2 != 0 || r.dims > s.head_dim)
-    return keys.bad("rope.dimension_count",
-                    fmt::format("is {}; an even number up to the head's {} is expected", r.dims, s.head_dim));
-  // Older writers gave a linear factor alone.
-  const double old_factor = TRY(keys.get<double>("rope.scale_linear", 0.0));
-  r.factor = TRY(keys.get<double>("rope.scaling.factor", old_factor));
-  const auto type = TRY(keys.get<std::string_view>("rope.scaling.type", r.factor > 0 ? "linear" : "none"));
-  if (r.factor == 0) r.factor = 1;
-  if (!std::isfinite(r.factor) || r.factor <= 0) return keys.bad("rope.scaling.factor", fmt::format("is {}", r.factor));
-  if (type == "none") return {};
-  if (type == "linear") {
-    r.scaling = RopeConfig::Scaling::linear;
-    return {};
-  }
-  if (type != "yarn")
-    return keys.bad("rope.scaling.type", fmt::format("is {}; none, linear and yarn are supported", gguf::quoted(type)),
-                    Code::unsupported);
-  r.scaling = RopeConfig::Scaling::yarn;
-  r.original_context = TRY(keys.size("rope.scaling.original_context_length", kMostContext, s.context));
-  const double yarn_factor = TRY(keys.positive("rope.scaling.yarn_attn_factor", 1.0));
-  r.attention_factor = TRY(keys.positive("rope.scaling.attn_factor", yarn_factor));
-  r.extrapolation = TRY(keys.get<double>("rope.scaling.yarn_ext_factor", 1.0));
-  r.beta_fast = TRY(keys.positive("rope.scaling.yarn_beta_fast", 32.0));
-  r.beta_slow = TRY(keys.positive("rope.scaling.yarn_beta_slow", 1.0));
-  if (!(r.extrapolation >= 0 && r.extrapolation <= 1))
-    return keys.bad("rope.scaling.yarn_ext_factor", "is not between 0 and 1");
-  return {};
-}
-
 Status read_reading(const Keys& keys, Config& config) {
   const gguf::File& file = keys.file();
   const std::string pooling_key = keys.architecture() + ".pooling_type";
@@ -106,7 +73,40 @@ Error Keys::bad(std::string_view key, std::string_view what, Code code) const {
   return Error{code, fmt::format("{}: key '{}' {}", file_.path(), full(key), what)};
 }
 
-Result<Config> read_config(const Keys& keys, std::string_view epsilon) {
+Status read_rope(const Keys& keys, const Shape& s, RopeConfig& r) {
+  r.base = TRY(keys.positive("rope.freq_base", 10000.0));
+  if (r.base <= 1) return keys.bad("rope.freq_base", fmt::format("is {}; more than 1 is expected", r.base));
+  r.dims = TRY(keys.size("rope.dimension_count", kMostHeadDim, s.head_dim));
+  if (r.dims % 2 != 0 || r.dims > s.head_dim)
+    return keys.bad("rope.dimension_count",
+                    fmt::format("is {}; an even number up to the head's {} is expected", r.dims, s.head_dim));
+  // Older writers gave a linear factor alone.
+  const double old_factor = TRY(keys.get<double>("rope.scale_linear", 0.0));
+  r.factor = TRY(keys.get<double>("rope.scaling.factor", old_factor));
+  const auto type = TRY(keys.get<std::string_view>("rope.scaling.type", r.factor > 0 ? "linear" : "none"));
+  if (r.factor == 0) r.factor = 1;
+  if (!std::isfinite(r.factor) || r.factor <= 0) return keys.bad("rope.scaling.factor", fmt::format("is {}", r.factor));
+  if (type == "none") return {};
+  if (type == "linear") {
+    r.scaling = RopeConfig::Scaling::linear;
+    return {};
+  }
+  if (type != "yarn")
+    return keys.bad("rope.scaling.type", fmt::format("is {}; none, linear and yarn are supported", gguf::quoted(type)),
+                    Code::unsupported);
+  r.scaling = RopeConfig::Scaling::yarn;
+  r.original_context = TRY(keys.size("rope.scaling.original_context_length", kMostContext, s.context));
+  const double yarn_factor = TRY(keys.positive("rope.scaling.yarn_attn_factor", 1.0));
+  r.attention_factor = TRY(keys.positive("rope.scaling.attn_factor", yarn_factor));
+  r.extrapolation = TRY(keys.get<double>("rope.scaling.yarn_ext_factor", 1.0));
+  r.beta_fast = TRY(keys.positive("rope.scaling.yarn_beta_fast", 32.0));
+  r.beta_slow = TRY(keys.positive("rope.scaling.yarn_beta_slow", 1.0));
+  if (!(r.extrapolation >= 0 && r.extrapolation <= 1))
+    return keys.bad("rope.scaling.yarn_ext_factor", "is not between 0 and 1");
+  return {};
+}
+
+Result<Config> read_sizes(const Keys& keys, std::string_view epsilon) {
   Config c;
   Shape& s = c.shape;
   s.architecture = keys.architecture();
@@ -114,21 +114,72 @@ Result<Config> read_config(const Keys& keys, std::string_view epsilon) {
   s.width = TRY(keys.size("embedding_length", kMostWidth));
   s.hidden = TRY(keys.size("feed_forward_length", kMostHidden));
   s.context = TRY(keys.size("context_length", kMostContext));
-  const auto experts = TRY(keys.get<std::int32_t>("expert_count", 0));
-  if (experts != 0)
-    return keys.bad("expert_count", fmt::format("is {}; mixtures of experts are not supported", experts),
-                    Code::unsupported);
-  TRY(read_attention(keys, s));
-  TRY(read_rope(keys, s, c.rope));
-  c.attention_scale = 1 / std::sqrt(static_cast<float>(s.head_dim));
   c.rms_epsilon = static_cast<float>(TRY(keys.positive(epsilon)));
   TRY(read_reading(keys, c));
   return c;
 }
 
+Result<ExpertsConfig> read_experts(const Keys& keys, const ExpertsConfig& usual, const Shape& shape) {
+  ExpertsConfig e = usual;
+  if (TRY(keys.get<std::int64_t>("expert_count", 0)) == 0) return e;
+  e.count = TRY(keys.size("expert_count", kMostExperts));
+  e.used = TRY(keys.size("expert_used_count", e.count));
+  e.hidden = TRY(keys.size("expert_feed_forward_length", kMostHidden, shape.hidden));
+  e.normalize = TRY(keys.get<bool>("expert_weights_norm", usual.normalize));
+  const double scale = TRY(keys.get<double>("expert_weights_scale", 0.0));
+  if (!(std::abs(scale) < 1e6)) return keys.bad("expert_weights_scale", fmt::format("is {}", scale));
+  if (scale != 0) e.scale = static_cast<float>(scale);  // 0 stands for none
+  const auto scores = TRY(keys.get<std::int64_t>("expert_gating_func", 0));
+  if (scores < 0 || scores > 3)
+    return keys.bad("expert_gating_func",
+                    fmt::format("is {}; 1 (softmax), 2 (sigmoid) and 3 (softmax of the chosen) are supported", scores),
+                    Code::unsupported);
+  if (scores > 0) e.scores = static_cast<ExpertsConfig::Scores>(scores - 1);
+  e.groups = TRY(keys.size("expert_group_count", e.count, 1));
+  if (e.count % e.groups != 0)
+    return keys.bad("expert_group_count", fmt::format("is {}, which does not divide {} experts", e.groups, e.count));
+  e.groups_used = TRY(keys.size("expert_group_used_count", e.groups, e.groups));
+  if (e.used > e.groups_used * (e.count / e.groups))
+    return keys.bad("expert_used_count", fmt::format("is {}, but {} of {} groups have {} experts", e.used,
+                                                     e.groups_used, e.groups, e.groups_used * (e.count / e.groups)));
+  return e;
+}
+
+namespace {
+
+Status refuse_experts(const Keys& keys) {
+  const auto experts = TRY(keys.get<std::int64_t>("expert_count", 0));
+  if (experts == 0) return {};
+  return keys.bad("expert_count", fmt::format("is {}; experts are not supported here", experts), Code::unsupported);
+}
+
+// Attention of the usual kind, and its rope.
+Status read_around(const Keys& keys, Config& c) {
+  TRY(read_attention(keys, c.shape));
+  TRY(read_rope(keys, c.shape, c.rope));
+  c.attention_scale = 1 / std::sqrt(static_cast<float>(c.shape.head_dim));
+  return {};
+}
+
+}  // namespace
+
+Result<Config> read_config(const Keys& keys) {
+  TRY(refuse_experts(keys));
+  return read_config(keys, {});
+}
+
+Result<Config> read_config(const Keys& keys, const ExpertsConfig& usual) {
+  Config c = TRY(read_sizes(keys));
+  c.experts = TRY(read_experts(keys, usual, c.shape));
+  TRY(read_around(keys, c));
+  return c;
+}
+
 Result<Config> read_encoder_config(const Keys& keys) {
   constexpr int kMostTypes = 256;  // a type is a byte
-  Config c = TRY(read_config(keys, "attention.layer_norm_epsilon"));
+  TRY(refuse_experts(keys));
+  Config c = TRY(read_sizes(keys, "attention.layer_norm_epsilon"));
+  TRY(read_around(keys, c));
   if (c.shape.kv_heads != c.shape.heads)
     return keys.bad("attention.head_count_kv", "differs from the number of heads, which is not supported",
                     Code::unsupported);

@@ -64,6 +64,12 @@ void list_feed_forward(const Shape& s, int index, Layer& layer, TensorList& list
   list_feed_forward_matrices(s, index, layer, list);
 }
 
+void list_feed_forward(const Config& config, int index, Layer& layer, TensorList& list) {
+  if (!config.experts.in_layer(index)) return list_feed_forward(config.shape, index, layer, list);
+  list.vector({{tensor_name(index, "ffn_norm.weight"), config.shape.width}}, layer.feed_forward_norm);
+  list_experts(config, index, layer.experts, list);
+}
+
 void list_feed_forward_matrices(const Shape& s, int index, Layer& layer, TensorList& list) {
   const auto name = [&](std::string_view part) { return tensor_name(index, part); };
   list.matrix({{name("ffn_gate.weight"), s.hidden}, {name("ffn_up.weight"), s.hidden}}, s.width, layer.gate_up);
@@ -106,8 +112,13 @@ Result<std::unique_ptr<Pass>> Pass::create(const Config& config, std::span<const
   const Shape& s = config.shape;
   pass->x_ = TRY(FloatRows::allocate(max_rows, s.width));
   pass->delta_ = TRY(FloatRows::allocate(max_rows, s.width));
-  pass->h_ = TRY(FloatRows::allocate(max_rows, std::max({s.width, q_rows(s), s.hidden})));
-  pass->y_ = TRY(FloatRows::allocate(max_rows, std::max(qkv_rows(s), 2 * s.hidden)));
+  const ExpertsConfig& experts = config.experts;
+  const int hidden = std::max(s.hidden, experts.shared_hidden);
+  pass->h_ = TRY(FloatRows::allocate(max_rows, std::max({s.width, q_rows(s), hidden})));
+  pass->y_ = TRY(FloatRows::allocate(max_rows, std::max({s.width, qkv_rows(s), 2 * hidden})));
+  if (experts.count == 0) return pass;
+  pass->experts_ = TRY(ExpertRunner::create(experts, s.width, max_rows));
+  pass->routes_ = TRY(FloatRows::allocate(max_rows, experts.count + 1));
   return pass;
 }
 
@@ -305,9 +316,46 @@ void Pass::gate(const kernels::PackedMatrix& gate_up, decltype(&kernels::silu_mu
 void Pass::project(const kernels::PackedMatrix& matrix) {
   const bool down = layer_ != nullptr && &matrix == &layer_->down;
   multiply(down ? Operation::down : Operation::attention_output, matrix, delta_.data(), delta_.ld);
+  end_branch();
+}
+
+// What x receives is in delta.
+void Pass::end_branch() {
   if (config_.residual_scale != 1)
     kernels::scale(delta_.data(), delta_.ld, config_.residual_scale, rows_, config_.shape.width, pool_);
   delta_pending_ = true;
+}
+
+void Pass::feed_forward(const Layer& layer) {
+  if (config_.experts.in_layer(layer.index)) return run_experts(layer);
+  gated_silu(layer.gate_up);
+  project(layer.down);
+}
+
+void Pass::run_experts(const Layer& layer) {
+  if (rows_ > 0) {
+    multiply(Operation::route, layer.experts.router, routes_.data(), routes_.ld);
+    experts_->run(layer.experts, layer.index, h_, routes_, rows_, delta_, activations_, pool_, profile_);
+    if (config_.experts.shared_hidden > 0) add_shared(layer.experts);
+  }
+  end_branch();
+}
+
+void Pass::add_shared(const Experts& experts) {
+  const int hidden = config_.experts.shared_hidden, width = config_.shape.width;
+  multiply(Operation::gate_up, experts.shared_gate_up, y_.data(), y_.ld);
+  {
+    const Timed timed(profile_, Operation::activation, layer_index());
+    kernels::silu_mul(y_.data(), y_.data() + hidden, y_.ld, rows_, hidden, h_.data(), h_.ld, pool_);
+  }
+  multiply(Operation::down, experts.shared_down, y_.data(), y_.ld);
+  const Timed timed(profile_, Operation::add_up, layer_index());
+  if (config_.experts.shared_gate)
+    pool_.for_each(rows_, [&](int row, int) {
+      const float factor = 1 / (1 + std::exp(-routes_.row(row)[config_.experts.count]));
+      for (float& value : std::span(y_.row(row), rows_of(width))) value *= factor;
+    });
+  kernels::add(delta_.data(), delta_.ld, y_.data(), y_.ld, rows_, width, pool_);
 }
 
 void Pass::logits(const kernels::PackedMatrix& matrix) {

@@ -13,9 +13,11 @@
 #include "kernels/elementwise.h"
 #include "kernels/matrix.h"
 #include "models/config.h"
+#include "models/experts.h"
 #include "models/kv_store.h"
 #include "models/model.h"
 #include "models/profile.h"
+#include "models/rows.h"
 #include "models/tensors.h"
 
 namespace ashlar::models {
@@ -29,8 +31,9 @@ struct Layer {
   kernels::PackedMatrix attention_output;  // [width, heads head_dim]
   std::vector<float> attention_post_norm;  // [width]
   std::vector<float> feed_forward_norm;    // [width]
-  kernels::PackedMatrix gate_up;           // [2 hidden, width]
+  kernels::PackedMatrix gate_up;           // [2 hidden, width]; empty where there are experts
   kernels::PackedMatrix down;              // [width, hidden]
+  Experts experts;                         // where the configuration has some in this layer
   std::vector<float> feed_forward_post_norm;  // [width]
 };
 
@@ -55,20 +58,12 @@ void list_whole_norms(const Shape& shape, int index, Layer& layer, TensorList& l
 // The norm before the feed-forward, and its matrices.
 void list_feed_forward(const Shape& shape, int index, Layer& layer, TensorList& list);
 void list_feed_forward_matrices(const Shape& shape, int index, Layer& layer, TensorList& list);
+// The norm, and the experts or the matrices as the layer has them.
+void list_feed_forward(const Config& config, int index, Layer& layer, TensorList& list);
 // The norms behind both.
 void list_post_norms(const Shape& shape, int index, Layer& layer, TensorList& list);
 // The embedding again where the file has no output matrix of its own.
 void list_output(const Shape& shape, Weights& weights, TensorList& list);
-
-// Some rows of floats, `ld` floats apart.
-struct FloatRows {
-  std::size_t ld = 0;
-  kernels::HugeMemory memory;
-
-  static Result<FloatRows> allocate(int rows, int columns);
-  float* data() const { return reinterpret_cast<float*>(memory.data()); }
-  float* row(int index) const { return data() + ld * static_cast<std::size_t>(index); }
-};
 
 // One forward pass over some rows: x, the residual stream [rows, width], and h,
 // what the next product reads. The pieces are called in an architecture's order
@@ -115,6 +110,9 @@ class Pass {
   void gated_silu(const kernels::PackedMatrix& gate_up) { gate(gate_up, kernels::silu_mul); }
   void gated_gelu(const kernels::PackedMatrix& gate_up) { gate(gate_up, kernels::gelu_mul); }
 
+  // x += what the layer's experts, or else its feed-forward gated by silu, give for h.
+  void feed_forward(const Layer& layer);
+
   // x += W h
   void project(const kernels::PackedMatrix& matrix);
 
@@ -128,6 +126,9 @@ class Pass {
   void keep_asked_rows();
   void multiply(Operation operation, const kernels::PackedMatrix& matrix, float* y, std::size_t ldy);
   void gate(const kernels::PackedMatrix& gate_up, decltype(&kernels::silu_mul) activation);
+  void run_experts(const Layer& layer);
+  void add_shared(const Experts& experts);
+  void end_branch();
   Cost attention_cost() const;
   int layer_index() const { return layer_ == nullptr ? 0 : layer_->index; }
 
@@ -139,6 +140,8 @@ class Pass {
   FloatRows x_, h_, delta_;
   FloatRows y_;  // what a product gave: q, k, v side by side, or gate, up
   kernels::Activations activations_;
+  std::optional<ExpertRunner> experts_;
+  FloatRows routes_;  // the router's logits
 
   Profile* profile_ = nullptr;
 

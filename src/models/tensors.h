@@ -65,6 +65,12 @@ class TensorList {
   // done. Several matrices given as `stacked` become one, in that order, for
   // they share their input.
   void matrix(std::vector<Rows> stacked, int columns, kernels::PackedMatrix& out);
+  // A matrix for each of `count` experts, each stacked of its part of tensors [columns, rows, count].
+  void matrices(std::vector<Rows> stacked, int columns, int count, std::vector<kernels::PackedMatrix>& out);
+  // As matrix(); what is F16 or BF16 becomes F32, so that its activations are not rounded either.
+  void exact_matrix(std::vector<Rows> stacked, int columns, kernels::PackedMatrix& out);
+  // A vector of rows [columns, rows].
+  void vector_rows(Rows rows, int columns, std::vector<float>& out);
   void vector(std::vector<Rows> joined, std::vector<float>& out);
   void embedding(std::string name, int rows, int width, Embedding& out);
   // As matrix() and vector(), for what a file may lack: `out` stays empty then.
@@ -90,10 +96,13 @@ class TensorList {
   struct Need {
     Use use;
     bool optional = false;
-    int columns = 0;  // 0: a vector
+    int columns = 0;     // 0: a vector
+    int experts = 0;     // 0: no third dimension
+    bool exact = false;  // F16 and BF16 become F32
     std::vector<Rows> parts;
     std::string otherwise;  // stands in where the file lacks the one part; may be empty
     kernels::PackedMatrix* matrix = nullptr;
+    std::vector<kernels::PackedMatrix>* matrices = nullptr;  // instead, where there are experts
     std::vector<float>* vector = nullptr;
     Embedding* embedding = nullptr;
     std::vector<const gguf::Tensor*> found;  // set by check(); empty: an optional need that is not met
@@ -103,6 +112,8 @@ class TensorList {
  private:
   Status check_need(const TensorSource& source, Need& need) const;
   Status fill_matrices(TensorSource& source, ThreadPool& pool) const;
+  Status pack(const Need& need, std::size_t first_section, TensorSource& source,
+              const std::shared_ptr<PackedImage>& image, ThreadPool& pool) const;
   bool looked_up(const gguf::Tensor* tensor) const;
 
   std::vector<Need> needs_;

@@ -32,17 +32,24 @@ Result<std::unique_ptr<KvStore>> Transformer::make_kv_store(int blocks, KvType t
 Work Transformer::work_per_token() const {
   Work work;
   std::int64_t integers = 0, halves = 0;
-  const auto add = [&](const kernels::PackedMatrix& matrix) {
-    const std::int64_t weights = static_cast<std::int64_t>(matrix.rows()) * matrix.columns();
+  // A token meets `times` matrices like this.
+  const auto add = [&](const kernels::PackedMatrix& matrix, int times = 1) {
+    const std::int64_t weights = static_cast<std::int64_t>(matrix.rows()) * matrix.columns() * times;
     work.weights += weights;
-    work.bytes.count += matrix.bytes();
+    work.bytes.count += matrix.bytes() * static_cast<std::uint64_t>(times);
     if (matrix.forms().quantized || matrix.forms().int8_tiles)
       integers += weights;
     else if (matrix.forms().bf16_tiles)
       halves += weights;
   };
-  for (const Layer& layer : weights_.layers)
-    for (const auto* matrix : {&layer.qkv, &layer.attention_output, &layer.gate_up, &layer.down}) add(*matrix);
+  for (const Layer& layer : weights_.layers) {
+    const Experts& experts = layer.experts;
+    for (const auto* matrix : {&layer.qkv, &layer.attention_output, &layer.gate_up, &layer.down, &experts.router,
+                               &experts.shared_gate_up, &experts.shared_down})
+      add(*matrix);
+    for (const auto* matrices : {&experts.gate_up, &experts.down})
+      if (!matrices->empty()) add(matrices->front(), config_.experts.used);
+  }
   add(weights_.output);
   if (2 * integers > work.weights)
     work.products = Work::Products::int8;

@@ -36,7 +36,7 @@ const Kernels kTable = {
     .isa = "ref",
     .matmul = {matmul<kF32>, matmul<kF16>, matmul<kBF16>, matmul<kQ8_0>, matmul<kQ4_0>, matmul<kQ4_1>, matmul<kQ5_0>,
                matmul<kQ5_1>, matmul<kQ2_K>, matmul<kQ3_K>, matmul<kQ4_K>, matmul<kQ5_K>, matmul<kQ6_K>,
-               matmul<kIQ4_NL>, matmul<kIQ4_XS>},
+               matmul<kIQ4_NL>, matmul<kIQ4_XS>, matmul<kU4Z>, matmul<kU8Z>, matmul<kI8>, matmul<kNF4>},
     .quantize_panel = quantize_panel,
     .attend = attend,
     .join = join,

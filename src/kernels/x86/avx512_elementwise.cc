@@ -187,7 +187,7 @@ const Kernels kAvx512 = {
     .matmul = {avx512::matmul_f32, avx512::matmul_f16, avx512::matmul_bf16, avx512::matmul_q8_0, avx512::matmul_q4_0,
                avx512::matmul_q4_1, avx512::matmul_q5_0, avx512::matmul_q5_1, avx512::matmul_q2_k, avx512::matmul_q3_k,
                avx512::matmul_q4_k, avx512::matmul_q5_k, avx512::matmul_q6_k, avx512::matmul_iq4_nl,
-               avx512::matmul_iq4_xs},
+               avx512::matmul_iq4_xs, avx512::matmul_u4z, avx512::matmul_u8z, avx512::matmul_i8, avx512::matmul_nf4},
     .quantize_panel = avx512::quantize_panel,
     .attend = avx512::attend,
     .join = avx512::join,
