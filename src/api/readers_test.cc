@@ -158,8 +158,9 @@ TEST(Rerank, SortsByScoreAndShowsTheDocuments) {
   EXPECT_EQ(json["usage"]["total_tokens"], 9);
   EXPECT_EQ(json["model"], "ranker");
   EXPECT_THAT(json["id"].get<std::string>(), HasSubstr("rerank-"));
-  EXPECT_FALSE(
-      world.rank(R"("query":"q","documents":["a"],"return_documents":false)")->json()["results"][0].contains("document"));
+  EXPECT_FALSE(world.rank(R"("query":"q","documents":["a"],"return_documents":false)")
+                   ->json()["results"][0]
+                   .contains("document"));
   for (const char* path : {"/rerank", "/v2/rerank", "/v1/reranking"})
     EXPECT_EQ(world.ask(path, R"({"model":"ranker","query":"q","documents":["a"],"top_n":9})")->status(), 200);
 }
