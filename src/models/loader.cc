@@ -188,10 +188,18 @@ Status check_tensors(const LoadedModel& model) {
   CHECK(model.config.has_value(), "a file with tensors has a configuration");
   PackedImage::Origin origin{};
   const FileSource source(model.file, std::nullopt, origin);
+  const Shape& shape = model.config->shape;
   Weights weights;
-  weights.layers.resize(static_cast<std::size_t>(model.config->shape.layers));
+  EncoderWeights encoder_weights;
   TensorList list;
-  find_architecture(model.facts.architecture)->list_tensors(*model.config, weights, list);
+  if (const EncoderArchitecture* encoder = find_encoder(model.facts.architecture)) {
+    encoder_weights.layers.resize(static_cast<std::size_t>(shape.layers));
+    encoder->list_tensors(*model.config, source, encoder_weights, list);
+  } else {
+    weights.layers.resize(static_cast<std::size_t>(shape.layers));
+    find_architecture(model.facts.architecture)->list_tensors(*model.config, weights, list);
+  }
+  list_head(source, shape.width, encoder_weights.head, list);
   return list.check(source);
 }
 

@@ -96,6 +96,9 @@ std::string plain_name(std::string_view name) {
       const bool whole = rest.starts_with("model.") || rest.starts_with("lm_head.");
       return whole ? std::string(rest) : fmt::format("model.{}", rest);
     }
+  // Saved without its output matrix, as models that embed are.
+  for (const std::string_view bare : {"layers.", "embed_tokens.", "norm."})
+    if (name.starts_with(bare)) return fmt::format("model.{}", name);
   return std::string(name);
 }
 
@@ -141,6 +144,7 @@ Result<std::vector<Stored>> stored_tensors(const safetensors::Checkpoint& weight
     Stored stored{.name = plain_name(tensor.name), .shape = tensor.shape, .from = {&tensor}};
     if (config.tied_embedding && stored.name == "lm_head.weight") continue;  // the embedding again
     if (stored.name.ends_with(".rotary_emb.inv_freq")) continue;             // old folders stored the frequencies
+    if (stored.name.ends_with(".position_ids")) continue;                    // and 0, 1, 2, ...
     const auto type = type_of(tensor.type);
     if (!type)
       return Error{Code::unsupported, fmt::format("{}: tensor {} is {}; F32, F16 and BF16 are supported",
