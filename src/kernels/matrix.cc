@@ -236,6 +236,15 @@ void Activations::assign_groups(const float* x, std::size_t ldx, std::span<const
   convert(x, ldx, forms, rows_ / kPanelRows + std::min(rows_, most_groups), pool);
 }
 
+void take_columns(const float* x, std::size_t ldx, std::span<const std::int32_t> order, int rows, float* out,
+                  std::size_t ld_out, ThreadPool& pool) {
+  pool.for_each(rows, [&](int row, int) {
+    const float* from = x + ldx * size(row);
+    float* to = out + ld_out * size(row);
+    for (std::size_t k = 0; k < order.size(); ++k) to[k] = from[order[k]];
+  });
+}
+
 void matmul(const PackedMatrix& w, const Activations& x, float* y, std::size_t ldy, ThreadPool& pool) {
   CHECK(x.groups().size() == 1, "rows in groups have products of their own");
   Product product{.w = &w, .group = 0, .y = y};

@@ -84,6 +84,11 @@ class PackedMatrix {
   std::span<const Segment> segments() const { return segments_; }
   const std::byte* data() const { return bytes_.data(); }
 
+  // Column k meets element order()[k] of a row of x; empty: its own. Activations take x in this order: see
+  // take_columns(). [columns], each below columns.
+  std::span<const std::int32_t> order() const { return order_; }
+  void set_order(std::vector<std::int32_t> order) { order_ = std::move(order); }
+
  private:
   friend struct PackedPlan;
   int rows_ = 0;
@@ -91,6 +96,7 @@ class PackedMatrix {
   std::vector<Segment> segments_;
   std::span<const std::byte> bytes_;
   std::shared_ptr<const void> owner_;  // of the bytes
+  std::vector<std::int32_t> order_;
 };
 
 // Stacks matrices of equal columns, possibly of different types, in this order: so one product serves
@@ -162,6 +168,10 @@ class Activations {
   HugeMemory bf16_tiles_;
   HugeMemory partial_;
 };
+
+// out[r, k] = x[r, order[k]], for a matrix with an order. Rows `ldx` and `ld_out` floats apart; they do not overlap.
+void take_columns(const float* x, std::size_t ldx, std::span<const std::int32_t> order, int rows, float* out,
+                  std::size_t ld_out, ThreadPool& pool);
 
 // y[r, o] = sum over k of W[o, k] x[r, k]; y [x.rows(), w.rows()], rows `ldy` floats apart.
 // x has the columns and at least the forms of w. A row's result does not depend on the other

@@ -3,11 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <map>
 #include <span>
 
 #include "kernels/blocks.h"
 #include "models/formats/gguf_writer.h"
+#include "models/formats/hf_folder.h"
 #include "models/formats/lora_file.h"
 #include "models/loader.h"
 
@@ -80,7 +82,8 @@ void merge(const gguf::Tensor& tensor, std::span<const LoraWeight* const> weight
 Result<ConvertFacts> convert_model(const std::string& path, const std::vector<std::string>& adapter_paths,
                                    const ConvertWatch& watch, NewFile& out) {
   constexpr std::size_t kWrite = 16 << 20;  // bytes written between two looks at the watch
-  gguf::File opened = TRY(open_file(path));
+  gguf::File opened =
+      std::filesystem::is_directory(path) ? TRY(open_folder(path, RowsFor::gguf)) : TRY(open_file(path));
   if (!opened.assembled() && adapter_paths.empty())
     return Error{Code::invalid, fmt::format("{}: is a GGUF file already", path)};
   const LoadedModel model = TRY(open_model(std::move(opened)));

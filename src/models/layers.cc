@@ -218,13 +218,28 @@ void Pass::post_norm(std::span<const float> weight) {
                     delta_.data(), delta_.ld, pool_);
 }
 
+// h as activations for the matrix.
+void Pass::convert(const kernels::PackedMatrix& matrix) {
+  const FloatRows* x = &h_;
+  if (!matrix.order().empty()) {
+    if (ordered_.ld < h_.ld) {
+      auto fresh = FloatRows::allocate(max_rows_, static_cast<int>(h_.ld));
+      CHECK(fresh.has_value(), "no memory for ordered activations");
+      ordered_ = std::move(*fresh);
+    }
+    kernels::take_columns(h_.data(), h_.ld, matrix.order(), rows_, ordered_.data(), ordered_.ld, pool_);
+    x = &ordered_;
+  }
+  activations_.assign(x->data(), x->ld, rows_, matrix.columns(), matrix.forms(), pool_);
+}
+
 void Pass::multiply(Operation operation, const kernels::PackedMatrix& matrix, float* y, std::size_t ldy) {
   if (rows_ == 0) return;
   if (listener_ != nullptr) listener_->input(matrix, h_.data(), h_.ld, rows_);
   const int layer = operation == Operation::logits ? config_.shape.layers : layer_index();
   {
     const Timed timed(profile_, Operation::quantize, layer);
-    activations_.assign(h_.data(), h_.ld, rows_, matrix.columns(), matrix.forms(), pool_);
+    convert(matrix);
   }
   const Timed timed(
       profile_, operation, layer,

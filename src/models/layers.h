@@ -141,6 +141,7 @@ class Pass {
   void take_sequences(const Step& step, int first);
   void take_logit_rows(const Step& step, int first);
   void keep_asked_rows();
+  void convert(const kernels::PackedMatrix& matrix);
   void multiply(Operation operation, const kernels::PackedMatrix& matrix, float* y, std::size_t ldy);
   void gate(const kernels::PackedMatrix& gate_up, decltype(&kernels::silu_mul) activation);
   void run_experts(const Layer& layer);
@@ -160,6 +161,7 @@ class Pass {
   std::optional<ExpertRunner> experts_;
   FloatRows routes_;  // the router's logits
   LoraRows lora_;
+  FloatRows ordered_;  // h in the order of a matrix's columns; memory is taken by the first that has one
 
   Profile* profile_ = nullptr;
   Listener* listener_ = nullptr;

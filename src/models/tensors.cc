@@ -131,6 +131,10 @@ Status TensorList::check_need(const TensorSource& source, Need& need) const {
       return wrong(source, part.name,
                    fmt::format("has type {}; F32, F16 or BF16 is expected", kernels::type_info(tensor->type).name),
                    Code::unsupported);
+    if (!std::ranges::equal(tensor->order, need.found.empty() ? tensor->order : need.found.front()->order) ||
+        (need.matrix == nullptr && !tensor->order.empty()))
+      return wrong(source, part.name, "has its columns in an order of its own (act-order), which is not supported here",
+                   Code::unsupported);
     need.found.push_back(tensor);
   }
   return {};
@@ -179,16 +183,24 @@ Status TensorList::fill_matrices(TensorSource& source, ThreadPool& pool) const {
     sections.insert(sections.end(), count, bytes);
     if (need.matrices != nullptr) need.matrices->resize(count);
   }
+  const auto take_orders = [&] {
+    for (const Place& place : places) {
+      const std::span<const std::int32_t> order = place.need->found.front()->order;
+      if (!order.empty()) place.need->matrix->set_order({order.begin(), order.end()});
+    }
+  };
   const std::shared_ptr<PackedImage> image = TRY(source.image(sections, pool));
   if (image->origin() != PackedImage::Origin::fresh) {
     for (const Place& place : places)
       for (std::size_t i = 0; i < matrices_of(*place.need); ++i)
         destination(*place.need, i) =
             TRY(kernels::adopt(stack_of(*place.need), image->section(place.section + i), image));
+    take_orders();
     return {};
   }
   std::ranges::sort(places, std::greater(), [](const Place& p) { return std::pair(p.bytes, ~p.section); });
   for (const Place& place : places) TRY(pack(*place.need, place.section, source, image, pool));
+  take_orders();
   source.filled(image, pool);
   return {};
 }

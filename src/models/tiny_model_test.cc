@@ -280,6 +280,18 @@ void TinyModel::add_low_rank(const std::string& name, std::span<const float> a, 
             scale * static_cast<double>(b[r * ranks + k]) * static_cast<double>(a[k * columns + c]);
 }
 
+std::map<std::string, TinyModel::Values> TinyModel::values() const {
+  std::map<std::string, Values> out;
+  for (const auto& [name, m] : tensors_) out[name] = {m.rows, m.columns, m.values};
+  return out;
+}
+
+void TinyModel::set_values(const std::string& name, std::vector<double> values) {
+  Matrix& m = tensors_.at(name);
+  CHECK(values.size() == m.values.size(), "as many values as before");
+  m.values = std::move(values);
+}
+
 TinyModel::Vector TinyModel::multiply(const std::string& name, const Vector& x) const {
   return rows_of(name, x, 0, tensor(name).rows);
 }

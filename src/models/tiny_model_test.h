@@ -63,6 +63,13 @@ class TinyModel {
   // The plain pass computes with W + scale * B A from now on; a [rank, columns], b [rows, rank]. The file stays.
   void add_low_rank(const std::string& name, std::span<const float> a, std::span<const float> b, int rank,
                     double scale);
+  // Its tensors, for who writes them in another form and computes with what is left of them.
+  struct Values {
+    int rows, columns;
+    std::vector<double> values;
+  };
+  std::map<std::string, Values> values() const;
+  void set_values(const std::string& name, std::vector<double> values);
 
   // The logits after each token of the sequence, [tokens][vocabulary].
   std::vector<std::vector<double>> logits(std::span<const std::int32_t> tokens) const;

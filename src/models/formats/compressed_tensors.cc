@@ -167,7 +167,8 @@ Result<PublishedMatrix> read_packed(const safetensors::Checkpoint& weights, std:
   m.bits = p.bits = scheme->bits;
   p.columns = static_cast<std::size_t>(m.columns);
   p.words = static_cast<std::size_t>(p.codes->shape[1]);
-  TRY(take_scales(module, *TRY(module.need(".weight_scale")), config, m, p));
+  const safetensors::Tensor& scales = *TRY(module.need(".weight_scale"));
+  TRY(take_scales(module, scales, config, m, p));
   if (const safetensors::Tensor* index = module.find(".weight_g_idx")) {
     // All minus one: the columns keep their order.
     const bool none = is_words(*index) && has_shape(*index, {m.columns}) &&

@@ -299,7 +299,7 @@ Result<std::optional<Pooling>> open_hf_pooling(const std::string& folder) {
   return found;
 }
 
-void add_encoder_keys(const HfEncoder& encoder, std::uint32_t file_type, const std::string& folder,
+void add_encoder_keys(const HfEncoder& encoder, std::optional<std::uint32_t> file_type, const std::string& folder,
                       gguf::Writer& writer) {
   const Config& c = encoder.config;
   const Shape& s = c.shape;
@@ -311,7 +311,7 @@ void add_encoder_keys(const HfEncoder& encoder, std::uint32_t file_type, const s
   auto path = fs::absolute(folder).lexically_normal();
   if (path.filename().empty()) path = path.parent_path();  // "folder/"
   writer.add("general.name", path.filename().string());
-  writer.add("general.file_type", file_type);
+  if (file_type) writer.add("general.file_type", *file_type);
   number("vocab_size", s.vocabulary);
   number("context_length", s.context);
   number("embedding_length", s.width);

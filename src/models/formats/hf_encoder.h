@@ -26,7 +26,7 @@ Result<std::optional<HfEncoder>> open_hf_encoder(const std::string& folder);
 Result<std::optional<Pooling>> open_hf_pooling(const std::string& folder);
 
 // general.* and ARCHITECTURE.*, of an encoder, as add_config_keys() does it.
-void add_encoder_keys(const HfEncoder& encoder, std::uint32_t file_type, const std::string& folder,
+void add_encoder_keys(const HfEncoder& encoder, std::optional<std::uint32_t> file_type, const std::string& folder,
                       gguf::Writer& writer);
 
 // Empty: a tensor that only training needs. Errors: as rename().

@@ -144,7 +144,7 @@ class HfEncoderTest : public testing::Test {
     EXPECT_TRUE(folder->vocabulary.add_bos && folder->vocabulary.add_eos);
     const fs::path out_path = room / "out.gguf";
     auto out = NewFile::create(out_path, /*replace=*/true);
-    const auto facts = convert_folder(room, [](auto, auto, auto) { return Status(); }, *out);
+    const auto facts = convert_model(room, {}, [](auto, auto, auto) { return Status(); }, *out);
     ASSERT_TRUE(facts.has_value()) << facts.error().message;
     ASSERT_TRUE(out->commit().has_value());
     const auto converted = load(out_path.string(), {}, pool);

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <map>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -14,13 +15,12 @@
 #include "models/formats/hf_encoder.h"
 #include "models/formats/hf_keys.h"
 #include "models/formats/hf_tensors.h"
+#include "models/mix.h"
 
 namespace ashlar::models {
 namespace {
 
 using kernels::Type;
-
-constexpr std::uint32_t kFileTypeF32 = 0, kFileTypeF16 = 1, kFileTypeBF16 = 32;
 
 // The tensors of the folder, and those that config.json gives. Owns their names.
 class FolderTensors final : public gguf::Assembly {
@@ -53,12 +53,14 @@ class FolderTensors final : public gguf::Assembly {
     return list;
   }
 
-  std::uint32_t file_type() const {
+  // Of most bytes; of a type that no GGUF file has, there is none.
+  std::optional<std::uint32_t> file_type() const {
     std::map<Type, std::uint64_t> bytes;
     for (const Entry& entry : tensors_) bytes[entry.tensor.type] += entry.tensor.tensor().bytes();
     const auto most = std::ranges::max_element(bytes, {}, [](const auto& one) { return one.second; });
-    if (most == bytes.end() || most->first == Type::f32) return kFileTypeF32;
-    return most->first == Type::f16 ? kFileTypeF16 : kFileTypeBF16;
+    const Mix* mix = most == bytes.end() ? nullptr : find_mix(kernels::type_info(most->first).name);
+    if (mix == nullptr) return std::nullopt;
+    return static_cast<std::uint32_t>(mix->file_type);
   }
 
   Status make(const gguf::Tensor& tensor, std::span<std::byte> room) const override {
@@ -117,12 +119,12 @@ Result<gguf::File> assemble(const std::string& folder, const gguf::Writer& keys,
   return gguf::File::assemble(folder, TRY(bytes_of(keys)), tensors->take_shards(), std::move(list), tensors);
 }
 
-Result<gguf::File> open_encoder_folder(const std::string& folder, const HfEncoder& encoder) {
+Result<gguf::File> open_encoder_folder(const std::string& folder, const HfEncoder& encoder, RowsFor whom) {
   const int rows = encoder.config.shape.vocabulary;
   const FolderText text = TRY(read_folder_text(folder));
   TRY(check_vocabulary(text.vocabulary, rows, folder));
   auto tensors = std::make_shared<FolderTensors>(TRY(safetensors::Checkpoint::open(folder)), folder);
-  for (Stored& stored : TRY(stored_tensors(tensors->weights(), HfConfig{})))
+  for (Stored& stored : TRY(stored_tensors(tensors->weights(), HfConfig{}, whom)))
     if (auto renamed = TRY(rename_encoder(std::move(stored), encoder, folder))) tensors->add(std::move(*renamed));
   gguf::Writer keys;
   add_encoder_keys(encoder, tensors->file_type(), folder, keys);
@@ -132,8 +134,8 @@ Result<gguf::File> open_encoder_folder(const std::string& folder, const HfEncode
 
 }  // namespace
 
-Result<gguf::File> open_folder(const std::string& folder) {
-  if (const auto encoder = TRY(open_hf_encoder(folder))) return open_encoder_folder(folder, *encoder);
+Result<gguf::File> open_folder(const std::string& folder, RowsFor whom) {
+  if (const auto encoder = TRY(open_hf_encoder(folder))) return open_encoder_folder(folder, *encoder, whom);
   const HfConfig hf = TRY(open_hf_config(folder));
   const Shape& shape = hf.config.shape;
   FolderText text = TRY(read_folder_text(folder));
@@ -143,7 +145,7 @@ Result<gguf::File> open_folder(const std::string& folder) {
   tensors->add("rope_freqs.weight", hf.rope_factors);
   tensors->add("rope_factors_long.weight", hf.long_factors);
   tensors->add("rope_factors_short.weight", hf.short_factors);
-  for (Stored& stored : TRY(stored_tensors(tensors->weights(), hf)))
+  for (Stored& stored : TRY(stored_tensors(tensors->weights(), hf, whom)))
     tensors->add(TRY(rename(std::move(stored), shape, folder)));
   gguf::Writer keys;
   add_config_keys(hf, tensors->file_type(), folder, keys);

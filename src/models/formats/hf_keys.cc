@@ -101,12 +101,13 @@ void add_sampling(const SamplingAdvice& advice, gguf::Writer& writer) {
 
 }  // namespace
 
-void add_config_keys(const HfConfig& hf, std::uint32_t file_type, const std::string& folder, gguf::Writer& writer) {
+void add_config_keys(const HfConfig& hf, std::optional<std::uint32_t> file_type, const std::string& folder,
+                     gguf::Writer& writer) {
   writer.add("general.architecture", hf.config.shape.architecture);
   auto path = std::filesystem::absolute(folder).lexically_normal();
   if (path.filename().empty()) path = path.parent_path();  // "folder/"
   writer.add("general.name", path.filename().string());
-  writer.add("general.file_type", file_type);
+  if (file_type) writer.add("general.file_type", *file_type);
   add_sampling(hf.sampling, writer);
   ConfigKeys(hf, writer).add();
   if (!hf.eos.empty()) writer.add(kEndsKey, std::span<const std::int32_t>(hf.eos));

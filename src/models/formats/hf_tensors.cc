@@ -20,7 +20,8 @@ struct Name {
   std::string_view theirs, ours;
 };
 
-constexpr Name kOutside[] = {{"model.embed_tokens", "token_embd"}, {"model.norm", "output_norm"}, {"lm_head", "output"}};
+constexpr Name kOutside[] = {
+    {"model.embed_tokens", "token_embd"}, {"model.norm", "output_norm"}, {"lm_head", "output"}};
 
 // Within a layer. What an architecture calls otherwise stands before what is common to them.
 constexpr Name kCommon[] = {
@@ -129,26 +130,40 @@ int woven_heads(const Shape& shape, std::string_view name) {
   return 0;
 }
 
-Result<std::vector<Stored>> stored_tensors(const safetensors::Checkpoint& weights, const HfConfig& config) {
-  if (!config.quantization.empty())
-    return Error{Code::unsupported, fmt::format("{}: a checkpoint quantized by {} is not supported; F32, F16 and BF16 "
-                                                "are",
-                                                weights.path(), config.quantization)};
+Result<std::vector<Stored>> stored_tensors(const safetensors::Checkpoint& weights, const HfConfig& config,
+                                           RowsFor whom) {
+  QuantizedCheckpoint quantized;
+  if (const auto found = TRY(open_quantization_config(weights.path())))
+    quantized = TRY(read_quantized_checkpoint(weights, *found, whom));
+  else
+    for (const safetensors::Tensor& tensor : weights.tensors()) quantized.plain.push_back(&tensor);
   std::vector<Stored> out;
   int left_out = 0;
-  for (const safetensors::Tensor& tensor : weights.tensors()) {
-    if (config.nested && is_of_another_tower(tensor.name)) {
-      ++left_out;
-      continue;
-    }
+  const auto is_left_out = [&](const std::string& name) {
+    const bool elsewhere = config.nested && is_of_another_tower(name);
+    left_out += elsewhere ? 1 : 0;
+    return elsewhere || (config.tied_embedding && plain_name(name) == "lm_head.weight");  // the embedding again
+  };
+  for (QuantizedMatrix& matrix : quantized.matrices) {
+    if (is_left_out(matrix.name)) continue;
+    out.push_back({.name = plain_name(matrix.name),
+                   .type = matrix.type,
+                   .shape = {matrix.rows, matrix.columns},
+                   .from = std::move(matrix.from),
+                   .make = std::move(matrix.make),
+                   .order = std::move(matrix.order)});
+  }
+  for (const safetensors::Tensor* plain : quantized.plain) {
+    const safetensors::Tensor& tensor = *plain;
+    if (is_left_out(tensor.name)) continue;
     Stored stored{.name = plain_name(tensor.name), .shape = tensor.shape, .from = {&tensor}};
-    if (config.tied_embedding && stored.name == "lm_head.weight") continue;  // the embedding again
-    if (stored.name.ends_with(".rotary_emb.inv_freq")) continue;             // old folders stored the frequencies
-    if (stored.name.ends_with(".position_ids")) continue;                    // and 0, 1, 2, ...
+    if (stored.name.ends_with(".rotary_emb.inv_freq")) continue;  // old folders stored the frequencies
+    if (stored.name.ends_with(".position_ids")) continue;         // and 0, 1, 2, ...
     const auto type = type_of(tensor.type);
     if (!type)
-      return Error{Code::unsupported, fmt::format("{}: tensor {} is {}; F32, F16 and BF16 are supported",
-                                                  weights.path(), gguf::quoted(tensor.name), safetensors::name(tensor.type))};
+      return Error{Code::unsupported,
+                   fmt::format("{}: tensor {} is {}; F32, F16 and BF16 are supported", weights.path(),
+                               gguf::quoted(tensor.name), safetensors::name(tensor.type))};
     stored.type = *type;
     out.push_back(std::move(stored));
   }
@@ -162,6 +177,7 @@ Result<std::vector<Stored>> stored_tensors(const safetensors::Checkpoint& weight
 gguf::Tensor Renamed::tensor() const {
   gguf::Tensor out{.name = name, .type = type, .rank = static_cast<int>(stored.shape.size())};
   std::copy(stored.shape.rbegin(), stored.shape.rend(), out.dims.begin());
+  out.order = stored.order;
   return out;
 }
 

@@ -15,6 +15,7 @@
 #include "kernels/types.h"
 #include "models/formats/gguf.h"
 #include "models/formats/hf_config.h"
+#include "models/formats/quantized_checkpoint.h"
 #include "models/formats/safetensors.h"
 
 namespace ashlar::models {
@@ -24,16 +25,18 @@ namespace ashlar::models {
 struct Stored {
   std::string name;  // "model.layers.0.self_attn.q_proj.weight"
   kernels::Type type = kernels::Type::f32;
-  std::vector<std::int64_t> shape;              // outermost first: a vector or a matrix
+  std::vector<std::int64_t> shape;               // outermost first: a vector or a matrix
   std::vector<const safetensors::Tensor*> from;  // where it lies
   // Writes all its bytes. Empty: they are those of the one tensor in `from`.
   std::function<Status(std::span<std::byte>)> make;
+  std::vector<std::int32_t> order;  // as QuantizedMatrix has it
 };
 
 // What a checkpoint holds, tensor by tensor; vision and audio towers, tied matrices and old folders' rope frequencies
-// left out. THE PLACE where readers of quantized checkpoints put a weight's pieces together under a type of its own.
+// left out; a quantized checkpoint's matrices in the types that quantized_checkpoint.h has for `whom`.
 // unsupported: a type that this build does not read. `weights` must outlive the result.
-Result<std::vector<Stored>> stored_tensors(const safetensors::Checkpoint& weights, const HfConfig& config);
+Result<std::vector<Stored>> stored_tensors(const safetensors::Checkpoint& weights, const HfConfig& config,
+                                           RowsFor whom);
 
 // "model.layers.3.mlp.up_proj.weight" -> "blk.3.ffn_up.weight"; empty: none that the architecture has.
 std::string gguf_name(std::string_view architecture, std::string_view name);
