@@ -15,9 +15,10 @@ std::string card_json(const engine::ModelCard& card) {
   append_json_string(id, card.id);
   return fmt::format(
       R"({{"id":{},"object":"model","created":{},"owned_by":"ashlar","root":{},"parent":null,"max_model_len":{},)"
-      R"("meta":{{"n_ctx_train":{},"n_params":{},"size":{},"n_vocab":{},"has_chat_template":{}}}}})",
+      R"("meta":{{"n_ctx_train":{},"n_params":{},"size":{},"n_vocab":{},"has_chat_template":{},"generates":{},)"
+      R"("n_embd":{},"ranks":{}}}}})",
       id, card.created, id, card.context, card.context, card.parameters, card.bytes, card.vocabulary,
-      card.has_chat_template);
+      card.has_chat_template, card.generates, card.embedding, card.ranks);
 }
 
 }  // namespace

@@ -10,7 +10,10 @@
 
 #include "base/log.h"
 #include "cli/default_model.h"
+#include "cli/reading.h"
 #include "engine/generator_set.h"
+#include "engine/reader_set.h"
+#include "engine/silent_generator.h"
 #include "kernels/kernels.h"
 #include "models/loader.h"
 
@@ -115,49 +118,88 @@ class LoadedHost final : public Host {
     });
     TRY(models::load_weights(loaded,
                              {.max_rows = options.engine.max_num_batched_tokens,
+                              .max_text_tokens = options.reader.max_text_tokens,
                               .packed_cache = models::PackedCache::from(options.packed_cache)},
                              *pool_));
     const auto weights_ms = watch.lap();
     auto [tokenizer, chat_template] = TRY(text_side.get());
     const auto text_ms = watch.lap();
     names_.push_back(name);
-    auto engine = TRY(engine::Engine::create({.names = {name},
-                                              .model = std::move(loaded.model),
-                                              .tokenizer = std::move(tokenizer),
-                                              .chat_template = std::move(chat_template),
-                                              .draft_model = draft_,
-                                              .draft_tokenizer = draft_tokenizer_,
-                                              .created = std::time(nullptr),
-                                              .parameters = loaded.facts.parameters,
-                                              .bytes = static_cast<std::int64_t>(loaded.facts.bytes.count),
-                                              .pool = pool_,
-                                              .turns = turns_},
-                                             options.engine));
-    engines_.push_back(std::move(engine));
+    const std::shared_ptr<models::Model> model = std::move(loaded.model);
+    auto reader = TRY(make_reader({.name = name,
+                                   .loaded = loaded,
+                                   .model = model,
+                                   .encoder = std::move(loaded.encoder),
+                                   .tokenizer = tokenizer,
+                                   .pool = *pool_,
+                                   .turns = turns_,
+                                   .request_timeout = options.engine.request_timeout},
+                                  options.reader));
+    const int embedding = reader != nullptr ? reader->dimensions() : 0;
+    if (only_reads(loaded)) {
+      generators_.push_back(std::make_shared<engine::SilentGenerator>(
+          engine::ModelCard{.id = name,
+                            .created = std::time(nullptr),
+                            .context = reader->context(),
+                            .parameters = loaded.facts.parameters,
+                            .bytes = static_cast<std::int64_t>(loaded.facts.bytes.count),
+                            .vocabulary = tokenizer->size(),
+                            .embedding = embedding,
+                            .ranks = reader->ranks()},
+          tokenizer));
+    } else {
+      generators_.push_back(TRY(make_engine(name, loaded, model, std::move(tokenizer), std::move(chat_template), embedding, options)));
+    }
+    if (reader != nullptr) readers_.push_back(std::move(reader));
     log::debug("model_load_times", {{"model", name}, {"open_ms", opened_ms}, {"weights_ms", weights_ms},
                                     {"text_wait_ms", text_ms}, {"engine_ms", watch.lap()}});
     log::info("model_loaded", {{"model", name}, {"architecture", loaded.facts.architecture}, {"type", loaded.facts.file_type},
-                               {"context", engines_.back()->context()}, {"isa", kernels::kernels().isa},
+                               {"context", generators_.back()->models().front().context}, {"isa", kernels::kernels().isa},
                                {"weights", name_of(loaded.weights)}, {"ms", watch.total()}});
     return {};
   }
 
   Status finish() {
-    set_ = TRY(engine::GeneratorSet::create({engines_.begin(), engines_.end()}));
+    set_ = TRY(engine::GeneratorSet::create({generators_.begin(), generators_.end()}));
+    reader_set_ = std::make_unique<engine::ReaderSet>(std::move(readers_));
     return {};
   }
 
   engine::Generator& generator() override { return *set_; }
+  engine::Embedder& embedder() override { return *reader_set_; }
+  engine::Reranker& reranker() override { return *reader_set_; }
   const std::vector<std::string>& models() const override { return names_; }
 
  private:
+  Result<std::shared_ptr<engine::Generator>> make_engine(const std::string& name, const models::LoadedModel& loaded,
+                                                         std::shared_ptr<models::Model> model,
+                                                         std::shared_ptr<const text::Tokenizer> tokenizer,
+                                                         std::shared_ptr<const text::ChatTemplate> chat_template,
+                                                         int embedding, const HostOptions& options) {
+    return TRY(engine::Engine::create({.names = {name},
+                                       .model = std::move(model),
+                                       .tokenizer = std::move(tokenizer),
+                                       .chat_template = std::move(chat_template),
+                                       .draft_model = draft_,
+                                       .draft_tokenizer = draft_tokenizer_,
+                                       .created = std::time(nullptr),
+                                       .parameters = loaded.facts.parameters,
+                                       .bytes = static_cast<std::int64_t>(loaded.facts.bytes.count),
+                                       .embedding = embedding,
+                                       .pool = pool_,
+                                       .turns = turns_},
+                                      options.engine));
+  }
+
   std::shared_ptr<ThreadPool> pool_;
   std::shared_ptr<engine::ComputeLock> turns_;
   std::shared_ptr<models::Model> draft_;  // null: none
   std::shared_ptr<const text::Tokenizer> draft_tokenizer_;
   std::vector<std::string> names_;
-  std::vector<std::shared_ptr<engine::Engine>> engines_;
+  std::vector<std::shared_ptr<engine::Generator>> generators_;
   std::unique_ptr<engine::GeneratorSet> set_;
+  std::vector<std::unique_ptr<engine::TextReader>> readers_;  // until they are a set
+  std::unique_ptr<engine::ReaderSet> reader_set_;
 };
 
 }  // namespace

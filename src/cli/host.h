@@ -9,6 +9,7 @@
 #include "base/result.h"
 #include "engine/engine.h"
 #include "engine/generator.h"
+#include "engine/text_reader.h"
 #include "models/packed_cache.h"
 
 namespace ashlar::cli {
@@ -18,12 +19,14 @@ inline constexpr const char* kDefaultModel = "ashlar-assistant";
 
 struct HostOptions {
   engine::EngineOptions engine;
+  engine::TextReaderOptions reader;
   models::PackedCacheOptions packed_cache;
   std::string draft_model;
   std::string isa;
   int threads = 0;
   void fields(auto&& field) {
     engine.fields(field);
+    reader.fields(field);
     packed_cache.fields(field);
     field("draft_model", draft_model,
           "A small model of the same vocabulary that guesses tokens ahead for the models served: a GGUF file or a Hugging Face folder.");
@@ -40,6 +43,8 @@ class Host {
   virtual ~Host() = default;
 
   virtual engine::Generator& generator() = 0;
+  virtual engine::Embedder& embedder() = 0;  // of the models that embed
+  virtual engine::Reranker& reranker() = 0;  // of those that rank
   virtual const std::vector<std::string>& models() const = 0;  // served names, in order
 };
 

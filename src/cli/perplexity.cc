@@ -53,7 +53,7 @@ Result<Score> score_text(const std::string& path, const std::string& text_path, 
   const std::string text = TRY(read_file(text_path, std::size_t{1} << 30));
   ThreadPool pool(options.threads);
   auto loaded = TRY(models::load(path, {}, pool));
-  if (loaded.model == nullptr) return Error{Code::invalid, fmt::format("{}: has a vocabulary but no weights", path)};
+  if (loaded.model == nullptr) return Error{Code::invalid, fmt::format("{}: holds no weights of a model that generates", path)};
   const auto tokenizer = TRY(text::Tokenizer::create(std::move(loaded.vocabulary)));
   auto tokens = tokenizer->encode(text);
   const auto windows = tokens.size() / static_cast<std::size_t>(window);

@@ -79,7 +79,7 @@ Status serve_until_signalled(const ServeOptions& options, const std::vector<std:
   auto opened = Host::open(models, options.host);
   if (!opened) return std::unexpected(opened.error());
   host = std::move(*opened);
-  api->serve(host->generator());
+  api->serve(host->generator(), &host->embedder(), &host->reranker());
   const bool v6 = options.server.host.find(':') != std::string::npos;
   const std::string url = fmt::format("{}://{}{}{}:{}", options.server.tls_cert.empty() ? "http" : "https", v6 ? "[" : "",
                                       options.server.host, v6 ? "]" : "", server->port());

@@ -262,7 +262,8 @@ std::vector<ModelCard> Engine::models() const {
                      .parameters = parts.parameters,
                      .bytes = parts.bytes,
                      .vocabulary = parts.tokenizer->size(),
-                     .has_chat_template = state_->prompter.has_template()});
+                     .has_chat_template = state_->prompter.has_template(),
+                     .embedding = parts.embedding});
   return cards;
 }
 

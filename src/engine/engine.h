@@ -29,6 +29,7 @@ struct EngineParts {
   std::int64_t created = 0;                                 // seconds since 1970
   std::int64_t parameters = 0;
   std::int64_t bytes = 0;
+  int embedding = 0;  // what the model's card says: elements of its vectors, where a TextReader makes such
 
   std::shared_ptr<ThreadPool> pool;    // the model's own, for sampling; null: engine thread alone
   std::shared_ptr<ComputeLock> turns;  // where several engines share a pool or a draft model: one for all of them

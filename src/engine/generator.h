@@ -169,6 +169,9 @@ struct ModelCard {
   std::int64_t bytes = 0;
   int vocabulary = 0;
   bool has_chat_template = false;
+  bool generates = true;
+  int embedding = 0;   // elements of the vectors that it makes of texts; 0: none
+  bool ranks = false;  // documents, by a query
 };
 
 struct Tokenized {

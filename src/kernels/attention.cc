@@ -28,11 +28,16 @@ struct Piece {
   int first_head, heads;  // within the group
   int first_query, queries;
   int first_split, splits;  // that its rows see
+  bool whole;               // its rows see the positions behind them too
   std::size_t partials;     // where its partial results stand: [kv_heads][rows][splits]
   int counter;              // the first of its counters, one for each KV head
 
   int rows() const { return heads * queries; }
-  int last_position() const { return sequence->first_position + first_query + queries - 1; }
+  // The last position that a query sees.
+  int last_seen(int query) const {
+    return sequence->first_position + (whole ? sequence->rows - 1 : first_query + query);
+  }
+  int last_position() const { return last_seen(queries - 1); }
 };
 
 // Pieces that are computed together for each KV head: one, or some of equal blocks.
@@ -72,7 +77,7 @@ class Plan {
   }
 
  private:
-  void cut(const KvSequence& sequence, int window);
+  void cut(const KvSequence& sequence, const AttentionShape& shape);
   void join_alike();
   int alike(const Piece& piece, const Piece& other, int split) const;
 
@@ -86,7 +91,7 @@ class Plan {
   std::size_t few_ = 0;  // from this piece on they are spread over splits
 };
 
-void Plan::cut(const KvSequence& s, int window) {
+void Plan::cut(const KvSequence& s, const AttentionShape& shape) {
   const int parts = divide_up(group_, kAttentionRows), heads = divide_up(group_, parts);
   const int queries = std::max(1, kAttentionRows / heads);
   for (int query = 0; query < s.rows; query += queries)
@@ -95,8 +100,9 @@ void Plan::cut(const KvSequence& s, int window) {
                   .first_head = head,
                   .heads = std::min(heads, group_ - head),
                   .first_query = query,
-                  .queries = std::min(queries, s.rows - query)};
-      piece.first_split = window > 0 ? std::max(0, s.first_position + query - window + 1) / kKvSplit : 0;
+                  .queries = std::min(queries, s.rows - query),
+                  .whole = shape.whole};
+      piece.first_split = shape.window > 0 ? std::max(0, s.first_position + query - shape.window + 1) / kKvSplit : 0;
       piece.splits = piece.last_position() / kKvSplit - piece.first_split + 1;
       pieces_.push_back(piece);
     }
@@ -110,10 +116,10 @@ void Plan::make(const KvView& kv, const AttentionShape& shape, std::span<const K
   tasks_.clear();
   const auto few = [&](const KvSequence& s) { return s.rows <= kFewRows; };
   for (const KvSequence& s : sequences)
-    if (!few(s)) cut(s, shape.window);
+    if (!few(s)) cut(s, shape);
   few_ = pieces_.size();
   for (const KvSequence& s : sequences)
-    if (few(s)) cut(s, shape.window);
+    if (few(s)) cut(s, shape);
   // The last pieces of a sequence see the most positions: begin with them, so that threads end together.
   for (std::size_t i = few_; i-- > 0;)
     tasks_.push_back({.first = static_cast<int>(i),
@@ -220,7 +226,7 @@ void run(const KvView& kv, const AttentionShape& shape, Plan& plan, int index, c
       job.out[job.rows] = task.finish
                               ? rows.out + place(plan, piece, kv_head, i, kv.head_dim, rows.ldo)
                               : plan.partial(piece, kv_head, i) + size(task.split - piece.first_split) * plan.stride();
-      job.position[job.rows] = piece.sequence->first_position + piece.first_query + i / piece.heads;
+      job.position[job.rows] = piece.last_seen(i / piece.heads);
       job.blocks[job.rows] = piece.sequence->blocks.data();
     }
   job.begin = task.split * kKvSplit;
@@ -230,6 +236,7 @@ void run(const KvView& kv, const AttentionShape& shape, Plan& plan, int index, c
   job.head_dim = kv.head_dim;
   job.window = shape.window > 0 ? shape.window : std::numeric_limits<int>::max();
   job.scale = shape.scale;
+  job.cap = shape.cap;
   job.format = static_cast<int>(kv.type);
   job.keys = reinterpret_cast<const std::uint8_t*>(kv.data) + kv.head_bytes() * size(kv_head);
   job.values = job.keys + kv.half_bytes();
@@ -291,6 +298,7 @@ void attention(const KvView& kv, const AttentionShape& shape, std::span<const Kv
                std::size_t ldq, float* out, std::size_t ldo, ThreadPool& pool) {
   check(kv, sequences);
   CHECK(shape.heads > 0 && shape.heads % kv.kv_heads == 0, "query heads are a multiple of the KV heads");
+  CHECK(!shape.whole || shape.window == 0, "a window looks back only");
   thread_local Plan plan;
   Plan& mine = plan;  // the pool's threads have their own
   mine.make(kv, shape, sequences);

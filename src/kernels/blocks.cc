@@ -274,7 +274,7 @@ void take_apart(Type type, const std::byte* block, Parts& parts) {
     case Type::f8_e5m2:
       return take_f8(type, p, parts);
     case Type::nf4:
-      parts.wide = short_float(read32(p) / static_cast<float>(kNf4Reach));
+      parts.wide = short_float(read32(p) / kNf4Reach);
       return nibbles_of_64(p + 4, parts.codes);
     default:
       CHECK(false, "not a quantized type");

@@ -1,5 +1,5 @@
-// Packing for a matrix unit: types of 4 bits without a min (Q4_0, IQ4, U4Z, NF4), whose codes the kernels look up in a codebook
-// for each factor. The layout is in table.h.
+// Packing for a matrix unit: types of 4 bits without a min (Q4_0, IQ4, U4Z, NF4), whose codes the kernels look up in a
+// codebook for each factor. The layout is in table.h.
 #pragma once
 
 #include <cstddef>
@@ -13,10 +13,10 @@ namespace ashlar::kernels {
 bool by_codebooks(Type type, int columns);
 
 // Of 16 weight rows.
-std::size_t codebook_tile_bytes(Type type, int columns);
+std::size_t codebook_tile_bytes(int columns);
 
 // `count` weight rows of the file, from `rows` on, into a tile of zeros. A row's group with a scale that is not finite
-// gets a step that is not a number, so that its outputs show it.
+// or a zero beyond 0..16 gets a step that is not a number, so that its outputs show it.
 void pack_codebooks(const RawMatrix& raw, const std::byte* rows, int count, std::uint8_t* tile);
 
 }  // namespace ashlar::kernels

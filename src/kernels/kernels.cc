@@ -82,6 +82,7 @@ const Kernels& amx_row() {
     kernels.tile_matmul[kIQ4_NL] = amx::matmul_iq4_nl;
     kernels.tile_matmul[kIQ4_XS] = amx::matmul_iq4_xs;
     kernels.tile_matmul[kU4Z] = amx::matmul_u4z;
+    kernels.tile_matmul[kU8Z] = amx::matmul_u8z;
     kernels.tile_matmul[kI8] = amx::matmul_i8;
     kernels.tile_matmul[kNF4] = amx::matmul_nf4;
     kernels.int8_panel = amx::int8_panel;

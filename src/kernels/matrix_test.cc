@@ -80,7 +80,7 @@ Matrix noise_matrix(Type type, int rows, int columns, unsigned seed) {
     set_half(d, half());
     if (kLayouts[format_of(type)].min) set_half(d + 2, half());
     if (kLayouts[format_of(type)].zero)
-      set_half(2, static_cast<std::uint16_t>(random() % (type == Type::u4z ? 16 : 256)));
+      set_half(2, static_cast<std::uint16_t>(random() % (type == Type::u4z ? 17 : 256)));
   }
   return m;
 }
@@ -382,6 +382,36 @@ TEST_F(MatrixTest, StackedTypesGiveTheirSeparateProducts) {
         ASSERT_EQ(together[static_cast<std::size_t>(r * 73 + first + o)],
                   y[static_cast<std::size_t>(r * part->rows + o)]);
     first += part->rows;
+  }
+}
+
+TEST_F(MatrixTest, GroupsOfRowsMeetTheirOwnWeightsAsIfAlone) {
+  constexpr int kColumns = 1536;
+  const std::vector<int> group_rows{1, 17, 3, 40, 8, 5};
+  for (const Kernels* row : kernel_rows()) {
+    choose(*row);
+    for (const Type type : kAll) {
+      if (kColumns % type_info(type).block != 0) continue;
+      std::vector<PackedMatrix> w;
+      std::vector<Product> products;
+      std::vector<float> expected;
+      const std::vector<float> x = normals(static_cast<std::size_t>(74 * kColumns), 7);
+      for (unsigned i = 0; i < group_rows.size(); ++i)
+        w.push_back(packed(
+            {random_matrix(type, 20, kColumns, i).raw(), random_matrix(type, 33, kColumns, i + 50).raw()}, pool));
+      std::vector<float> y(74 * 53);
+      int first = 0;
+      for (std::size_t i = 0; i < w.size(); first += group_rows[i++]) {
+        const auto from = x.begin() + static_cast<std::ptrdiff_t>(first) * kColumns;
+        const auto alone = product(w[i], {from, from + group_rows[i] * kColumns}, group_rows[i], pool);
+        expected.insert(expected.end(), alone.begin(), alone.end());
+        products.push_back({.w = &w[i], .group = static_cast<int>(i), .y = y.data() + 53 * first});
+      }
+      Activations a;
+      a.assign_groups(x.data(), kColumns, group_rows, 8, kColumns, w[0].forms(), pool);
+      matmul(products, a, 53, pool);
+      ASSERT_EQ(y, expected) << row->isa << " " << type_info(type).name;
+    }
   }
 }
 

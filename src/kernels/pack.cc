@@ -139,10 +139,10 @@ PackedMatrix::Segment lay_out(const RawMatrix& raw, int first_row, std::size_t o
     const Layout& layout = kLayouts[format_of(raw.type)];
     segment.units = raw.columns / info.block;
     segment.codebooks = by_codebooks(raw.type, raw.columns);
-    segment.tile_bytes =
-        segment.codebooks ? codebook_tile_bytes(raw.type, raw.columns)
-                          : static_cast<std::size_t>(segment.units) *
-                                (static_cast<std::size_t>(header_bytes(layout)) + static_cast<std::size_t>(layout.blocks) * block_bytes(layout));
+    segment.tile_bytes = segment.codebooks ? codebook_tile_bytes(raw.columns)
+                                           : static_cast<std::size_t>(segment.units) *
+                                                 (static_cast<std::size_t>(header_bytes(layout)) +
+                                                  static_cast<std::size_t>(layout.blocks) * block_bytes(layout));
   }
   return segment;
 }

@@ -48,6 +48,10 @@ inline constexpr int kMaxHeadDim = 256;
 enum KvFormat : int { kKvF16, kKvBF16, kKvInt8 };
 // gelu(x) = x / (1 + exp(-x (a + b x^2))), with a = 2 sqrt(2 / pi) and b = 0.044715 a.
 inline constexpr float kGeluA = 1.59576912f, kGeluB = 0.0713548163f;
+// For x >= 0, 1 - erf(x) = t (c1 + t (c2 + ...)) exp(-x^2) with t = 1 / (1 + p x), to 1.5e-7 (Abramowitz and Stegun,
+// 7.1.26).
+inline constexpr float kErfP = 0.3275911f, kErf1 = 0.254829592f, kErf2 = -0.284496736f, kErf3 = 1.421413741f,
+                       kErf4 = -1.453152027f, kErf5 = 1.061405429f, kRootHalf = 0.70710678f;
 // A key or value without an element of this magnitude is stored as int8 zeros.
 inline constexpr float kLeastInt8 = 1e-30f;
 
@@ -109,9 +113,9 @@ enum Format : int {
 // of the panels instead (codebooks.h):
 //
 //   f32 step[16]          of int8: 1/127 of the greatest weight that the row's group can hold
-//   int8 factor[block][16]  what the greatest code (8 below the middle, or 127 from it) becomes in such steps; of U4Z
-//                         and NF4 one for two blocks, and of U4Z the code furthest from the zero
-//   uint8 zero[block / 2][16]  of U4Z; all this is filled up to whole lines of 64 bytes
+//   int8 factor[block][16]  what the greatest code (8 below the middle, 127 of IQ4, 112 of NF4) becomes in such
+//                         steps; of U4Z for 8 codes, the second of each two blocks 16 - the zero; filled up to whole
+//                         lines of 64 bytes
 //   codes[block][4][64]   part q has weight rows q, 4 + q, 8 + q and 12 + q, 16 bytes each: the two of each pair of
 //                         columns exchanged, byte i has column i ^ 1 low and 16 + (i ^ 1) high
 //
@@ -136,25 +140,17 @@ inline constexpr uint8_t kIq4Table[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 
 
 // Values of the NF4 codes in 112ths, plus 128: off by 0.17 % of the greatest, root mean square.
 inline constexpr uint8_t kNf4Table[16] = {16, 50, 69, 84, 96, 107, 118, 128, 137, 146, 156, 166, 177, 191, 209, 240};
-inline constexpr int kNf4Reach = 112;
+inline constexpr float kNf4Reach = 112;
+
 // From the middle to its end.
 inline constexpr int kIq4Reach = 127;
 
-// `shared`: blocks that share a factor; `arrays`: 2 where zeros stand behind the factors.
-inline constexpr int codebook_header_bytes(int blocks, int shared, int arrays) {
-  return 4 * kLanes + (kLanes * (blocks / shared) * arrays + kLineBytes - 1) / kLineBytes * kLineBytes;
+inline constexpr int codebook_header_bytes(int blocks) {
+  return 4 * kLanes + (kLanes * blocks + kLineBytes - 1) / kLineBytes * kLineBytes;
 }
-inline constexpr int codebook_group_bytes(int blocks, int shared, int arrays) {
-  return blocks == 0 ? 0 : codebook_header_bytes(blocks, shared, arrays) + 256 * blocks;
+inline constexpr int codebook_group_bytes(int blocks) {
+  return blocks == 0 ? 0 : codebook_header_bytes(blocks) + 256 * blocks;
 }
-// How far from a zero the codes of 4 bits reach.
-inline constexpr int zero_reach(int zero) { return zero > 15 - zero ? zero : 15 - zero; }
-// What each code of U4Z becomes under a zero and a factor: round(factor (code - zero) / zero_reach(zero)), plus 128.
-struct ZeroBooks {
-  alignas(64) uint8_t of[16][256][16];  // [zero][factor + 128]
-  ZeroBooks();
-};
-extern const ZeroBooks kZeroBooks;
 
 // An integer i below 2^22 in magnitude is the f32 with the bits kLift + i, less kLiftValue. So a sum that
 // starts at kLift needs no conversion: i * s = fma(lifted, s, -kLiftValue * s), exact up to its one rounding
@@ -210,6 +206,7 @@ struct AttentionJob {
   int head_dim;           // a multiple of 8, at most kMaxHeadDim
   int window;             // at least 1
   float scale;            // of q
+  float cap;              // a score s becomes cap * tanh(s / cap); 0: it stays
   int format;             // KvFormat
   const uint8_t* keys;    // block b: at keys + b * block_bytes
   const uint8_t* values;  // block b: at values + b * block_bytes
@@ -219,6 +216,32 @@ struct AttentionJob {
 inline constexpr size_t kAttentionScratch = 640 << 10;
 // Floats from one partial result to the next.
 inline constexpr int kPartialExtra = 16;
+
+// Scales for quantizing: of some sub-blocks, each by itself, the one that leaves the least weighted error among
+// those tried, where each try is refined by least squares for the codes that it gives.
+enum SearchKind : int {
+  kSymmetric,  // x = scale * code, code in [-top, top); 19 tries around -top / the greatest x
+  kMoving,     // the same, from the first of these tries codes are moved one by one
+  kWithMin,    // x = scale * code + min, min <= 0, code in [0, top]
+  kInTable,    // x = scale * a value of the IQ4 table; 15 tries
+};
+// What the error of an element x weighs.
+enum Weighing : int { kGiven, kByMagnitude /* |x| */, kBySquare /* x^2 */, kBySpread /* |x| + root of the mean x^2 */ };
+
+struct ScaleSearch {
+  SearchKind kind;
+  const float* x;  // [count][n]
+  int count, n;    // sub-blocks, and elements of one: at most kBlock
+  Weighing weighing;
+  const float* weights;  // [count][n] if kGiven
+  int top;
+  float begin, stride;  // kWithMin: tries (begin + stride * i + top) / range, i in [0, steps]
+  int steps;
+  bool absolute;  // errors count as |e| and not e^2
+  // Out, [count] each; any but `scale` may be null. The codes that were judged best are those nearest to
+  // inverse * (x - origin), with no origin but in kWithMin.
+  float *scale, *min, *inverse, *origin;
+};
 
 // One row per instruction set. Functions are pure: no allocation, no threads, no state.
 // Every row gives bit for bit the results of ref.
@@ -241,6 +264,8 @@ struct Kernels {
   KvFormat natural_kv;  // the format that needs no conversion
   // y = x / sqrt(mean(x^2) + epsilon) * weight, n elements.
   void (*rms_norm)(const float* x, const float* weight, float epsilon, int n, float* y);
+  // y = (x - mean(x)) / sqrt(variance(x) + epsilon) * weight + bias, n elements.
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, float epsilon, int n, float* y);
   // x += y
   void (*add)(const float* y, int n, float* x);
   // Rotates pairs by their angles: (x[i], x[i + n/2]) if `halves`, else (x[2i], x[2i+1]); cosine and sine [n/2].
@@ -249,10 +274,13 @@ struct Kernels {
   void (*silu_mul)(const float* gate, const float* up, int n, float* y);
   // y = gelu(gate) * up, gelu by its approximation with tanh
   void (*gelu_mul)(const float* gate, const float* up, int n, float* y);
+  // y = gelu(x) = x (1 + erf(x / sqrt(2))) / 2
+  void (*gelu)(const float* x, int n, float* y);
   // The greatest x, and the sum of exp(x - greatest).
   void (*exp_sum)(const float* x, int n, float* greatest, float* sum);
   // y = exp(x - shift) * factor
   void (*exp_scale)(const float* x, int n, float shift, float factor, float* y);
+  void (*search)(const ScaleSearch* job);
   // Reads memory and gives a checksum: to measure bandwidth.
   uint64_t (*read_memory)(const uint8_t* data, size_t bytes);
   // Does `rounds` rounds of independent register arithmetic; returns the operations done (a multiply-add is two).

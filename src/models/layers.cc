@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
+#include <numeric>
 
 #include "kernels/blocks.h"
 
@@ -64,6 +65,12 @@ void list_feed_forward(const Shape& s, int index, Layer& layer, TensorList& list
   list_feed_forward_matrices(s, index, layer, list);
 }
 
+void list_feed_forward(const Config& config, int index, Layer& layer, TensorList& list) {
+  if (!config.experts.in_layer(index)) return list_feed_forward(config.shape, index, layer, list);
+  list.vector({{tensor_name(index, "ffn_norm.weight"), config.shape.width}}, layer.feed_forward_norm);
+  list_experts(config, index, layer.experts, list);
+}
+
 void list_feed_forward_matrices(const Shape& s, int index, Layer& layer, TensorList& list) {
   const auto name = [&](std::string_view part) { return tensor_name(index, part); };
   list.matrix({{name("ffn_gate.weight"), s.hidden}, {name("ffn_up.weight"), s.hidden}}, s.width, layer.gate_up);
@@ -91,13 +98,14 @@ Result<FloatRows> FloatRows::allocate(int rows, int columns) {
 }
 
 Pass::Pass(const Config& config, std::span<const float> rope_factors, int max_rows, ThreadPool& pool)
-    : config_(config), max_rows_(max_rows), pool_(pool), rope_(make_rope(config.rope, rope_factors)) {
+    : config_(config), max_rows_(max_rows), pool_(pool), rope_(make_rope(config.rope, rope_factors)), lora_(pool) {
   if (config.window_rope) window_rope_ = make_rope(*config.window_rope, {});
   const std::size_t rows = rows_of(max_rows);
   positions_.reserve(rows);
   sequences_.reserve(rows);
   asked_sequences_.reserve(rows);
   asked_.reserve(rows);
+  adapters_.reserve(rows);
 }
 
 Result<std::unique_ptr<Pass>> Pass::create(const Config& config, std::span<const float> rope_factors, int max_rows,
@@ -106,8 +114,13 @@ Result<std::unique_ptr<Pass>> Pass::create(const Config& config, std::span<const
   const Shape& s = config.shape;
   pass->x_ = TRY(FloatRows::allocate(max_rows, s.width));
   pass->delta_ = TRY(FloatRows::allocate(max_rows, s.width));
-  pass->h_ = TRY(FloatRows::allocate(max_rows, std::max({s.width, q_rows(s), s.hidden})));
-  pass->y_ = TRY(FloatRows::allocate(max_rows, std::max(qkv_rows(s), 2 * s.hidden)));
+  const ExpertsConfig& experts = config.experts;
+  const int hidden = std::max(s.hidden, experts.shared_hidden);
+  pass->h_ = TRY(FloatRows::allocate(max_rows, std::max({s.width, q_rows(s), hidden})));
+  pass->y_ = TRY(FloatRows::allocate(max_rows, std::max({s.width, qkv_rows(s), 2 * hidden})));
+  if (experts.count == 0) return pass;
+  pass->experts_ = TRY(ExpertRunner::create(experts, s.width, max_rows));
+  pass->routes_ = TRY(FloatRows::allocate(max_rows, experts.count + 1));
   return pass;
 }
 
@@ -128,6 +141,8 @@ void Pass::begin(const Step& step, int first, int rows, BlockStore& kv) {
 void Pass::take_sequences(const Step& step, int first) {
   sequences_.clear();
   positions_.clear();
+  adapters_.clear();
+  const bool adapted = std::ranges::any_of(step.sequences, [](const auto& s) { return s.adapter != nullptr; });
   for (const Step::Sequence& sequence : step.sequences) {
     const int begin = std::max(sequence.first_row, first);
     const int end = std::min(sequence.first_row + sequence.rows, first + rows_);
@@ -137,22 +152,33 @@ void Pass::take_sequences(const Step& step, int first) {
     for (int row = begin; row < end; ++row) positions_.push_back(position + row - begin);
     sequences_.push_back(
         {.first_row = begin - first, .rows = end - begin, .first_position = position, .blocks = sequence.blocks});
+    if (adapted) adapters_.resize(positions_.size(), static_cast<const LoraAdapter*>(sequence.adapter));
   }
+  lora_.set(adapters_);
   CHECK(static_cast<int>(positions_.size()) == rows_, "each row belongs to a sequence");
 }
 
 void Pass::take_logit_rows(const Step& step, int first) {
+  if (listener_ != nullptr) {  // it is told of all rows
+    asked_.resize(rows_of(rows_));
+    std::iota(asked_.begin(), asked_.end(), 0);
+    return;
+  }
   const auto begin = std::ranges::lower_bound(step.logit_rows, first);
   const auto end = std::lower_bound(begin, step.logit_rows.end(), first + rows_);
   asked_.clear();
   for (auto row = begin; row != end; ++row) asked_.push_back(*row - first);
-  const std::size_t vocabulary = rows_of(config_.shape.vocabulary);
-  logits_ = step.logits.subspan(static_cast<std::size_t>(begin - step.logit_rows.begin()) * vocabulary,
-                                asked_.size() * vocabulary);
+  const auto part = [&](std::span<float> out, int columns) {
+    const std::size_t before = static_cast<std::size_t>(begin - step.logit_rows.begin());
+    return out.empty() ? out : out.subspan(before * rows_of(columns), asked_.size() * rows_of(columns));
+  };
+  logits_ = part(step.logits, config_.shape.vocabulary);
+  hidden_ = part(step.hidden, config_.shape.width);
 }
 
 void Pass::embed(const Embedding& embedding) {
   const Timed timed(profile_, Operation::embed, config_.shape.layers);
+  if (listener_ != nullptr && listener_->enter(x_.data(), x_.ld, rows_)) return;
   pool_.for_each(rows_, [&](int row, int) {
     const std::int32_t token = tokens_[rows_of(row)];
     CHECK(token >= 0 && token < config_.shape.vocabulary, "tokens are in the vocabulary");
@@ -209,6 +235,7 @@ void Pass::convert(const kernels::PackedMatrix& matrix) {
 
 void Pass::multiply(Operation operation, const kernels::PackedMatrix& matrix, float* y, std::size_t ldy) {
   if (rows_ == 0) return;
+  if (listener_ != nullptr) listener_->input(matrix, h_.data(), h_.ld, rows_);
   const int layer = operation == Operation::logits ? config_.shape.layers : layer_index();
   {
     const Timed timed(profile_, Operation::quantize, layer);
@@ -218,6 +245,7 @@ void Pass::multiply(Operation operation, const kernels::PackedMatrix& matrix, fl
       profile_, operation, layer,
       {.bytes = static_cast<double>(matrix.bytes()), .operations = 2.0 * matrix.rows() * matrix.columns() * rows_});
   kernels::matmul(matrix, activations_, y, ldy, pool_);
+  if (lora_.any()) lora_.add(matrix, h_.data(), h_.ld, y, ldy);
 }
 
 void Pass::qkv(const Layer& layer) {
@@ -261,8 +289,10 @@ void Pass::attend(const Layer& layer) {
     kernels::store_kv(kv, sequences_, k, y_.ld, v, y_.ld, pool_);
   }
   if (layer.index + 1 == s.layers) keep_asked_rows();
-  const kernels::AttentionShape shape{
-      .heads = s.heads, .window = s.window(layer.index), .scale = config_.attention_scale};
+  const kernels::AttentionShape shape{.heads = s.heads,
+                                      .window = s.window(layer.index),
+                                      .scale = config_.attention_scale,
+                                      .cap = config_.attention_cap};
   const Timed timed(profile_, Operation::attention, layer.index, profile_ == nullptr ? Cost{} : attention_cost());
   kernels::attention(kv, shape, sequences_, y_.data(), y_.ld, h_.data(), h_.ld, pool_);
 }
@@ -300,11 +330,15 @@ void Pass::keep_asked_rows() {
                                   .blocks = sequence->blocks});
     last_row = row;
     if (rows_of(row) == i) continue;
+    if (!adapters_.empty()) adapters_[i] = adapters_[rows_of(row)];
     std::memcpy(y_.row(static_cast<int>(i)), y_.row(row), q_bytes);
     std::memcpy(x_.row(static_cast<int>(i)), x_.row(row), x_.ld * sizeof(float));
   }
   sequences_.swap(asked_sequences_);
   rows_ = static_cast<int>(asked_.size());
+  if (adapters_.empty()) return;
+  adapters_.resize(asked_.size());
+  lora_.set(adapters_);
 }
 
 void Pass::gate(const kernels::PackedMatrix& gate_up, decltype(&kernels::silu_mul) activation) {
@@ -317,16 +351,60 @@ void Pass::gate(const kernels::PackedMatrix& gate_up, decltype(&kernels::silu_mu
 void Pass::project(const kernels::PackedMatrix& matrix) {
   const bool down = layer_ != nullptr && &matrix == &layer_->down;
   multiply(down ? Operation::down : Operation::attention_output, matrix, delta_.data(), delta_.ld);
+  end_branch();
+}
+
+// What x receives is in delta.
+void Pass::end_branch() {
   if (config_.residual_scale != 1)
     kernels::scale(delta_.data(), delta_.ld, config_.residual_scale, rows_, config_.shape.width, pool_);
   delta_pending_ = true;
 }
 
+void Pass::feed_forward(const Layer& layer) {
+  if (config_.experts.in_layer(layer.index)) return run_experts(layer);
+  gated_silu(layer.gate_up);
+  project(layer.down);
+}
+
+void Pass::run_experts(const Layer& layer) {
+  if (rows_ > 0) {
+    multiply(Operation::route, layer.experts.router, routes_.data(), routes_.ld);
+    experts_->run(layer.experts, layer.index, h_, routes_, rows_, delta_, activations_, pool_, profile_);
+    if (config_.experts.shared_hidden > 0) add_shared(layer.experts);
+  }
+  end_branch();
+}
+
+void Pass::add_shared(const Experts& experts) {
+  const int hidden = config_.experts.shared_hidden, width = config_.shape.width;
+  multiply(Operation::gate_up, experts.shared_gate_up, y_.data(), y_.ld);
+  {
+    const Timed timed(profile_, Operation::activation, layer_index());
+    kernels::silu_mul(y_.data(), y_.data() + hidden, y_.ld, rows_, hidden, h_.data(), h_.ld, pool_);
+  }
+  multiply(Operation::down, experts.shared_down, y_.data(), y_.ld);
+  const Timed timed(profile_, Operation::add_up, layer_index());
+  if (config_.experts.shared_gate)
+    pool_.for_each(rows_, [&](int row, int) {
+      const float factor = 1 / (1 + std::exp(-routes_.row(row)[config_.experts.count]));
+      for (float& value : std::span(y_.row(row), rows_of(width))) value *= factor;
+    });
+  kernels::add(delta_.data(), delta_.ld, y_.data(), y_.ld, rows_, width, pool_);
+}
+
 void Pass::logits(const kernels::PackedMatrix& matrix) {
+  if (listener_ != nullptr) return listener_->leave(x_.data(), x_.ld, rows_);
+  const std::size_t width = rows_of(config_.shape.width);
+  for (int row = 0; row < rows_ && !hidden_.empty(); ++row)
+    std::memcpy(hidden_.data() + rows_of(row) * width, h_.row(row), width * sizeof(float));
+  if (logits_.empty()) return;
   const int vocabulary = config_.shape.vocabulary;
   multiply(Operation::logits, matrix, logits_.data(), rows_of(vocabulary));
   if (config_.logit_scale != 1)
     kernels::scale(logits_.data(), rows_of(vocabulary), config_.logit_scale, rows_, vocabulary, pool_);
+  if (config_.logit_cap > 0)
+    kernels::cap(logits_.data(), rows_of(vocabulary), config_.logit_cap, rows_, vocabulary, pool_);
 }
 
 }  // namespace ashlar::models

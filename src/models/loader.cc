@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "models/architecture.h"
+#include "models/encoder_model.h"
 #include "models/formats/hf_folder.h"
 #include "models/mix.h"
 #include "models/transformer.h"
@@ -66,8 +67,8 @@ Result<SamplingAdvice> read_sampling(const gguf::File& file) {
     const std::string full = fmt::format("general.sampling.{}", key);
     const auto found = TRY(file.maybe<double>(full));
     if (found && !(*found >= least && *found <= most))
-      return Error{Code::corrupt, fmt::format("{}: key '{}' is {}; {} to {} are possible", file.path(), full, *found,
-                                              least, most)};
+      return Error{Code::corrupt,
+                   fmt::format("{}: key '{}' is {}; {} to {} are possible", file.path(), full, *found, least, most)};
     return found;
   };
   SamplingAdvice advice;
@@ -115,12 +116,15 @@ Status take_vocabulary_size(const gguf::File& file, const text::Vocabulary& voca
   return {};
 }
 
-Result<Config> read_model_config(const gguf::File& file, const Architecture* architecture, const ModelFacts& facts) {
-  if (architecture == nullptr)
+Result<Config> read_model_config(const gguf::File& file, const ModelFacts& facts) {
+  const Architecture* architecture = find_architecture(facts.architecture);
+  const EncoderArchitecture* encoder = find_encoder(facts.architecture);
+  if (architecture == nullptr && encoder == nullptr)
     return Error{Code::unsupported,
                  fmt::format("{}: the architecture {} is not supported; {} are", file.path(),
                              gguf::quoted(facts.architecture), fmt::join(architecture_names(), ", "))};
-  return architecture->configure(Keys(file, facts.architecture));
+  const auto configure = architecture != nullptr ? architecture->configure : encoder->configure;
+  return configure(Keys(file, facts.architecture));
 }
 
 }  // namespace
@@ -159,7 +163,7 @@ Result<LoadedModel> open_model(gguf::File opened) {
     if (has_vocabulary) return loaded;
     return Error{Code::corrupt, fmt::format("{}: holds neither tensors nor a vocabulary", file.path())};
   }
-  loaded.config = TRY(read_model_config(file, find_architecture(loaded.facts.architecture), loaded.facts));
+  loaded.config = TRY(read_model_config(file, loaded.facts));
   TRY(take_vocabulary_size(file, loaded.vocabulary, loaded.config->shape));
   loaded.shape = loaded.config->shape;
   return loaded;
@@ -168,8 +172,14 @@ Result<LoadedModel> open_model(gguf::File opened) {
 Status load_weights(LoadedModel& loaded, const LoadOptions& options, ThreadPool& pool) {
   CHECK(loaded.config.has_value(), "a file with tensors has a configuration");
   auto source = std::make_unique<FileSource>(loaded.file, options.packed_cache, loaded.weights);
-  loaded.model = TRY(Transformer::create(*find_architecture(loaded.facts.architecture), *loaded.config,
-                                         std::move(source), options.max_rows, pool));
+  const Config& config = *loaded.config;
+  if (const EncoderArchitecture* encoder = find_encoder(loaded.facts.architecture))
+    loaded.encoder = TRY(EncoderModel::create(
+        *encoder, config, std::move(source),
+        std::max(options.max_rows, std::min(config.shape.context, options.max_text_tokens)), pool));
+  else
+    loaded.model = TRY(Transformer::create(*find_architecture(loaded.facts.architecture), config, std::move(source),
+                                           options.max_rows, pool));
   loaded.file->release();  // what was read on the way
   return {};
 }
@@ -178,10 +188,18 @@ Status check_tensors(const LoadedModel& model) {
   CHECK(model.config.has_value(), "a file with tensors has a configuration");
   PackedImage::Origin origin{};
   const FileSource source(model.file, std::nullopt, origin);
+  const Shape& shape = model.config->shape;
   Weights weights;
-  weights.layers.resize(static_cast<std::size_t>(model.config->shape.layers));
+  EncoderWeights encoder_weights;
   TensorList list;
-  find_architecture(model.facts.architecture)->list_tensors(*model.config, weights, list);
+  if (const EncoderArchitecture* encoder = find_encoder(model.facts.architecture)) {
+    encoder_weights.layers.resize(static_cast<std::size_t>(shape.layers));
+    encoder->list_tensors(*model.config, source, encoder_weights, list);
+  } else {
+    weights.layers.resize(static_cast<std::size_t>(shape.layers));
+    find_architecture(model.facts.architecture)->list_tensors(*model.config, weights, list);
+  }
+  list_head(source, shape.width, encoder_weights.head, list);
   return list.check(source);
 }
 

@@ -11,6 +11,7 @@
 #include "base/result.h"
 #include "base/threads.h"
 #include "models/config.h"
+#include "models/encoder.h"
 #include "models/formats/gguf.h"
 #include "models/formats/gguf_vocabulary.h"
 #include "models/formats/hf_config.h"
@@ -22,6 +23,7 @@ namespace ashlar::models {
 struct LoadOptions {
   bool weights = true;                      // false: the file's facts and vocabulary only
   int max_rows = 512;                       // a step of more rows is run in pieces of this many
+  int max_text_tokens = 8192;               // an encoder reads texts of so many tokens, if its context holds them
   std::optional<PackedCache> packed_cache;  // where packed weights are looked for, and kept for the next start
 };
 
@@ -43,7 +45,8 @@ struct LoadedModel {
   text::Vocabulary vocabulary;  // empty tokens: the file has none
   ChatTemplates templates;
   std::optional<Config> config;                              // of a file with tensors
-  std::unique_ptr<Model> model;                              // nullptr: no weights in the file, or none wanted
+  std::unique_ptr<Model> model;                              // nullptr: no weights in the file, or none wanted,
+  std::unique_ptr<Encoder> encoder;                          // or it is an encoder, which is here
   PackedImage::Origin weights = PackedImage::Origin::fresh;  // where they came from
 };
 

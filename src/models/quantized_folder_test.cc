@@ -279,7 +279,7 @@ TEST_P(QuantizedFolder, ConvertsToAFileThatComputesTheSame) {
   const std::string path = written.folder.path() + "/out.gguf";
   auto out = NewFile::create(path, true);
   ASSERT_TRUE(out.has_value());
-  const auto facts = convert_folder(written.folder.path(), [](auto, auto, auto) { return Status(); }, *out);
+  const auto facts = convert_model(written.folder.path(), {}, [](auto, auto, auto) { return Status(); }, *out);
   ASSERT_TRUE(facts.has_value()) << facts.error().message;
   ASSERT_TRUE(out->commit().has_value());
   ThreadPool pool(2);

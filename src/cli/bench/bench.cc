@@ -141,7 +141,7 @@ Result<Subject> open_subject(const std::string& path, const BenchOptions& option
           : TRY(models::load(
                 path, {.max_rows = options.chunk, .packed_cache = models::PackedCache::from(options.packed_cache)},
                 pool));
-  if (loaded.model == nullptr) return Error{Code::invalid, fmt::format("{}: has a vocabulary but no weights", path)};
+  if (loaded.model == nullptr) return Error{Code::invalid, fmt::format("{}: holds no weights of a model that generates", path)};
   return Subject{path.empty() ? options.shape + " " + options.type : loaded.facts.name, loaded.facts,
                  std::move(loaded.model)};
 }

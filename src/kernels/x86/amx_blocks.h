@@ -22,6 +22,7 @@ namespace {
 constexpr int kNear = 1024, kAhead = 6144;
 
 ASHLAR_INLINE __m512i load(const uint8_t* p) { return _mm512_loadu_si512(p); }
+ASHLAR_INLINE __m512i integers(const uint8_t* p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)); }
 ASHLAR_INLINE __m512i bytes(int value) { return _mm512_set1_epi8((char)value); }
 
 // Bits moved up by `by` (down if negative); the caller masks.
@@ -37,45 +38,57 @@ ASHLAR_INLINE __m512i merged(__m512i rest, __m512i v, __m512i mask) {
   return _mm512_ternarylogic_epi32(mask, v, rest, 0xca);
 }
 
-// A format's shape, as in kLayouts, known to the compiler.
-enum Table { kNone, kIq4, kNf4Values };  // the codes are looked up in
-enum Header { kPlain, kWide, kZero };    // how scales stand
+// How the scales of a unit stand, beside the plain f16 ones.
+enum Header { kPlain, kWide, kZero };
 
-template <int bits_, int blocks_, int subs_, int scale_bytes_, bool min_, int offset_, Table table_ = kNone,
-          Header kind_ = kPlain>
+// A format's shape, as in kLayouts, known to the compiler.
+template <int bits_, int blocks_, int subs_, int scale_bytes_, bool min_, int offset_, Header header_ = kPlain>
 struct Shape {
   static constexpr int bits = bits_, blocks = blocks_, subs = subs_, scale_bytes = scale_bytes_, offset = offset_;
-  static constexpr bool min = min_, wide = kind_ == kWide, zero = kind_ == kZero;
-  static constexpr Table table = table_;
-  static constexpr int header = min || wide ? 64 : 32;
+  static constexpr bool min = min_, wide = header_ == kWide, zero = header_ == kZero;
+  static constexpr int header = zero ? 32 + kLanes : min || wide ? 64 : 32;
   static constexpr int block_bytes = kLanes * scale_bytes + 64 * bits;
   static constexpr int unit_bytes = header + blocks * block_bytes;
   static constexpr int most_code = (1 << bits) - 1;
 };
 
-// What each code of 4 bits becomes under a factor k of a block, the int8 of a code's greatest value: round(k value /
-// offset), halves to the even. `lifted`: with 128 added.
-template <class S, bool lifted>
+// What codes of 4 bits stand for, in steps of which the greatest is `reach`; at most 16 of them from one place on.
+struct Centred {  // less 8
+  static constexpr int entries = 16, reach = 8;
+  static constexpr int value(int c) { return c - 8; }
+};
+struct Shifted {  // less a zero point: codes begin 16 less it from the start
+  static constexpr int entries = 32, reach = 8;
+  static constexpr int value(int c) { return c - 16; }
+};
+struct Iq4 {
+  static constexpr int entries = 16, reach = kIq4Reach;
+  static constexpr int value(int c) { return kIq4Table[c] - 128; }
+};
+struct Nf4 {
+  static constexpr int entries = 16, reach = (int)kNf4Reach;
+  static constexpr int value(int c) { return kNf4Table[c] - 128; }
+};
+
+// What each of them becomes under a factor k of a block, the int8 of the reach: round(k value / reach), halves to the
+// even, at most 127. `lifted`: with 128 added.
+template <class Values, bool lifted>
 struct Codebooks {
-  static constexpr int kBytes = 16;
-  alignas(64) uint8_t of[256][kBytes];  // [k + 128]
+  alignas(64) uint8_t of[256][Values::entries];  // [k + 128]
 
   constexpr Codebooks() : of() {
     for (int k = -128; k < 128; ++k)
-      for (int c = 0; c < 16; ++c) {
-        const int product = k * (S::table == kIq4         ? kIq4Table[c] - 128
-                                 : S::table == kNf4Values ? kNf4Table[c] - 128
-                                                          : c - S::offset),
-                  twice = 2 * S::offset;
-        const int lifts = 128 * twice;  // keeps the division from below
-        int rounded = (2 * product + S::offset + lifts) / twice - 128;
-        if ((2 * product + S::offset + lifts) % twice == 0 && rounded % 2 != 0) --rounded;
-        of[k + 128][c] = (uint8_t)(rounded + (lifted ? 128 : 0));
+      for (int c = 0; c < Values::entries; ++c) {
+        constexpr int twice = 2 * Values::reach, lift = 512;  // which keeps the division from below
+        const int halves = 2 * k * Values::value(c) + Values::reach + lift * twice;
+        int rounded = halves / twice - lift;
+        if (halves % twice == 0 && rounded % 2 != 0) --rounded;
+        of[k + 128][c] = (uint8_t)((rounded > 127 ? 127 : rounded < -128 ? -128 : rounded) + (lifted ? 128 : 0));
       }
   }
 };
-template <class S, bool lifted>
-constexpr Codebooks<S, lifted> kCodebooks;
+template <class Values, bool lifted>
+constexpr Codebooks<Values, lifted> kCodebooks;
 
 // In each lane of 128 bits: word w of vector v to word v of vector w.
 ASHLAR_INLINE void transpose_lanes(__m512i v[4]) {
@@ -123,18 +136,16 @@ ASHLAR_INLINE int widen(Weights& weights, uint8_t* out, float* step, Before befo
 }
 
 // The weights of one tile of 16 weight rows whose codes are looked up, a group of columns at a time.
-template <class S>
+template <class S, class Values>
 class ByCodebooks : public Int8<S> {
  public:
   static constexpr bool kByCodebooks = true;
-  static constexpr int kShared = S::blocks == 2 ? 2 : 1, kArrays = S::zero ? 2 : 1;
-  static constexpr int kGroupBytes = codebook_group_bytes(Int8<S>::kBlocks, kShared, kArrays);
 
   ASHLAR_MEMBER ByCodebooks(const MatmulJob* job, const uint8_t* tile, int group)
       : tile_(tile),
         tile_bytes_(job->tile_bytes),
         quarter_(job->tile_bytes / 4),
-        p_(tile + (size_t)group * kGroupBytes),
+        p_(tile + (size_t)group * codebook_group_bytes(Int8<S>::kBlocks)),
         left_(Int8<S>::columns(job) / kBlock - group * Int8<S>::kBlocks) {}
 
   template <class Before>
@@ -152,17 +163,19 @@ class ByCodebooks : public Int8<S> {
     const int blocks = least(Int8<S>::kBlocks, left_);
     fetch(p_);
     _mm512_store_ps(step, _mm512_loadu_ps(p_));
-    const uint8_t *factors = p_ + 4 * kLanes, *zeros = factors + kLanes * (blocks / kShared);
-    for (int b = 0; b < blocks; b += kShared) {
-      const int at = kLanes * (b / kShared);
-      __m512i book = _mm512_slli_epi32(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)(factors + at))), 4);
-      if constexpr (S::zero) {
-        const __m512i zero = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)(zeros + at)));
-        book = _mm512_add_epi32(book, _mm512_slli_epi32(_mm512_and_si512(zero, _mm512_set1_epi32(15)), 12));
+    const uint8_t* factors = p_ + 4 * kLanes;
+    if constexpr (S::zero) {
+      for (int b = 0; b < blocks; b += 2) {
+        const __m512i k = integers(factors + kLanes * b), shift = integers(factors + kLanes * (b + 1));
+        const __m512i at = _mm512_add_epi32(_mm512_slli_epi32(k, 5), _mm512_and_si512(shift, _mm512_set1_epi32(31)));
+        _mm512_store_si512(group.books[b], at);
+        _mm512_store_si512(group.books[b + 1], at);
       }
-      ASHLAR_UNROLL for (int i = 0; i < kShared; ++i) _mm512_store_si512(group.books[b + i], book);
+    } else {
+      for (int b = 0; b < blocks; ++b)
+        _mm512_store_si512(group.books[b], _mm512_slli_epi32(integers(factors + kLanes * b), 4));
     }
-    group.codes = p_ + codebook_header_bytes(blocks, kShared, kArrays);
+    group.codes = p_ + codebook_header_bytes(blocks);
     fetch(group.codes - 256);
     return blocks;
   }
@@ -172,17 +185,16 @@ class ByCodebooks : public Int8<S> {
   template <bool lifted, class Take>
   ASHLAR_MEMBER void quarters(const Group& group, int block, Take take) const {
     const uint8_t* codes = group.codes + 256 * block;
-    const uint8_t* books = books_of<lifted>();
+    const uint8_t* books = kCodebooks<Values, lifted>.of[128];
     fetch(codes);
     ASHLAR_UNROLL for (int i = 0; i < 4; ++i) _mm_prefetch((const char*)codes + kNear + 64 * i, _MM_HINT_T0);
     ASHLAR_UNROLL for (int q = 0; q < 4; ++q) {
       const int32_t* at = group.books[block] + q;
-      __m512i book = _mm512_broadcast_i32x4(_mm_load_si128((const __m128i*)(books + at[0])));
-      book = _mm512_mask_broadcast_i32x4(book, 0x00f0, _mm_load_si128((const __m128i*)(books + at[4])));
-      book = _mm512_mask_broadcast_i32x4(book, 0x0f00, _mm_load_si128((const __m128i*)(books + at[8])));
-      book = _mm512_mask_broadcast_i32x4(book, 0xf000, _mm_load_si128((const __m128i*)(books + at[12])));
+      __m512i book = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)(books + at[0])));
+      book = _mm512_mask_broadcast_i32x4(book, 0x00f0, _mm_loadu_si128((const __m128i*)(books + at[4])));
+      book = _mm512_mask_broadcast_i32x4(book, 0x0f00, _mm_loadu_si128((const __m128i*)(books + at[8])));
+      book = _mm512_mask_broadcast_i32x4(book, 0xf000, _mm_loadu_si128((const __m128i*)(books + at[12])));
       const __m512i both = load(codes + 64 * q);
-      if constexpr (S::zero && !lifted) book = _mm512_xor_si512(book, bytes(128));
       take(q, 0, _mm512_shuffle_epi8(book, _mm512_and_si512(both, bytes(15))));
       take(q, 1, _mm512_shuffle_epi8(book, _mm512_and_si512(_mm512_srli_epi32(both, 4), bytes(15))));
     }
@@ -200,20 +212,11 @@ class ByCodebooks : public Int8<S> {
   }
 
   ASHLAR_MEMBER void end() {
-    p_ += kGroupBytes;
+    p_ += codebook_group_bytes(Int8<S>::kBlocks);
     left_ -= Int8<S>::kBlocks;
   }
 
  private:
-  // The codebook of factor 0 (and zero 0).
-  template <bool lifted>
-  static ASHLAR_MEMBER const uint8_t* books_of() {
-    if constexpr (S::zero)
-      return kZeroBooks.of[0][128];
-    else
-      return kCodebooks<S, lifted>.of[128];
-  }
-
   // The tile after this one, a quarter of it beside the other: four streams get a third more from memory than one.
   ASHLAR_MEMBER void fetch(const uint8_t* here) const {
     const uint8_t* next = tile_ + tile_bytes_ + ((here - tile_) / 4 & -64);
@@ -305,15 +308,17 @@ class Quantized : public Int8<S> {
   static ASHLAR_MEMBER __m512 halves(const uint8_t* p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
   }
-  static ASHLAR_MEMBER __m512i integers(const uint8_t* p) {
-    return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p));
-  }
 
   // Scales of a block's sub-blocks; `most` becomes the step that can hold them too.
   ASHLAR_MEMBER void read_scales(int block, Scales* out, __m512& most) const {
     const __m512 d = S::wide ? _mm512_loadu_ps(unit(block)) : halves(unit(block));
     __m512 dmin = _mm512_setzero_ps();
-    if constexpr (S::min) dmin = halves(unit(block) + 32);
+    if constexpr (S::zero) {  // (codes are taken without their offset)
+      const __m512i zero = _mm512_add_epi32(integers(unit(block) + 32), _mm512_set1_epi32(1 << (S::bits - 1)));
+      dmin = _mm512_mul_ps(d, _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_setzero_si512(), zero)));
+    } else if constexpr (S::min) {
+      dmin = halves(unit(block) + 32);
+    }
     const uint8_t* p = body(block);
     ASHLAR_UNROLL for (int h = 0; h < S::subs; ++h) {
       Scales& s = out[h];
@@ -418,7 +423,7 @@ class Quantized : public Int8<S> {
   static ASHLAR_MEMBER __m512i codes(const uint8_t* p) {
     const auto nibble = [&] { return moved < g<4 ? 0 : -4>(load(p + 64 * (g % 4))); };
     if constexpr (S::bits == 8) {
-      return _mm512_xor_si512(load(p + 64 * g), bytes(128));
+      return S::min ? load(p + 64 * g) : _mm512_xor_si512(load(p + 64 * g), bytes(128));
     } else if constexpr (S::bits == 6) {
       const __m512i pair = _mm512_and_si512(moved<4 - 2 * (g % 4)>(load(p + 256 + 64 * (g / 4))), bytes(0x30));
       return merged(pair, nibble(), bytes(15));
@@ -502,9 +507,9 @@ class F16 : public Floats {
   }
 };
 
-//                      bits blocks subs scale_bytes min offset table header
+//                      bits blocks subs scale_bytes min offset header
 typedef Quantized<Shape<8, 1, 1, 0, false, 128>> Q8_0;
-typedef ByCodebooks<Shape<4, 1, 1, 0, false, 8>> Q4_0;
+typedef ByCodebooks<Shape<4, 1, 1, 0, false, 8>, Centred> Q4_0;
 typedef Quantized<Shape<4, 1, 1, 0, true, 0>> Q4_1;
 typedef Quantized<Shape<5, 1, 1, 0, false, 16>> Q5_0;
 typedef Quantized<Shape<5, 1, 1, 0, true, 0>> Q5_1;
@@ -513,11 +518,12 @@ typedef Quantized<Shape<3, 8, 2, 2, false, 4>> Q3_K;
 typedef Quantized<Shape<4, 8, 1, 2, true, 0>> Q4_K;
 typedef Quantized<Shape<5, 8, 1, 2, true, 0>> Q5_K;
 typedef Quantized<Shape<6, 8, 2, 2, false, 32>> Q6_K;
-typedef ByCodebooks<Shape<4, 1, 1, 0, false, kIq4Reach, kIq4>> IQ4_NL;
-typedef ByCodebooks<Shape<4, 8, 1, 1, false, kIq4Reach, kIq4>> IQ4_XS;
-typedef ByCodebooks<Shape<4, 2, 1, 0, false, 8, kNone, kZero>> U4Z;
-typedef Quantized<Shape<8, 2, 1, 0, false, 128, kNone, kWide>> I8;
-typedef ByCodebooks<Shape<4, 2, 1, 0, false, kNf4Reach, kNf4Values, kWide>> NF4;
+typedef ByCodebooks<Shape<4, 1, 1, 0, false, 0>, Iq4> IQ4_NL;
+typedef ByCodebooks<Shape<4, 8, 1, 1, false, 0>, Iq4> IQ4_XS;
+typedef ByCodebooks<Shape<4, 2, 1, 0, false, 8, kZero>, Shifted> U4Z;
+typedef Quantized<Shape<8, 2, 1, 0, true, 0, kZero>> U8Z;
+typedef Quantized<Shape<8, 2, 1, 0, false, 128, kWide>> I8;
+typedef ByCodebooks<Shape<4, 2, 1, 0, false, 0, kWide>, Nf4> NF4;
 
 }  // namespace
 }  // namespace ashlar::kernels::amx

@@ -87,8 +87,8 @@ struct Tensor {
   kernels::Type type = kernels::Type::f32;
   int rank = 0;
   std::array<std::int64_t, 4> dims{1, 1, 1, 1};  // innermost first; all at least 1
-  std::span<const std::byte> data;  // empty: it is made when it is asked for, by File::read()
-  int part = 0;                     // the file of a split model that holds it
+  std::span<const std::byte> data;               // empty: it is made when it is asked for, by File::read()
+  int part = 0;                                  // the file of a split model that holds it
   // Column k of the rows meets element order[k] of what they are multiplied by; empty: its own. Of no GGUF file.
   std::span<const std::int32_t> order;
 
@@ -139,8 +139,8 @@ class File {
   // A file that exists in memory alone; `name` is what errors call it.
   static Result<File> in_memory(std::vector<std::byte> bytes, std::string name);
 
-  // A file that exists nowhere: `keys` is one with keys alone, whose tensors have their bytes in `parts`, or are made by
-  // `assembly`, which owns their names too. `path` is what errors call it.
+  // A file that exists nowhere: `keys` is one with keys alone, whose tensors have their bytes in `parts`, or are made
+  // by `assembly`, which owns their names too. `path` is what errors call it.
   static Result<File> assemble(std::string path, std::vector<std::byte> keys, std::vector<MappedFile> parts,
                                std::vector<Tensor> tensors, std::shared_ptr<const Assembly> assembly);
 

@@ -154,6 +154,7 @@ Result<const Family*> find_family(const Fields& fields) {
   std::string supported;
   for (const Family& family : kFamilies)
     supported += fmt::format("{}{}", supported.empty() ? "" : ", ", family.class_name);
+  supported += ", BertModel, RobertaModel, XLMRobertaModel, NomicBertModel";
   const std::string offered = class_name.empty() ? *type
                               : type             ? fmt::format("{} ({})", class_name, *type)
                                                  : class_name;

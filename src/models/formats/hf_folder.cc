@@ -12,6 +12,7 @@
 
 #include "base/log.h"
 #include "models/formats/gguf_writer.h"
+#include "models/formats/hf_encoder.h"
 #include "models/formats/hf_keys.h"
 #include "models/formats/hf_tensors.h"
 #include "models/mix.h"
@@ -104,17 +105,37 @@ Status check_vocabulary(const text::Vocabulary& v, int rows, const std::string& 
   const bool added = v.types.size() == v.tokens.size() &&
                      std::ranges::all_of(beyond, [](text::TokenType type) { return type != text::TokenType::normal; });
   if (!added)
-    return Error{Code::corrupt, fmt::format("{}: the tokenizer has {} tokens, config.json says {}", folder,
-                                            v.tokens.size(), rows)};
+    return Error{Code::corrupt,
+                 fmt::format("{}: the tokenizer has {} tokens, config.json says {}", folder, v.tokens.size(), rows)};
   log::warn("tokens_left_out", {{"folder", folder},
                                 {"tokens", v.tokens.size() - static_cast<std::size_t>(rows)},
                                 {"why", "the model has no rows for these added tokens"}});
   return {};
 }
 
+Result<gguf::File> assemble(const std::string& folder, const gguf::Writer& keys,
+                            std::shared_ptr<FolderTensors> tensors) {
+  auto list = tensors->list();
+  return gguf::File::assemble(folder, TRY(bytes_of(keys)), tensors->take_shards(), std::move(list), tensors);
+}
+
+Result<gguf::File> open_encoder_folder(const std::string& folder, const HfEncoder& encoder, RowsFor whom) {
+  const int rows = encoder.config.shape.vocabulary;
+  const FolderText text = TRY(read_folder_text(folder));
+  TRY(check_vocabulary(text.vocabulary, rows, folder));
+  auto tensors = std::make_shared<FolderTensors>(TRY(safetensors::Checkpoint::open(folder)), folder);
+  for (Stored& stored : TRY(stored_tensors(tensors->weights(), HfConfig{}, whom)))
+    if (auto renamed = TRY(rename_encoder(std::move(stored), encoder, folder))) tensors->add(std::move(*renamed));
+  gguf::Writer keys;
+  add_encoder_keys(encoder, tensors->file_type(), folder, keys);
+  add_vocabulary_keys(text, rows, keys);
+  return assemble(folder, keys, std::move(tensors));
+}
+
 }  // namespace
 
 Result<gguf::File> open_folder(const std::string& folder, RowsFor whom) {
+  if (const auto encoder = TRY(open_hf_encoder(folder))) return open_encoder_folder(folder, *encoder, whom);
   const HfConfig hf = TRY(open_hf_config(folder));
   const Shape& shape = hf.config.shape;
   FolderText text = TRY(read_folder_text(folder));
@@ -129,8 +150,9 @@ Result<gguf::File> open_folder(const std::string& folder, RowsFor whom) {
   gguf::Writer keys;
   add_config_keys(hf, tensors->file_type(), folder, keys);
   add_vocabulary_keys(text, shape.vocabulary, keys);
-  auto list = tensors->list();
-  return gguf::File::assemble(folder, TRY(bytes_of(keys)), tensors->take_shards(), std::move(list), tensors);
+  if (const auto pooling = TRY(open_hf_pooling(folder)))
+    keys.add(fmt::format("{}.pooling_type", shape.architecture), static_cast<std::uint32_t>(*pooling));
+  return assemble(folder, keys, std::move(tensors));
 }
 
 Result<gguf::File> open_folder_text(const std::string& folder) {

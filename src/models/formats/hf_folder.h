@@ -11,9 +11,9 @@
 namespace ashlar::models {
 
 // config.json, generation_config.json, *.safetensors, vocabulary and chat templates of a folder. Weights keep their
-// type (F32, F16, BF16, or what quantized_checkpoint.h has for `whom`); vectors become F32. Tensors whose bytes are as they lie in the shards are read there.
-// not_found, corrupt: a part of the folder is missing, broken, or at odds with config.json; unsupported: its
-// architecture, or a weight's type.
+// type (F32, F16, BF16, or what quantized_checkpoint.h has for `whom`); vectors become F32. Tensors whose bytes are as
+// they lie in the shards are read there. not_found, corrupt: a part of the folder is missing, broken, or at odds with
+// config.json; unsupported: its architecture, or a weight's type.
 Result<gguf::File> open_folder(const std::string& folder, RowsFor whom = RowsFor::products);
 
 // The vocabulary and chat templates alone: no weights are looked for. Errors likewise.

@@ -101,7 +101,8 @@ void add_sampling(const SamplingAdvice& advice, gguf::Writer& writer) {
 
 }  // namespace
 
-void add_config_keys(const HfConfig& hf, std::optional<std::uint32_t> file_type, const std::string& folder, gguf::Writer& writer) {
+void add_config_keys(const HfConfig& hf, std::optional<std::uint32_t> file_type, const std::string& folder,
+                     gguf::Writer& writer) {
   writer.add("general.architecture", hf.config.shape.architecture);
   auto path = std::filesystem::absolute(folder).lexically_normal();
   if (path.filename().empty()) path = path.parent_path();  // "folder/"

@@ -12,7 +12,8 @@
 namespace ashlar::models {
 
 // general.* and ARCHITECTURE.*. `file_type`: general.file_type, if there is one.
-void add_config_keys(const HfConfig& hf, std::optional<std::uint32_t> file_type, const std::string& folder, gguf::Writer& writer);
+void add_config_keys(const HfConfig& hf, std::optional<std::uint32_t> file_type, const std::string& folder,
+                     gguf::Writer& writer);
 
 // tokenizer.*. The list of tokens is filled up, or its last added ones cut, to the embedding's rows.
 void add_vocabulary_keys(const FolderText& text, int rows, gguf::Writer& writer);

@@ -20,7 +20,8 @@ struct Name {
   std::string_view theirs, ours;
 };
 
-constexpr Name kOutside[] = {{"model.embed_tokens", "token_embd"}, {"model.norm", "output_norm"}, {"lm_head", "output"}};
+constexpr Name kOutside[] = {
+    {"model.embed_tokens", "token_embd"}, {"model.norm", "output_norm"}, {"lm_head", "output"}};
 
 // Within a layer. What an architecture calls otherwise stands before what is common to them.
 constexpr Name kCommon[] = {
@@ -96,6 +97,9 @@ std::string plain_name(std::string_view name) {
       const bool whole = rest.starts_with("model.") || rest.starts_with("lm_head.");
       return whole ? std::string(rest) : fmt::format("model.{}", rest);
     }
+  // Saved without its output matrix, as models that embed are.
+  for (const std::string_view bare : {"layers.", "embed_tokens.", "norm."})
+    if (name.starts_with(bare)) return fmt::format("model.{}", name);
   return std::string(name);
 }
 
@@ -154,10 +158,12 @@ Result<std::vector<Stored>> stored_tensors(const safetensors::Checkpoint& weight
     if (is_left_out(tensor.name)) continue;
     Stored stored{.name = plain_name(tensor.name), .shape = tensor.shape, .from = {&tensor}};
     if (stored.name.ends_with(".rotary_emb.inv_freq")) continue;  // old folders stored the frequencies
+    if (stored.name.ends_with(".position_ids")) continue;         // and 0, 1, 2, ...
     const auto type = type_of(tensor.type);
     if (!type)
-      return Error{Code::unsupported, fmt::format("{}: tensor {} is {}; F32, F16 and BF16 are supported",
-                                                  weights.path(), gguf::quoted(tensor.name), safetensors::name(tensor.type))};
+      return Error{Code::unsupported,
+                   fmt::format("{}: tensor {} is {}; F32, F16 and BF16 are supported", weights.path(),
+                               gguf::quoted(tensor.name), safetensors::name(tensor.type))};
     stored.type = *type;
     out.push_back(std::move(stored));
   }
