@@ -6,8 +6,8 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <map>
 #include <numeric>
-#include <optional>
 
 #include "kernels/blocks.h"
 #include "kernels/float8.h"
@@ -21,6 +21,7 @@ using kernels::Type;
 using Levels = PublishedMatrix::Levels;
 
 constexpr int kChunk = 32;  // columns whose scale and zero are looked at together
+constexpr double kMostF16 = 65000;
 
 // FP4's values: a sign above one of these.
 constexpr float kFp4[8] = {0.0f, 0.005208333333f, 0.66666667f, 1.0f, 0.33333333f, 0.5f, 0.16666667f, 0.25f};
@@ -94,32 +95,45 @@ double reach(const PublishedMatrix& m, const Survey& s) {
   }
 }
 
-Type choose_integers(const PublishedMatrix& m, const Survey& s, RowsFor whom) {
-  const bool ours = whom == RowsFor::products, wide = ours && s.chunk == 64;
+// Whole numbers: the types that hold them, the smallest first.
+void hold_integers(const PublishedMatrix& m, const Survey& s, RowsFor whom, std::vector<Type>& types) {
+  const bool wide = whom == RowsFor::products && s.chunk == 64;
   // code - zero lies within
   const int low = -s.most_zero, high = (1 << m.bits) - 1 - s.least_zero;
   const auto within = [&](int reach) { return low >= -reach && high < reach; };
   if (m.bits <= 4 && s.halves) {
-    if (within(8)) return Type::q4_0;
-    if (wide && s.least_zero >= 0 && s.most_zero <= 16) return Type::u4z;
-    if (within(16)) return Type::q5_0;
+    if (within(8)) types.push_back(Type::q4_0);
+    if (wide && s.least_zero >= 0 && s.most_zero <= 16) types.push_back(Type::u4z);
+    if (within(16)) types.push_back(Type::q5_0);
   }
-  if (within(128) && s.exact_halves) return Type::q8_0;
-  if (within(128) && wide) return Type::i8;
-  if (within(128) && s.halves) return Type::q8_0;
-  if (wide && s.halves && s.least_zero >= 0 && s.most_zero < 256) return Type::u8z;
-  return Type::f16;
+  if (within(128) && s.exact_halves) types.push_back(Type::q8_0);
+  if (within(128) && wide) types.push_back(Type::i8);
+  if (within(128) && s.halves && !s.exact_halves) types.push_back(Type::q8_0);
+  if (wide && s.halves && s.least_zero >= 0 && s.most_zero < 256) types.push_back(Type::u8z);
 }
 
-Type choose(const PublishedMatrix& m, const Survey& s, RowsFor whom) {
-  const Type dense = s.most * reach(m, s) < 65000 ? Type::f16 : Type::bf16;
-  if (s.chunk == 0) return dense;
-  Type type = Type::f16;
-  if (m.levels == Levels::integers)
-    type = choose_integers(m, s, whom);
-  else if (whom == RowsFor::products && s.chunk == 64 && m.levels != Levels::fp4)
-    type = m.levels == Levels::f8_e4m3 ? Type::f8_e4m3 : m.levels == Levels::f8_e5m2 ? Type::f8_e5m2 : Type::nf4;
-  return type == Type::f16 ? dense : type;
+// The types that hold the matrix, the best first.
+std::vector<Type> holders(const PublishedMatrix& m, const Survey& s, RowsFor whom) {
+  std::vector<Type> types;
+  if (s.chunk > 0 && m.levels == Levels::integers)
+    hold_integers(m, s, whom, types);
+  else if (s.chunk == 64 && whom == RowsFor::products && m.levels != Levels::fp4)
+    types.push_back(m.levels == Levels::f8_e4m3   ? Type::f8_e4m3
+                    : m.levels == Levels::f8_e5m2 ? Type::f8_e5m2
+                                                  : Type::nf4);
+  if (s.most * reach(m, s) < kMostF16) types.push_back(Type::f16);
+  types.push_back(Type::bf16);
+  return types;
+}
+
+// What the experts of one layer have in common: "...mlp.experts.17.up_proj.weight" without the number; of others the
+// name itself. They become one tensor, so they must have one type.
+std::string kin_of(std::string_view name) {
+  constexpr std::string_view kExperts = ".experts.";
+  const std::size_t at = name.find(kExperts);
+  if (at == name.npos) return std::string(name);
+  const std::size_t dot = name.find('.', at + kExperts.size());
+  return fmt::format("{}{}", name.substr(0, at + kExperts.size()), dot == name.npos ? "" : name.substr(dot));
 }
 
 // A row to write: codes in the order of the product, a scale and a zero for each chunk (or column, if dense).
@@ -304,13 +318,22 @@ Result<QuantizedCheckpoint> read_quantized_checkpoint(const safetensors::Checkpo
                                                       const QuantizationConfig& config, RowsFor whom) {
   Published published = TRY(read(weights, config));
   QuantizedCheckpoint out;
-  for (PublishedMatrix& matrix : published.matrices) {
-    Survey found = TRY(survey(matrix, weights, whom));
+  std::vector<Survey> surveys;
+  std::map<std::string, std::vector<Type>> types;  // that hold all of a kin
+  for (const PublishedMatrix& matrix : published.matrices) {
+    surveys.push_back(TRY(survey(matrix, weights, whom)));
+    std::vector<Type> possible = holders(matrix, surveys.back(), whom);
+    const auto [kin, fresh] = types.try_emplace(kin_of(matrix.name), possible);
+    if (!fresh)
+      std::erase_if(kin->second, [&](Type type) { return std::ranges::find(possible, type) == possible.end(); });
+  }
+  for (std::size_t i = 0; i < published.matrices.size(); ++i) {
+    PublishedMatrix& matrix = published.matrices[i];
     QuantizedMatrix q{.name = matrix.name,
-                      .type = choose(matrix, found, whom),
+                      .type = types.at(kin_of(matrix.name)).front(),
                       .rows = matrix.rows,
                       .columns = matrix.columns,
-                      .order = found.order,
+                      .order = std::move(surveys[i].order),
                       .from = matrix.from};
     if (q.type == Type::f16 || q.type == Type::bf16) q.order.clear();
     q.make = Maker(std::move(matrix), q.type, q.order, weights.path());

@@ -12,6 +12,7 @@
 //
 // Columns that were quantized in another order (act-order, g_idx) are brought into the order of their groups, and
 // `order` says which column of x each of them meets; a GGUF file has no place for that, so they become F16 there.
+// Experts of one layer have one type, that all of them fit.
 #pragma once
 
 #include <cstddef>

@@ -367,6 +367,19 @@ TEST_F(QuantizedCheckpointTest, WhatBelongsToNoMatrixStaysPlain) {
   EXPECT_EQ(found.checkpoint.plain[0]->name, kModule + ".bias");
 }
 
+TEST_F(QuantizedCheckpointTest, ExpertsOfALayerHaveOneType) {
+  const std::string experts = "model.layers.0.mlp.experts.";
+  auto entries = packing::gptq(experts + "0.up_proj", packing::random_codes(32, 64, 64, 4, true, 5), 4, false);
+  for (const auto& [module, symmetric] : {std::pair{experts + "1.up_proj", false}, {experts + "0.down_proj", true}}) {
+    const auto more = packing::gptq(module, packing::random_codes(32, 64, 64, 4, symmetric, 5), 4, false);
+    entries.insert(entries.end(), more.begin(), more.end());
+  }
+  const Found found = read(entries, gptq_members(4, 64, false, "gptq"));
+  ASSERT_EQ(found.checkpoint.matrices.size(), 3u);
+  for (const QuantizedMatrix& matrix : found.checkpoint.matrices)
+    EXPECT_EQ(matrix.type, matrix.name.find("down") == std::string::npos ? Type::u4z : Type::q4_0) << matrix.name;
+}
+
 TEST_F(QuantizedCheckpointTest, UnknownMethodsAndVariantsAreNamed) {
   const auto refuse = [&](const std::string& members) {
     const auto config = read_quantization_config(config_of(members), "", "", "folder");
