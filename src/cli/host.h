@@ -10,6 +10,7 @@
 #include "engine/engine.h"
 #include "engine/generator.h"
 #include "models/packed_cache.h"
+#include "store/model_store.h"
 
 namespace ashlar::cli {
 
@@ -19,12 +20,14 @@ inline constexpr const char* kDefaultModel = "ashlar-assistant";
 struct HostOptions {
   engine::EngineOptions engine;
   models::PackedCacheOptions packed_cache;
+  store::StoreOptions store = store::store_options_from_environment();
   std::string draft_model;
   std::string isa;
   int threads = 0;
   void fields(auto&& field) {
     engine.fields(field);
     packed_cache.fields(field);
+    store.fields(field);
     field("draft_model", draft_model,
           "A small model of the same vocabulary that guesses tokens ahead for the models served: a GGUF file.");
     field("threads", threads, "Threads that compute; 0: one for each core.");
@@ -34,8 +37,9 @@ struct HostOptions {
 
 class Host {
  public:
-  // `models`: paths, or NAME=PATH, or kDefaultModel. A path's served name is its
-  // file name without ".gguf".
+  // `models`: paths, names of pulled models, NAME= either, or kDefaultModel. A
+  // path's served name is its file name without ".gguf", a pulled model's the one
+  // that was typed.
   static Result<std::unique_ptr<Host>> open(const std::vector<std::string>& models, const HostOptions& options);
   virtual ~Host() = default;
 
