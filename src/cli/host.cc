@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "cli/default_model.h"
 #include "cli/reading.h"
+#include "cli/stored_model.h"
 #include "engine/generator_set.h"
 #include "engine/reader_set.h"
 #include "engine/silent_generator.h"
@@ -24,21 +25,27 @@ struct Named {
   std::string name, path;
 };
 
-// "NAME=PATH", a path, or the embedded model's name. A file whose own name holds
-// a "=" is taken as it is.
-Result<Named> parse_model(const std::string& text) {
-  if (text.empty()) return Error{Code::invalid, "--model: expected PATH or NAME=PATH"};
-  if (text == kDefaultModel) return Named{text, TRY(default_model_path())};
+// The file of the embedded model, of a path, or of a pulled model.
+Result<std::string> path_of(const std::string& model, const HostOptions& options) {
+  return model == kDefaultModel ? default_model_path() : find_model(model, options.store);
+}
+
+// "NAME=MODEL" or a model. A file whose own name holds a "=" is taken as it is.
+Result<Named> parse_model(const std::string& text, const HostOptions& options) {
+  if (text.empty()) return Error{Code::invalid, "--model: expected a model or NAME=MODEL"};
+  const bool exists = std::filesystem::exists(text);
   const auto equals = text.find('=');
-  if (equals != std::string::npos && equals > 0 && !std::filesystem::exists(text)) {
-    const std::string path = text.substr(equals + 1);
-    if (path.empty()) return Error{Code::invalid, fmt::format("--model: '{}' names no file after the '='", text)};
-    return Named{text.substr(0, equals), path == kDefaultModel ? TRY(default_model_path()) : path};
+  if (equals != std::string::npos && equals > 0 && !exists && !store::looks_like_reference(text)) {
+    const std::string model = text.substr(equals + 1);
+    if (model.empty()) return Error{Code::invalid, fmt::format("--model: '{}' names no file after the '='", text)};
+    return Named{text.substr(0, equals), TRY(path_of(model, options))};
   }
-  const auto path = std::filesystem::absolute(text).lexically_normal();
+  const std::string found = TRY(path_of(text, options));
+  if (!exists) return Named{text, found};
+  const auto path = std::filesystem::absolute(found).lexically_normal();
   std::string name = (path.has_filename() ? path : path.parent_path()).filename().string();  // "folder/", too
   if (name.ends_with(".gguf")) name.resize(name.size() - 5);
-  return Named{name, text};
+  return Named{name, found};
 }
 
 // Milliseconds.
@@ -91,7 +98,7 @@ class LoadedHost final : public Host {
   LoadedHost(int threads) : pool_(std::make_shared<ThreadPool>(threads, /*pin=*/true)), turns_(std::make_shared<engine::ComputeLock>()) {}
 
   Status take_draft(const std::string& text, const HostOptions& options) {
-    const std::string path = text == kDefaultModel ? TRY(default_model_path()) : text;
+    const std::string path = TRY(path_of(text, options));
     auto loaded = TRY(models::load(path,
                                    {.max_rows = options.engine.max_num_batched_tokens,
                                     .packed_cache = models::PackedCache::from(options.packed_cache)},
@@ -106,7 +113,7 @@ class LoadedHost final : public Host {
 
   Status add(const std::string& text, const HostOptions& options) {
     Stopwatch watch;
-    auto [name, path] = TRY(parse_model(text));
+    auto [name, path] = TRY(parse_model(text, options));
     auto file = TRY(models::open_file(path));
     auto loaded = TRY(models::open_model(std::move(file)));
     if (!loaded.config) return Error{Code::invalid, fmt::format("{}: has a vocabulary but no weights", path)};

@@ -11,6 +11,7 @@
 #include "engine/generator.h"
 #include "engine/text_reader.h"
 #include "models/packed_cache.h"
+#include "store/model_store.h"
 
 namespace ashlar::cli {
 
@@ -21,6 +22,7 @@ struct HostOptions {
   engine::EngineOptions engine;
   engine::TextReaderOptions reader;
   models::PackedCacheOptions packed_cache;
+  store::StoreOptions store = store::store_options_from_environment();
   std::string draft_model;
   std::string isa;
   int threads = 0;
@@ -28,6 +30,7 @@ struct HostOptions {
     engine.fields(field);
     reader.fields(field);
     packed_cache.fields(field);
+    store.fields(field);
     field("draft_model", draft_model,
           "A small model of the same vocabulary that guesses tokens ahead for the models served: a GGUF file or a Hugging Face folder.");
     field("threads", threads, "Threads that compute; 0: one for each core.");
@@ -37,8 +40,8 @@ struct HostOptions {
 
 class Host {
  public:
-  // `models`: paths of GGUF files or Hugging Face folders, or NAME=PATH, or kDefaultModel. A path's served name is its
-  // file name without ".gguf", or the folder's.
+  // `models`: paths of GGUF files or Hugging Face folders, names of pulled models, NAME= any of these, or kDefaultModel.
+  // A path's served name is its file name without ".gguf", or the folder's; a pulled model's the one that was typed.
   static Result<std::unique_ptr<Host>> open(const std::vector<std::string>& models, const HostOptions& options);
   virtual ~Host() = default;
 

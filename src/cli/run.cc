@@ -15,6 +15,7 @@
 #include "cli/commands.h"
 #include "cli/flags.h"
 #include "cli/host.h"
+#include "cli/stored_model.h"
 #include "cli/terminal.h"
 
 namespace ashlar::cli {
@@ -201,8 +202,8 @@ int chat(Conversation& conversation, const std::string& model) {
   }
 }
 
-bool looks_like_model(const std::string& word) {
-  return word.ends_with(".gguf") || word == kDefaultModel || access(word.c_str(), F_OK) == 0;
+bool looks_like_model(const std::string& word, const HostOptions& options) {
+  return word.ends_with(".gguf") || word == kDefaultModel || names_model(word, options.store);
 }
 
 }  // namespace
@@ -216,13 +217,14 @@ int run(const Words& words) {
   CommandLine line{.name = "run",
                    .summary = "Chat with a model in the terminal. With PROMPT, or a pipe on standard input: answer on standard output and exit.",
                    .examples = "Examples:\n  ashlar run\n  ashlar run model.gguf \"Why is the sky blue?\"\n"
-                               "  ashlar run model.gguf --temperature 0 < question.txt",
-                   .positionals = {{.name = "MODEL", .help = "A GGUF file or a Hugging Face folder; left out: the embedded model.", .value = &first},
+                               "  ashlar run model.gguf --temperature 0 < question.txt\n"
+                               "  ashlar pull ollama:qwen3:0.6b && ashlar run qwen3:0.6b",
+                   .positionals = {{.name = "MODEL", .help = "A GGUF file, a Hugging Face folder or a pulled model's name; left out: the embedded model.", .value = &first},
                                    {.name = "PROMPT", .help = "What to answer.", .value = &second}},
                    .options = std::move(all)};
   if (const auto status = parse(line, words)) return *status;
   // One word alone may be either.
-  if (second.empty() && !first.empty() && !looks_like_model(first)) std::swap(first, second);
+  if (second.empty() && !first.empty() && !looks_like_model(first, host_options)) std::swap(first, second);
   std::string prompt = second;
   const bool interactive = prompt.empty() && is_terminal(stdin);
   if (!interactive && prompt.empty()) {

@@ -23,7 +23,7 @@ struct ServeOptions {
   std::chrono::milliseconds drain_timeout{30'000};
   std::string log_level = "info", log_format = "text";
   void fields(auto&& field) {
-    field("model", model, "A model as PATH or NAME=PATH; may be given many times.");
+    field("model", model, "A model as PATH, a pulled model's name, or NAME=either; may be given many times.");
     server.fields(field);
     api.fields(field);
     host.fields(field);
@@ -109,8 +109,9 @@ int serve(const Words& words) {
                    .summary = "Serve models over the OpenAI API, with a page to chat and metrics.",
                    .examples = "Examples:\n  ashlar serve\n  ashlar serve model.gguf --port 9000\n"
                                "  ashlar serve --model small=a.gguf --model large=b.gguf\n"
+                               "  ashlar pull hf:Qwen/Qwen3-0.6B-GGUF:Q8_0 && ashlar serve Qwen3-0.6B-Q8_0\n"
                                "  ashlar serve model.gguf --host 0.0.0.0 --api-key-file keys.txt --tls-cert cert.pem --tls-key key.pem",
-                   .positionals = {{.name = "MODEL", .help = "A GGUF file or a Hugging Face folder; left out, with no --model: the embedded model.", .value = &model}},
+                   .positionals = {{.name = "MODEL", .help = "A GGUF file, a Hugging Face folder or a pulled model's name; left out, with no --model: the embedded model.", .value = &model}},
                    .options = list_options(options),
                    .reads_environment = true};
   if (const auto status = parse(line, words)) return *status;
