@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <ctime>
 #include <filesystem>
@@ -63,6 +64,20 @@ std::string_view name_of(models::PackedImage::Origin origin) {
     case models::PackedImage::Origin::copied: return "cache, read";
   }
   return "";
+}
+
+// What requests get that say nothing, as far as the publisher advises it.
+engine::Sampling sampling_of(const models::SamplingAdvice& advice) {
+  engine::Sampling sampling;
+  const auto take = [](float& value, const std::optional<double>& advised, double most) {
+    if (advised) value = static_cast<float>(std::min(*advised, most));
+  };
+  take(sampling.temperature, advice.temperature, 2);
+  take(sampling.min_p, advice.min_p, 1);
+  if (advice.top_p != 0) take(sampling.top_p, advice.top_p, 1);
+  if (advice.repetition_penalty != 0) take(sampling.repetition_penalty, advice.repetition_penalty, 100);
+  sampling.top_k = advice.top_k.value_or(sampling.top_k);
+  return sampling;
 }
 
 // What turns text into tokens and messages into text.
@@ -130,6 +145,7 @@ class LoadedHost final : public Host {
                                               .created = std::time(nullptr),
                                               .parameters = loaded.facts.parameters,
                                               .bytes = static_cast<std::int64_t>(loaded.facts.bytes.count),
+                                              .sampling = sampling_of(loaded.facts.sampling),
                                               .pool = pool_,
                                               .turns = turns_},
                                              options.engine));
@@ -142,6 +158,26 @@ class LoadedHost final : public Host {
     return {};
   }
 
+  // "NAME=PATH" is of the first model, "MODEL:NAME=PATH" of that one.
+  Status add_adapter(const std::string& text) {
+    const auto equals = text.find('=');
+    if (equals == std::string::npos || equals == 0 || equals + 1 == text.size())
+      return Error{Code::invalid, fmt::format("--adapter: '{}' is not NAME=PATH", text)};
+    std::string name = text.substr(0, equals);
+    std::size_t model = 0;
+    for (std::size_t i = 0; i < names_.size(); ++i)
+      if (name.starts_with(names_[i] + ":")) {
+        name = name.substr(names_[i].size() + 1);
+        model = i;
+        break;
+      }
+    if (std::ranges::find(names_, name) != names_.end() || std::ranges::find(adapters_, name) != adapters_.end())
+      return Error{Code::invalid, fmt::format("--adapter: two are to be served as '{}'", name)};
+    TRY(engines_[model]->add_adapter(name, text.substr(equals + 1)));
+    adapters_.push_back(name);
+    return {};
+  }
+
   Status finish() {
     set_ = TRY(engine::GeneratorSet::create({engines_.begin(), engines_.end()}));
     return {};
@@ -149,13 +185,14 @@ class LoadedHost final : public Host {
 
   engine::Generator& generator() override { return *set_; }
   const std::vector<std::string>& models() const override { return names_; }
+  const std::string& first() const override { return adapters_.empty() ? names_.front() : adapters_.front(); }
 
  private:
   std::shared_ptr<ThreadPool> pool_;
   std::shared_ptr<engine::ComputeLock> turns_;
   std::shared_ptr<models::Model> draft_;  // null: none
   std::shared_ptr<const text::Tokenizer> draft_tokenizer_;
-  std::vector<std::string> names_;
+  std::vector<std::string> names_, adapters_;
   std::vector<std::shared_ptr<engine::Engine>> engines_;
   std::unique_ptr<engine::GeneratorSet> set_;
 };
@@ -167,6 +204,7 @@ Result<std::unique_ptr<Host>> Host::open(const std::vector<std::string>& models,
   auto host = std::make_unique<LoadedHost>(options.threads);
   if (!options.draft_model.empty()) TRY(host->take_draft(options.draft_model, options));
   for (const std::string& model : models) TRY(host->add(model, options));
+  for (const std::string& adapter : options.adapter) TRY(host->add_adapter(adapter));
   TRY(host->finish());
   return host;
 }

@@ -34,10 +34,11 @@ Result<Changes> changes_of(const gguf::File& file, std::span<const LoraFile> ada
     for (const LoraWeight& weight : adapter.weights) {
       const gguf::Tensor* tensor = file.find_tensor(weight.name);
       if (tensor == nullptr || tensor->columns() != weight.a.columns || tensor->rows() != weight.b.rows)
-        return Error{Code::invalid,
-                     fmt::format("{}: the adapter is for another base: its matrices for {} make [{}, {}], this model's {}",
-                                 adapter.path, gguf::quoted(weight.name), weight.a.columns, weight.b.rows,
-                                 tensor == nullptr ? "is missing" : "is " + gguf::dims_text(*tensor))};
+        return Error{
+            Code::invalid,
+            fmt::format("{}: the adapter is for another base: its matrices for {} make [{}, {}], this model's {}",
+                        adapter.path, gguf::quoted(weight.name), weight.a.columns, weight.b.rows,
+                        tensor == nullptr ? "is missing" : "is " + gguf::dims_text(*tensor))};
       if (tensor->type != Type::f32 && tensor->type != Type::f16 && tensor->type != Type::bf16)
         return Error{Code::unsupported,
                      fmt::format("{}: tensor {} is {}; an adapter is merged into F32, F16 or BF16, and the result "
@@ -57,7 +58,8 @@ void merge(const gguf::Tensor& tensor, std::span<const LoraWeight* const> weight
   };
   std::vector<Low> lows;
   for (const LoraWeight* weight : weights)
-    lows.push_back({floats_of(weight->a), floats_of(weight->b), static_cast<std::size_t>(weight->a.rows), weight->scale});
+    lows.push_back(
+        {floats_of(weight->a), floats_of(weight->b), static_cast<std::size_t>(weight->a.rows), weight->scale});
   const auto columns = static_cast<std::size_t>(tensor.columns());
   const std::size_t row_bytes = kernels::row_bytes(tensor.type, tensor.columns());
   std::vector<float> row(columns);

@@ -114,12 +114,8 @@ std::vector<Case> cases() {
   TinySpec gemma2 = gemma;
   gemma2.architecture = "gemma2", gemma2.layers = 3, gemma2.full_every = 2, gemma2.head_norms = false;
   gemma2.window_rope_base = 0, gemma2.rope_base = 10000, gemma2.attention_cap = 2, gemma2.logit_cap = 3;
-  TinySpec glm4{.architecture = "glm4",
-                .head_dim = 16,
-                .rope_dims = 8,
-                .qkv_bias = true,
-                .post_norms = true,
-                .fused_up = true};
+  TinySpec glm4{
+      .architecture = "glm4", .head_dim = 16, .rope_dims = 8, .qkv_bias = true, .post_norms = true, .fused_up = true};
   TinySpec phi3{.architecture = "phi3", .halves = true, .fused = true};
   TinySpec part = phi3;
   part.head_dim = 16, part.rope_dims = 12;
@@ -128,7 +124,9 @@ std::vector<Case> cases() {
       {"llama_bf16_sharded", bf16, {.sharded = true}},
       {"llama_f16_tied", TinySpec{.tied = true, .type = Type::f16}, {}},
       {"qwen2", TinySpec{.architecture = "qwen2", .halves = true, .qkv_bias = true}, {}},
-      {"qwen3", TinySpec{.architecture = "qwen3", .head_dim = 16, .halves = true, .head_norms = true}, {.new_rope = true}},
+      {"qwen3",
+       TinySpec{.architecture = "qwen3", .head_dim = 16, .halves = true, .head_norms = true},
+       {.new_rope = true}},
       {"granite", granite, {}},
       {"olmo2", olmo2, {}, 2e-2},
       {"olmo3", olmo3, {}, 2e-2},

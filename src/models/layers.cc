@@ -252,8 +252,10 @@ void Pass::attend(const Layer& layer) {
     kernels::store_kv(kv, sequences_, k, y_.ld, v, y_.ld, pool_);
   }
   if (layer.index + 1 == s.layers) keep_asked_rows();
-  const kernels::AttentionShape shape{
-      .heads = s.heads, .window = s.window(layer.index), .scale = config_.attention_scale, .cap = config_.attention_cap};
+  const kernels::AttentionShape shape{.heads = s.heads,
+                                      .window = s.window(layer.index),
+                                      .scale = config_.attention_scale,
+                                      .cap = config_.attention_cap};
   const Timed timed(profile_, Operation::attention, layer.index, profile_ == nullptr ? Cost{} : attention_cost());
   kernels::attention(kv, shape, sequences_, y_.data(), y_.ld, h_.data(), h_.ld, pool_);
 }

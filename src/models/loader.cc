@@ -66,8 +66,8 @@ Result<SamplingAdvice> read_sampling(const gguf::File& file) {
     const std::string full = fmt::format("general.sampling.{}", key);
     const auto found = TRY(file.maybe<double>(full));
     if (found && !(*found >= least && *found <= most))
-      return Error{Code::corrupt, fmt::format("{}: key '{}' is {}; {} to {} are possible", file.path(), full, *found,
-                                              least, most)};
+      return Error{Code::corrupt,
+                   fmt::format("{}: key '{}' is {}; {} to {} are possible", file.path(), full, *found, least, most)};
     return found;
   };
   SamplingAdvice advice;

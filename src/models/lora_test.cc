@@ -53,7 +53,8 @@ std::vector<Low> lows_of(const TinySpec& s, int rank, unsigned seed, const std::
   };
   const int q = s.heads * s.head_dim, kv = s.kv_heads * s.head_dim;
   const bool llama = s.architecture == "llama";
-  std::vector<Kind> kinds{{"attn_output", "self_attn.o_proj", s.width, q, 0}, {"ffn_down", "mlp.down_proj", s.width, s.hidden, 0}};
+  std::vector<Kind> kinds{{"attn_output", "self_attn.o_proj", s.width, q, 0},
+                          {"ffn_down", "mlp.down_proj", s.width, s.hidden, 0}};
   if (s.fused) {
     kinds.push_back({"attn_qkv", "self_attn.qkv_proj", q + 2 * kv, s.width, 0});
     kinds.push_back({"ffn_up", "mlp.gate_up_proj", 2 * s.hidden, s.width, 0});
@@ -96,7 +97,11 @@ void write_peft(const fs::path& folder, const std::vector<Low>& lows, const std:
 }
 
 std::string peft_config(int rank, double alpha, bool rslora = false) {
-  return dump_json({{"peft_type", "LORA"}, {"r", rank}, {"lora_alpha", alpha}, {"use_rslora", rslora}, {"bias", "none"},
+  return dump_json({{"peft_type", "LORA"},
+                    {"r", rank},
+                    {"lora_alpha", alpha},
+                    {"use_rslora", rslora},
+                    {"bias", "none"},
                     {"target_modules", Json::array({"q_proj"})}});
 }
 
@@ -107,8 +112,10 @@ void write_gguf(const fs::path& path, const std::vector<Low>& lows, float alpha,
   writer.add("adapter.type", "lora");
   writer.add("adapter.lora.alpha", alpha);
   for (const Low& low : lows) {
-    writer.add_tensor(low.name + ".weight.lora_a", kernels::Type::f32, {low.columns, low.rank}, std::as_bytes(std::span(low.a)));
-    writer.add_tensor(low.name + ".weight.lora_b", kernels::Type::f32, {low.rank, low.rows}, std::as_bytes(std::span(low.b)));
+    writer.add_tensor(low.name + ".weight.lora_a", kernels::Type::f32, {low.columns, low.rank},
+                      std::as_bytes(std::span(low.a)));
+    writer.add_tensor(low.name + ".weight.lora_b", kernels::Type::f32, {low.rank, low.rows},
+                      std::as_bytes(std::span(low.b)));
   }
   ASSERT_TRUE(writer.write(path));
 }
@@ -216,7 +223,8 @@ TEST_F(LoraTest, RowsOfManyAdaptersShareAStepAndKeepTheirBits) {
   for (int i = 0; i < 5; ++i) {
     const int rank = 1 << i;
     const std::string name = "a" + std::to_string(i);
-    write_peft(room / name, lows_of(spec, rank, 100u * static_cast<unsigned>(i), i == 3 ? "attn_v" : ""), peft_config(rank, 2 * rank));
+    write_peft(room / name, lows_of(spec, rank, 100u * static_cast<unsigned>(i), i == 3 ? "attn_v" : ""),
+               peft_config(rank, 2 * rank));
     adapters.push_back(adapter(model, name));
   }
   std::vector<Row> rows;

@@ -64,8 +64,8 @@ struct Step {
   struct Sequence {
     int first_row = 0;
     int rows = 0;
-    int first_position = 0;       // position of its first row; earlier ones are in the KV store
-    std::span<const int> blocks;  // its block table, covering first_position + rows
+    int first_position = 0;            // position of its first row; earlier ones are in the KV store
+    std::span<const int> blocks;       // its block table, covering first_position + rows
     const Adapter* adapter = nullptr;  // of this model; null: the model alone
   };
   std::span<const std::int32_t> tokens;  // [rows]

@@ -18,10 +18,12 @@ using kernels::Type;
 // As the published models' own code names them.
 std::string their_name(const std::string& architecture, std::string name) {
   static const std::map<std::string, std::string> kCommon{
-      {"attn_norm", "input_layernorm"}, {"ffn_norm", "post_attention_layernorm"}, {"attn_q", "self_attn.q_proj"},
-      {"attn_k", "self_attn.k_proj"},   {"attn_v", "self_attn.v_proj"},           {"attn_output", "self_attn.o_proj"},
-      {"attn_q_norm", "self_attn.q_norm"}, {"attn_k_norm", "self_attn.k_norm"},   {"ffn_gate", "mlp.gate_proj"},
-      {"ffn_up", "mlp.up_proj"},        {"ffn_down", "mlp.down_proj"},            {"attn_qkv", "self_attn.qkv_proj"}};
+      {"attn_norm", "input_layernorm"},    {"ffn_norm", "post_attention_layernorm"},
+      {"attn_q", "self_attn.q_proj"},      {"attn_k", "self_attn.k_proj"},
+      {"attn_v", "self_attn.v_proj"},      {"attn_output", "self_attn.o_proj"},
+      {"attn_q_norm", "self_attn.q_norm"}, {"attn_k_norm", "self_attn.k_norm"},
+      {"ffn_gate", "mlp.gate_proj"},       {"ffn_up", "mlp.up_proj"},
+      {"ffn_down", "mlp.down_proj"},       {"attn_qkv", "self_attn.qkv_proj"}};
   static const std::map<std::string, std::map<std::string, std::string>> kOwn{
       {"olmo2", {{"post_attention_norm", "post_attention_layernorm"}, {"post_ffw_norm", "post_feedforward_layernorm"}}},
       {"gemma2",
@@ -64,7 +66,9 @@ std::vector<std::byte> plus(std::span<const std::byte> bytes, float number) {
 
 Json rope_json(const TinySpec& s) {
   if (s.rope_scaling.empty()) return nullptr;
-  return {{"rope_type", s.rope_scaling}, {"factor", s.rope_factor}, {"original_max_position_embeddings", s.original_context}};
+  return {{"rope_type", s.rope_scaling},
+          {"factor", s.rope_factor},
+          {"original_max_position_embeddings", s.original_context}};
 }
 
 Json config_json(const TinySpec& s, const TinyFolderOptions& options) {
@@ -75,12 +79,23 @@ Json config_json(const TinySpec& s, const TinyFolderOptions& options) {
       {"olmo2", {"olmo2", "Olmo2ForCausalLM"}},    {"phi3", {"phi3", "Phi3ForCausalLM"}},
       {"gemma2", {"gemma2", "Gemma2ForCausalLM"}}, {"gemma3", {"gemma3_text", "Gemma3ForCausalLM"}},
       {"glm4", {"glm4", "Glm4ForCausalLM"}}};
-  const auto [type, name] = three ? std::pair<std::string, std::string>("olmo3", "Olmo3ForCausalLM") : kinds.at(s.architecture);
-  Json c = {{"model_type", type}, {"architectures", Json::array({name})}, {"num_hidden_layers", s.layers},
-            {"hidden_size", s.width}, {"intermediate_size", s.hidden}, {"num_attention_heads", s.heads},
-            {"num_key_value_heads", s.kv_heads}, {"head_dim", s.head_dim}, {"vocab_size", s.vocabulary},
-            {"max_position_embeddings", s.context}, {"rms_norm_eps", 1e-5}, {"rope_theta", s.rope_base},
-            {"tie_word_embeddings", s.tied}, {"eos_token_id", 3}, {"bos_token_id", 1}};
+  const auto [type, name] =
+      three ? std::pair<std::string, std::string>("olmo3", "Olmo3ForCausalLM") : kinds.at(s.architecture);
+  Json c = {{"model_type", type},
+            {"architectures", Json::array({name})},
+            {"num_hidden_layers", s.layers},
+            {"hidden_size", s.width},
+            {"intermediate_size", s.hidden},
+            {"num_attention_heads", s.heads},
+            {"num_key_value_heads", s.kv_heads},
+            {"head_dim", s.head_dim},
+            {"vocab_size", s.vocabulary},
+            {"max_position_embeddings", s.context},
+            {"rms_norm_eps", 1e-5},
+            {"rope_theta", s.rope_base},
+            {"tie_word_embeddings", s.tied},
+            {"eos_token_id", 3},
+            {"bos_token_id", 1}};
   if (s.window > 0) c["sliding_window"] = s.window;
   if (s.rope_dims != s.head_dim) c["partial_rotary_factor"] = static_cast<double>(s.rope_dims) / s.head_dim;
   if (!s.rope_scaling.empty()) c["rope_scaling"] = rope_json(s);
@@ -108,7 +123,8 @@ Json config_json(const TinySpec& s, const TinyFolderOptions& options) {
     Json full = rope_json(s).is_null() ? Json{{"rope_type", "default"}} : rope_json(s);
     full["rope_theta"] = s.rope_base;
     if (c.contains("partial_rotary_factor")) full["partial_rotary_factor"] = c["partial_rotary_factor"];
-    for (const char* old : {"rope_theta", "rope_scaling", "partial_rotary_factor", "rope_local_base_freq"}) c.erase(old);
+    for (const char* old : {"rope_theta", "rope_scaling", "partial_rotary_factor", "rope_local_base_freq"})
+      c.erase(old);
     c["rope_parameters"] = full;
     if (s.window_rope_base > 0)
       c["rope_parameters"] = {{"full_attention", full},
@@ -116,8 +132,11 @@ Json config_json(const TinySpec& s, const TinyFolderOptions& options) {
   }
   if (!options.wrapped) return c;
   c.erase("architectures");
-  return {{"model_type", "gemma3"}, {"architectures", Json::array({"Gemma3ForConditionalGeneration"})},
-          {"text_config", c}, {"vision_config", Json::object()}, {"eos_token_id", Json::array({3, 5})},
+  return {{"model_type", "gemma3"},
+          {"architectures", Json::array({"Gemma3ForConditionalGeneration"})},
+          {"text_config", c},
+          {"vision_config", Json::object()},
+          {"eos_token_id", Json::array({3, 5})},
           {"tie_word_embeddings", s.tied}};
 }
 
@@ -163,10 +182,13 @@ void write_tiny_folder(const TinyModel& model, const std::filesystem::path& fold
     for (int d = tensor.rank; d-- > 0;) plain.shape.push_back(tensor.dims[static_cast<std::size_t>(d)]);
     plain.bytes.assign(tensor.data.begin(), tensor.data.end());
     const bool woven = s.architecture == "llama" || s.architecture == "granite";
-    const bool turned = tensor.name.find(".attn_q.") != tensor.name.npos || tensor.name.find(".attn_k.") != tensor.name.npos;
+    const bool turned =
+        tensor.name.find(".attn_q.") != tensor.name.npos || tensor.name.find(".attn_k.") != tensor.name.npos;
     if (woven && turned)
-      plain.bytes = unwoven(tensor.data, static_cast<std::size_t>(plain.shape[0]), static_cast<std::size_t>(s.head_dim));
-    if (s.architecture.starts_with("gemma") && tensor.name.ends_with("norm.weight")) plain.bytes = plus(tensor.data, -1);
+      plain.bytes =
+          unwoven(tensor.data, static_cast<std::size_t>(plain.shape[0]), static_cast<std::size_t>(s.head_dim));
+    if (s.architecture.starts_with("gemma") && tensor.name.ends_with("norm.weight"))
+      plain.bytes = plus(tensor.data, -1);
     if (options.wrapped) plain.name = "language_" + std::string("model.") + plain.name;
     tensors.push_back(std::move(plain));
   }
@@ -190,7 +212,8 @@ void write_tiny_folder(const TinyModel& model, const std::filesystem::path& fold
   for (int i = 0; i < s.vocabulary; ++i) vocabulary["t" + std::to_string(i)] = i;
   write(folder / "vocab.json", dump_json(vocabulary));
   write(folder / "merges.txt", "#version: 0.2\n");
-  write(folder / "tokenizer_config.json", R"({"tokenizer_class": "GPT2Tokenizer", "eos_token": "t3", "bos_token": "t1"})");
+  write(folder / "tokenizer_config.json",
+        R"({"tokenizer_class": "GPT2Tokenizer", "eos_token": "t3", "bos_token": "t1"})");
 }
 
 }  // namespace ashlar::models

@@ -10,12 +10,13 @@ namespace ashlar::models {
 
 struct TinyFolderOptions {
   bool sharded = false;
-  bool wrapped = false;      // Gemma 3 as a part of a model that sees, with a tensor of its eyes
-  bool new_rope = false;     // rope_parameters, as transformers 5 writes them
-  std::string generation;    // generation_config.json
+  bool wrapped = false;    // Gemma 3 as a part of a model that sees, with a tensor of its eyes
+  bool new_rope = false;   // rope_parameters, as transformers 5 writes them
+  std::string generation;  // generation_config.json
 };
 
-void write_tiny_folder(const TinyModel& model, const std::filesystem::path& folder, const TinyFolderOptions& options = {});
+void write_tiny_folder(const TinyModel& model, const std::filesystem::path& folder,
+                       const TinyFolderOptions& options = {});
 
 // A safetensors file of these tensors.
 struct PlainTensor {

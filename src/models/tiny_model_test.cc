@@ -227,7 +227,8 @@ void TinyModel::add_low_rank(const std::string& name, std::span<const float> a, 
   for (std::size_t r = 0; r < static_cast<std::size_t>(m.rows); ++r)
     for (std::size_t c = 0; c < columns; ++c)
       for (std::size_t k = 0; k < ranks; ++k)
-        m.values[r * columns + c] += scale * static_cast<double>(b[r * ranks + k]) * static_cast<double>(a[k * columns + c]);
+        m.values[r * columns + c] +=
+            scale * static_cast<double>(b[r * ranks + k]) * static_cast<double>(a[k * columns + c]);
 }
 
 TinyModel::Vector TinyModel::multiply(const std::string& name, const Vector& x) const {

@@ -38,9 +38,9 @@ struct TinySpec {
   kernels::Type other_type = kernels::Type::f32;  // of W_v and W_down, where it differs
   bool mixed = false;                             // other_type is used
   double embedding_scale = 1, residual_scale = 1, logit_divisor = 1;
-  double attention_scale = 0;  // of q; 0: 1 / sqrt(head_dim)
-  bool fused_up = false;                       // gate and up in one tensor
-  double attention_cap = 0, logit_cap = 0;     // bounds; 0: none
+  double attention_scale = 0;               // of q; 0: 1 / sqrt(head_dim)
+  bool fused_up = false;                    // gate and up in one tensor
+  double attention_cap = 0, logit_cap = 0;  // bounds; 0: none
   std::uint64_t seed = 1;
 };
 
@@ -53,7 +53,8 @@ class TinyModel {
   gguf::Writer& writer() { return writer_; }
 
   // The plain pass computes with W + scale * B A from now on; a [rank, columns], b [rows, rank]. The file stays.
-  void add_low_rank(const std::string& name, std::span<const float> a, std::span<const float> b, int rank, double scale);
+  void add_low_rank(const std::string& name, std::span<const float> a, std::span<const float> b, int rank,
+                    double scale);
 
   // The logits after each token of the sequence, [tokens][vocabulary].
   std::vector<std::vector<double>> logits(std::span<const std::int32_t> tokens) const;

@@ -84,12 +84,8 @@ std::vector<Case> cases() {
                   .embedding_scale = std::sqrt(32.0),
                   .attention_cap = 2,
                   .logit_cap = 3};
-  TinySpec glm4{.architecture = "glm4",
-                .head_dim = 16,
-                .rope_dims = 8,
-                .qkv_bias = true,
-                .post_norms = true,
-                .fused_up = true};
+  TinySpec glm4{
+      .architecture = "glm4", .head_dim = 16, .rope_dims = 8, .qkv_bias = true, .post_norms = true, .fused_up = true};
   const auto with = [](TinySpec spec, auto change) {
     change(spec);
     return spec;

@@ -15,7 +15,8 @@ constexpr int kLayersOf27B = 46;
 // 0: there is none.
 Result<float> bound(const Keys& keys, std::string_view key) {
   const double cap = TRY(keys.get<double>(key, 0.0));
-  if (cap != 0 && !(cap >= 1e-6 && cap <= 1e6)) return keys.bad(key, fmt::format("is {}; 1e-6 to 1e6 are possible", cap));
+  if (cap != 0 && !(cap >= 1e-6 && cap <= 1e6))
+    return keys.bad(key, fmt::format("is {}; 1e-6 to 1e6 are possible", cap));
   return static_cast<float>(cap);
 }
 

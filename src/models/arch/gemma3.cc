@@ -33,7 +33,8 @@ Result<Config> configure(const Keys& keys) {
   if (local.base <= 1) return keys.bad("rope.freq_base_swa", fmt::format("is {}; more than 1 is expected", local.base));
   config.window_rope = local;
   config.embedding_scale = std::sqrt(static_cast<float>(s.width));
-  // Most files do not tell; the largest of them divides by the root of width / heads, the others by that of the head's size.
+  // Most files do not tell; the largest of them divides by the root of width / heads, the others by that of the head's
+  // size.
   if (s.layers == kLayersOf27B) config.attention_scale = std::sqrt(static_cast<float>(s.heads) / s.width);
   config.attention_scale =
       static_cast<float>(TRY(keys.positive("attention.scale", static_cast<double>(config.attention_scale))));

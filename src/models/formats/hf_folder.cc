@@ -102,8 +102,8 @@ Status check_vocabulary(const text::Vocabulary& v, int rows, const std::string& 
   const bool added = v.types.size() == v.tokens.size() &&
                      std::ranges::all_of(beyond, [](text::TokenType type) { return type != text::TokenType::normal; });
   if (!added)
-    return Error{Code::corrupt, fmt::format("{}: the tokenizer has {} tokens, config.json says {}", folder,
-                                            v.tokens.size(), rows)};
+    return Error{Code::corrupt,
+                 fmt::format("{}: the tokenizer has {} tokens, config.json says {}", folder, v.tokens.size(), rows)};
   log::warn("tokens_left_out", {{"folder", folder},
                                 {"tokens", v.tokens.size() - static_cast<std::size_t>(rows)},
                                 {"why", "the model has no rows for these added tokens"}});

@@ -20,7 +20,8 @@ struct Name {
   std::string_view theirs, ours;
 };
 
-constexpr Name kOutside[] = {{"model.embed_tokens", "token_embd"}, {"model.norm", "output_norm"}, {"lm_head", "output"}};
+constexpr Name kOutside[] = {
+    {"model.embed_tokens", "token_embd"}, {"model.norm", "output_norm"}, {"lm_head", "output"}};
 
 // Within a layer. What an architecture calls otherwise stands before what is common to them.
 constexpr Name kCommon[] = {
@@ -143,8 +144,9 @@ Result<std::vector<Stored>> stored_tensors(const safetensors::Checkpoint& weight
     if (stored.name.ends_with(".rotary_emb.inv_freq")) continue;             // old folders stored the frequencies
     const auto type = type_of(tensor.type);
     if (!type)
-      return Error{Code::unsupported, fmt::format("{}: tensor {} is {}; F32, F16 and BF16 are supported",
-                                                  weights.path(), gguf::quoted(tensor.name), safetensors::name(tensor.type))};
+      return Error{Code::unsupported,
+                   fmt::format("{}: tensor {} is {}; F32, F16 and BF16 are supported", weights.path(),
+                               gguf::quoted(tensor.name), safetensors::name(tensor.type))};
     stored.type = *type;
     out.push_back(std::move(stored));
   }

@@ -24,7 +24,7 @@ namespace ashlar::models {
 struct Stored {
   std::string name;  // "model.layers.0.self_attn.q_proj.weight"
   kernels::Type type = kernels::Type::f32;
-  std::vector<std::int64_t> shape;              // outermost first: a vector or a matrix
+  std::vector<std::int64_t> shape;               // outermost first: a vector or a matrix
   std::vector<const safetensors::Tensor*> from;  // where it lies
   // Writes all its bytes. Empty: they are those of the one tensor in `from`.
   std::function<Status(std::span<std::byte>)> make;

@@ -38,7 +38,8 @@ Status check_pair(const std::string& path, const std::string& name, const Pair& 
   if (!pair.a || !pair.b) return bad(fmt::format("has no matrix {}", pair.a ? "B" : "A"));
   if (pair.a->rows != pair.b->columns)
     return bad(fmt::format("has ranks that differ: A has {} rows, B {} columns", pair.a->rows, pair.b->columns));
-  if (pair.a->rows > kMostRank) return bad(fmt::format("has the rank {}; at most {} is possible", pair.a->rows, kMostRank));
+  if (pair.a->rows > kMostRank)
+    return bad(fmt::format("has the rank {}; at most {} is possible", pair.a->rows, kMostRank));
   return {};
 }
 
@@ -76,10 +77,12 @@ class PeftConfig {
 
   Status check() {
     const auto type = json_.find("peft_type");
-    if (type == json_.end() || *type != "LORA") return bad("peft_type is not LORA, which alone is supported", Code::unsupported);
+    if (type == json_.end() || *type != "LORA")
+      return bad("peft_type is not LORA, which alone is supported", Code::unsupported);
     if (is_set("use_dora")) return bad("use_dora is set, which is not supported", Code::unsupported);
     if (is_set("fan_in_fan_out")) return bad("fan_in_fan_out is set, which is not supported", Code::unsupported);
-    if (is_set("alora_invocation_tokens")) return bad("alora_invocation_tokens is set, which is not supported", Code::unsupported);
+    if (is_set("alora_invocation_tokens"))
+      return bad("alora_invocation_tokens is set, which is not supported", Code::unsupported);
     if (const auto bias = json_.find("bias"); bias != json_.end() && *bias != "none" && !bias->is_null())
       return bad("has biases, which are not supported", Code::unsupported);
     if (const auto saved = json_.find("modules_to_save"); saved != json_.end() && saved->is_array() && !saved->empty())
@@ -135,7 +138,8 @@ Result<RawMatrix> matrix_of(const std::string& path, const safetensors::Tensor& 
   if (s.size() != 2 || s[0] < 1 || s[1] < 1 || s[0] > kMost || s[1] > kMost)
     return Error{Code::corrupt, fmt::format("{}: tensor {} has the shape {}; a matrix is expected", path,
                                             gguf::quoted(tensor.name), safetensors::shape_text(tensor))};
-  return RawMatrix{.type = *type, .rows = static_cast<int>(s[0]), .columns = static_cast<int>(s[1]), .data = tensor.data.data()};
+  return RawMatrix{
+      .type = *type, .rows = static_cast<int>(s[0]), .columns = static_cast<int>(s[1]), .data = tensor.data.data()};
 }
 
 // "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight" -> the module, and whether it is A.
@@ -147,7 +151,8 @@ std::optional<Half> half_of(std::string_view name) {
   constexpr std::string_view kWrapping = "base_model.model.";
   if (name.starts_with(kWrapping)) name.remove_prefix(kWrapping.size());
   for (const bool a : {true, false})
-    for (const std::string_view end : {a ? ".lora_A.weight" : ".lora_B.weight", a ? ".lora_A.default.weight" : ".lora_B.default.weight"})
+    for (const std::string_view end :
+         {a ? ".lora_A.weight" : ".lora_B.weight", a ? ".lora_A.default.weight" : ".lora_B.default.weight"})
       if (name.ends_with(end)) {
         const std::string module = plain_name(fmt::format("{}.weight", name.substr(0, name.size() - end.size())));
         return Half{module.substr(0, module.size() - 7), a};
@@ -156,16 +161,19 @@ std::optional<Half> half_of(std::string_view name) {
 }
 
 // B's rows in the order of the matrix's own.
-Result<RawMatrix> woven(const std::string& path, const std::string& name, RawMatrix b, const Shape& base, PeftBytes& bytes) {
+Result<RawMatrix> woven(const std::string& path, const std::string& name, RawMatrix b, const Shape& base,
+                        PeftBytes& bytes) {
   const int heads = woven_heads(base, name);
   if (heads == 0) return b;
   if (b.rows != heads * base.head_dim)
-    return Error{Code::invalid, fmt::format("{}: the adapter is for another base: it gives {} rows to {}, this model has {}", path,
-                                            b.rows, gguf::quoted(name), heads * base.head_dim)};
+    return Error{Code::invalid,
+                 fmt::format("{}: the adapter is for another base: it gives {} rows to {}, this model has {}", path,
+                             b.rows, gguf::quoted(name), heads * base.head_dim)};
   const std::size_t row = kernels::row_bytes(b.type, b.columns);
   std::vector<std::byte>& room = bytes.made.emplace_back(row * static_cast<std::size_t>(b.rows));
   for (std::size_t r = 0; r < static_cast<std::size_t>(b.rows); ++r)
-    std::memcpy(room.data() + row * r, b.data + row * row_before_weaving(r, static_cast<std::size_t>(base.head_dim)), row);
+    std::memcpy(room.data() + row * r, b.data + row * row_before_weaving(r, static_cast<std::size_t>(base.head_dim)),
+                row);
   b.data = room.data();
   return b;
 }
@@ -175,22 +183,24 @@ Result<LoraFile> open_peft(const std::string& folder, const Shape& base) {
   const std::string file = folder + "/adapter_model.safetensors";
   std::error_code unknown;
   if (!fs::exists(file, unknown) && fs::exists(folder + "/adapter_model.bin", unknown))
-    return Error{Code::unsupported, fmt::format("{}/adapter_model.bin: pickled weights are not read; save the adapter as "
-                                                "safetensors",
-                                                folder)};
+    return Error{Code::unsupported,
+                 fmt::format("{}/adapter_model.bin: pickled weights are not read; save the adapter as "
+                             "safetensors",
+                             folder)};
   auto bytes = std::make_shared<PeftBytes>(PeftBytes{TRY(safetensors::Checkpoint::open(file)), {}});
   std::map<std::string, std::pair<std::string, Pair>> pairs;  // by GGUF's name: the module's, and its halves
   for (const safetensors::Tensor& tensor : bytes->file.tensors()) {
     const auto half = half_of(tensor.name);
     if (!half)
-      return Error{Code::unsupported, fmt::format("{}: tensor {} is no matrix of a plain LoRA adapter", file,
-                                                  gguf::quoted(tensor.name))};
+      return Error{Code::unsupported,
+                   fmt::format("{}: tensor {} is no matrix of a plain LoRA adapter", file, gguf::quoted(tensor.name))};
     const std::string name = gguf_name(base.architecture, half->module + ".weight");
     if (name.empty() || name == "token_embd.weight")
       return Error{name.empty() ? Code::invalid : Code::unsupported,
-                   name.empty() ? fmt::format("{}: the adapter is for another base: it stands beside {}, which {} does not have",
-                                              folder, gguf::quoted(half->module), base.architecture)
-                                : fmt::format("{}: an adapter of the embedding is not supported", folder)};
+                   name.empty()
+                       ? fmt::format("{}: the adapter is for another base: it stands beside {}, which {} does not have",
+                                     folder, gguf::quoted(half->module), base.architecture)
+                       : fmt::format("{}: an adapter of the embedding is not supported", folder)};
     auto& [module, pair] = pairs[name];
     module = half->module;
     const RawMatrix matrix = TRY(matrix_of(file, tensor));
@@ -218,18 +228,20 @@ Result<LoraFile> open_gguf_lora(const std::string& path, const Shape& base) {
                                             gguf::quoted(type), gguf::quoted(kind))};
   const auto architecture = TRY(file->get<std::string_view>("general.architecture", ""));
   if (architecture != base.architecture)
-    return Error{Code::invalid, fmt::format("{}: the adapter is for another base: its architecture is {}, this model's {}",
-                                            path, gguf::quoted(architecture), gguf::quoted(base.architecture))};
+    return Error{Code::invalid,
+                 fmt::format("{}: the adapter is for another base: its architecture is {}, this model's {}", path,
+                             gguf::quoted(architecture), gguf::quoted(base.architecture))};
   if (file->find("adapter.alora.invocation_tokens") != nullptr)
     return Error{Code::unsupported, fmt::format("{}: adapters with invocation tokens are not supported", path)};
   const auto alpha = TRY(file->need<double>("adapter.lora.alpha"));
-  if (!(alpha >= 0 && alpha <= 1e6)) return Error{Code::corrupt, fmt::format("{}: adapter.lora.alpha is {}", path, alpha)};
+  if (!(alpha >= 0 && alpha <= 1e6))
+    return Error{Code::corrupt, fmt::format("{}: adapter.lora.alpha is {}", path, alpha)};
   Pairs pairs;
   for (const gguf::Tensor& tensor : file->tensors()) {
     const bool a = tensor.name.ends_with(".lora_a"), b = tensor.name.ends_with(".lora_b");
     if ((!a && !b) || tensor.name.starts_with("token_embd."))
-      return Error{Code::unsupported, fmt::format("{}: tensor {} is no matrix of a plain LoRA adapter", path,
-                                                  gguf::quoted(tensor.name))};
+      return Error{Code::unsupported,
+                   fmt::format("{}: tensor {} is no matrix of a plain LoRA adapter", path, gguf::quoted(tensor.name))};
     constexpr std::int64_t kMost = 1 << 24;
     if (tensor.rank > 2 || tensor.rows() > kMost || tensor.columns() > kMost)
       return Error{Code::unsupported, fmt::format("{}: tensor {} is {}; a matrix is expected", path,

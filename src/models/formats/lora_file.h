@@ -22,8 +22,8 @@ struct LoraWeight {
 
 struct LoraFile {
   std::string path;
-  std::vector<LoraWeight> weights;     // by name
-  std::shared_ptr<const void> owner;   // of the matrices' bytes
+  std::vector<LoraWeight> weights;    // by name
+  std::shared_ptr<const void> owner;  // of the matrices' bytes
 };
 
 inline constexpr int kMostRank = 4096;
