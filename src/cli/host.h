@@ -25,6 +25,7 @@ struct HostOptions {
   store::StoreOptions store = store::store_options_from_environment();
   std::string draft_model;
   std::string isa;
+  std::vector<std::string> adapter;
   int threads = 0;
   void fields(auto&& field) {
     engine.fields(field);
@@ -33,6 +34,9 @@ struct HostOptions {
     store.fields(field);
     field("draft_model", draft_model,
           "A small model of the same vocabulary that guesses tokens ahead for the models served: a GGUF file or a Hugging Face folder.");
+    field("adapter", adapter,
+          "NAME=PATH of a LoRA adapter, a PEFT folder or a GGUF file, served as NAME beside its model; MODEL:NAME=PATH "
+          "where several models are served. May be given many times.");
     field("threads", threads, "Threads that compute; 0: one for each core.");
     field("isa", isa, "Use the kernels of this instruction set instead of the best that this processor has.");
   }
@@ -49,6 +53,8 @@ class Host {
   virtual engine::Embedder& embedder() = 0;  // of the models that embed
   virtual engine::Reranker& reranker() = 0;  // of those that rank
   virtual const std::vector<std::string>& models() const = 0;  // served names, in order
+  // Who answers where nobody is named: the first adapter, else the first model.
+  virtual const std::string& first() const = 0;
 };
 
 }  // namespace ashlar::cli
