@@ -57,16 +57,26 @@ sigset_t block_signals() {
   return signals;
 }
 
-void print_welcome(const std::string& url, const std::vector<std::string>& models, bool keyed) {
+// What to send to the first model: a conversation, or texts for one that only reads.
+std::string example_of(const engine::ModelCard& model, const std::string& url, bool keyed) {
+  const std::string_view key = keyed ? " -H 'authorization: Bearer KEY'" : "";
+  const auto call = [&](std::string_view path, std::string_view members) {
+    return fmt::format("  curl {}{} -H 'content-type: application/json'{} \\\n    -d '{{\"model\": \"{}\", {}}}'\n", url, path,
+                       key, model.id, members);
+  };
+  if (model.generates)
+    return fmt::format("  open {}/ in a browser, to chat\n{}  ashlar load {}\n", url,
+                       call("/v1/chat/completions", R"("messages": [{"role": "user", "content": "Hello"}])"), url);
+  if (model.ranks) return call("/v1/rerank", R"("query": "What is an ashlar?", "documents": ["A stone.", "A tree."])");
+  return call("/v1/embeddings", R"("input": ["Hello", "Good day"])");
+}
+
+void print_welcome(const std::string& url, const std::vector<engine::ModelCard>& models, bool keyed) {
   const Palette colour = palette(stdout);
   fmt::print("{}listening on {}{}\n", colour.bold, url, colour.plain);
   std::string names;
-  for (const std::string& name : models) names += (names.empty() ? "" : ", ") + name;
-  fmt::print("serving {}\n\nTry:\n  open {}/ in a browser, to chat\n"
-             "  curl {}/v1/chat/completions -H 'content-type: application/json'{} \\\n"
-             "    -d '{{\"model\": \"{}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hello\"}}]}}'\n"
-             "  ashlar load {}\n\nCtrl-C ends it.\n",
-             names, url, url, keyed ? " -H 'authorization: Bearer KEY'" : "", models.front(), url);
+  for (const engine::ModelCard& model : models) names += (names.empty() ? "" : ", ") + model.id;
+  fmt::print("serving {}\n\nTry:\n{}\nCtrl-C ends it.\n", names, example_of(models.front(), url, keyed));
   std::fflush(stdout);
 }
 
@@ -83,7 +93,7 @@ Status serve_until_signalled(const ServeOptions& options, const std::vector<std:
   const bool v6 = options.server.host.find(':') != std::string::npos;
   const std::string url = fmt::format("{}://{}{}{}:{}", options.server.tls_cert.empty() ? "http" : "https", v6 ? "[" : "",
                                       options.server.host, v6 ? "]" : "", server->port());
-  print_welcome(url, host->models(), !options.api.api_key.empty() || !options.api.api_key_file.empty());
+  print_welcome(url, host->generator().models(), !options.api.api_key.empty() || !options.api.api_key_file.empty());
 
   int signal = 0;
   sigwait(&signals, &signal);

@@ -85,7 +85,7 @@ Json as_json(const models::LoadedModel& model, int context) {
                 {"kv_heads", shape.kv_heads}, {"head_dim", shape.head_dim}, {"context", shape.context},
                 {"sliding_window", shape.sliding_window}, {"full_attention_every", shape.full_every}});
     Json memory = Json::array();
-    for (const auto tokens : contexts(shape, context))
+    for (const auto tokens : model.config->encoder ? std::vector<std::int64_t>() : contexts(shape, context))
       memory.push_back({{"context", tokens}, {"kv_bytes", kv_bytes(shape, tokens).count},
                         {"total_bytes", kv_bytes(shape, tokens).count + model.facts.bytes.count}});
     out["memory"] = memory;
@@ -130,7 +130,7 @@ void print_facts(const models::LoadedModel& model, int context) {
   for (const auto& [name, source] : model.templates.named) named += fmt::format(", {}: {} bytes", name, source.size());
   row("chat template", model.templates.source.empty() ? "none" + named
                                                       : fmt::format("{} bytes{}", model.templates.source.size(), named));
-  if (shape.layers > 0)
+  if (shape.layers > 0 && !model.config->encoder)  // an encoder keeps no keys and values
     for (const auto tokens : contexts(shape, context))
       row("memory", fmt::format("{} for a context of {}: weights {}, keys and values {} (f16)",
                                 to_string(Bytes{facts.bytes.count + kv_bytes(shape, tokens).count}), tokens,
