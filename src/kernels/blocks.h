@@ -33,7 +33,7 @@ struct Parts {
 
 // The blocks of the types from other checkpoints, 64 elements each; nibbles have elements 0..31 low and 32..63 high:
 //
-//   U4Z      f16 d | u16 z | nibbles[32]   d * (c - z), z <= 135
+//   U4Z      f16 d | u16 z | nibbles[32]   d * (c - z), z <= 16
 //   U8Z      f16 d | u16 z | u8 codes[64]  d * (c - z), z <= 255
 //   I8       f32 d | int8 codes[64]        d * c
 //   F8_E4M3  f32 d | codes[64]             d * the 8-bit float c; F8_E5M2 likewise

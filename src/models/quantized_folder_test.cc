@@ -55,11 +55,11 @@ Packed pack_int8(const std::string& module, const TinyModel::Values& w) {
 }
 
 std::uint8_t nearest_e4m3(double value) {
-  int best = 0;
-  for (int code = 0; code < 256; ++code)
-    if ((code & 127) != 127 && std::abs(packing::e4m3(code) - value) < std::abs(packing::e4m3(best) - value))
-      best = code;
-  return static_cast<std::uint8_t>(best);
+  int best = 0;  // codes of one sign rise
+  for (int bit = 64; bit > 0; bit /= 2)
+    if ((best | bit) != 127 && packing::e4m3(best | bit) <= std::abs(value)) best |= bit;
+  if (best < 126 && std::abs(value) - packing::e4m3(best) > packing::e4m3(best + 1) - std::abs(value)) ++best;
+  return static_cast<std::uint8_t>(value < 0 ? best | 128 : best);
 }
 
 // Tiles of 128 x 128, as DeepSeek has them.
@@ -141,14 +141,15 @@ std::vector<Case> cases() {
           {"nf4", R"("quant_method":"bitsandbytes","load_in_4bit":true,"bnb_4bit_quant_type":"nf4")", pack_nf4}};
 }
 
-// A model of 2 layers whose matrices are wide enough for every kind of product.
+// A model whose matrices are wide enough for every kind of product.
 struct Written {
   TinyModel tiny;
   packing::Folder folder;
   explicit Written(const Case& c)
       : tiny({.architecture = c.architecture,
+              .layers = 1,
               .width = 128,
-              .hidden = 1152,
+              .hidden = 832,
               .heads = 4,
               .kv_heads = 2,
               .head_dim = 32,
@@ -184,7 +185,7 @@ struct Written {
     folder.write(
         "config.json",
         "{" + type +
-            R"(,"hidden_size":128,"intermediate_size":1152,"num_hidden_layers":2,)"
+            R"(,"hidden_size":128,"intermediate_size":832,"num_hidden_layers":1,)"
             R"("num_attention_heads":4,"num_key_value_heads":2,"vocab_size":512,"max_position_embeddings":128,)"
             R"("rms_norm_eps":1e-5,"rope_theta":10000.0,"tie_word_embeddings":false,"quantization_config":{)" +
             c.members + "}}");
@@ -232,15 +233,17 @@ std::vector<float> logits_of(Model& model, std::span<const std::int32_t> tokens)
   return logits;
 }
 
+// Of vectors, relative to the length of one.
 double distance(const std::vector<std::vector<double>>& expected, const std::vector<float>& found) {
-  double squares = 0, worst = 0;
+  double squares = 0, errors = 0;
   std::size_t at = 0;
   for (const auto& row : expected)
     for (const double value : row) {
+      const double error = value - double{found[at++]};
       squares += value * value;
-      worst = std::max(worst, std::abs(value - double{found[at++]}));
+      errors += error * error;
     }
-  return worst / std::sqrt(squares / static_cast<double>(at));
+  return std::sqrt(errors / squares);
 }
 
 class QuantizedFolder : public testing::TestWithParam<Case> {
@@ -249,14 +252,11 @@ class QuantizedFolder : public testing::TestWithParam<Case> {
     if (!fs::exists(kTokenizer)) GTEST_SKIP() << "no shared data";
   }
   void TearDown() override { EXPECT_TRUE(kernels::select_isa("auto")); }
-  // The greatest error over the root mean square; a matrix in the wrong order gives more than 1. Tiles round
-  // activations under a scale for 512 columns, not 32.
-  static double tolerance() { return std::string_view(kernels::kernels().isa) == "amx" ? 0.18 : 0.12; }
 };
 
 std::vector<std::int32_t> some_tokens() {
   std::vector<std::int32_t> tokens;
-  for (int i = 0; i < 40; ++i) tokens.push_back(i * 37 % kVocabulary);
+  for (int i = 0; i < 9; ++i) tokens.push_back(i * 37 % kVocabulary);
   return tokens;
 }
 
@@ -269,7 +269,7 @@ TEST_P(QuantizedFolder, RunsAsThePlainPassComputes) {
     ASSERT_TRUE(kernels::select_isa(row->isa));
     auto loaded = load(written.folder.path(), {}, pool);
     ASSERT_TRUE(loaded.has_value()) << loaded.error().message;
-    EXPECT_LT(distance(expected, logits_of(*loaded->model, tokens)), tolerance()) << row->isa;
+    EXPECT_LT(distance(expected, logits_of(*loaded->model, tokens)), 0.03) << row->isa;
   }
 }
 
@@ -286,7 +286,7 @@ TEST_P(QuantizedFolder, ConvertsToAFileThatComputesTheSame) {
   auto loaded = load(path, {}, pool);
   ASSERT_TRUE(loaded.has_value()) << loaded.error().message;
   const auto tokens = some_tokens();
-  EXPECT_LT(distance(written.tiny.logits(tokens), logits_of(*loaded->model, tokens)), tolerance());
+  EXPECT_LT(distance(written.tiny.logits(tokens), logits_of(*loaded->model, tokens)), 0.03);
 }
 
 INSTANTIATE_TEST_SUITE_P(Checkpoints, QuantizedFolder, testing::ValuesIn(cases()),

@@ -101,7 +101,7 @@ Type choose_integers(const PublishedMatrix& m, const Survey& s, RowsFor whom) {
   const auto within = [&](int reach) { return low >= -reach && high < reach; };
   if (m.bits <= 4 && s.halves) {
     if (within(8)) return Type::q4_0;
-    if (wide && s.least_zero >= 0) return Type::u4z;
+    if (wide && s.least_zero >= 0 && s.most_zero <= 16) return Type::u4z;
     if (within(16)) return Type::q5_0;
   }
   if (within(128) && s.exact_halves) return Type::q8_0;
