@@ -23,6 +23,10 @@ struct Command {
 constexpr Command kCommands[] = {
     {"serve", "[MODEL] [--port 8080]", "serve models over the OpenAI API, with a page to chat", ashlar::cli::serve},
     {"run", "[MODEL] [PROMPT]", "chat in the terminal; with a prompt or a pipe: answer and exit", ashlar::cli::run},
+    {"pull", "hf:ORG/REPO[:FILE] | ollama:NAME | ...", "fetch a model from a hub", ashlar::cli::pull},
+    {"list", "", "the models that were pulled", ashlar::cli::list},
+    {"remove", "NAME...", "forget pulled models", ashlar::cli::remove},
+    {"gc", "", "remove from the store what no model needs", ashlar::cli::gc},
     {"show", "MODEL", "what is in a model file, and the memory it needs", ashlar::cli::show},
     {"tokenize", "MODEL", "text on stdin to token ids", ashlar::cli::tokenize},
     {"detokenize", "MODEL", "token ids on stdin to text", ashlar::cli::detokenize},
@@ -40,10 +44,10 @@ void print_help(std::FILE* out) {
   const char *bold = colour ? "\033[1m" : "", *plain = colour ? "\033[0m" : "";
   fmt::print(out, "{}ashlar{} {}: runs large language models and serves them.\n\n", bold, plain, ASHLAR_VERSION);
   for (const Command& command : kCommands)
-    fmt::print(out, "  {}ashlar {:<10}{} {:<32} {}\n", bold, command.name, plain, command.usage, command.summary);
+    fmt::print(out, "  {}ashlar {:<10}{} {:<41} {}\n", bold, command.name, plain, command.usage, command.summary);
   fmt::print(out,
              "  {0}ashlar version{1} | {0}ashlar help{1} [COMMAND]\n\n"
-             "MODEL is a GGUF file; where it may be left out, a small model inside this program answers.\n"
+             "MODEL is a GGUF file, or the name of a pulled model; where it may be left out, a small model inside this program answers.\n"
              "`ashlar COMMAND --help` explains each. To begin: `ashlar run`, or `ashlar serve` and open the page it names.\n",
              bold, plain);
 }

@@ -119,10 +119,12 @@ Outcome<engine::ModelCard> find_model(const engine::Generator& generator, Fields
   TRY(fields.done());
   auto models = generator.models();
   if (name.empty()) {
-    if (models.size() == 1) return std::move(models.front());
+    if (std::ranges::count(models, std::string(), &engine::ModelCard::parent) == 1) return std::move(models.front());
     return bad("model", "name the 'model': GET /v1/models lists those served");
   }
-  const auto found = std::ranges::find(models, name, &engine::ModelCard::id);
+  const auto found = std::ranges::find_if(models, [&](const engine::ModelCard& card) {
+    return card.id == name || (!card.parent.empty() && card.parent + ":" + card.id == name);
+  });
   if (found == models.end())
     return Fault(
         {Code::not_found, fmt::format("the model '{}' does not exist; GET /v1/models lists those served", name)},
@@ -164,6 +166,7 @@ Outcome<std::vector<TextInput>> read_texts(Fields& fields, const std::string& na
 
 void read_generation(Fields& fields, const engine::ModelCard& model, engine::Request& request) {
   auto& sampling = request.sampling;
+  sampling = model.sampling;
   fields.read("temperature", sampling.temperature, {0, 2});
   fields.read("top_p", sampling.top_p, {0, 1, true});
   fields.read("top_k", sampling.top_k, {-1, kNoLimit});

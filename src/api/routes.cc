@@ -14,6 +14,9 @@ constexpr Route kRoutes[] = {
     {"GET", "/v1/models", Scope::use, list_models},
     {"GET", "/v1/models/*", Scope::use, show_model},
 
+    {"POST", "/v1/load_lora_adapter", Scope::use, load_adapter},
+    {"POST", "/v1/unload_lora_adapter", Scope::use, unload_adapter},
+
     {"POST", "/tokenize", Scope::use, tokenize},
     {"POST", "/detokenize", Scope::use, detokenize},
     {"POST", "/apply-template", Scope::use, apply_template},

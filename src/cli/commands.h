@@ -11,6 +11,10 @@ using Words = std::vector<std::string>;
 
 int serve(const Words& words);
 int run(const Words& words);
+int pull(const Words& words);
+int list(const Words& words);
+int remove(const Words& words);
+int gc(const Words& words);
 int show(const Words& words);
 int tokenize(const Words& words);
 int detokenize(const Words& words);

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <ctime>
 #include <filesystem>
@@ -11,6 +12,7 @@
 #include "base/log.h"
 #include "cli/default_model.h"
 #include "cli/reading.h"
+#include "cli/stored_model.h"
 #include "engine/generator_set.h"
 #include "engine/reader_set.h"
 #include "engine/silent_generator.h"
@@ -24,21 +26,27 @@ struct Named {
   std::string name, path;
 };
 
-// "NAME=PATH", a path, or the embedded model's name. A file whose own name holds
-// a "=" is taken as it is.
-Result<Named> parse_model(const std::string& text) {
-  if (text.empty()) return Error{Code::invalid, "--model: expected PATH or NAME=PATH"};
-  if (text == kDefaultModel) return Named{text, TRY(default_model_path())};
+// The file of the embedded model, of a path, or of a pulled model.
+Result<std::string> path_of(const std::string& model, const HostOptions& options) {
+  return model == kDefaultModel ? default_model_path() : find_model(model, options.store);
+}
+
+// "NAME=MODEL" or a model. A file whose own name holds a "=" is taken as it is.
+Result<Named> parse_model(const std::string& text, const HostOptions& options) {
+  if (text.empty()) return Error{Code::invalid, "--model: expected a model or NAME=MODEL"};
+  const bool exists = std::filesystem::exists(text);
   const auto equals = text.find('=');
-  if (equals != std::string::npos && equals > 0 && !std::filesystem::exists(text)) {
-    const std::string path = text.substr(equals + 1);
-    if (path.empty()) return Error{Code::invalid, fmt::format("--model: '{}' names no file after the '='", text)};
-    return Named{text.substr(0, equals), path == kDefaultModel ? TRY(default_model_path()) : path};
+  if (equals != std::string::npos && equals > 0 && !exists && !store::looks_like_reference(text)) {
+    const std::string model = text.substr(equals + 1);
+    if (model.empty()) return Error{Code::invalid, fmt::format("--model: '{}' names no file after the '='", text)};
+    return Named{text.substr(0, equals), TRY(path_of(model, options))};
   }
-  const auto path = std::filesystem::absolute(text).lexically_normal();
+  const std::string found = TRY(path_of(text, options));
+  if (!exists) return Named{text, found};
+  const auto path = std::filesystem::absolute(found).lexically_normal();
   std::string name = (path.has_filename() ? path : path.parent_path()).filename().string();  // "folder/", too
   if (name.ends_with(".gguf")) name.resize(name.size() - 5);
-  return Named{name, text};
+  return Named{name, found};
 }
 
 // Milliseconds.
@@ -68,6 +76,20 @@ std::string_view name_of(models::PackedImage::Origin origin) {
   return "";
 }
 
+// What requests get that say nothing, as far as the publisher advises it.
+engine::Sampling sampling_of(const models::SamplingAdvice& advice) {
+  engine::Sampling sampling;
+  const auto take = [](float& value, const std::optional<double>& advised, double most) {
+    if (advised) value = static_cast<float>(std::min(*advised, most));
+  };
+  take(sampling.temperature, advice.temperature, 2);
+  take(sampling.min_p, advice.min_p, 1);
+  if (advice.top_p != 0) take(sampling.top_p, advice.top_p, 1);
+  if (advice.repetition_penalty != 0) take(sampling.repetition_penalty, advice.repetition_penalty, 100);
+  sampling.top_k = advice.top_k.value_or(sampling.top_k);
+  return sampling;
+}
+
 // What turns text into tokens and messages into text.
 struct TextSide {
   std::shared_ptr<const text::Tokenizer> tokenizer;
@@ -91,7 +113,7 @@ class LoadedHost final : public Host {
   LoadedHost(int threads) : pool_(std::make_shared<ThreadPool>(threads, /*pin=*/true)), turns_(std::make_shared<engine::ComputeLock>()) {}
 
   Status take_draft(const std::string& text, const HostOptions& options) {
-    const std::string path = text == kDefaultModel ? TRY(default_model_path()) : text;
+    const std::string path = TRY(path_of(text, options));
     auto loaded = TRY(models::load(path,
                                    {.max_rows = options.engine.max_num_batched_tokens,
                                     .packed_cache = models::PackedCache::from(options.packed_cache)},
@@ -106,7 +128,7 @@ class LoadedHost final : public Host {
 
   Status add(const std::string& text, const HostOptions& options) {
     Stopwatch watch;
-    auto [name, path] = TRY(parse_model(text));
+    auto [name, path] = TRY(parse_model(text, options));
     auto file = TRY(models::open_file(path));
     auto loaded = TRY(models::open_model(std::move(file)));
     if (!loaded.config) return Error{Code::invalid, fmt::format("{}: has a vocabulary but no weights", path)};
@@ -136,6 +158,7 @@ class LoadedHost final : public Host {
                                    .request_timeout = options.engine.request_timeout},
                                   options.reader));
     const int embedding = reader != nullptr ? reader->dimensions() : 0;
+    engines_.push_back(nullptr);
     if (only_reads(loaded)) {
       generators_.push_back(std::make_shared<engine::SilentGenerator>(
           engine::ModelCard{.id = name,
@@ -148,7 +171,8 @@ class LoadedHost final : public Host {
                             .ranks = reader->ranks()},
           tokenizer));
     } else {
-      generators_.push_back(TRY(make_engine(name, loaded, model, std::move(tokenizer), std::move(chat_template), embedding, options)));
+      engines_.back() = TRY(make_engine(name, loaded, model, std::move(tokenizer), std::move(chat_template), embedding, options));
+      generators_.push_back(engines_.back());
     }
     if (reader != nullptr) readers_.push_back(std::move(reader));
     log::debug("model_load_times", {{"model", name}, {"open_ms", opened_ms}, {"weights_ms", weights_ms},
@@ -156,6 +180,28 @@ class LoadedHost final : public Host {
     log::info("model_loaded", {{"model", name}, {"architecture", loaded.facts.architecture}, {"type", loaded.facts.file_type},
                                {"context", generators_.back()->models().front().context}, {"isa", kernels::kernels().isa},
                                {"weights", name_of(loaded.weights)}, {"ms", watch.total()}});
+    return {};
+  }
+
+  // "NAME=PATH" is of the first model, "MODEL:NAME=PATH" of that one.
+  Status add_adapter(const std::string& text) {
+    const auto equals = text.find('=');
+    if (equals == std::string::npos || equals == 0 || equals + 1 == text.size())
+      return Error{Code::invalid, fmt::format("--adapter: '{}' is not NAME=PATH", text)};
+    std::string name = text.substr(0, equals);
+    std::size_t model = 0;
+    for (std::size_t i = 0; i < names_.size(); ++i)
+      if (name.starts_with(names_[i] + ":")) {
+        name = name.substr(names_[i].size() + 1);
+        model = i;
+        break;
+      }
+    if (std::ranges::find(names_, name) != names_.end() || std::ranges::find(adapters_, name) != adapters_.end())
+      return Error{Code::invalid, fmt::format("--adapter: two are to be served as '{}'", name)};
+    if (engines_[model] == nullptr)
+      return Error{Code::unsupported, fmt::format("--adapter: '{}' writes no text, so it takes no adapters", names_[model])};
+    TRY(engines_[model]->add_adapter(name, text.substr(equals + 1)));
+    adapters_.push_back(name);
     return {};
   }
 
@@ -169,9 +215,10 @@ class LoadedHost final : public Host {
   engine::Embedder& embedder() override { return *reader_set_; }
   engine::Reranker& reranker() override { return *reader_set_; }
   const std::vector<std::string>& models() const override { return names_; }
+  const std::string& first() const override { return adapters_.empty() ? names_.front() : adapters_.front(); }
 
  private:
-  Result<std::shared_ptr<engine::Generator>> make_engine(const std::string& name, const models::LoadedModel& loaded,
+  Result<std::shared_ptr<engine::Engine>> make_engine(const std::string& name, const models::LoadedModel& loaded,
                                                          std::shared_ptr<models::Model> model,
                                                          std::shared_ptr<const text::Tokenizer> tokenizer,
                                                          std::shared_ptr<const text::ChatTemplate> chat_template,
@@ -186,6 +233,7 @@ class LoadedHost final : public Host {
                                        .parameters = loaded.facts.parameters,
                                        .bytes = static_cast<std::int64_t>(loaded.facts.bytes.count),
                                        .embedding = embedding,
+                                       .sampling = sampling_of(loaded.facts.sampling),
                                        .pool = pool_,
                                        .turns = turns_},
                                       options.engine));
@@ -195,8 +243,9 @@ class LoadedHost final : public Host {
   std::shared_ptr<engine::ComputeLock> turns_;
   std::shared_ptr<models::Model> draft_;  // null: none
   std::shared_ptr<const text::Tokenizer> draft_tokenizer_;
-  std::vector<std::string> names_;
-  std::vector<std::shared_ptr<engine::Generator>> generators_;
+  std::vector<std::string> names_, adapters_;
+  std::vector<std::shared_ptr<engine::Generator>> generators_;  // of each name
+  std::vector<std::shared_ptr<engine::Engine>> engines_;        // the same; nullptr where it only reads
   std::unique_ptr<engine::GeneratorSet> set_;
   std::vector<std::unique_ptr<engine::TextReader>> readers_;  // until they are a set
   std::unique_ptr<engine::ReaderSet> reader_set_;
@@ -209,6 +258,7 @@ Result<std::unique_ptr<Host>> Host::open(const std::vector<std::string>& models,
   auto host = std::make_unique<LoadedHost>(options.threads);
   if (!options.draft_model.empty()) TRY(host->take_draft(options.draft_model, options));
   for (const std::string& model : models) TRY(host->add(model, options));
+  for (const std::string& adapter : options.adapter) TRY(host->add_adapter(adapter));
   TRY(host->finish());
   return host;
 }

@@ -11,6 +11,7 @@
 #include "engine/generator.h"
 #include "engine/text_reader.h"
 #include "models/packed_cache.h"
+#include "store/model_store.h"
 
 namespace ashlar::cli {
 
@@ -21,15 +22,21 @@ struct HostOptions {
   engine::EngineOptions engine;
   engine::TextReaderOptions reader;
   models::PackedCacheOptions packed_cache;
+  store::StoreOptions store = store::store_options_from_environment();
   std::string draft_model;
   std::string isa;
+  std::vector<std::string> adapter;
   int threads = 0;
   void fields(auto&& field) {
     engine.fields(field);
     reader.fields(field);
     packed_cache.fields(field);
+    store.fields(field);
     field("draft_model", draft_model,
           "A small model of the same vocabulary that guesses tokens ahead for the models served: a GGUF file or a Hugging Face folder.");
+    field("adapter", adapter,
+          "NAME=PATH of a LoRA adapter, a PEFT folder or a GGUF file, served as NAME beside its model; MODEL:NAME=PATH "
+          "where several models are served. May be given many times.");
     field("threads", threads, "Threads that compute; 0: one for each core.");
     field("isa", isa, "Use the kernels of this instruction set instead of the best that this processor has.");
   }
@@ -37,8 +44,8 @@ struct HostOptions {
 
 class Host {
  public:
-  // `models`: paths of GGUF files or Hugging Face folders, or NAME=PATH, or kDefaultModel. A path's served name is its
-  // file name without ".gguf", or the folder's.
+  // `models`: paths of GGUF files or Hugging Face folders, names of pulled models, NAME= any of these, or kDefaultModel.
+  // A path's served name is its file name without ".gguf", or the folder's; a pulled model's the one that was typed.
   static Result<std::unique_ptr<Host>> open(const std::vector<std::string>& models, const HostOptions& options);
   virtual ~Host() = default;
 
@@ -46,6 +53,8 @@ class Host {
   virtual engine::Embedder& embedder() = 0;  // of the models that embed
   virtual engine::Reranker& reranker() = 0;  // of those that rank
   virtual const std::vector<std::string>& models() const = 0;  // served names, in order
+  // Who answers where nobody is named: the first adapter, else the first model.
+  virtual const std::string& first() const = 0;
 };
 
 }  // namespace ashlar::cli

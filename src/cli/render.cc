@@ -65,7 +65,8 @@ Result<Source> read_source(const std::string& path, const std::string& name) {
 Result<std::string> rendered(const std::string& model, const std::string& context_path, const RenderOptions& options) {
   const std::time_t now = TRY(parse_time(options.now));
   Source source = TRY(read_source(model, options.name));
-  Json context = TRY(parse_json(TRY(read_file(context_path, kMaxContext))));
+  const std::string context_text = TRY(read_file(context_path, kMaxContext));
+  Json context = TRY(parse_json(context_text));
   if (!context.is_object())
     return Error{Code::invalid, fmt::format("{}: expected an object with \"messages\" and the like", context_path)};
   if (!source.bos.empty() && !context.contains("bos_token")) context["bos_token"] = source.bos;

@@ -15,6 +15,7 @@
 #include "cli/commands.h"
 #include "cli/flags.h"
 #include "cli/host.h"
+#include "cli/stored_model.h"
 #include "cli/terminal.h"
 
 namespace ashlar::cli {
@@ -37,7 +38,7 @@ struct RunOptions {
   bool raw = false, verbose = false;
   void fields(auto&& field) {
     field("system", system, "A system message that begins the conversation.");
-    field("temperature", temperature, "Randomness of the answer; 0: always the likeliest token. -1: 0.7, or 0 for the embedded model.");
+    field("temperature", temperature, "Randomness of the answer; 0: always the likeliest token. -1: as its publisher advises, else 0.7, or 0 for the embedded model.");
     field("top_p", top_p, "Choose among the likeliest tokens that together have this probability.");
     field("top_k", top_k, "Choose among so many likeliest tokens; 0: all.");
     field("min_p", min_p, "Leave out tokens less likely than this share of the likeliest.");
@@ -89,7 +90,7 @@ class Conversation {
   Status say(const std::string& text) {
     engine::Request request;
     request.id = fmt::format("run-{}", ++count_);
-    request.model = host_.models().front();
+    request.model = host_.first();
     request.sampling.temperature = static_cast<float>(options_.temperature);
     request.sampling.top_p = static_cast<float>(options_.top_p);
     request.sampling.min_p = static_cast<float>(options_.min_p);
@@ -201,8 +202,20 @@ int chat(Conversation& conversation, const std::string& model) {
   }
 }
 
-bool looks_like_model(const std::string& word) {
-  return word.ends_with(".gguf") || word == kDefaultModel || access(word.c_str(), F_OK) == 0;
+// What was not asked is as the model's publisher advises it.
+void take_advice(const engine::Sampling& advice, bool embedded, RunOptions& options) {
+  const engine::Sampling usual;
+  if (options.temperature < 0)
+    options.temperature = embedded                                   ? 0
+                          : advice.temperature != usual.temperature ? static_cast<double>(advice.temperature)
+                                                                    : 0.7;
+  if (options.top_p == 1) options.top_p = static_cast<double>(advice.top_p);
+  if (options.min_p == 0) options.min_p = static_cast<double>(advice.min_p);
+  if (options.top_k == 0) options.top_k = advice.top_k;
+}
+
+bool looks_like_model(const std::string& word, const HostOptions& options) {
+  return word.ends_with(".gguf") || word == kDefaultModel || names_model(word, options.store);
 }
 
 }  // namespace
@@ -216,13 +229,14 @@ int run(const Words& words) {
   CommandLine line{.name = "run",
                    .summary = "Chat with a model in the terminal. With PROMPT, or a pipe on standard input: answer on standard output and exit.",
                    .examples = "Examples:\n  ashlar run\n  ashlar run model.gguf \"Why is the sky blue?\"\n"
-                               "  ashlar run model.gguf --temperature 0 < question.txt",
-                   .positionals = {{.name = "MODEL", .help = "A GGUF file or a Hugging Face folder; left out: the embedded model.", .value = &first},
+                               "  ashlar run model.gguf --temperature 0 < question.txt\n"
+                               "  ashlar pull ollama:qwen3:0.6b && ashlar run qwen3:0.6b",
+                   .positionals = {{.name = "MODEL", .help = "A GGUF file, a Hugging Face folder or a pulled model's name; left out: the embedded model.", .value = &first},
                                    {.name = "PROMPT", .help = "What to answer.", .value = &second}},
                    .options = std::move(all)};
   if (const auto status = parse(line, words)) return *status;
   // One word alone may be either.
-  if (second.empty() && !first.empty() && !looks_like_model(first)) std::swap(first, second);
+  if (second.empty() && !first.empty() && !looks_like_model(first, host_options)) std::swap(first, second);
   std::string prompt = second;
   const bool interactive = prompt.empty() && is_terminal(stdin);
   if (!interactive && prompt.empty()) {
@@ -237,8 +251,8 @@ int run(const Words& words) {
   catch_interrupts();
   auto host = Host::open({first.empty() ? std::string(kDefaultModel) : first}, host_options);
   if (!host) return fail("run", host.error());
-  if (options.temperature < 0) options.temperature = first.empty() || first == kDefaultModel ? 0 : 0.7;
   const auto card = (*host)->generator().models().front();
+  take_advice(card.sampling, first.empty() || first == kDefaultModel, options);
   if (!options.raw && !card.has_chat_template) {
     fmt::print(stderr, "{} has no chat template: it continues the text as it is (--raw).\n", card.id);
     options.raw = true;

@@ -1,11 +1,15 @@
 // ashlar show: what is in a model file.
 #include <fmt/format.h>
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <filesystem>
 
 #include "base/json_full.h"
 #include "cli/commands.h"
 #include "cli/flags.h"
+#include "cli/pull_screen.h"
 #include "cli/terminal.h"
 #include "models/loader.h"
 
@@ -15,12 +19,14 @@ namespace {
 struct ShowOptions {
   int context = 0;
   bool tensors = false, keys = false, chat_template = false, json = false;
+  store::StoreOptions store = store::store_options_from_environment();
   void fields(auto&& field) {
     field("context", context, "Say what memory a conversation of this many tokens needs; 0: 4096, and all that the model was trained for.");
     field("tensors", tensors, "List every tensor: its name, type and dimensions.");
     field("keys", keys, "List every key of the file's metadata.");
     field("template", chat_template, "Print the chat template, and nothing else.");
     field("json", json, "For a script.");
+    store.fields(field);
   }
 };
 
@@ -79,7 +85,7 @@ Json as_json(const models::LoadedModel& model, int context) {
                 {"kv_heads", shape.kv_heads}, {"head_dim", shape.head_dim}, {"context", shape.context},
                 {"sliding_window", shape.sliding_window}, {"full_attention_every", shape.full_every}});
     Json memory = Json::array();
-    for (const auto tokens : contexts(shape, context))
+    for (const auto tokens : model.config->encoder ? std::vector<std::int64_t>() : contexts(shape, context))
       memory.push_back({{"context", tokens}, {"kv_bytes", kv_bytes(shape, tokens).count},
                         {"total_bytes", kv_bytes(shape, tokens).count + model.facts.bytes.count}});
     out["memory"] = memory;
@@ -124,23 +130,30 @@ void print_facts(const models::LoadedModel& model, int context) {
   for (const auto& [name, source] : model.templates.named) named += fmt::format(", {}: {} bytes", name, source.size());
   row("chat template", model.templates.source.empty() ? "none" + named
                                                       : fmt::format("{} bytes{}", model.templates.source.size(), named));
-  if (shape.layers > 0)
+  if (shape.layers > 0 && !model.config->encoder)  // an encoder keeps no keys and values
     for (const auto tokens : contexts(shape, context))
       row("memory", fmt::format("{} for a context of {}: weights {}, keys and values {} (f16)",
                                 to_string(Bytes{facts.bytes.count + kv_bytes(shape, tokens).count}), tokens,
                                 to_string(facts.bytes), to_string(kv_bytes(shape, tokens))));
 }
 
-}  // namespace
+// What the store knows of a pulled model.
+void print_manifest(const store::Manifest& manifest) {
+  const Palette colour = palette(stdout);
+  const auto row = [&](std::string_view label, const std::string& text) {
+    if (!text.empty()) fmt::print("  {}{:<14}{} {}\n", colour.dim, label, colour.plain, text);
+  };
+  fmt::print("{}{}{}\n", colour.bold, manifest.reference, colour.plain);
+  row("name", manifest.alias);
+  row("from", manifest.endpoint + (manifest.version.empty() ? "" : " at " + manifest.version));
+  row("licence", manifest.licence);
+  row("pulled", store::utc_text(manifest.pulled_at));
+  for (const auto& file : manifest.files)
+    row("file", fmt::format("{}  {}  sha256 {}{}", file.name, to_string(Bytes{file.size}), file.sha256,
+                            file.checked_by.empty() ? " (the source tells none)" : ""));
+}
 
-int show(const Words& words) {
-  std::string path;
-  ShowOptions options;
-  CommandLine line{.name = "show",
-                   .summary = "What is in a model file: architecture, sizes, types, tokenizer, template, and the memory it needs.",
-                   .positionals = {{.name = "MODEL", .help = "A GGUF file (of a split one, any part), or a Hugging Face folder.", .value = &path, .required = true}},
-                   .options = list_options(options)};
-  if (const auto status = parse(line, words)) return *status;
+int show_file(const std::string& path, const ShowOptions& options, const store::Manifest* manifest) {
   ThreadPool pool(1);
   const auto model = models::load(path, {.weights = false}, pool);
   if (!model) return fail("show", model.error());
@@ -150,15 +163,46 @@ int show(const Words& words) {
     return 0;
   }
   if (options.json) {
-    fmt::print("{}\n", dump_json(as_json(*model, options.context)));
+    Json out = as_json(*model, options.context);
+    if (manifest != nullptr) out["store"] = store::manifest_json(*manifest);
+    fmt::print("{}\n", dump_json(out));
     return 0;
   }
+  if (manifest != nullptr) print_manifest(*manifest);
   print_facts(*model, options.context);
   if (options.keys)
     for (const auto& key : model->file->keys()) fmt::print("  {} = {}\n", key.name, value_text(key.value));
   if (options.tensors)
     for (const auto& tensor : model->file->tensors())
       fmt::print("  {:<40} {:<7} {}\n", tensor.name, kernels::type_info(tensor.type).name, models::gguf::dims_text(tensor));
+  return 0;
+}
+
+Result<store::Found> find_stored(const std::string& name, const store::StoreOptions& options) {
+  const auto store = TRY(store::ModelStore::open(options));
+  PullScreen screen(name);
+  return store->ready(name, screen.watch());
+}
+
+}  // namespace
+
+int show(const Words& words) {
+  std::string path;
+  ShowOptions options;
+  CommandLine line{.name = "show",
+                   .summary = "What is in a model file: architecture, sizes, types, tokenizer, template, and the memory it needs.",
+                   .positionals = {{.name = "MODEL", .help = "A GGUF file, of a split one any part; a Hugging Face folder; or the name of a pulled model: then also its source, licence and checksums.", .value = &path, .required = true}},
+                   .options = list_options(options)};
+  if (const auto status = parse(line, words)) return *status;
+  if (access(path.c_str(), F_OK) == 0) return show_file(path, options, nullptr);
+  const auto found = find_stored(path, options.store);
+  if (!found) return fail("show", path.find('/') == 0 ? Error{Code::not_found, path + ": no such file"} : found.error());
+  const bool folder = std::filesystem::exists(std::filesystem::path(found->path) / "config.json");
+  if (found->path.ends_with(".gguf") || folder) return show_file(found->path, options, &found->manifest);
+  if (options.json)
+    fmt::print("{}\n", dump_json({{"store", store::manifest_json(found->manifest)}}));
+  else
+    print_manifest(found->manifest);
   return 0;
 }
 

@@ -10,11 +10,9 @@ Result<std::unique_ptr<GeneratorSet>> GeneratorSet::create(std::vector<std::shar
   if (generators.empty()) return Error{Code::invalid, "there is no model to serve"};
   auto set = std::unique_ptr<GeneratorSet>(new GeneratorSet);
   for (const auto& generator : generators)
-    for (ModelCard& card : generator->models()) {
+    for (const ModelCard& card : generator->models())
       if (!set->by_name_.emplace(card.id, generator.get()).second)
         return Error{Code::invalid, fmt::format("two models are to be served as '{}'", card.id)};
-      set->cards_.push_back(std::move(card));
-    }
   set->generators_ = std::move(generators);
   return set;
 }
@@ -22,8 +20,12 @@ Result<std::unique_ptr<GeneratorSet>> GeneratorSet::create(std::vector<std::shar
 Result<Generator*> GeneratorSet::find(const std::string& model) const {
   if (model.empty()) return generators_.front().get();
   if (const auto found = by_name_.find(model); found != by_name_.end()) return found->second;
+  // Adapters come and go.
   std::string served;
-  for (const ModelCard& card : cards_) served.append(served.empty() ? "" : ", ").append(card.id);
+  for (const auto& generator : generators_)
+    for (const ModelCard& card : generator->models())
+      if (card.id == model || (!card.parent.empty() && card.parent + ":" + card.id == model)) return generator.get();
+  for (const ModelCard& card : models()) served.append(served.empty() ? "" : ", ").append(card.id);
   return Error{Code::not_found, fmt::format("there is no model '{}' here, but {}", model, served)};
 }
 
@@ -33,7 +35,25 @@ std::expected<std::unique_ptr<Ticket>, Generator::Refusal> GeneratorSet::start(R
   return (*generator)->start(std::move(request), sink);
 }
 
-std::vector<ModelCard> GeneratorSet::models() const { return cards_; }
+std::vector<ModelCard> GeneratorSet::models() const {
+  std::vector<ModelCard> cards;
+  for (const auto& generator : generators_)
+    for (ModelCard& card : generator->models()) cards.push_back(std::move(card));
+  return cards;
+}
+
+void GeneratorSet::load_adapter(AdapterOrder order, std::function<void(Status)> done) {
+  const Result<Generator*> owner = find(order.model);
+  if (!owner) return done(owner.error());
+  for (const auto& generator : generators_)
+    for (const ModelCard& card : generator->models())
+      if (card.id == order.name && (generator.get() != *owner || card.parent.empty()))
+        return done(
+            Error{Code::invalid, fmt::format("'{}' is served already; the adapter needs another name", card.id)});
+  (*owner)->load_adapter(std::move(order), std::move(done));
+}
+
+Status GeneratorSet::unload_adapter(const std::string& name) { return TRY(find(name))->unload_adapter(name); }
 
 Result<Tokenized> GeneratorSet::tokenize(const std::string& model, const Prompt& prompt, bool parse_special) const {
   return TRY(find(model))->tokenize(model, prompt, parse_special);

@@ -11,13 +11,13 @@
 
 namespace ashlar::engine {
 
-// Fixed after create(); any thread.
+// Its generators are fixed after create(), their adapters are not; any thread.
 class GeneratorSet : public Generator {
  public:
   // invalid: no generator, or two that serve one name.
   static Result<std::unique_ptr<GeneratorSet>> create(std::vector<std::shared_ptr<Generator>> generators);
 
-  // An empty model name means the first generator's. not_found: none serves it.
+  // An empty model name means the first generator's, MODEL:ADAPTER that model's. not_found: none serves it.
   std::expected<std::unique_ptr<Ticket>, Refusal> start(Request request, Sink& sink) override;
   std::vector<ModelCard> models() const override;
   Result<Tokenized> tokenize(const std::string& model, const Prompt& prompt, bool parse_special) const override;
@@ -25,13 +25,15 @@ class GeneratorSet : public Generator {
   Result<std::string> render(const std::string& model, const Chat& chat) const override;
   // Sums; kv_used is the fullest; healthy if all are.
   Load load() const override;
+  // invalid: also a name that another of the generators serves.
+  void load_adapter(AdapterOrder order, std::function<void(Status)> done) override;
+  Status unload_adapter(const std::string& name) override;
 
  private:
   GeneratorSet() = default;
   Result<Generator*> find(const std::string& model) const;
 
   std::vector<std::shared_ptr<Generator>> generators_;
-  std::vector<ModelCard> cards_;
   std::map<std::string, Generator*, std::less<>> by_name_;
 };
 

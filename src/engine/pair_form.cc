@@ -1,5 +1,7 @@
 #include "engine/pair_form.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <span>
 
@@ -7,6 +9,15 @@ namespace ashlar::engine {
 namespace {
 
 constexpr std::string_view kQuery = "{query}", kDocument = "{document}";
+// A file's pattern may not blow up what it is filled with.
+constexpr std::size_t kMaxPattern = 16 << 10;
+constexpr int kMostQueries = 4;
+
+int count(std::string_view text, std::string_view what) {
+  int found = 0;
+  for (std::size_t at = 0; (at = text.find(what, at)) != text.npos; at += what.size()) ++found;
+  return found;
+}
 
 void replace(std::string& text, std::string_view what, std::string_view by) {
   for (std::size_t at = 0; (at = text.find(what, at)) != text.npos; at += by.size()) text.replace(at, what.size(), by);
@@ -24,8 +35,13 @@ std::string_view yes_no_pattern() {
 Result<PairForm> PairForm::create(std::shared_ptr<const text::Tokenizer> tokenizer, std::string_view pattern) {
   PairForm form(std::move(tokenizer));
   if (!pattern.empty()) {
-    if (pattern.find(kQuery) == pattern.npos || pattern.find(kDocument) == pattern.npos)
-      return Error{Code::invalid, "the pattern for a query and a document lacks {query} or {document}"};
+    if (pattern.size() > kMaxPattern || count(pattern, kDocument) != 1 || count(pattern, kQuery) < 1 ||
+        count(pattern, kQuery) > kMostQueries)
+      return Error{
+          Code::invalid,
+          fmt::format("the pattern for a query and a document has {} bytes, {{query}} {} times and {{document}} "
+                      "{} times; at most {} bytes, {{query}} 1 to {} times and {{document}} once are expected",
+                      pattern.size(), count(pattern, kQuery), count(pattern, kDocument), kMaxPattern, kMostQueries)};
     form.take_pattern(pattern);
     return form;
   }
@@ -72,14 +88,12 @@ std::vector<std::int32_t> PairForm::fill(std::string_view query, std::string_vie
       ids.push_back(part.id);
       continue;
     }
-    // The document last, so that a query's "{document}" stays what it is ... and so does a document's "{query}".
-    std::string text = part.text;
-    const std::size_t document_at = text.find(kDocument);
-    std::string tail = document_at == text.npos ? std::string() : text.substr(document_at);
-    if (document_at != text.npos) text.resize(document_at);
+    // Each in its turn: a query that writes "{document}" stays as it is, and so does a document with "{query}".
+    const std::size_t at = part.text.find(kDocument);
+    std::string text = part.text.substr(0, at);
     replace(text, kQuery, query);
-    if (!tail.empty()) {
-      std::string behind = tail.substr(kDocument.size());
+    if (at != part.text.npos) {
+      std::string behind = part.text.substr(at + kDocument.size());
       replace(behind, kQuery, query);
       text.append(document).append(behind);
     }

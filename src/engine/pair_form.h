@@ -18,7 +18,8 @@ class PairForm {
   // `pattern`: text with "{query}" and "{document}", whose control tokens are such; those that a query or a document
   // writes are plain text. Empty: the two parts with the model's own separators, as encoders were trained:
   // [CLS] query [SEP] document [SEP], or <s> query </s></s> document </s>.
-  // invalid: a pattern that lacks one of the two; unsupported: no pattern, and a vocabulary without separators.
+  // invalid: a pattern that lacks one of the two, or has them too often, or is too long; unsupported: no pattern, and a
+  // vocabulary without separators.
   static Result<PairForm> create(std::shared_ptr<const text::Tokenizer> tokenizer, std::string_view pattern);
 
   struct Pair {

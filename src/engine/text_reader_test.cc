@@ -278,6 +278,8 @@ TEST(PairForm, WritesWhatAPatternSays) {
   EXPECT_EQ(text(form.write("a", "bcdef", 2, -1)), "<s>QaDbc</s>");
   EXPECT_EQ(text(form.write("a", "bcdef", -1, 8)), "<s>QaDbcd</s>");
   EXPECT_FALSE(PairForm::create(tokenizer, "{query} alone").has_value());
+  EXPECT_FALSE(PairForm::create(tokenizer, "{query}{document}{document}").has_value());
+  EXPECT_FALSE(PairForm::create(tokenizer, std::string(20'000, 'x') + "{query}{document}").has_value());
 }
 
 TEST(PairForm, SeparatesAsEncodersWereTrained) {

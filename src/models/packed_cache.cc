@@ -117,7 +117,8 @@ std::string default_folder() {
 std::string stem(const gguf::File& file) {
   std::error_code ignored;
   const fs::path path = fs::weakly_canonical(file.path(), ignored);
-  std::string name = (path.has_filename() ? path : path.parent_path()).stem().string().substr(0, 60);
+  const fs::path given = file.path();
+  std::string name = (given.has_filename() ? given : given.parent_path()).stem().string().substr(0, 60);
   for (char& c : name)
     if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '.')) c = '-';
   Digest digest;

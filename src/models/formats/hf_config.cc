@@ -24,8 +24,8 @@ struct Family {
   std::string_view model_type;
   std::string_view class_name;
   std::string_view architecture;
-  int head_dim;        // 0: the width by the heads
-  int sliding_window;  // 0: none
+  int head_dim;                    // 0: the width by the heads
+  int sliding_window;              // 0: none
   std::string_view defaults = {};  // an object: further members that the library fills in
   bool gelu = false;               // gates the feed-forward, by its approximation with tanh; otherwise silu
 };
@@ -37,8 +37,7 @@ constexpr Family kFamilies[] = {
     {"granite", "GraniteForCausalLM", "granite", 0, 0},
     {"olmo2", "Olmo2ForCausalLM", "olmo2", 0, 0, R"({"rms_norm_eps":1e-5})"},
     {"olmo3", "Olmo3ForCausalLM", "olmo2", 0, 4096, R"({"rms_norm_eps":1e-5})"},
-    {"phi3", "Phi3ForCausalLM", "phi3", 0, 0,
-     R"({"rms_norm_eps":1e-5,"original_max_position_embeddings":4096})"},
+    {"phi3", "Phi3ForCausalLM", "phi3", 0, 0, R"({"rms_norm_eps":1e-5,"original_max_position_embeddings":4096})"},
     {"gemma2", "Gemma2ForCausalLM", "gemma2", 256, 4096,
      R"({"vocab_size":256000,"hidden_size":2304,"intermediate_size":9216,"num_hidden_layers":26,
          "num_attention_heads":8,"num_key_value_heads":4,"max_position_embeddings":8192,"tie_word_embeddings":true,
@@ -293,7 +292,8 @@ Status read_yarn(const Fields& scaling, Shape& s, RopeConfig& r) {
 Status read_longrope(const Fields& fields, const Fields& scaling, HfConfig& out) {
   RopeConfig& r = out.config.rope;
   const Shape& s = out.config.shape;
-  if (s.architecture != "phi3") return scaling.bad("rope_type", "is 'longrope', which only Phi-3 has", Code::unsupported);
+  if (s.architecture != "phi3")
+    return scaling.bad("rope_type", "is 'longrope', which only Phi-3 has", Code::unsupported);
   const auto factors = [&](const char* name, std::vector<float>& list) -> Status {
     const Json* value = scaling.find(name);
     if (value == nullptr || !value->is_array() || value->size() != static_cast<std::size_t>(r.dims / 2))
@@ -341,7 +341,8 @@ Status read_rope_dims(const Fields& fields, const std::optional<Fields>& scaling
     return fields.bad("partial_rotary_factor", "is not 1, which is not supported", Code::unsupported);
   r.dims = static_cast<int>(s.head_dim * part);
   if (r.dims < 2 || r.dims % 2 != 0)
-    return fields.bad("partial_rotary_factor", fmt::format("turns {} elements of a head; an even number is expected", r.dims));
+    return fields.bad("partial_rotary_factor",
+                      fmt::format("turns {} elements of a head; an even number is expected", r.dims));
   return {};
 }
 

@@ -25,11 +25,11 @@ struct HfConfig {
   // Of the architecture that GGUF calls so too, vocabulary included. The rows of
   // W_q and W_k are not interleaved in such folders, so rope turns halves.
   Config config;
-  std::vector<float> rope_factors;  // Llama 3's, as GGUF's rope_freqs.weight: [rope.dims / 2], or empty
+  std::vector<float> rope_factors;                 // Llama 3's, as GGUF's rope_freqs.weight: [rope.dims / 2], or empty
   std::vector<float> long_factors, short_factors;  // LongRoPE's, likewise
   bool nested = false;                             // the text model is a part of the folder's
   bool tied_embedding = false;                     // the output matrix is the embedding
-  std::string quantization;         // quantization_config's quant_method, "gptq"; empty: plain weights
+  std::string quantization;                        // quantization_config's quant_method, "gptq"; empty: plain weights
   std::optional<std::int32_t> bos;
   std::vector<std::int32_t> eos;  // any of these ends a text
   SamplingAdvice sampling;
