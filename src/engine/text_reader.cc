@@ -13,6 +13,7 @@
 
 #include "base/log.h"
 #include "base/threads.h"
+#include "engine/read_text.h"
 #include "engine/reader_metrics.h"
 
 namespace ashlar::engine {
@@ -23,13 +24,6 @@ constexpr std::chrono::milliseconds kRetryFullQueue{1000};
 constexpr int kTasksEmbed = 0, kTasksRank = 1;
 
 std::size_t size(int n) { return static_cast<std::size_t>(n); }
-
-// A text on its way: which of the request's it is, and what the model reads.
-struct ReadText {
-  std::size_t index = 0;
-  std::vector<std::int32_t> ids;
-  std::vector<std::uint8_t> types;  // or empty
-};
 
 // One request. The thread that works on it owns it; done_ is called once.
 struct Work {
@@ -82,18 +76,22 @@ Result<int> relevant_score(int outputs, const std::vector<std::string>& labels) 
 struct TextReader::State {
   TextReaderParts parts;
   TextReaderOptions options;
+  TextTokens text_tokens;
   ReaderMetrics metrics;
 
   std::mutex mutex;
   std::condition_variable_any news;
   std::deque<std::unique_ptr<Work>> incoming;  // to be tokenized; guarded by mutex
-  std::deque<std::unique_ptr<Work>> ready;     // guarded by mutex, but for what the computing thread has taken out
+  std::deque<std::unique_ptr<Work>> ready;     // guarded by mutex; their texts are the computing thread's
   std::size_t queued = 0;                      // texts in both; guarded by mutex
   bool stopping = false;                       // guarded by mutex
   std::jthread tokenizing, computing;          // last: they use all of the above
 
   State(TextReaderParts its_parts, const TextReaderOptions& its_options)
-      : parts(std::move(its_parts)), options(its_options), metrics(parts.names.front()) {}
+      : parts(std::move(its_parts)),
+        options(its_options),
+        text_tokens(parts.tokenizer, parts.pair_form, context()),
+        metrics(parts.names.front()) {}
 
   bool ranks() const { return parts.encoder->pooling() == models::Pooling::rank; }
   int context() const { return std::min(parts.encoder->shape().context, parts.encoder->max_tokens()); }
@@ -103,9 +101,6 @@ struct TextReader::State {
   void tokenize_all(std::stop_token stop);
   void compute_all(std::stop_token stop);
   Status tokenize(Work& work) const;
-  Result<ReadText> text_of(const TextOrIds& input, std::size_t index, const EmbedRequest& request) const;
-  Status check_length(const ReadText& text, std::string_view what) const;
-  std::vector<std::int32_t> cut(std::vector<std::int32_t> ids, int truncate) const;
   std::optional<Refusal> over(const Work& work) const;
   void end(std::unique_ptr<Work> work, std::optional<Refusal> refusal);
   void step();
@@ -182,58 +177,15 @@ void TextReader::State::end(std::unique_ptr<Work> work, std::optional<Refusal> r
 
 // --- tokenizing ---
 
-std::vector<std::int32_t> TextReader::State::cut(std::vector<std::int32_t> ids, int truncate) const {
-  const std::size_t most = size(truncate == 0 ? context() : std::min(truncate, context()));
-  if (truncate < 0 || ids.size() <= most) return ids;
-  // What the model wants behind a text stays.
-  const std::size_t around = parts.tokenizer->encode("").size();
-  const bool end = around > 0 && (around > 1 || !parts.tokenizer->vocabulary().add_bos) && most > 0;
-  const std::int32_t last = ids.back();
-  ids.resize(most);
-  if (end) ids.back() = last;
-  return ids;
-}
-
-Status TextReader::State::check_length(const ReadText& text, std::string_view what) const {
-  if (text.ids.empty()) return Error{Code::invalid, fmt::format("{} {} has no tokens", what, text.index)};
-  if (text.ids.size() <= size(context())) return {};
-  return Error{Code::too_large, fmt::format("{} {} has {} tokens, but the model reads at most {}", what, text.index,
-                                            text.ids.size(), context())};
-}
-
-Result<ReadText> TextReader::State::text_of(const TextOrIds& input, std::size_t index,
-                                            const EmbedRequest& request) const {
-  ReadText text{.index = index};
-  if (const auto* ids = std::get_if<std::vector<std::int32_t>>(&input)) {
-    for (const std::int32_t id : *ids)
-      if (id < 0 || id >= parts.tokenizer->size())
-        return Error{Code::invalid, fmt::format("input {} has token id {}, but the vocabulary has {}", index, id,
-                                                parts.tokenizer->size())};
-    text.ids = *ids;
-  } else {
-    text.ids = parts.tokenizer->encode(std::get<std::string>(input), {.add_special = true, .parse_special = true});
-  }
-  text.ids = cut(std::move(text.ids), request.truncate);
-  TRY(check_length(text, "input"));
-  return text;
-}
-
 Status TextReader::State::tokenize(Work& work) const {
   const auto take = [&](ReadText text) {
     work.prompt_tokens += static_cast<int>(text.ids.size());
     work.waiting.push_back(std::move(text));
   };
   for (std::size_t i = 0; i < work.texts && !over(work); ++i) {
-    if (const auto* embed = std::get_if<EmbedRequest>(&work.request)) {
-      take(TRY(text_of(embed->inputs[i], i, *embed)));
-      continue;
-    }
-    const auto& rerank = std::get<RerankRequest>(work.request);
-    const int most = rerank.truncate < 0 ? -1 : rerank.truncate == 0 ? context() : std::min(rerank.truncate, context());
-    auto pair = parts.pair_form->write(rerank.query, rerank.documents[i], rerank.document_tokens, most);
-    ReadText text{.index = i, .ids = std::move(pair.ids), .types = std::move(pair.types)};
-    TRY(check_length(text, "the query with document"));
-    take(std::move(text));
+    const auto* embed = std::get_if<EmbedRequest>(&work.request);
+    take(embed != nullptr ? TRY(text_tokens.text(*embed, i))
+                          : TRY(text_tokens.pair(std::get<RerankRequest>(work.request), i)));
   }
   std::ranges::sort(work.waiting, std::greater(),
                     [](const ReadText& text) { return std::pair(text.ids.size(), text.index); });
