@@ -86,6 +86,26 @@ class LayerMaker {
   }
   bool rounded(const gguf::Tensor& tensor) const { return kernels::type_info(type_of(tensor)).block > 1; }
 
+  // A few tokens, a text's first above all, have activations many times as large as the others' (Sun et al. 2024,
+  // arXiv:2402.17762). The next norm takes that back, so they must not outweigh the others here: rows longer than twice
+  // the usual length, that of the first rows seen, are cut to it.
+  void shorten(std::span<float> rows, std::size_t n, double& limit) const {
+    std::vector<double> lengths(rows.size() / n);
+    pool_.for_each(static_cast<int>(lengths.size()), [&](int r, int) {
+      double sum = 1e-30;
+      for (const float x : rows.subspan(static_cast<std::size_t>(r) * n, n)) sum += double{x} * double{x};
+      lengths[static_cast<std::size_t>(r)] = std::sqrt(sum);
+    });
+    if (limit == 0) {
+      std::vector<double> sorted = lengths;
+      std::ranges::nth_element(sorted, sorted.begin() + static_cast<std::ptrdiff_t>(sorted.size() / 2));
+      limit = 2 * sorted[sorted.size() / 2];
+    }
+    for (std::size_t r = 0; r < lengths.size(); ++r)
+      if (lengths[r] > limit)
+        for (float& x : rows.subspan(r * n, n)) x *= static_cast<float>(limit / lengths[r]);
+  }
+
   Status measure() {
     inputs_.clear();
     std::map<const std::byte*, Gram> grams;
@@ -95,16 +115,21 @@ class LayerMaker {
                                  .most = std::vector<float>(static_cast<std::size_t>(product.columns()))};
     }
     Status failed;
+    std::map<const std::byte*, double> limits;
+    std::vector<float> held;
     const LayerWalk::See see = [&](const LayerWalk::Product& product, float* h, std::size_t ld, int rows) {
       InputStatistics& input = inputs_[product.packed];
-      for (int r = 0; r < rows; ++r)
-        for (std::size_t c = 0; c < input.most.size(); ++c) {
-          const float x = std::abs(h[static_cast<std::size_t>(r) * ld + c]);
-          input.magnitude[c] += x / static_cast<float>(walk_.tokens());
-          input.most[c] = std::max(input.most[c], x);
-        }
+      const auto n = static_cast<std::size_t>(product.columns());
+      held.resize(static_cast<std::size_t>(rows) * n);
+      pool_.for_each(rows, [&](int r, int) {
+        std::copy_n(h + static_cast<std::size_t>(r) * ld, n, held.data() + static_cast<std::size_t>(r) * n);
+      });
+      for (std::size_t i = 0; i < held.size(); ++i) input.most[i % n] = std::max(input.most[i % n], std::abs(held[i]));
+      shorten(held, n, limits[product.packed]);
+      for (std::size_t i = 0; i < held.size(); ++i)
+        input.magnitude[i % n] += std::abs(held[i]) / static_cast<float>(walk_.tokens());
       const auto gram = grams.find(product.packed);
-      if (gram != grams.end() && failed) failed = gram->second.add(h, ld, rows, pool_);
+      if (gram != grams.end() && failed) failed = gram->second.add(held.data(), n, rows, pool_);
     };
     double windows = 0;
     TRY(walk_.pass(false, see,

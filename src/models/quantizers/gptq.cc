@@ -67,7 +67,7 @@ Result<Curvature> Curvature::create(std::vector<float> h, int n, const GptqOptio
   std::iota(out.column_at_.rbegin(), out.column_at_.rend(), 0);
   if (options.activation_order)
     std::ranges::sort(out.column_at_, {},
-                      [&](int c) { return std::pair(out.importance_[static_cast<std::size_t>(c)], c); });
+                      [&](int c) { return std::pair(out.importance_[static_cast<std::size_t>(c)], -c); });
   // Columns that nothing ever reaches would leave H singular, and so may too little text.
   for (double damping = options.damping * mean + 1e-20;; damping *= 10) {
     out.r_.resize(stride * stride);
