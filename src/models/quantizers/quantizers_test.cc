@@ -169,8 +169,9 @@ TEST(Gptq, FollowsThePaper) {
     // What it rounded to is the nearest that its block's scale allows.
     std::uint16_t d;
     std::memcpy(&d, made->data() + next / 32 * 18, 2);
-    const double scale = std::abs(kernels::f16_to_f32(d));
-    EXPECT_LE(std::abs(std::clamp(rest[next], -7 * scale, 7 * scale) - result[next]), 0.502 * scale + 1e-5) << step;
+    const double scale = kernels::f16_to_f32(d), ends[] = {-8 * scale, 7 * scale};
+    const double within = std::clamp(rest[next], std::min(ends[0], ends[1]), std::max(ends[0], ends[1]));
+    EXPECT_LE(std::abs(within - result[next]), 0.502 * std::abs(scale) + 1e-5) << step;
     for (std::size_t i = 0; i < left.size(); ++i) rest[left[i]] -= error * m[i].back() / m[i][i];
     done[next] = true;
   }
