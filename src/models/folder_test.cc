@@ -119,7 +119,10 @@ std::vector<Case> cases() {
   TinySpec phi3{.architecture = "phi3", .halves = true, .fused = true};
   TinySpec part = phi3;
   part.head_dim = 16, part.rope_dims = 12;
+  TinySpec long_rope = part;
+  long_rope.long_rope = true, long_rope.rope_length = 1.19;
   return {
+      {"phi3_long", long_rope, {}},
       {"llama", llama, {}},
       {"llama_bf16_sharded", bf16, {.sharded = true}},
       {"llama_f16_tied", TinySpec{.tied = true, .type = Type::f16}, {}},

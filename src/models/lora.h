@@ -21,21 +21,27 @@ namespace ashlar::models {
 class LoraAdapter final : public Adapter {
  public:
   struct Part {
-    kernels::PackedMatrix a, b;
-    int first_row = 0;  // of B's rows, in the model's matrix
+    kernels::PackedMatrix b;
+    int first_row = 0;   // of B's rows, in the model's matrix
+    int first_rank = 0;  // of its A's rows, in the stack
     float scale = 1;
+  };
+  // Of a matrix that is a stack of several, such as q, k and v, the A's are one, for they read the same x.
+  struct Beside {
+    kernels::PackedMatrix a;
+    std::vector<Part> parts;
   };
 
   // Packs the file's matrices on the caller's thread. invalid: it is for another base; corrupt: a value that is not
   // finite; exhausted: no memory.
   static Result<std::shared_ptr<const LoraAdapter>> create(const LoraFile& file, const TensorPlaces& places);
 
-  // What stands beside a matrix; empty: nothing.
-  std::span<const Part> parts(const kernels::PackedMatrix& matrix) const;
+  // nullptr: nothing stands beside the matrix.
+  const Beside* beside(const kernels::PackedMatrix& matrix) const;
   Bytes bytes() const override { return bytes_; }
 
  private:
-  std::unordered_map<const kernels::PackedMatrix*, std::vector<Part>> parts_;
+  std::unordered_map<const kernels::PackedMatrix*, Beside> beside_;
   Bytes bytes_;
 };
 
@@ -62,7 +68,7 @@ class LoraRows {
   };
   struct Task {
     const Run* run;
-    const LoraAdapter::Part* part;
+    const LoraAdapter::Beside* beside;
   };
   // One thread's own.
   struct Bench {

@@ -64,6 +64,12 @@ std::vector<std::byte> plus(std::span<const std::byte> bytes, float number) {
   return out;
 }
 
+Json numbers(const gguf::Tensor& tensor) {
+  std::vector<float> values(static_cast<std::size_t>(tensor.elements()));
+  std::memcpy(values.data(), tensor.data.data(), tensor.data.size());
+  return values;
+}
+
 Json rope_json(const TinySpec& s) {
   if (s.rope_scaling.empty()) return nullptr;
   return {{"rope_type", s.rope_scaling},
@@ -206,7 +212,14 @@ void write_tiny_folder(const TinyModel& model, const std::filesystem::path& fold
   } else {
     write_safetensors(folder / "model.safetensors", tensors);
   }
-  write(folder / "config.json", dump_json(config_json(s, options)));
+  Json config = config_json(s, options);
+  if (s.long_rope)
+    config["rope_scaling"] = {{"type", "longrope"},
+                              {"long_factor", numbers(*file.find_tensor("rope_factors_long.weight"))},
+                              {"short_factor", numbers(*file.find_tensor("rope_factors_short.weight"))},
+                              {"original_max_position_embeddings", s.original_context},
+                              {"attention_factor", s.rope_length}};
+  write(folder / "config.json", dump_json(config));
   if (!options.generation.empty()) write(folder / "generation_config.json", options.generation);
   Json vocabulary = Json::object();
   for (int i = 0; i < s.vocabulary; ++i) vocabulary["t" + std::to_string(i)] = i;
