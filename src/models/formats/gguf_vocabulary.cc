@@ -160,6 +160,7 @@ Result<text::Vocabulary> read_vocabulary(const File& file) {
   v.add_bos = TRY(file.get("tokenizer.ggml.add_bos_token", v.add_bos));
   v.add_eos = TRY(file.get("tokenizer.ggml.add_eos_token", v.add_eos));
   v.add_space_prefix = TRY(file.get("tokenizer.ggml.add_space_prefix", v.add_space_prefix));
+  v.compose = TRY(file.get(kComposeKey, false));
   v.remove_extra_whitespaces = TRY(file.get("tokenizer.ggml.remove_extra_whitespaces", v.remove_extra_whitespaces));
   return v;
 }

@@ -147,6 +147,7 @@ void add_vocabulary_keys(const FolderText& text, int rows, gguf::Writer& writer)
   writer.add("tokenizer.ggml.add_bos_token", v.add_bos);
   writer.add("tokenizer.ggml.add_eos_token", v.add_eos);
   writer.add("tokenizer.ggml.add_space_prefix", v.add_space_prefix);
+  if (v.compose) writer.add(kComposeKey, true);
   if (v.remove_extra_whitespaces) writer.add("tokenizer.ggml.remove_extra_whitespaces", true);
   if (!v.precompiled_charsmap.empty()) {
     const auto* bytes = reinterpret_cast<const std::byte*>(v.precompiled_charsmap.data());
