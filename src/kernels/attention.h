@@ -40,6 +40,9 @@ struct AttentionShape {
   int heads = 0;    // a multiple of the KV heads
   int window = 0;   // a row sees this many positions, its own included; 0: all
   float scale = 0;  // of q, usually 1 / sqrt(head_dim)
+  // [heads], or null: the score of something that each row sees besides, which takes weight and has no value (attention
+  // sinks, arXiv:2309.17453, as gpt-oss learned them).
+  const float* sinks = nullptr;
 };
 
 // Writes the keys and values of new rows, k and v [row, kv_heads, head_dim] with rows ldk and ldv

@@ -29,13 +29,14 @@ std::vector<float> normals(int n, unsigned seed) {
 
 struct Sizes {
   int heads, kv_heads, head_dim, positions, window;
+  bool sinks = false;
 };
 
 // One sequence whose keys and values lie in shuffled blocks, among others that hold what is not a number.
 struct Scene {
   Sizes is;
   KvType type;
-  std::vector<float> q, k, v;
+  std::vector<float> q, k, v, sinks;
   std::vector<int> table;
   std::vector<std::byte> data;
 
@@ -43,6 +44,8 @@ struct Scene {
     q = normals(is.positions * is.heads * is.head_dim, 1);
     k = normals(is.positions * is.kv_heads * is.head_dim, 2);
     v = normals(is.positions * is.kv_heads * is.head_dim, 3);
+    sinks = normals(is.heads, 5);
+    for (float& sink : sinks) sink *= 4;  // some above all scores, some below
     const int blocks = (is.positions + 15) / 16;
     for (int b = 0; b < blocks; ++b) table.push_back(b + 2);
     std::ranges::shuffle(table, std::mt19937(4));
@@ -57,7 +60,9 @@ struct Scene {
     return view;
   }
 
-  AttentionShape shape() const { return {is.heads, is.window, 1 / std::sqrt(static_cast<float>(is.head_dim))}; }
+  AttentionShape shape() const {
+    return {is.heads, is.window, 1 / std::sqrt(static_cast<float>(is.head_dim)), is.sinks ? sinks.data() : nullptr};
+  }
 
   void store(int first, int rows, ThreadPool& pool) {
     const KvSequence s{0, rows, first, table};
@@ -89,7 +94,7 @@ struct Scene {
   std::vector<double> expected(int position, int head) const {
     const int kv = head / (is.heads / is.kv_heads), first = is.window > 0 ? std::max(0, position - is.window + 1) : 0;
     std::vector<double> weights, out(size(is.head_dim));
-    double total = 0;
+    double total = is.sinks ? std::exp(double{sinks[size(head)]}) : 0;
     for (int p = first; p <= position; ++p) {
       const std::vector<double> key = rounded(k, p, kv);
       double score = 0;
@@ -130,17 +135,20 @@ class AttentionTest : public testing::Test {
 TEST_F(AttentionTest, RefIsSoftmaxAttention) {
   ASSERT_TRUE(select_isa("ref"));
   for (const KvType type : kTypes)
-    for (const int window : {0, 40}) {
-      Scene scene({4, 2, 16, 530, window}, type);
-      scene.store(0, scene.is.positions, pool);
-      scene.expect_softmax(0, scene.attend(0, scene.is.positions, pool), 2e-6);
-    }
+    for (const int window : {0, 40})
+      for (const bool sinks : {false, true}) {
+        Scene scene({4, 2, 16, 530, window, sinks}, type);
+        scene.store(0, scene.is.positions, pool);
+        scene.expect_softmax(0, scene.attend(0, scene.is.positions, pool), 2e-6);
+      }
 }
 
 TEST_F(AttentionTest, EveryRowOfTheTableIsSoftmaxAttention) {
-  const Sizes cases[] = {{8, 4, 8, 40, 0},     {14, 2, 64, 1100, 0}, {4, 4, 16, 33, 5},    {32, 1, 24, 20, 0},
-                         {6, 2, 80, 700, 300}, {4, 1, 128, 70, 0},   {3, 1, 96, 273, 100}, {2, 1, 256, 300, 0},
-                         {16, 1, 64, 65, 0},   {140, 1, 8, 30, 0},   {2, 1, 40, 256, 17},  {2, 2, 48, 257, 0}};
+  const Sizes cases[] = {{8, 4, 8, 40, 0},         {14, 2, 64, 1100, 0},        {4, 4, 16, 33, 5},
+                         {32, 1, 24, 20, 0},       {6, 2, 80, 700, 300},        {4, 1, 128, 70, 0},
+                         {3, 1, 96, 273, 100},     {2, 1, 256, 300, 0},         {16, 1, 64, 65, 0},
+                         {140, 1, 8, 30, 0},       {2, 1, 40, 256, 17},         {2, 2, 48, 257, 0},
+                         {8, 1, 64, 600, 0, true}, {16, 2, 64, 300, 128, true}, {140, 1, 16, 530, 0, true}};
   for (const Kernels* row : kernel_rows()) {
     if (row == kernel_rows().front()) continue;
     ASSERT_TRUE(select_isa(row->isa));
@@ -156,9 +164,9 @@ TEST_F(AttentionTest, EveryRowOfTheTableIsSoftmaxAttention) {
 }
 
 TEST_F(AttentionTest, RowsWithoutTilesGiveTheBitsOfRef) {
-  const Sizes cases[] = {{8, 4, 8, 40, 0},    {14, 2, 64, 290, 0}, {4, 4, 16, 33, 5},    {32, 1, 24, 20, 0},
-                         {6, 2, 80, 300, 70}, {4, 1, 128, 70, 0},  {3, 1, 96, 273, 100}, {2, 1, 256, 40, 0},
-                         {16, 1, 64, 65, 0},  {3, 1, 8, 1100, 0},  {2, 1, 24, 1700, 530}};
+  const Sizes cases[] = {{8, 4, 8, 40, 0},    {14, 2, 64, 290, 0}, {4, 4, 16, 33, 5},     {32, 1, 24, 20, 0},
+                         {6, 2, 80, 300, 70}, {4, 1, 128, 70, 0},  {3, 1, 96, 273, 100},  {2, 1, 256, 40, 0},
+                         {16, 1, 64, 65, 0},  {3, 1, 8, 1100, 0},  {2, 1, 24, 1700, 530}, {8, 1, 64, 700, 0, true}};
   for (const Sizes& sizes : cases)
     for (const KvType type : kTypes) {
       std::vector<float> expected;
@@ -196,7 +204,7 @@ TEST_F(AttentionTest, ARowDoesNotDependOnTheChunkItCameIn) {
     for (const KvType type : kTypes)
       for (const int window : {0, 270})
         for (const int most : {1, 23, 150}) {
-          const Sizes sizes{3, 1, 40, most == 1 ? 520 : 790, window};
+          const Sizes sizes{3, 1, 40, most == 1 ? 520 : 790, window, /*sinks=*/type == KvType::bf16};
           Scene whole(sizes, type), pieces(sizes, type);
           whole.store(0, sizes.positions, pool);
           const std::vector<float> expected = whole.attend(0, sizes.positions, pool);
@@ -266,9 +274,9 @@ TEST_F(AttentionTest, ARowDoesNotDependOnItsCompanyNorOnSharingNorOnThreads) {
                                    {32, 511, 1},  {3, 50, 1},   {0, 0, 1},     {16, 900, 130}};
   for (const Kernels* row : fast_rows()) {
     ASSERT_TRUE(select_isa(row->isa));
-    for (const Sizes& sizes : {Sizes{7, 1, 64, 1200, 0}, Sizes{4, 2, 24, 1200, 300}})
+    for (const Sizes& sizes : {Sizes{7, 1, 64, 1200, 0}, Sizes{4, 2, 24, 1200, 300}, Sizes{8, 1, 64, 1200, 0, true}})
       for (const KvType type : kTypes) {
-        if (sizes.window > 0 && type != KvType::bf16) continue;
+        if ((sizes.window > 0 || sizes.sinks) && type != KvType::bf16) continue;
         Crowd shared(sizes, type, members, true, pool), apart(sizes, type, members, false, pool);
         ThreadPool one(1);
         std::vector<float> alone(shared.q.size());

@@ -258,7 +258,7 @@ void Pass::attend(const Layer& layer) {
   }
   if (layer.index + 1 == s.layers) keep_asked_rows();
   const kernels::AttentionShape shape{
-      .heads = s.heads, .window = s.window(layer.index), .scale = config_.attention_scale};
+      .heads = s.heads, .window = s.window(layer.index), .scale = config_.attention_scale, .sinks = layer.sinks.empty() ? nullptr : layer.sinks.data()};
   const Timed timed(profile_, Operation::attention, layer.index, profile_ == nullptr ? Cost{} : attention_cost());
   kernels::attention(kv, shape, sequences_, y_.data(), y_.ld, h_.data(), h_.ld, pool_);
 }
@@ -310,9 +310,10 @@ void Pass::gate(const kernels::PackedMatrix& gate_up, decltype(&kernels::silu_mu
   activation(y_.data(), y_.data() + hidden, y_.ld, rows_, hidden, h_.data(), h_.ld, pool_);
 }
 
-void Pass::project(const kernels::PackedMatrix& matrix) {
+void Pass::project(const kernels::PackedMatrix& matrix, std::span<const float> bias) {
   const bool down = layer_ != nullptr && &matrix == &layer_->down;
   multiply(down ? Operation::down : Operation::attention_output, matrix, delta_.data(), delta_.ld);
+  if (!bias.empty()) kernels::add_bias(delta_.data(), delta_.ld, bias.data(), rows_, config_.shape.width, pool_);
   end_branch();
 }
 

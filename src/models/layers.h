@@ -28,7 +28,9 @@ struct Layer {
   kernels::PackedMatrix qkv;               // [(heads + 2 kv_heads) head_dim, width]
   std::vector<float> qkv_bias;             // [its rows], or empty
   std::vector<float> q_norm, k_norm;       // [head_dim] each, or over all heads: [heads head_dim], [kv_heads head_dim]
+  std::vector<float> sinks;                // [heads], or empty
   kernels::PackedMatrix attention_output;  // [width, heads head_dim]
+  std::vector<float> attention_output_bias;  // [width], or empty
   std::vector<float> attention_post_norm;  // [width]
   std::vector<float> feed_forward_norm;    // [width]
   kernels::PackedMatrix gate_up;           // [2 hidden, width]; empty where there are experts
@@ -113,8 +115,8 @@ class Pass {
   // x += what the layer's experts, or else its feed-forward gated by silu, give for h.
   void feed_forward(const Layer& layer);
 
-  // x += W h
-  void project(const kernels::PackedMatrix& matrix);
+  // x += W h + bias; the bias may be empty.
+  void project(const kernels::PackedMatrix& matrix, std::span<const float> bias = {});
 
   // The asked rows' logits = W h.
   void logits(const kernels::PackedMatrix& matrix);

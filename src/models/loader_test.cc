@@ -131,7 +131,7 @@ TEST_F(Loader, RefusesKeysThatMakeNoModel) {
               HasSubstr("key 'llama.block_count' is missing"));
   EXPECT_THAT(
       refusal(replaced(good, "\x05\0\0\0\0\0\0\0llama"s, "\x05\0\0\0\0\0\0\0mamba"s)),
-      HasSubstr("the architecture 'mamba' is not supported; gemma3, granite, llama, olmo2, phi3, qwen2, qwen2moe, "
+      HasSubstr("the architecture 'mamba' is not supported; gemma3, gpt-oss, granite, llama, olmo2, phi3, qwen2, qwen2moe, "
                 "qwen3, qwen3moe are"));
   EXPECT_THAT(refusal(std::string("GGUF")), HasSubstr("the file ends"));
   EXPECT_EQ(load(path("none.gguf"), {}, pool_).error().code, Code::not_found);

@@ -81,6 +81,14 @@ std::vector<double> plain_values(Type type, std::span<const std::byte> bytes) {
       case Type::q8_0:
         for (int i = 0; i < 32; ++i) out.push_back(half(block) * s8(block[2 + i]));
         break;
+      case Type::mxfp4: {
+        constexpr double kValues[] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
+        for (int i = 0; i < 32; ++i) {
+          const int code = i < 16 ? u8(block[1 + i]) & 15 : u8(block[1 + i - 16]) >> 4;
+          out.push_back(std::ldexp((code & 8) != 0 ? -kValues[code & 7] : kValues[code & 7], u8(block[0]) - 127));
+        }
+        break;
+      }
       case Type::q4_0:
         for (int i = 0; i < 32; ++i)
           out.push_back(half(block) * ((i < 16 ? u8(block[2 + i]) & 15 : u8(block[2 + i - 16]) >> 4) - 8));
@@ -225,7 +233,9 @@ void TinyModel::add_tensors() {
       add(blk + "post_ffw_norm.weight", 1, s.width, Type::f32, 0.2, 1);
     }
     add(blk + "attn_output.weight", s.width, q, s.type, spread);
-    if (s.pre_norms) add(blk + "ffn_norm.weight", 1, s.width, Type::f32, 0.2, 1);
+    if (s.output_bias) add(blk + "attn_output.bias", 1, s.width, Type::f32, 0.5);
+    if (s.sinks) add(blk + "attn_sinks.weight", 1, s.heads, Type::f32, 2);
+    if (s.pre_norms) add(blk + s.feed_forward_norm + ".weight", 1, s.width, Type::f32, 0.2, 1);
     if (s.experts > 0 && i >= s.dense_layers) {
       add_experts(blk, other, spread);
       continue;
@@ -246,9 +256,10 @@ void TinyModel::add_tensors() {
 void TinyModel::add_experts(const std::string& blk, Type other, double spread) {
   const TinySpec& s = spec_;
   add(blk + "ffn_gate_inp.weight", s.experts, s.width, Type::f32, 2 * spread);
-  add(blk + "ffn_gate_exps.weight", s.expert_hidden, s.width, s.type, spread, 0, s.experts);
-  add(blk + "ffn_up_exps.weight", s.expert_hidden, s.width, s.type, spread, 0, s.experts);
-  add(blk + "ffn_down_exps.weight", s.width, s.expert_hidden, other, spread, 0, s.experts);
+  const bool own = s.expert_type != Type::f32;
+  add(blk + "ffn_gate_exps.weight", s.expert_hidden, s.width, own ? s.expert_type : s.type, spread, 0, s.experts);
+  add(blk + "ffn_up_exps.weight", s.expert_hidden, s.width, own ? s.expert_type : s.type, spread, 0, s.experts);
+  add(blk + "ffn_down_exps.weight", s.width, s.expert_hidden, own ? s.expert_type : other, spread, 0, s.experts);
   if (s.choice_bias) add(blk + "exp_probs_b.bias", 1, s.experts, Type::f32, 0.3);
   if (s.expert_biases) {
     add(blk + "ffn_gate_inp.bias", 1, s.experts, Type::f32, 0.5);
@@ -394,7 +405,9 @@ void TinyModel::rotate(Vector& x, int heads, int position, int layer) const {
       const auto pair_of = [&](double turns) {
         return n * std::log(spec_.original_context / (turns * 2 * std::numbers::pi)) / (2 * std::log(spec_.rope_base));
       };
-      const double low = std::max(std::floor(pair_of(32)), 0.0), high = std::min(std::ceil(pair_of(1)), n - 1.0);
+      const bool whole = spec_.whole_pairs;
+      const double low = std::max(whole ? std::floor(pair_of(32)) : pair_of(32), 0.0);
+      const double high = std::min(whole ? std::ceil(pair_of(1)) : pair_of(1), n - 1.0);
       const double ramp = 1 - std::min(1.0, std::max(0.0, (pair - low) / std::max(0.001, high - low)));
       theta = theta / spec_.rope_factor * (1 - ramp) + theta * ramp;
       length = 1 + 0.1 * std::log(spec_.rope_factor);
@@ -443,7 +456,7 @@ TinyModel::Vector TinyModel::attend(int layer, int position, Vector x, std::vect
     const auto q_at = static_cast<std::size_t>(h * s.head_dim);
     const auto kv_at = static_cast<std::size_t>(h / (s.heads / s.kv_heads) * s.head_dim);
     Vector weights;
-    double sum = 0;
+    double sum = s.sinks ? std::exp(tensor(blk + "attn_sinks.weight").values[static_cast<std::size_t>(h)]) : 0;
     for (int p = first; p <= position; ++p) {
       double dot = 0;
       for (int i = 0; i < s.head_dim; ++i)
@@ -458,7 +471,8 @@ TinyModel::Vector TinyModel::attend(int layer, int position, Vector x, std::vect
             weights[static_cast<std::size_t>(p - first)] / sum *
             values[static_cast<std::size_t>(p)][kv_at + static_cast<std::size_t>(i)];
   }
-  return multiply(blk + "attn_output.weight", heads);
+  const Vector out = multiply(blk + "attn_output.weight", heads);
+  return s.output_bias ? plus(out, blk + "attn_output.bias") : out;
 }
 
 std::vector<std::vector<double>> TinyModel::logits(std::span<const std::int32_t> tokens) const {
@@ -477,7 +491,7 @@ std::vector<std::vector<double>> TinyModel::logits(std::span<const std::int32_t>
       Vector attended = attend(layer, static_cast<int>(position), before, keys[l], values[l]);
       if (s.post_norms) attended = normalize(blk + "post_attention_norm.weight", attended, 0, s.width);
       for (std::size_t i = 0; i < x.size(); ++i) x[i] += s.residual_scale * attended[i];
-      const Vector h = s.pre_norms ? normalize(blk + "ffn_norm.weight", x, 0, s.width) : x;
+      const Vector h = s.pre_norms ? normalize(blk + s.feed_forward_norm + ".weight", x, 0, s.width) : x;
       Vector down;
       if (s.experts > 0 && layer >= s.dense_layers) {
         down = mix(blk, h);

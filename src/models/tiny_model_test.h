@@ -46,6 +46,10 @@ struct TinySpec {
   std::string scores = "softmax";  // "sigmoid", "chosen": softmax of those chosen
   bool normalize = false, shared_gate = false, choice_bias = false, expert_biases = false, clamped = false;
   double expert_scale = 1;
+  kernels::Type expert_type = kernels::Type::f32;  // of the experts' matrices, where it is not F32
+  bool sinks = false, output_bias = false;
+  std::string feed_forward_norm = "ffn_norm";  // its name
+  bool whole_pairs = true;                     // YaRN's ramp is between whole pairs
   bool expert_keys = false;                         // that say all of this, where the architecture does not
   std::map<std::string, std::uint32_t> wrong_keys;  // of the experts, written instead of what holds
 };

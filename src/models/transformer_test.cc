@@ -90,6 +90,25 @@ std::vector<Case> cases() {
                     .experts = 16,
                     .experts_used = 4,
                     .normalize = true};
+  TinySpec gpt_oss{.architecture = "gpt-oss",
+                   .layers = 3,
+                   .head_dim = 16,
+                   .window = 7,
+                   .halves = true,
+                   .qkv_bias = true,
+                   .full_every = 2,
+                   .rope_scaling = "yarn",
+                   .rope_base = 150000,
+                   .rope_factor = 32,
+                   .experts = 4,
+                   .experts_used = 2,
+                   .scores = "chosen",
+                   .expert_biases = true,
+                   .clamped = true,
+                   .sinks = true,
+                   .output_bias = true,
+                   .feed_forward_norm = "post_attention_norm",
+                   .whole_pairs = false};
   const auto with = [](TinySpec spec, auto change) {
     change(spec);
     return spec;
@@ -179,6 +198,15 @@ std::vector<Case> cases() {
       {"qwen2moe_q4_0", with(qwen2moe, quantized(Type::q4_0)), kQuantized},
       {"qwen3moe", qwen3moe, kFine, 12},
       {"qwen3moe_tied_q8_0", with(qwen3moe, quantized(Type::q8_0)), kQuantized},
+      {"gpt_oss", gpt_oss, kFine, 12},
+      {"gpt_oss_all_experts", with(gpt_oss, [](TinySpec& s) { s.experts_used = s.experts, s.tied = true; }), kFine},
+      {"gpt_oss_mxfp4",
+       with(gpt_oss,
+            [&](TinySpec& s) {
+              quantized(Type::bf16)(s);
+              s.expert_type = Type::mxfp4;
+            }),
+       1.5 * kQuantized},
       {"olmo3",
        with(olmo2,
             [](TinySpec& s) {
