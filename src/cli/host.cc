@@ -32,7 +32,8 @@ Result<Named> parse_model(const std::string& text) {
     if (path.empty()) return Error{Code::invalid, fmt::format("--model: '{}' names no file after the '='", text)};
     return Named{text.substr(0, equals), path == kDefaultModel ? TRY(default_model_path()) : path};
   }
-  std::string name = std::filesystem::path(text).filename().string();
+  const auto path = std::filesystem::absolute(text).lexically_normal();
+  std::string name = (path.has_filename() ? path : path.parent_path()).filename().string();  // "folder/", too
   if (name.ends_with(".gguf")) name.resize(name.size() - 5);
   return Named{name, text};
 }
@@ -103,7 +104,7 @@ class LoadedHost final : public Host {
   Status add(const std::string& text, const HostOptions& options) {
     Stopwatch watch;
     auto [name, path] = TRY(parse_model(text));
-    auto file = TRY(models::gguf::File::open(path));
+    auto file = TRY(models::open_file(path));
     auto loaded = TRY(models::open_model(std::move(file)));
     if (!loaded.config) return Error{Code::invalid, fmt::format("{}: has a vocabulary but no weights", path)};
     if (loaded.vocabulary.tokens.empty()) return Error{Code::invalid, fmt::format("{}: has weights but no vocabulary", path)};

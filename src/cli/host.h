@@ -26,7 +26,7 @@ struct HostOptions {
     engine.fields(field);
     packed_cache.fields(field);
     field("draft_model", draft_model,
-          "A small model of the same vocabulary that guesses tokens ahead for the models served: a GGUF file.");
+          "A small model of the same vocabulary that guesses tokens ahead for the models served: a GGUF file or a Hugging Face folder.");
     field("threads", threads, "Threads that compute; 0: one for each core.");
     field("isa", isa, "Use the kernels of this instruction set instead of the best that this processor has.");
   }
@@ -34,8 +34,8 @@ struct HostOptions {
 
 class Host {
  public:
-  // `models`: paths, or NAME=PATH, or kDefaultModel. A path's served name is its
-  // file name without ".gguf".
+  // `models`: paths of GGUF files or Hugging Face folders, or NAME=PATH, or kDefaultModel. A path's served name is its
+  // file name without ".gguf", or the folder's.
   static Result<std::unique_ptr<Host>> open(const std::vector<std::string>& models, const HostOptions& options);
   virtual ~Host() = default;
 

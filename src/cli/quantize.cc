@@ -71,7 +71,7 @@ Result<Outcome> write_quantized(const std::string& in, const std::string& path, 
                                 const QuantizeOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   Outcome outcome;
-  auto file = TRY(models::gguf::File::open(in));
+  auto file = TRY(models::open_file(in));
   outcome.model = TRY(models::open_model(std::move(file)));
   outcome.plan = TRY(make_plan(outcome.model, mix, options));
   auto out = models::NewFile::create(path, options.force);
@@ -160,7 +160,7 @@ int quantize(const Words& words) {
           "  ashlar perplexity model-BF16.gguf text.txt        what it costs: the same text before ...\n"
           "  ashlar perplexity model-Q4_K_M.gguf text.txt      ... and after\n"
           "OUT appears when it is whole: a failure or Ctrl-C leaves nothing behind.",
-      .positionals = {{.name = "IN", .help = "A GGUF file; of a split one, any part.", .value = &in, .required = true},
+      .positionals = {{.name = "IN", .help = "A GGUF file (of a split one, any part), or a Hugging Face folder.", .value = &in, .required = true},
                       {.name = "OUT", .help = "The GGUF file to write.", .value = &out, .required = true}},
       .options = list_options(options)};
   if (const auto status = parse(line, words)) return *status;

@@ -217,7 +217,7 @@ int run(const Words& words) {
                    .summary = "Chat with a model in the terminal. With PROMPT, or a pipe on standard input: answer on standard output and exit.",
                    .examples = "Examples:\n  ashlar run\n  ashlar run model.gguf \"Why is the sky blue?\"\n"
                                "  ashlar run model.gguf --temperature 0 < question.txt",
-                   .positionals = {{.name = "MODEL", .help = "A GGUF file; left out: the embedded model.", .value = &first},
+                   .positionals = {{.name = "MODEL", .help = "A GGUF file or a Hugging Face folder; left out: the embedded model.", .value = &first},
                                    {.name = "PROMPT", .help = "What to answer.", .value = &second}},
                    .options = std::move(all)};
   if (const auto status = parse(line, words)) return *status;

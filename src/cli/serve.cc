@@ -110,7 +110,7 @@ int serve(const Words& words) {
                    .examples = "Examples:\n  ashlar serve\n  ashlar serve model.gguf --port 9000\n"
                                "  ashlar serve --model small=a.gguf --model large=b.gguf\n"
                                "  ashlar serve model.gguf --host 0.0.0.0 --api-key-file keys.txt --tls-cert cert.pem --tls-key key.pem",
-                   .positionals = {{.name = "MODEL", .help = "A GGUF file; left out, with no --model: the embedded model.", .value = &model}},
+                   .positionals = {{.name = "MODEL", .help = "A GGUF file or a Hugging Face folder; left out, with no --model: the embedded model.", .value = &model}},
                    .options = list_options(options),
                    .reads_environment = true};
   if (const auto status = parse(line, words)) return *status;

@@ -9,7 +9,7 @@
 
 namespace ashlar::cli {
 
-// As gguf::File::open(), read_vocabulary() and Tokenizer::create().
+// As models::open_text(), read_vocabulary() and Tokenizer::create().
 Result<std::shared_ptr<const text::Tokenizer>> open_tokenizer(const std::string& path);
 
 }  // namespace ashlar::cli

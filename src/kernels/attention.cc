@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <limits>
 #include <memory>
 #include <tuple>
@@ -28,12 +29,17 @@ struct Piece {
   int first_head, heads;  // within the group
   int first_query, queries;
   int first_split, splits;  // that its rows see
+  bool whole;               // its rows see the positions behind them too
   std::size_t partials;     // where its partial results stand: [kv_heads][rows][slots]
   int slots;                // partial results of a row: one for each split, and one for its sink if there are sinks
   int counter;              // the first of its counters, one for each KV head
 
   int rows() const { return heads * queries; }
-  int last_position() const { return sequence->first_position + first_query + queries - 1; }
+  // The last position that a query sees.
+  int last_seen(int query) const {
+    return sequence->first_position + (whole ? sequence->rows - 1 : first_query + query);
+  }
+  int last_position() const { return last_seen(queries - 1); }
 };
 
 // Pieces that are computed together for each KV head: one, or some of equal blocks.
@@ -89,7 +95,6 @@ class Plan {
 };
 
 void Plan::cut(const KvSequence& s, const AttentionShape& shape) {
-  const int window = shape.window;
   const int parts = divide_up(group_, kAttentionRows), heads = divide_up(group_, parts);
   const int queries = std::max(1, kAttentionRows / heads);
   for (int query = 0; query < s.rows; query += queries)
@@ -98,8 +103,9 @@ void Plan::cut(const KvSequence& s, const AttentionShape& shape) {
                   .first_head = head,
                   .heads = std::min(heads, group_ - head),
                   .first_query = query,
-                  .queries = std::min(queries, s.rows - query)};
-      piece.first_split = window > 0 ? std::max(0, s.first_position + query - window + 1) / kKvSplit : 0;
+                  .queries = std::min(queries, s.rows - query),
+                  .whole = shape.whole};
+      piece.first_split = shape.window > 0 ? std::max(0, s.first_position + query - shape.window + 1) / kKvSplit : 0;
       piece.splits = piece.last_position() / kKvSplit - piece.first_split + 1;
       piece.slots = piece.splits + (shape.sinks != nullptr ? 1 : 0);
       pieces_.push_back(piece);
@@ -222,8 +228,10 @@ void join(const KvView& kv, const AttentionShape& shape, const Plan& plan, const
   if (shape.sinks != nullptr) {
     float* sink = partials + size(count++) * plan.stride();
     std::fill_n(sink, kv.head_dim, 0.0f);
-    sink[kv.head_dim] = shape.sinks[head_of(plan, piece, kv_head, i)] * kernels().peak_unit;
-    sink[kv.head_dim + 1] = 1;
+    const float unit = kernels().peak_unit, score = shape.sinks[head_of(plan, piece, kv_head, i)] * unit;
+    const float peak = unit == 1 ? score : std::ceil(score);
+    sink[kv.head_dim] = peak;
+    sink[kv.head_dim + 1] = std::exp((score - peak) / unit);
   }
   kernels().join(partials, count, kv.head_dim, rows.out + place(plan, piece, kv_head, i, kv.head_dim, rows.ldo));
 }
@@ -242,7 +250,7 @@ void run(const KvView& kv, const AttentionShape& shape, Plan& plan, int index, c
                           : task.finish
                               ? scratch->partials + size(job.rows) * 2 * plan.stride()
                               : plan.partial(piece, kv_head, i) + size(task.split - piece.first_split) * plan.stride();
-      job.position[job.rows] = piece.sequence->first_position + piece.first_query + i / piece.heads;
+      job.position[job.rows] = piece.last_seen(i / piece.heads);
       job.blocks[job.rows] = piece.sequence->blocks.data();
     }
   job.begin = task.split * kKvSplit;
@@ -316,6 +324,7 @@ void attention(const KvView& kv, const AttentionShape& shape, std::span<const Kv
                std::size_t ldq, float* out, std::size_t ldo, ThreadPool& pool) {
   check(kv, sequences);
   CHECK(shape.heads > 0 && shape.heads % kv.kv_heads == 0, "query heads are a multiple of the KV heads");
+  CHECK(!shape.whole || shape.window == 0, "a window looks back only");
   thread_local Plan plan;
   Plan& mine = plan;  // the pool's threads have their own
   mine.make(kv, shape, sequences);

@@ -29,6 +29,7 @@ std::vector<float> normals(int n, unsigned seed) {
 
 struct Sizes {
   int heads, kv_heads, head_dim, positions, window;
+  bool whole = false;
   bool sinks = false;
 };
 
@@ -61,7 +62,8 @@ struct Scene {
   }
 
   AttentionShape shape() const {
-    return {is.heads, is.window, 1 / std::sqrt(static_cast<float>(is.head_dim)), is.sinks ? sinks.data() : nullptr};
+    return {is.heads, is.window, 1 / std::sqrt(static_cast<float>(is.head_dim)), is.whole,
+            is.sinks ? sinks.data() : nullptr};
   }
 
   void store(int first, int rows, ThreadPool& pool) {
@@ -93,9 +95,10 @@ struct Scene {
   // Plain softmax attention in double precision.
   std::vector<double> expected(int position, int head) const {
     const int kv = head / (is.heads / is.kv_heads), first = is.window > 0 ? std::max(0, position - is.window + 1) : 0;
+    const int last = is.whole ? is.positions - 1 : position;
     std::vector<double> weights, out(size(is.head_dim));
     double total = is.sinks ? std::exp(double{sinks[size(head)]}) : 0;
-    for (int p = first; p <= position; ++p) {
+    for (int p = first; p <= last; ++p) {
       const std::vector<double> key = rounded(k, p, kv);
       double score = 0;
       for (int d = 0; d < is.head_dim; ++d)
@@ -103,7 +106,7 @@ struct Scene {
       weights.push_back(std::exp(score / std::sqrt(is.head_dim)));
       total += weights.back();
     }
-    for (int p = first; p <= position; ++p) {
+    for (int p = first; p <= last; ++p) {
       const std::vector<double> value = rounded(v, p, kv);
       for (int d = 0; d < is.head_dim; ++d) out[size(d)] += weights[size(p - first)] / total * value[size(d)];
     }
@@ -137,18 +140,39 @@ TEST_F(AttentionTest, RefIsSoftmaxAttention) {
   for (const KvType type : kTypes)
     for (const int window : {0, 40})
       for (const bool sinks : {false, true}) {
-        Scene scene({4, 2, 16, 530, window, sinks}, type);
+        Scene scene({4, 2, 16, 530, window, false, sinks}, type);
         scene.store(0, scene.is.positions, pool);
         scene.expect_softmax(0, scene.attend(0, scene.is.positions, pool), 2e-6);
       }
 }
 
+TEST_F(AttentionTest, RowsThatSeeTheWholeSequence) {
+  for (const Kernels* row : kernel_rows()) {
+    ASSERT_TRUE(select_isa(row->isa));
+    for (const int positions : {1, 7, 16, 17, 45, 300, 530}) {
+      Scene scene({4, 2, 16, positions, 0, true}, natural_kv_type());
+      scene.store(0, positions, pool);
+      scene.expect_softmax(0, scene.attend(0, positions, pool), has_tiles(*row) ? 2e-2 : 5e-6);
+    }
+  }
+}
+
 TEST_F(AttentionTest, EveryRowOfTheTableIsSoftmaxAttention) {
-  const Sizes cases[] = {{8, 4, 8, 40, 0},         {14, 2, 64, 1100, 0},        {4, 4, 16, 33, 5},
-                         {32, 1, 24, 20, 0},       {6, 2, 80, 700, 300},        {4, 1, 128, 70, 0},
-                         {3, 1, 96, 273, 100},     {2, 1, 256, 300, 0},         {16, 1, 64, 65, 0},
-                         {140, 1, 8, 30, 0},       {2, 1, 40, 256, 17},         {2, 2, 48, 257, 0},
-                         {8, 1, 64, 600, 0, true}, {16, 2, 64, 300, 128, true}, {140, 1, 16, 530, 0, true}};
+  const Sizes cases[] = {{8, 4, 8, 40, 0},
+                         {14, 2, 64, 1100, 0},
+                         {4, 4, 16, 33, 5},
+                         {32, 1, 24, 20, 0},
+                         {6, 2, 80, 700, 300},
+                         {4, 1, 128, 70, 0},
+                         {3, 1, 96, 273, 100},
+                         {2, 1, 256, 300, 0},
+                         {16, 1, 64, 65, 0},
+                         {140, 1, 8, 30, 0},
+                         {2, 1, 40, 256, 17},
+                         {2, 2, 48, 257, 0},
+                         {8, 1, 64, 600, 0, false, true},
+                         {16, 2, 64, 300, 128, false, true},
+                         {140, 1, 16, 530, 0, false, true}};
   for (const Kernels* row : kernel_rows()) {
     if (row == kernel_rows().front()) continue;
     ASSERT_TRUE(select_isa(row->isa));
@@ -164,9 +188,10 @@ TEST_F(AttentionTest, EveryRowOfTheTableIsSoftmaxAttention) {
 }
 
 TEST_F(AttentionTest, RowsWithoutTilesGiveTheBitsOfRef) {
-  const Sizes cases[] = {{8, 4, 8, 40, 0},    {14, 2, 64, 290, 0}, {4, 4, 16, 33, 5},     {32, 1, 24, 20, 0},
-                         {6, 2, 80, 300, 70}, {4, 1, 128, 70, 0},  {3, 1, 96, 273, 100},  {2, 1, 256, 40, 0},
-                         {16, 1, 64, 65, 0},  {3, 1, 8, 1100, 0},  {2, 1, 24, 1700, 530}, {8, 1, 64, 700, 0, true}};
+  const Sizes cases[] = {{8, 4, 8, 40, 0},     {14, 2, 64, 290, 0},   {4, 4, 16, 33, 5},
+                         {32, 1, 24, 20, 0},   {6, 2, 80, 300, 70},   {4, 1, 128, 70, 0},
+                         {3, 1, 96, 273, 100}, {2, 1, 256, 40, 0},    {16, 1, 64, 65, 0},
+                         {3, 1, 8, 1100, 0},   {2, 1, 24, 1700, 530}, {8, 1, 64, 700, 0, false, true}};
   for (const Sizes& sizes : cases)
     for (const KvType type : kTypes) {
       std::vector<float> expected;
@@ -204,7 +229,7 @@ TEST_F(AttentionTest, ARowDoesNotDependOnTheChunkItCameIn) {
     for (const KvType type : kTypes)
       for (const int window : {0, 270})
         for (const int most : {1, 23, 150}) {
-          const Sizes sizes{3, 1, 40, most == 1 ? 520 : 790, window, /*sinks=*/type == KvType::bf16};
+          const Sizes sizes{3, 1, 40, most == 1 ? 520 : 790, window, false, /*sinks=*/type == KvType::bf16};
           Scene whole(sizes, type), pieces(sizes, type);
           whole.store(0, sizes.positions, pool);
           const std::vector<float> expected = whole.attend(0, sizes.positions, pool);
@@ -274,7 +299,8 @@ TEST_F(AttentionTest, ARowDoesNotDependOnItsCompanyNorOnSharingNorOnThreads) {
                                    {32, 511, 1},  {3, 50, 1},   {0, 0, 1},     {16, 900, 130}};
   for (const Kernels* row : fast_rows()) {
     ASSERT_TRUE(select_isa(row->isa));
-    for (const Sizes& sizes : {Sizes{7, 1, 64, 1200, 0}, Sizes{4, 2, 24, 1200, 300}, Sizes{8, 1, 64, 1200, 0, true}})
+    for (const Sizes& sizes :
+         {Sizes{7, 1, 64, 1200, 0}, Sizes{4, 2, 24, 1200, 300}, Sizes{8, 1, 64, 1200, 0, false, true}})
       for (const KvType type : kTypes) {
         if ((sizes.window > 0 || sizes.sinks) && type != KvType::bf16) continue;
         Crowd shared(sizes, type, members, true, pool), apart(sizes, type, members, false, pool);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/blocks.h"
+#include "kernels/codebooks.h"
 #include "kernels/kernels.h"
 
 namespace ashlar::kernels {
@@ -24,10 +25,12 @@ void grow(HugeMemory& memory, std::size_t bytes) {
   memory = std::move(*fresh);
 }
 
-Forms form_of(Type type) {
-  if (kernels().int8_panel != nullptr && type != Type::f32)  // a matrix unit
-    return type_info(type).block == 1 ? Forms{.bf16_tiles = true} : Forms{.int8_tiles = true};
-  return type_info(type).block == 1 ? Forms{.floats = true} : Forms{.quantized = true};
+Forms form_of(Type type, int columns) {
+  const bool quantized = type_info(type).block > 1, tiles = reads_tiles(type, columns);
+  return {.quantized = quantized && !tiles,
+          .floats = !quantized && !tiles,
+          .int8_tiles = quantized && tiles,
+          .bf16_tiles = !quantized && tiles};
 }
 
 // The smallest width of a float panel that has room for `rows`.
@@ -35,10 +38,10 @@ int panel_width(int rows) { return rows >= 5 ? 8 : rows >= 3 ? 4 : rows; }
 
 // Tiles of one task: enough bytes to be worth fetching, few enough that all threads share the work. `shares`: tasks
 // that the segment should give at least.
-int tiles_per_task(const PackedMatrix::Segment& segment, int rows, int shares) {
+int tiles_per_task(const PackedMatrix::Segment& segment, const Activations& x, int rows, int shares) {
   const int tiles = divide_up(segment.rows, kLanes);
   const int stream = static_cast<int>(std::clamp<std::size_t>(kStreamBytes / segment.tile_bytes, 1, 64));
-  const Forms form = form_of(segment.type);
+  const Forms form = form_of(segment.type, x.columns());
   if ((form.int8_tiles || form.bf16_tiles) && rows > kPanelRows)  // by twos
     return std::clamp(tiles / shares / 2 * 2, 2, kTileGemmTiles);
   const int many = form.floats ? kFloatGemmTiles : kGemmTiles;
@@ -94,7 +97,7 @@ MatmulJob job_for(const PackedMatrix::Segment& segment, const Product& product, 
 
 Forms PackedMatrix::forms() const {
   Forms forms;
-  for (const Segment& segment : segments_) forms = forms | form_of(segment.type);
+  for (const Segment& segment : segments_) forms = forms | form_of(segment.type, columns_);
   return forms;
 }
 
@@ -110,7 +113,7 @@ std::size_t Activations::float_panel_bytes() const {
 // The scales between the tiles also keep panels from lying a power of two apart, where they would compete for the
 // same few places of the cache.
 std::size_t Activations::int8_panel_bytes(int rows) const {
-  return size(divide_up(columns_, 64 * int8_group_tiles(columns_)) * int8_group_bytes(columns_, int8_lines(rows)));
+  return size(divide_up(columns_, kInt8GroupColumns) * int8_group_bytes(int8_lines(rows)));
 }
 
 // Whole groups, and one tile more for the same reason.
@@ -130,7 +133,7 @@ float* Activations::partial(int worker) const {
 
 // A group begins where its first panel would if all panels were whole.
 Activations::Panels Activations::panels(Type type, const Group& group) const {
-  const Forms form = form_of(type);
+  const Forms form = form_of(type, columns_);
   const std::size_t first = size(group.first_panel);
   if (form.int8_tiles) return {int8_tiles_.data() + first * int8_panel_bytes(kTileRows), int8_panel_bytes(group.rows)};
   if (form.bf16_tiles) return {bf16_tiles_.data() + first * bf16_panel_bytes(), bf16_panel_bytes()};
@@ -164,15 +167,14 @@ void Activations::quantize(const float* x, std::size_t ldx, ThreadPool& pool) {
 }
 
 void Activations::make_int8_tiles(const float* x, std::size_t ldx, ThreadPool& pool) {
-  const int tiles = int8_group_tiles(columns_), width = 64 * tiles;
-  each_piece(groups_, {kTileRows, columns_, width}, pool,
+  each_piece(groups_, {kTileRows, columns_, kInt8GroupColumns}, pool,
              [&](const Group& group, int panel, int rows, int column, int columns) {
                const int lines = int8_lines(group.rows);
                auto* out = reinterpret_cast<std::uint8_t*>(int8_tiles_.data()) +
                            int8_panel_bytes(kTileRows) * size(group.first_panel) +
                            int8_panel_bytes(group.rows) * size(panel);
                kernels().int8_panel(x + size(group.first_row + panel * kTileRows) * ldx + column, ldx, rows, columns,
-                                    tiles, lines, out + size(column / width * int8_group_bytes(columns_, lines)));
+                                    lines, out + size(column / kInt8GroupColumns * int8_group_bytes(lines)));
              });
 }
 
@@ -251,19 +253,21 @@ void matmul(std::span<Product> products, const Activations& x, std::size_t ldy, 
     product.first_task = tasks;
     for (const PackedMatrix::Segment& segment : w.segments())
       tasks += divide_up(divide_up(segment.rows, kLanes),
-                         tiles_per_task(segment, x.groups()[size(product.group)].rows, shares));
+                         tiles_per_task(segment, x, x.groups()[size(product.group)].rows, shares));
   }
   pool.for_each(tasks, [&](int task, int worker) {
     const Product& product = *std::prev(std::ranges::upper_bound(products, task, {}, &Product::first_task));
     task -= product.first_task;
     for (const PackedMatrix::Segment& segment : product.w->segments()) {
       const int tiles = divide_up(segment.rows, kLanes);
-      const int step = tiles_per_task(segment, x.groups()[size(product.group)].rows, shares);
+      const int step = tiles_per_task(segment, x, x.groups()[size(product.group)].rows, shares);
       const int own = divide_up(tiles, step);
       if (task < own) {
+        CHECK(segment.codebooks == by_codebooks(segment.type, x.columns()), "weights were packed for other kernels");
         const MatmulJob job =
             job_for(segment, product, x, ldy, task * step, std::min(step, tiles - task * step), worker);
-        return kernels().matmul[format_of(segment.type)](&job);
+        const auto& kernel = reads_tiles(segment.type, x.columns()) ? kernels().tile_matmul : kernels().matmul;
+        return kernel[format_of(segment.type)](&job);
       }
       task -= own;
     }

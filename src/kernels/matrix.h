@@ -58,9 +58,10 @@ struct Forms {
 
 // Counts the layouts of packed weights: raise it with every change to what pack() writes, so that bytes which an
 // older program kept are not taken for today's.
-inline constexpr std::uint32_t kPackedVersion = 1;
+inline constexpr std::uint32_t kPackedVersion = 2;
 
-// A matrix W in the layout of table.h. Made by pack() or adopt(); frozen; any thread. Move-only.
+// A matrix W in the layout of table.h that the kernels in use read. Made by pack() or adopt(); frozen; any thread.
+// Move-only.
 class PackedMatrix {
  public:
   // Consecutive weight rows of one type.
@@ -71,6 +72,7 @@ class PackedMatrix {
     int units;
     std::size_t tile_bytes;
     std::size_t offset;
+    bool codebooks;  // as codebooks.h has it
   };
 
   int rows() const { return rows_; }

@@ -28,6 +28,28 @@ Status read_attention(const Keys& keys, Shape& s) {
   return {};
 }
 
+Status read_reading(const Keys& keys, Config& config) {
+  const gguf::File& file = keys.file();
+  const std::string pooling_key = keys.architecture() + ".pooling_type";
+  const auto number = TRY(file.maybe<std::int64_t>(pooling_key));
+  // -1 is how some say that they do not.
+  if (number && *number != -1 && *number != 0xFFFFFFFF) {
+    config.pooling = pooling_of(*number);
+    if (!config.pooling)
+      return keys.bad("pooling_type", fmt::format("is {}; 0 to 4 are known", *number), Code::unsupported);
+  }
+  const gguf::Value* labels = file.find(keys.architecture() + ".classifier.output_labels");
+  if (labels == nullptr) return {};
+  if (labels->type != gguf::ValueType::array || labels->count > static_cast<std::uint64_t>(kMostLabels))
+    return keys.bad("classifier.output_labels", "is not a list of names");
+  gguf::Value label;
+  for (gguf::Elements elements(*labels); elements.next(label);) {
+    if (!label.string()) return keys.bad("classifier.output_labels", "is not a list of names");
+    config.labels.emplace_back(*label.string());
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<int> Keys::size(std::string_view key, int most, std::optional<int> otherwise) const {
@@ -84,7 +106,7 @@ Status read_rope(const Keys& keys, const Shape& s, RopeConfig& r) {
   return {};
 }
 
-Result<Config> read_sizes(const Keys& keys) {
+Result<Config> read_sizes(const Keys& keys, std::string_view epsilon) {
   Config c;
   Shape& s = c.shape;
   s.architecture = keys.architecture();
@@ -92,7 +114,8 @@ Result<Config> read_sizes(const Keys& keys) {
   s.width = TRY(keys.size("embedding_length", kMostWidth));
   s.hidden = TRY(keys.size("feed_forward_length", kMostHidden));
   s.context = TRY(keys.size("context_length", kMostContext));
-  c.rms_epsilon = static_cast<float>(TRY(keys.positive("attention.layer_norm_rms_epsilon")));
+  c.rms_epsilon = static_cast<float>(TRY(keys.positive(epsilon)));
+  TRY(read_reading(keys, c));
   return c;
 }
 
@@ -122,19 +145,59 @@ Result<ExpertsConfig> read_experts(const Keys& keys, const ExpertsConfig& usual,
   return e;
 }
 
-Result<Config> read_config(const Keys& keys) {
+namespace {
+
+Status refuse_experts(const Keys& keys) {
   const auto experts = TRY(keys.get<std::int64_t>("expert_count", 0));
-  if (experts != 0)
-    return keys.bad("expert_count", fmt::format("is {}; experts are not supported here", experts), Code::unsupported);
+  if (experts == 0) return {};
+  return keys.bad("expert_count", fmt::format("is {}; experts are not supported here", experts), Code::unsupported);
+}
+
+// Attention of the usual kind, and its rope.
+Status read_around(const Keys& keys, Config& c) {
+  TRY(read_attention(keys, c.shape));
+  TRY(read_rope(keys, c.shape, c.rope));
+  c.attention_scale = 1 / std::sqrt(static_cast<float>(c.shape.head_dim));
+  return {};
+}
+
+}  // namespace
+
+Result<Config> read_config(const Keys& keys) {
+  TRY(refuse_experts(keys));
   return read_config(keys, {});
 }
 
 Result<Config> read_config(const Keys& keys, const ExpertsConfig& usual) {
   Config c = TRY(read_sizes(keys));
   c.experts = TRY(read_experts(keys, usual, c.shape));
-  TRY(read_attention(keys, c.shape));
-  TRY(read_rope(keys, c.shape, c.rope));
-  c.attention_scale = 1 / std::sqrt(static_cast<float>(c.shape.head_dim));
+  TRY(read_around(keys, c));
+  return c;
+}
+
+Result<Config> read_encoder_config(const Keys& keys) {
+  constexpr int kMostTypes = 256;  // a type is a byte
+  TRY(refuse_experts(keys));
+  Config c = TRY(read_sizes(keys, "attention.layer_norm_epsilon"));
+  TRY(read_around(keys, c));
+  if (c.shape.kv_heads != c.shape.heads)
+    return keys.bad("attention.head_count_kv", "differs from the number of heads, which is not supported",
+                    Code::unsupported);
+  if (c.shape.sliding_window > 0)
+    return keys.bad("attention.sliding_window", "is not supported in encoders", Code::unsupported);
+  EncoderConfig encoder;
+  const auto activation = TRY(keys.get<std::string_view>("hidden_activation", "gelu"));
+  if (activation == "gelu_new" || activation == "gelu_pytorch_tanh")
+    encoder.activation = EncoderConfig::Activation::gelu_tanh;
+  else if (activation != "gelu" && activation != "silu")
+    return keys.bad("hidden_activation",
+                    fmt::format("is {}; gelu and gelu_new are supported", gguf::quoted(activation)), Code::unsupported);
+  const gguf::Tensor* types = keys.file().find_tensor("token_types.weight");
+  if (types != nullptr && types->rows() > kMostTypes)
+    return Error{Code::unsupported, fmt::format("{}: tensor 'token_types.weight' is {}; at most {} types are supported",
+                                                keys.file().path(), gguf::dims_text(*types), kMostTypes)};
+  if (types != nullptr) encoder.token_types = static_cast<int>(types->rows());
+  c.encoder = encoder;
   return c;
 }
 

@@ -6,10 +6,12 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/result.h"
 #include "models/formats/gguf.h"
 #include "models/model.h"
+#include "models/pooling.h"
 #include "models/rope.h"
 
 namespace ashlar::models {
@@ -58,17 +60,30 @@ struct LatentConfig {
   bool split = false;  // the file has what makes keys apart from what makes values
 };
 
+// What only encoders have.
+struct EncoderConfig {
+  enum class Activation { gelu, gelu_tanh };  // of a feed-forward without a gate
+  Activation activation = Activation::gelu;
+  int token_types = 1;  // rows of the embedding of types
+};
+
 // Everything that the layers need to know besides the weights.
 struct Config {
   Shape shape;
   RopeConfig rope;
   std::optional<RopeConfig> window_rope;  // of layers with a window, where theirs is another
-  float rms_epsilon = 0;
+  float rms_epsilon = 0;                  // of an encoder's norms too
+  std::optional<EncoderConfig> encoder;
+  std::optional<Pooling> pooling;   // of a model made to embed or to rank; empty: the file does not say
+  std::vector<std::string> labels;  // of its classifier's scores; empty: not said
   // Factors of some architectures.
   float embedding_scale = 1;  // of the tokens' rows
   float attention_scale = 0;  // of q; 1 / sqrt(head_dim) unless the architecture says otherwise
   float residual_scale = 1;   // of what attention and the feed-forward add to x
   float logit_scale = 1;
+  // Bounds: s becomes cap * tanh(s / cap). 0: none.
+  float attention_cap = 0;  // of the scores, scaled
+  float logit_cap = 0;
   ExpertsConfig experts;
   LatentConfig latent;
 };
@@ -114,9 +129,11 @@ inline constexpr int kMostPattern = 1024;
 Result<Config> read_config(const Keys& keys);
 // The same where there may be experts; `usual`: what holds if no key says otherwise.
 Result<Config> read_config(const Keys& keys, const ExpertsConfig& usual);
+// The same of an encoder.
+Result<Config> read_encoder_config(const Keys& keys);
 
 // Its parts, for architectures whose attention is another.
-Result<Config> read_sizes(const Keys& keys);
+Result<Config> read_sizes(const Keys& keys, std::string_view epsilon = "attention.layer_norm_rms_epsilon");
 Status read_rope(const Keys& keys, const Shape& shape, RopeConfig& rope);
 Result<ExpertsConfig> read_experts(const Keys& keys, const ExpertsConfig& usual, const Shape& shape);
 

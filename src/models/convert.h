@@ -17,7 +17,8 @@ struct ConvertFacts {
   std::uint64_t bytes = 0;  // of the tensors written
 };
 
-// Told before each tensor: bytes written of the tensors' total, and its name there. An error stops the work.
+// Told before each tensor, and every few megabytes within it: bytes written of the tensors' total, and its name there.
+// An error stops the work.
 using ConvertWatch = std::function<Status(std::uint64_t done, std::uint64_t total, std::string_view tensor)>;
 
 // Writes config.json, weights and vocabulary of `folder`; does not commit. Weights keep their type (F32, F16, BF16);

@@ -25,17 +25,19 @@ namespace ashlar::models {
 struct Layer {
   int index = 0;
   std::vector<float> attention_norm;       // [width]
-  kernels::PackedMatrix qkv;               // [(heads + 2 kv_heads) head_dim, width]
+  kernels::PackedMatrix qkv;               // [(heads + 2 kv_heads) head_dim, width]; of latent attention what makes the
+                                           // short vectors of queries (or q) and keys, then the part of keys that turns
+  kernels::PackedMatrix q_up, kv_up;       // of latent attention: of the short vectors q, and each head's key and value
   std::vector<float> qkv_bias;             // [its rows], or empty
   std::vector<float> q_norm, k_norm;       // [head_dim] each, or over all heads: [heads head_dim], [kv_heads head_dim]
   std::vector<float> sinks;                // [heads], or empty
   kernels::PackedMatrix attention_output;  // [width, heads head_dim]
-  std::vector<float> attention_output_bias;  // [width], or empty
-  std::vector<float> attention_post_norm;  // [width]
-  std::vector<float> feed_forward_norm;    // [width]
-  kernels::PackedMatrix gate_up;           // [2 hidden, width]; empty where there are experts
-  kernels::PackedMatrix down;              // [width, hidden]
-  Experts experts;                         // where the configuration has some in this layer
+  std::vector<float> attention_output_bias;   // [width], or empty
+  std::vector<float> attention_post_norm;     // [width]
+  std::vector<float> feed_forward_norm;       // [width]
+  kernels::PackedMatrix gate_up;              // [2 hidden, width]; empty where there are experts
+  kernels::PackedMatrix down;                 // [width, hidden]
+  Experts experts;                            // where the configuration has some in this layer
   std::vector<float> feed_forward_post_norm;  // [width]
 };
 
@@ -62,6 +64,8 @@ void list_feed_forward(const Shape& shape, int index, Layer& layer, TensorList& 
 void list_feed_forward_matrices(const Shape& shape, int index, Layer& layer, TensorList& list);
 // The norm, and the experts or the matrices as the layer has them.
 void list_feed_forward(const Config& config, int index, Layer& layer, TensorList& list);
+// The norm before latent attention, and its matrices and norms.
+void list_latent_attention(const Config& config, int index, Layer& layer, TensorList& list);
 // The norms behind both.
 void list_post_norms(const Shape& shape, int index, Layer& layer, TensorList& list);
 // The embedding again where the file has no output matrix of its own.
@@ -104,6 +108,8 @@ class Pass {
   void norm_whole(const Layer& layer);
   // Turns q and k by their positions.
   void rotate();
+  // q, k, v of latent attention, all heads turned; q_norm and k_norm are those of the short vectors.
+  void latent_qkv(const Layer& layer);
   // Stores k and v; h = what each q attends to, all heads side by side. In the
   // last layer only the rows whose logits are asked go on from here.
   void attend(const Layer& layer);
@@ -118,7 +124,7 @@ class Pass {
   // x += W h + bias; the bias may be empty.
   void project(const kernels::PackedMatrix& matrix, std::span<const float> bias = {});
 
-  // The asked rows' logits = W h.
+  // The asked rows' logits = W h, and h itself, as far as they are wanted.
   void logits(const kernels::PackedMatrix& matrix);
 
  private:
@@ -128,6 +134,8 @@ class Pass {
   void keep_asked_rows();
   void multiply(Operation operation, const kernels::PackedMatrix& matrix, float* y, std::size_t ldy);
   void gate(const kernels::PackedMatrix& gate_up, decltype(&kernels::silu_mul) activation);
+  void expand_latent(const Layer& layer);
+  void drop_padding();
   void run_experts(const Layer& layer);
   void add_shared(const Experts& experts);
   void end_branch();
@@ -144,6 +152,8 @@ class Pass {
   kernels::Activations activations_;
   std::optional<ExpertRunner> experts_;
   FloatRows routes_;  // the router's logits
+  FloatRows short_;   // of latent attention: what qkv() makes of x,
+  FloatRows long_;    // and what is made of keys' and values' short vectors
 
   Profile* profile_ = nullptr;
 
@@ -156,7 +166,8 @@ class Pass {
   std::vector<int> positions_;
   std::vector<kernels::KvSequence> sequences_, asked_sequences_;
   std::vector<int> asked_;   // rising
-  std::span<float> logits_;  // [asked, vocabulary]
+  std::span<float> logits_;  // [asked, vocabulary], or empty
+  std::span<float> hidden_;  // [asked, width], or empty
 };
 
 }  // namespace ashlar::models

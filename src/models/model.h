@@ -13,6 +13,7 @@
 namespace ashlar::models {
 
 class Profile;
+struct ClassifierHead;
 
 inline constexpr int kBlockTokens = 16;  // positions in one KV block
 
@@ -62,7 +63,8 @@ struct Step {
   std::span<const std::int32_t> tokens;  // [rows]
   std::span<const Sequence> sequences;
   std::span<const int> logit_rows;  // rows whose logits are wanted, rising
-  std::span<float> logits;          // out: [logit_rows, vocabulary], row-major
+  std::span<float> logits;          // out: [logit_rows, vocabulary], row-major; or empty: not wanted
+  std::span<float> hidden = {};     // out: [logit_rows, width], what logits are made from; or empty
 };
 
 // What one token costs: each weight is a multiplication and an addition, and
@@ -87,6 +89,8 @@ class Model {
   // exhausted: the memory cannot be had.
   virtual Result<std::unique_ptr<KvStore>> make_kv_store(int blocks, KvType type) const = 0;
   virtual void forward(const Step& step, KvStore& kv) = 0;
+  // Of a model that ranks texts; nullptr: it has none.
+  virtual const ClassifierHead* head() const { return nullptr; }
   // forward() tells `profile` (models/profile.h) where its time goes, until
   // another is named; nullptr: nobody. The profile has the model's layers.
   virtual void watch(Profile*) {}

@@ -101,6 +101,7 @@ class Rewriter {
   Result<std::span<const std::byte>> rewrite(const TensorChange& change) {
     const gguf::Tensor& tensor = *change.tensor;
     tensor_ = tensor.name;
+    source_ = TRY(model_.file->read(tensor, room_));
     bytes_.resize(change.bytes());
     for (std::int64_t first = 0; first < tensor.elements(); first += kRound) {
       TRY(look());
@@ -122,7 +123,7 @@ class Rewriter {
   void rewrite_piece(const TensorChange& change, std::int64_t first, std::int64_t count, int worker) {
     const gguf::Tensor& tensor = *change.tensor;
     float* x = floats_.data() + worker * kPiece;
-    const std::byte* from = tensor.data.data() + kernels::row_bytes(tensor.type, first);
+    const std::byte* from = source_.data() + kernels::row_bytes(tensor.type, first);
     std::byte* to = bytes_.data() + kernels::row_bytes(change.type, first);
     kernels::dequantize_row(tensor.type, from, x, count);
     const float most = greatest(x, count);
@@ -154,6 +155,8 @@ class Rewriter {
   const QuantizeWatch& watch_;
   std::vector<float> floats_;  // [threads][kPiece]
   std::vector<std::byte> bytes_;
+  std::vector<std::byte> room_;  // for a tensor that lies in no file
+  std::span<const std::byte> source_;
   std::atomic<float> most_ = 0;  // of the elements of this round
   std::int64_t done_ = 0;        // elements of all tensors
   std::string_view tensor_;      // the one at work

@@ -77,6 +77,7 @@ class TensorList {
   // As matrix() and vector(), for what a file may lack: `out` stays empty then.
   // Of a stack all must be there or none.
   void optional_vector(std::vector<Rows> joined, std::vector<float>& out);
+  void optional_embedding(std::string name, int rows, int width, Embedding& out);
   // The matrix `name` if it is there, else `otherwise`, which is in the list already.
   void matrix_or(std::string name, std::string otherwise, int rows, int columns, kernels::PackedMatrix& out);
   // A tensor that may be in the file and is not used.

@@ -15,6 +15,7 @@ Result<std::unique_ptr<Transformer>> Transformer::create(const Architecture& arc
   for (std::size_t i = 0; i < weights.layers.size(); ++i) weights.layers[i].index = static_cast<int>(i);
   TensorList list;
   architecture.list_tensors(model->config_, weights, list);
+  list_head(*model->source_, model->config_.shape.width, model->head_, list);
   TRY(list.check(*model->source_));
   TRY(list.fill(*model->source_, pool));
   if (std::ranges::any_of(weights.rope_factors, [](float factor) { return factor <= 0; }))
@@ -43,8 +44,8 @@ Work Transformer::work_per_token() const {
   };
   for (const Layer& layer : weights_.layers) {
     const Experts& experts = layer.experts;
-    for (const auto* matrix : {&layer.qkv, &layer.attention_output, &layer.gate_up, &layer.down, &experts.router,
-                               &experts.shared_gate_up, &experts.shared_down})
+    for (const auto* matrix : {&layer.qkv, &layer.q_up, &layer.kv_up, &layer.attention_output, &layer.gate_up,
+                               &layer.down, &experts.router, &experts.shared_gate_up, &experts.shared_down})
       add(*matrix);
     for (const auto* matrices : {&experts.gate_up, &experts.down})
       if (!matrices->empty()) add(matrices->front(), config_.experts.used);

@@ -26,6 +26,7 @@ class Transformer final : public Model {
   Bytes kv_block_bytes(KvType type) const override { return BlockStore::block_bytes(config_.shape, type); }
   Result<std::unique_ptr<KvStore>> make_kv_store(int blocks, KvType type) const override;
   void forward(const Step& step, KvStore& kv) override;
+  const ClassifierHead* head() const override { return head_.empty() ? nullptr : &head_; }
   void watch(Profile* profile) override { pass_->watch(profile); }
 
  private:
@@ -36,6 +37,7 @@ class Transformer final : public Model {
   Config config_;
   std::unique_ptr<TensorSource> source_;  // holds the embedding's rows
   Weights weights_;
+  ClassifierHead head_;
   std::unique_ptr<Pass> pass_;
   int looked_up_ = 0;  // rows of the embedding, since their memory was released
 };

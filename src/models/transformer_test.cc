@@ -109,10 +109,24 @@ std::vector<Case> cases() {
                    .output_bias = true,
                    .feed_forward_norm = "post_attention_norm",
                    .whole_pairs = false};
+  TinySpec deepseek2{.architecture = "deepseek2",
+                     .layers = 3,
+                     .head_dim = 24,
+                     .rope_dims = 8,
+                     .experts = 8,
+                     .experts_used = 3,
+                     .shared_hidden = 48,
+                     .dense_layers = 1,
+                     .latent_rank = 16,
+                     .query_rank = 24,
+                     .value_dim = 16,
+                     .expert_keys = true};
   const auto with = [](TinySpec spec, auto change) {
     change(spec);
     return spec;
   };
+  // Beyond what stays with the vector kernels on a CPU with tiles.
+  const auto widest = [](TinySpec& s) { s.width = 1024, s.hidden = 1280, s.heads = 16, s.head_dim = 64, s.layers = 1; };
   const auto wide = [](TinySpec& s) { s.width = 256, s.hidden = 256, s.heads = 4, s.head_dim = 64, s.layers = 1; };
   // All experts are used, for rounding would choose.
   const auto quantized = [](Type type) {
@@ -146,6 +160,10 @@ std::vector<Case> cases() {
        kQuantized},
       {"llama_float_and_quantized",
        with(llama, [&](TinySpec& s) { wide(s), s.type = Type::q8_0, s.other_type = Type::f16, s.mixed = true; }),
+       kQuantized},
+      {"llama_q4_0_widest", with(llama, [&](TinySpec& s) { widest(s), s.type = Type::q4_0; }), kQuantized},
+      {"llama_q4_k_m_widest",
+       with(llama, [&](TinySpec& s) { widest(s), s.type = Type::q4_k, s.other_type = Type::q6_k, s.mixed = true; }),
        kQuantized},
       {"qwen2", qwen2, kFine},
       {"qwen2_tied_yarn", with(qwen2, [](TinySpec& s) { s.tied = true, s.rope_scaling = "yarn"; }), kFine},
@@ -205,6 +223,30 @@ std::vector<Case> cases() {
             [&](TinySpec& s) {
               quantized(Type::bf16)(s);
               s.expert_type = Type::mxfp4;
+            }),
+       1.5 * kQuantized},
+      {"deepseek2", deepseek2, kFine, 12},
+      {"deepseek2_lite", with(deepseek2, [](TinySpec& s) { s.query_rank = 0, s.head_dim = 32; }), kFine, 12},
+      {"deepseek2_dense", with(deepseek2, [](TinySpec& s) { s.dense_layers = 3, s.split = true; }), kFine},
+      {"deepseek2_yarn",
+       with(deepseek2,
+            [](TinySpec& s) {
+              s.rope_scaling = "yarn", s.rope_factor = 40, s.log_multiplier = 0.0707, s.experts_used = s.experts;
+            }),
+       2 * kFine},
+      {"deepseek3",
+       with(deepseek2,
+            [](TinySpec& s) {
+              s.split = s.choice_bias = s.normalize = true;
+              s.scores = "sigmoid", s.expert_groups = 4, s.expert_groups_used = 2, s.expert_scale = 2.5;
+            }),
+       kFine, 12},
+      {"deepseek3_q8_0",
+       with(deepseek2,
+            [&](TinySpec& s) {
+              quantized(Type::q8_0)(s);
+              s.latent_rank = s.query_rank = s.value_dim = 32, s.head_dim = 48, s.rope_dims = 16;
+              s.split = s.normalize = true, s.scores = "sigmoid";
             }),
        1.5 * kQuantized},
       {"olmo3",
