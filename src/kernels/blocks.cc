@@ -173,6 +173,7 @@ const Layout kLayouts[kFormats] = {
     {false, 2, 1, 0, 8, 128, false, true},            // U8Z
     {false, 2, 1, 0, 8, 128, true},                   // I8
     {false, 2, 1, 0, 4, 0, true, false, kNf4Table},   // NF4
+    {false, 1, 1, 0, 4, 0, false, false, kFp4Table},  // MXFP4
 };
 
 Format format_of(Type type) {
@@ -217,6 +218,8 @@ Format format_of(Type type) {
       return kI8;
     case Type::nf4:
       return kNF4;
+    case Type::mxfp4:
+      return kMXFP4;
   }
   CHECK(false, "a weight type without a format");
 }
@@ -259,6 +262,9 @@ void take_apart(Type type, const std::byte* block, Parts& parts) {
       return take_q6_k(p, parts);
     case Type::iq4_xs:
       return take_iq4_xs(p, parts);
+    case Type::mxfp4:  // e qs[16]; codes stand for doubled values, so the scale is half of 2^(e - 127)
+      parts.d = f32_to_f16(std::ldexp(1.0f, std::clamp(p[0] - 128, -25, 15)));
+      return nibbles(p + 1, parts.codes);
     case Type::u4z:
       parts.zero = less(read16(p + 2), 8);
       return nibbles_of_64(p + 4, parts.codes);

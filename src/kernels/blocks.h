@@ -58,7 +58,8 @@ inline constexpr float kNf4[16] = {-1.0f,
                                    0.7229568362236023f,
                                    1.0f};
 
-// One block of a quantized type, as products take it. Fills what the type has.
+// One block of a quantized type, as products take it. Fills what the type has. MXFP4's scale, a power of two, becomes
+// the nearest that an f16 can be: those from 2^-24 to 2^15 stay what they are.
 void take_apart(Type type, const std::byte* block, Parts& parts);
 // The inverse. `block` has the type's bytes.
 void put_together(Type type, const Parts& parts, std::byte* block);

@@ -12,9 +12,10 @@
 namespace ashlar::kernels {
 namespace {
 
-constexpr Type kAll[] = {Type::f32,    Type::f16,  Type::bf16, Type::q8_0, Type::q4_0,    Type::q4_1,    Type::q5_0,
-                         Type::q5_1,   Type::q2_k, Type::q3_k, Type::q4_k, Type::q5_k,    Type::q6_k,    Type::iq4_nl,
-                         Type::iq4_xs, Type::u4z,  Type::u8z,  Type::i8,   Type::f8_e4m3, Type::f8_e5m2, Type::nf4};
+constexpr Type kAll[] = {Type::f32,     Type::f16,     Type::bf16,   Type::q8_0, Type::q4_0, Type::q4_1,
+                         Type::q5_0,    Type::q5_1,    Type::q2_k,   Type::q3_k, Type::q4_k, Type::q5_k,
+                         Type::q6_k,    Type::iq4_nl,  Type::iq4_xs, Type::u4z,  Type::u8z,  Type::i8,
+                         Type::f8_e4m3, Type::f8_e5m2, Type::nf4,    Type::mxfp4};
 
 std::vector<std::byte> bytes(std::initializer_list<int> list, std::size_t size) {
   std::vector<std::byte> out(size);
@@ -53,6 +54,7 @@ TEST(Blocks, QuantizedRowsComeBackClose) {
       case Type::q5_k:
         return 0.08f;
       case Type::q3_k:
+      case Type::mxfp4:  // values up to 6 under a power of two
         return 0.3f;
       case Type::q2_k:
         return 0.45f;
@@ -154,6 +156,19 @@ TEST(Blocks, WideScales) {
 TEST(Blocks, NoFileHasTheTypesOfOtherCheckpoints) {
   for (const Type type : {Type::u4z, Type::nf4})
     EXPECT_EQ(type_info(static_cast<std::uint32_t>(type)), nullptr) << type_info(type).name;
+}
+
+TEST(Blocks, Mxfp4) {
+  // 2^3; -6 low and 6 high; 3 and -1; 0 and 1 (a half).
+  auto block = bytes({127 + 3, 0x7f, 0xa5, 0x10}, 17);
+  const auto v = dequantize(Type::mxfp4, block, 32);
+  const std::vector<std::pair<std::size_t, float>> expected{{0, -48.0f}, {1, 24.0f},  {2, 0.0f},
+                                                            {16, 48.0f}, {17, -8.0f}, {18, 4.0f}};
+  for (const auto& [at, value] : expected) EXPECT_EQ(v[at], value);
+  for (const int exponent : {0, 255}) {  // beyond the range of scales
+    block[0] = static_cast<std::byte>(exponent);
+    for (const float value : dequantize(Type::mxfp4, block, 32)) EXPECT_TRUE(std::isfinite(value));
+  }
 }
 
 TEST(Blocks, Q4_0) {

@@ -43,26 +43,31 @@ void read_group(Type type, const std::byte* row, int first, int blocks, Group& g
 // What codes stand for, at most.
 struct Reach {
   bool zero;
-  int fixed;  // without zeros; with them what a factor counts in
+  int fixed;      // without zeros; with them what a factor counts in
+  int top = 127;  // what the greatest becomes in int8; of MXFP4 so that smaller powers of two stay exact
 
   explicit Reach(Type type) {
     const Layout& layout = kLayouts[format_of(type)];
     zero = layout.zero;
-    fixed = layout.table == nullptr ? 8 : layout.table == kNf4Table ? static_cast<int>(kNf4Reach) : kIq4Reach;
+    fixed = layout.table == nullptr     ? 8
+            : layout.table == kNf4Table ? static_cast<int>(kNf4Reach)
+            : layout.table == kFp4Table ? kFp4Reach
+                                        : kIq4Reach;
+    if (layout.table == kFp4Table) top = 8 * kFp4Reach;
   }
   float of(const Group& group, std::size_t block) const {
     return static_cast<float>(zero ? std::max(group.zeros[block], 15 - group.zeros[block]) : fixed);
   }
 };
 
-// The step of int8: 1/127 of the greatest weight that the group can hold. Not a number if a scale is not finite, or a
-// zero not among the codes and the one after them.
+// The step of int8: 1/127 (of MXFP4 1/96) of the greatest weight that the group can hold. Not a number if a scale is
+// not finite, or a zero not among the codes and the one after them.
 float step_of(const Group& group, const Reach& reach) {
   float most = 0;
   for (std::size_t b = 0; b < static_cast<std::size_t>(group.blocks); ++b) {
     if (!std::isfinite(group.scales[b]) || group.zeros[b] < 0 || group.zeros[b] > kMostZero)
       return std::numeric_limits<float>::quiet_NaN();
-    most = std::max(most, std::abs(group.scales[b]) * reach.of(group, b) * (1 / 127.0f));
+    most = std::max(most, std::abs(group.scales[b]) * reach.of(group, b) * (1.0f / static_cast<float>(reach.top)));
   }
   return most;
 }

@@ -1,5 +1,5 @@
-// Packing for a matrix unit: types of 4 bits without a min (Q4_0, IQ4, U4Z, NF4), whose codes the kernels look up in a
-// codebook for each factor. The layout is in table.h.
+// Packing for a matrix unit: types of 4 bits without a min (Q4_0, IQ4, U4Z, NF4, MXFP4), whose codes the kernels look
+// up in a codebook for each factor. The layout is in table.h.
 #pragma once
 
 #include <cstddef>

@@ -85,11 +85,13 @@ const Kernels& amx_row() {
     kernels.tile_matmul[kU8Z] = amx::matmul_u8z;
     kernels.tile_matmul[kI8] = amx::matmul_i8;
     kernels.tile_matmul[kNF4] = amx::matmul_nf4;
+    kernels.tile_matmul[kMXFP4] = amx::matmul_mxfp4;
     kernels.int8_panel = amx::int8_panel;
     kernels.bf16_panel = amx::bf16_panel;
     kernels.int8_operations = amx::int8_operations;
     kernels.bf16_operations = amx::bf16_operations;
     kernels.attend = amx::attend;
+    kernels.peak_unit = 1.44269504f;
     kernels.join = amx::join;
     kernels.store_key = amx::store_key;
     kernels.store_value = amx::store_value;

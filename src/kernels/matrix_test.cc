@@ -18,9 +18,10 @@
 namespace ashlar::kernels {
 namespace {
 
-constexpr Type kAll[] = {Type::f32,    Type::f16,  Type::bf16, Type::q8_0, Type::q4_0,    Type::q4_1,    Type::q5_0,
-                         Type::q5_1,   Type::q2_k, Type::q3_k, Type::q4_k, Type::q5_k,    Type::q6_k,    Type::iq4_nl,
-                         Type::iq4_xs, Type::u4z,  Type::u8z,  Type::i8,   Type::f8_e4m3, Type::f8_e5m2, Type::nf4};
+constexpr Type kAll[] = {Type::f32,     Type::f16,     Type::bf16,   Type::q8_0, Type::q4_0, Type::q4_1,
+                         Type::q5_0,    Type::q5_1,    Type::q2_k,   Type::q3_k, Type::q4_k, Type::q5_k,
+                         Type::q6_k,    Type::iq4_nl,  Type::iq4_xs, Type::u4z,  Type::u8z,  Type::i8,
+                         Type::f8_e4m3, Type::f8_e5m2, Type::nf4,    Type::mxfp4};
 
 struct Matrix {
   Type type;
@@ -77,7 +78,10 @@ Matrix noise_matrix(Type type, int rows, int columns, unsigned seed) {
     }
     const auto half = [&] { return f32_to_f16(static_cast<float>(static_cast<int>(random() % 17) - 8) / 64); };
     const int d = type == Type::q2_k ? 80 : type == Type::q3_k ? 108 : type == Type::q6_k ? 208 : 0;
-    set_half(d, half());
+    if (type == Type::mxfp4)
+      *at_of(0) = static_cast<std::byte>(118 + random() % 6);
+    else
+      set_half(d, half());
     if (kLayouts[format_of(type)].min) set_half(d + 2, half());
     if (kLayouts[format_of(type)].zero)
       set_half(2, static_cast<std::uint16_t>(random() % (type == Type::u4z ? 17 : 256)));

@@ -1,4 +1,5 @@
 // Writing the blocks of blocks.h.
+#include <cmath>
 #include <cstring>
 
 #include "base/result.h"
@@ -47,6 +48,12 @@ void put_together(Type type, const Parts& parts, std::byte* block) {
     case Type::q4_0:
     case Type::iq4_nl:
       return put_nibbles(codes, p + 2);
+    case Type::mxfp4: {
+      const float d = f16_to_f32(parts.d);
+      p[0] = byte(d > 0 ? std::ilogb(d) + 128 : 0);
+      p[1] = 0;
+      return put_nibbles(codes, p + 1);
+    }
     case Type::q4_1:
       write16(p + 2, parts.dmin);
       return put_nibbles(codes, p + 4);

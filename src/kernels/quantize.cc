@@ -302,10 +302,27 @@ void weigh_all(Type type, const float* x, int count, const float* importance, fl
   }
 }
 
+// The greatest power of two of FP4 meets that of the greatest value, as the format's publishers advise.
+void fit_mxfp4(const float* x, Parts& parts) {
+  float most = 0;
+  for (int i = 0; i < kBlock; ++i) most = std::max(most, std::abs(x[i]));
+  const int exponent = std::isnormal(most) ? std::ilogb(most) - 3 : -25;
+  parts.d = f32_to_f16(std::ldexp(1.0f, std::clamp(exponent, -25, 15)));
+  const float d = f16_to_f32(parts.d), inverse = d > 0 ? 1 / d : 0;
+  for (int i = 0; i < kBlock; ++i) {
+    const auto error = [&](std::uint8_t value) { return std::abs(static_cast<float>(value) - 128 - x[i] * inverse); };
+    parts.codes[i] = static_cast<std::uint8_t>(std::ranges::min_element(kFp4Table, {}, error) - kFp4Table);
+  }
+}
+
 }  // namespace
 
 void choose_parts(Type type, const float* x, int count, const float* importance, float mean_square, Parts* parts) {
   CHECK(count <= kMostBlocks, "so many blocks at once");
+  if (type == Type::mxfp4) {
+    for (int i = 0; i < count; ++i) fit_mxfp4(x + kBlock * i, parts[i]);
+    return;
+  }
   const int block = type_info(type).block, subs = block / (kBlock / kLayouts[format_of(type)].subs);
   if (type == Type::q8_0 || (block == 32 && type != Type::iq4_nl && importance == nullptr)) {
     for (int i = 0; i < count; ++i) fit_range(type, x + block * i, parts[i]);

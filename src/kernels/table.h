@@ -76,6 +76,7 @@ enum Format : int {
   kU8Z,
   kI8,
   kNF4,
+  kMXFP4,
   kFormats
 };
 
@@ -108,9 +109,10 @@ enum Format : int {
 // U8Z    d z       8-bit                                d * (c - 128) - d * z
 // I8     d (f32)   8-bit                                d * (c - 128)
 // NF4    d (f32)   4-bit                                d * table[c]
+// MXFP4  d         4-bit                                d * table[c]
 //
-// Where there is a matrix unit, types of 4 bits without a min (Q4_0, IQ4, U4Z, NF4) are packed by the groups of columns
-// of the panels instead (codebooks.h):
+// Where there is a matrix unit, types of 4 bits without a min (Q4_0, IQ4, U4Z, NF4, MXFP4) are packed by the groups of
+// columns of the panels instead (codebooks.h):
 //
 //   f32 step[16]          of int8: 1/127 of the greatest weight that the row's group can hold
 //   int8 factor[block][16]  what the greatest code (8 below the middle, 127 of IQ4, 112 of NF4) becomes in such
@@ -141,6 +143,11 @@ inline constexpr uint8_t kIq4Table[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 
 // Values of the NF4 codes in 112ths, plus 128: off by 0.17 % of the greatest, root mean square.
 inline constexpr uint8_t kNf4Table[16] = {16, 50, 69, 84, 96, 107, 118, 128, 137, 146, 156, 166, 177, 191, 209, 240};
 inline constexpr float kNf4Reach = 112;
+
+// Values of the MXFP4 codes (FP4 E2M1 of the OCP Microscaling formats, 2023), doubled, plus 128.
+inline constexpr uint8_t kFp4Table[16] = {128, 129, 130, 131, 132, 134, 136, 140,
+                                          128, 127, 126, 125, 124, 122, 120, 116};
+inline constexpr int kFp4Reach = 12;
 
 // From the middle to its end.
 inline constexpr int kIq4Reach = 127;
@@ -195,7 +202,7 @@ struct MatmulJob {
 struct AttentionJob {
   const float* q[kAttentionRows];  // [head_dim] each
   // [head_dim] each: the sums of weighted values over the sum of weights, if `finish`. Else partial results:
-  // [head_dim] sums of weighted values, then the greatest score and the sum of weights.
+  // [head_dim] sums of weighted values, then the greatest score (times peak_unit) and the sum of weights.
   float* out[kAttentionRows];
   int position[kAttentionRows];       // of the row's token
   const int* blocks[kAttentionRows];  // block table of the row's sequence; rows of a sequence stand together
@@ -261,6 +268,9 @@ struct Kernels {
   // One position's key and value [head_dim] into slot 0..15 of a block. Values beyond f16 are clamped to its range.
   void (*store_key)(const float* key, int head_dim, int format, uint8_t* keys, int slot);
   void (*store_value)(const float* value, int head_dim, int format, uint8_t* values, int slot);
+  // Of the greatest scores in partial results: 1, or log2(e) where weights are powers of 2 and these scores are rounded
+  // up to whole numbers.
+  float peak_unit;
   KvFormat natural_kv;  // the format that needs no conversion
   // y = x / sqrt(mean(x^2) + epsilon) * weight, n elements.
   void (*rms_norm)(const float* x, const float* weight, float epsilon, int n, float* y);

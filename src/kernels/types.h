@@ -23,6 +23,7 @@ enum class Type : std::uint32_t {
   iq4_nl = 20,
   iq4_xs = 23,
   bf16 = 30,
+  mxfp4 = 39,
   // What checkpoints of other formats hold, exactly. No file has these numbers.
   u4z = 1000,
   u8z = 1001,

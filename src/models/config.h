@@ -50,6 +50,16 @@ struct ExpertsConfig {
   bool in_layer(int layer) const { return count > 0 && layer >= first_layer; }
 };
 
+// Attention whose keys and values are made of a short vector for each position (MLA, arXiv:2405.04434). A head's key
+// has elements of its own, then those that turn and that all heads share.
+struct LatentConfig {
+  int rank = 0;        // of the short vector; 0: ordinary attention
+  int query_rank = 0;  // likewise of the queries; 0: they are made of x
+  int own_dims = 0;    // of a head's key
+  int value_dim = 0;   // of a head
+  bool split = false;  // the file has what makes keys apart from what makes values
+};
+
 // What only encoders have.
 struct EncoderConfig {
   enum class Activation { gelu, gelu_tanh };  // of a feed-forward without a gate
@@ -75,6 +85,7 @@ struct Config {
   float attention_cap = 0;  // of the scores, scaled
   float logit_cap = 0;
   ExpertsConfig experts;
+  LatentConfig latent;
 };
 
 // The keys of one architecture: "block_count" is "llama.block_count" in the file.

@@ -77,6 +77,31 @@ void list_feed_forward_matrices(const Shape& s, int index, Layer& layer, TensorL
   list.matrix({{name("ffn_down.weight"), s.width}}, s.hidden, layer.down);
 }
 
+void list_latent_attention(const Config& config, int index, Layer& layer, TensorList& list) {
+  const Shape& s = config.shape;
+  const LatentConfig& c = config.latent;
+  const auto name = [&](std::string_view part) { return tensor_name(index, part); };
+  list.vector({{name("attn_norm.weight"), s.width}}, layer.attention_norm);
+  const TensorList::Rows kv_down{name("attn_kv_a_mqa.weight"), c.rank + s.head_dim - c.own_dims};
+  if (c.query_rank > 0) {
+    list.matrix({{name("attn_q_a.weight"), c.query_rank}, kv_down}, s.width, layer.qkv);
+    list.vector({{name("attn_q_a_norm.weight"), c.query_rank}}, layer.q_norm);
+    list.matrix({{name("attn_q_b.weight"), q_rows(s)}}, c.query_rank, layer.q_up);
+  } else {
+    list.matrix({{name("attn_q.weight"), q_rows(s)}, kv_down}, s.width, layer.qkv);
+  }
+  list.vector({{name("attn_kv_a_norm.weight"), c.rank}}, layer.k_norm);
+  if (c.split) {
+    list.matrix(
+        {{name("attn_k_b.weight"), s.heads * c.own_dims, s.heads}, {name("attn_v_b.weight"), s.heads * c.value_dim}},
+        c.rank, layer.kv_up);
+    list.ignore(name("attn_kv_b.weight"));  // some files have both
+  } else {
+    list.matrix({{name("attn_kv_b.weight"), s.heads * (c.own_dims + c.value_dim)}}, c.rank, layer.kv_up);
+  }
+  list.matrix({{name("attn_output.weight"), s.width}}, s.heads * c.value_dim, layer.attention_output);
+}
+
 void list_post_norms(const Shape& s, int index, Layer& layer, TensorList& list) {
   list.vector({{tensor_name(index, "post_attention_norm.weight"), s.width}}, layer.attention_post_norm);
   list.vector({{tensor_name(index, "post_ffw_norm.weight"), s.width}}, layer.feed_forward_post_norm);
@@ -116,8 +141,14 @@ Result<std::unique_ptr<Pass>> Pass::create(const Config& config, std::span<const
   pass->delta_ = TRY(FloatRows::allocate(max_rows, s.width));
   const ExpertsConfig& experts = config.experts;
   const int hidden = std::max(s.hidden, experts.shared_hidden);
-  pass->h_ = TRY(FloatRows::allocate(max_rows, std::max({s.width, q_rows(s), hidden})));
+  const LatentConfig& latent = config.latent;
+  pass->h_ = TRY(FloatRows::allocate(max_rows, std::max({s.width, q_rows(s), hidden, latent.rank, latent.query_rank})));
   pass->y_ = TRY(FloatRows::allocate(max_rows, std::max({s.width, qkv_rows(s), 2 * hidden})));
+  if (latent.rank > 0) {
+    const int queries = latent.query_rank > 0 ? latent.query_rank : q_rows(s);
+    pass->short_ = TRY(FloatRows::allocate(max_rows, queries + latent.rank + config.rope.dims));
+    pass->long_ = TRY(FloatRows::allocate(max_rows, s.heads * (latent.own_dims + latent.value_dim)));
+  }
   if (experts.count == 0) return pass;
   pass->experts_ = TRY(ExpertRunner::create(experts, s.width, max_rows));
   pass->routes_ = TRY(FloatRows::allocate(max_rows, experts.count + 1));
@@ -280,6 +311,57 @@ void Pass::rotate() {
   rope.rotate(y_.data(), y_.ld, s.heads + s.kv_heads, s.head_dim, pool_);  // k stands behind q
 }
 
+void Pass::latent_qkv(const Layer& layer) {
+  layer_ = &layer;
+  const Shape& s = config_.shape;
+  const LatentConfig& c = config_.latent;
+  const int queries = layer.qkv.rows() - c.rank - config_.rope.dims;
+  multiply(Operation::qkv, layer.qkv, short_.data(), short_.ld);
+  const auto norm = [&](int first, const std::vector<float>& weight) {
+    const Timed timed(profile_, Operation::head_norm, layer.index);
+    kernels::rms_norm(short_.data() + first, short_.ld, weight.data(), config_.rms_epsilon, rows_,
+                      static_cast<int>(weight.size()), h_.data(), h_.ld, pool_);
+  };
+  if (c.query_rank > 0) {
+    norm(0, layer.q_norm);
+    multiply(Operation::qkv, layer.q_up, y_.data(), y_.ld);
+  } else {
+    pool_.for_each(rows_, [&](int row, int) { std::copy_n(short_.row(row), q_rows(s), y_.row(row)); });
+  }
+  norm(queries, layer.k_norm);
+  multiply(Operation::qkv, layer.kv_up, long_.data(), long_.ld);
+  const Timed timed(profile_, Operation::rope, layer.index);
+  rope_.rotate(y_.data() + c.own_dims, y_.ld, s.heads, s.head_dim, pool_);
+  rope_.rotate(short_.data() + queries + c.rank, short_.ld, 1, config_.rope.dims, pool_);
+  expand_latent(layer);
+}
+
+// Each head's key and value to where attend() reads them: keys end with the part that all share, values with zeros.
+void Pass::expand_latent(const Layer& layer) {
+  const Shape& s = config_.shape;
+  const LatentConfig& c = config_.latent;
+  const int shared = s.head_dim - c.own_dims, keys = s.heads * c.own_dims;
+  const int key_step = c.split ? c.own_dims : c.own_dims + c.value_dim;
+  const int value_step = c.split ? c.value_dim : key_step, first_value = c.split ? keys : c.own_dims;
+  pool_.for_each(rows_, [&](int row, int) {
+    const float *from = long_.row(row), *turned = short_.row(row) + layer.qkv.rows() - shared;
+    float *k = y_.row(row) + q_rows(s), *v = k + kv_rows(s);
+    for (int h = 0; h < s.heads; ++h, k += s.head_dim, v += s.head_dim) {
+      std::copy_n(turned, shared, std::copy_n(from + h * key_step, c.own_dims, k));
+      std::fill_n(std::copy_n(from + first_value + h * value_step, c.value_dim, v), s.head_dim - c.value_dim, 0.0f);
+    }
+  });
+}
+
+// Heads of values, which attend() took to be as long as keys, side by side.
+void Pass::drop_padding() {
+  const int heads = config_.shape.heads, head_dim = config_.shape.head_dim, value_dim = config_.latent.value_dim;
+  pool_.for_each(rows_, [&](int row, int) {
+    float* h = h_.row(row);
+    for (int i = 1; i < heads; ++i) std::copy_n(h + i * head_dim, value_dim, h + i * value_dim);
+  });
+}
+
 void Pass::attend(const Layer& layer) {
   const Shape& s = config_.shape;
   const kernels::KvView kv = kv_->layer(layer.index);
@@ -292,9 +374,12 @@ void Pass::attend(const Layer& layer) {
   const kernels::AttentionShape shape{.heads = s.heads,
                                       .window = s.window(layer.index),
                                       .scale = config_.attention_scale,
-                                      .cap = config_.attention_cap};
+                                      .cap = config_.attention_cap,
+
+                                      .sinks = layer.sinks.empty() ? nullptr : layer.sinks.data()};
   const Timed timed(profile_, Operation::attention, layer.index, profile_ == nullptr ? Cost{} : attention_cost());
   kernels::attention(kv, shape, sequences_, y_.data(), y_.ld, h_.data(), h_.ld, pool_);
+  if (config_.latent.rank > 0) drop_padding();
 }
 
 // Of one layer.
@@ -348,9 +433,10 @@ void Pass::gate(const kernels::PackedMatrix& gate_up, decltype(&kernels::silu_mu
   activation(y_.data(), y_.data() + hidden, y_.ld, rows_, hidden, h_.data(), h_.ld, pool_);
 }
 
-void Pass::project(const kernels::PackedMatrix& matrix) {
+void Pass::project(const kernels::PackedMatrix& matrix, std::span<const float> bias) {
   const bool down = layer_ != nullptr && &matrix == &layer_->down;
   multiply(down ? Operation::down : Operation::attention_output, matrix, delta_.data(), delta_.ld);
+  if (!bias.empty()) kernels::add_bias(delta_.data(), delta_.ld, bias.data(), rows_, config_.shape.width, pool_);
   end_branch();
 }
 

@@ -26,15 +26,19 @@ namespace ashlar::models {
 struct Layer {
   int index = 0;
   std::vector<float> attention_norm;       // [width]
-  kernels::PackedMatrix qkv;               // [(heads + 2 kv_heads) head_dim, width]
+  kernels::PackedMatrix qkv;               // [(heads + 2 kv_heads) head_dim, width]; of latent attention what makes the
+                                           // short vectors of queries (or q) and keys, then the part of keys that turns
+  kernels::PackedMatrix q_up, kv_up;       // of latent attention: of the short vectors q, and each head's key and value
   std::vector<float> qkv_bias;             // [its rows], or empty
   std::vector<float> q_norm, k_norm;       // [head_dim] each, or over all heads: [heads head_dim], [kv_heads head_dim]
+  std::vector<float> sinks;                // [heads], or empty
   kernels::PackedMatrix attention_output;  // [width, heads head_dim]
-  std::vector<float> attention_post_norm;  // [width]
-  std::vector<float> feed_forward_norm;    // [width]
-  kernels::PackedMatrix gate_up;           // [2 hidden, width]; empty where there are experts
-  kernels::PackedMatrix down;              // [width, hidden]
-  Experts experts;                         // where the configuration has some in this layer
+  std::vector<float> attention_output_bias;   // [width], or empty
+  std::vector<float> attention_post_norm;     // [width]
+  std::vector<float> feed_forward_norm;       // [width]
+  kernels::PackedMatrix gate_up;              // [2 hidden, width]; empty where there are experts
+  kernels::PackedMatrix down;                 // [width, hidden]
+  Experts experts;                            // where the configuration has some in this layer
   std::vector<float> feed_forward_post_norm;  // [width]
 };
 
@@ -61,6 +65,8 @@ void list_feed_forward(const Shape& shape, int index, Layer& layer, TensorList& 
 void list_feed_forward_matrices(const Shape& shape, int index, Layer& layer, TensorList& list);
 // The norm, and the experts or the matrices as the layer has them.
 void list_feed_forward(const Config& config, int index, Layer& layer, TensorList& list);
+// The norm before latent attention, and its matrices and norms.
+void list_latent_attention(const Config& config, int index, Layer& layer, TensorList& list);
 // The norms behind both.
 void list_post_norms(const Shape& shape, int index, Layer& layer, TensorList& list);
 // The embedding again where the file has no output matrix of its own.
@@ -119,6 +125,8 @@ class Pass {
   void norm_whole(const Layer& layer);
   // Turns q and k by their positions.
   void rotate();
+  // q, k, v of latent attention, all heads turned; q_norm and k_norm are those of the short vectors.
+  void latent_qkv(const Layer& layer);
   // Stores k and v; h = what each q attends to, all heads side by side. In the
   // last layer only the rows whose logits are asked go on from here.
   void attend(const Layer& layer);
@@ -130,8 +138,8 @@ class Pass {
   // x += what the layer's experts, or else its feed-forward gated by silu, give for h.
   void feed_forward(const Layer& layer);
 
-  // x += W h
-  void project(const kernels::PackedMatrix& matrix);
+  // x += W h + bias; the bias may be empty.
+  void project(const kernels::PackedMatrix& matrix, std::span<const float> bias = {});
 
   // The asked rows' logits = W h, and h itself, as far as they are wanted.
   void logits(const kernels::PackedMatrix& matrix);
@@ -144,6 +152,8 @@ class Pass {
   void convert(const kernels::PackedMatrix& matrix);
   void multiply(Operation operation, const kernels::PackedMatrix& matrix, float* y, std::size_t ldy);
   void gate(const kernels::PackedMatrix& gate_up, decltype(&kernels::silu_mul) activation);
+  void expand_latent(const Layer& layer);
+  void drop_padding();
   void run_experts(const Layer& layer);
   void add_shared(const Experts& experts);
   void end_branch();
@@ -162,6 +172,8 @@ class Pass {
   FloatRows routes_;  // the router's logits
   LoraRows lora_;
   FloatRows ordered_;  // h in the order of a matrix's columns; memory is taken by the first that has one
+  FloatRows short_;    // of latent attention: what qkv() makes of x,
+  FloatRows long_;     // and what is made of keys' and values' short vectors
 
   Profile* profile_ = nullptr;
   Listener* listener_ = nullptr;

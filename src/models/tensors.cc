@@ -37,15 +37,18 @@ bool plain(kernels::Type type) {
   return type == kernels::Type::f32 || type == kernels::Type::f16 || type == kernels::Type::bf16;
 }
 
-kernels::Type packed_type(const TensorList::Need& need, const gguf::Tensor& tensor) {
-  return need.exact && plain(tensor.type) ? kernels::Type::f32 : tensor.type;
+// Blocks do not outlive a transposition.
+kernels::Type packed_type(const TensorList::Need& need, std::size_t part) {
+  const kernels::Type type = need.found[part]->type;
+  if (need.parts[part].turned > 0 && !plain(type)) return kernels::Type::f16;
+  return need.exact && plain(type) ? kernels::Type::f32 : type;
 }
 
 // What one matrix of the need is stacked of, without data.
 std::vector<kernels::RawMatrix> stack_of(const TensorList::Need& need) {
   std::vector<kernels::RawMatrix> stack;
   for (std::size_t i = 0; i < need.found.size(); ++i)
-    stack.push_back({.type = packed_type(need, *need.found[i]), .rows = need.parts[i].rows, .columns = need.columns});
+    stack.push_back({.type = packed_type(need, i), .rows = need.parts[i].rows, .columns = need.columns});
   return stack;
 }
 
@@ -57,13 +60,31 @@ kernels::PackedMatrix& destination(const TensorList::Need& need, std::size_t ind
   return need.matrices == nullptr ? *need.matrix : (*need.matrices)[index];
 }
 
-// The tensor's bytes as they are packed; `buffer` holds them where the source's cannot serve.
-Result<std::span<const std::byte>> bytes_of(const TensorList::Need& need, const gguf::Tensor& tensor,
-                                            TensorSource& source, std::vector<std::byte>& buffer) {
+// [count, rows, columns] to [count, columns, rows].
+std::vector<float> transposed(std::span<const float> x, std::size_t count, std::size_t rows, std::size_t columns) {
+  std::vector<float> out(x.size());
+  for (std::size_t i = 0; i < count; ++i)
+    for (std::size_t r = 0; r < rows; ++r)
+      for (std::size_t c = 0; c < columns; ++c) out[(i * columns + c) * rows + r] = x[(i * rows + r) * columns + c];
+  return out;
+}
+
+// A part's bytes as they are packed; `buffer` holds them where the source's cannot serve.
+Result<std::span<const std::byte>> bytes_of(const TensorList::Need& need, std::size_t part, TensorSource& source,
+                                            std::vector<std::byte>& buffer) {
+  const gguf::Tensor& tensor = *need.found[part];
   const auto data = TRY(source.data(tensor));
-  if (packed_type(need, tensor) == tensor.type) return data;
-  buffer.resize(static_cast<std::size_t>(tensor.elements()) * sizeof(float));
-  kernels::dequantize_row(tensor.type, data.data(), reinterpret_cast<float*>(buffer.data()), tensor.elements());
+  const kernels::Type type = packed_type(need, part);
+  const auto turned = static_cast<std::size_t>(need.parts[part].turned);
+  if (type == tensor.type && turned == 0) return data;
+  std::vector<float> values(static_cast<std::size_t>(tensor.elements()));
+  kernels::dequantize_row(tensor.type, data.data(), values.data(), tensor.elements());
+  if (turned > 0) {
+    const auto columns = static_cast<std::size_t>(tensor.columns());
+    values = transposed(values, turned, values.size() / (turned * columns), columns);
+  }
+  buffer.resize(kernels::row_bytes(type, tensor.elements()));
+  kernels::quantize_row(type, values.data(), buffer.data(), tensor.elements());
   return std::span<const std::byte>(buffer);
 }
 
@@ -120,12 +141,14 @@ Status TensorList::check_need(const TensorSource& source, Need& need) const {
   if (need.optional && std::ranges::none_of(need.parts, present)) return {};
   for (const Rows& part : need.parts) {
     const gguf::Tensor* tensor = source.find(part.name);
-    const std::string expected = dims_text(part.rows, need.columns, need.experts);
+    // As it stands in the file.
+    const int columns = need.columns == 0 ? part.rows : part.turned > 0 ? part.rows / part.turned : need.columns;
+    const int rows = need.columns == 0 ? 1 : part.turned > 0 ? need.columns : part.rows;
+    const int count = part.turned > 0 ? part.turned : need.experts;
+    const std::string expected = need.columns == 0 ? dims_text(columns, 0, 0) : dims_text(rows, columns, count);
     if (tensor == nullptr) return wrong(source, part.name, fmt::format("is missing; {} is expected", expected));
-    const std::int64_t columns = need.columns == 0 ? part.rows : need.columns;
-    const std::int64_t rows = need.columns == 0 ? 1 : part.rows;
-    const bool stacked = need.experts == 0 || (tensor->dims[1] == rows && tensor->dims[2] == need.experts);
-    if (tensor->columns() != columns || tensor->rows() != rows * std::max(1, need.experts) || !stacked)
+    const bool stacked = count == 0 || (tensor->dims[1] == rows && tensor->dims[2] == count);
+    if (tensor->columns() != columns || tensor->rows() != std::int64_t{rows} * std::max(1, count) || !stacked)
       return wrong(source, part.name, fmt::format("is {}; {} is expected", gguf::dims_text(*tensor), expected));
     if (need.use == Use::vector && !plain(tensor->type))
       return wrong(source, part.name,
@@ -159,7 +182,7 @@ Status TensorList::pack(const Need& need, std::size_t first_section, TensorSourc
   std::vector<kernels::RawMatrix> stack = stack_of(need);
   std::vector<std::vector<std::byte>> buffers(stack.size());
   for (std::size_t part = 0; part < stack.size(); ++part)
-    stack[part].data = TRY(bytes_of(need, *need.found[part], source, buffers[part])).data();
+    stack[part].data = TRY(bytes_of(need, part, source, buffers[part])).data();
   for (std::size_t i = 0; i < matrices_of(need); ++i) {
     destination(need, i) = TRY(kernels::pack_into(stack, image->room(first_section + i), image, pool));
     for (kernels::RawMatrix& raw : stack)

@@ -66,6 +66,7 @@ class TensorList {
   struct Rows {
     std::string name;
     int rows;
+    int turned = 0;  // of a matrix: the file has it as so many of [rows / turned, columns], each to be transposed
   };
 
   // Each adds one need. Destinations must stay where they are until fill() is

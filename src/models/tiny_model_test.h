@@ -48,6 +48,14 @@ struct TinySpec {
   std::string scores = "softmax";  // "sigmoid", "chosen": softmax of those chosen
   bool normalize = false, shared_gate = false, choice_bias = false, expert_biases = false, clamped = false;
   double expert_scale = 1;
+  kernels::Type expert_type = kernels::Type::f32;  // of the experts' matrices, where it is not F32
+  bool sinks = false, output_bias = false;
+  std::string feed_forward_norm = "ffn_norm";  // its name
+  bool whole_pairs = true;                     // YaRN's ramp is between whole pairs
+  // Latent attention: head_dim is a key's, its last rope_dims turn and are shared.
+  int latent_rank = 0, query_rank = 0, value_dim = 0;
+  bool split = false;                               // keys and values are made by tensors of their own
+  double log_multiplier = -1;                       // of YaRN; below 0: no key
   bool expert_keys = false;                         // that say all of this, where the architecture does not
   std::map<std::string, std::uint32_t> wrong_keys;  // of the experts, written instead of what holds
 };
@@ -97,7 +105,13 @@ class TinyModel {
   Vector rows_of(const std::string& name, const Vector& x, int first, int count) const;
   Vector normalize(const std::string& name, const Vector& x, int from, int count) const;
   int window(int layer) const;
-  void rotate(Vector& x, int heads, int position, int layer) const;
+  void rotate(Vector& x, int heads, int position, int layer, int stride, int offset = 0) const;
+  struct Heads {
+    Vector q, k, v;  // v of latent attention: [heads, value_dim]
+  };
+  Heads latent_heads(const std::string& blk, const Vector& x, int position, int layer) const;
+  Heads plain_heads(const std::string& blk, const Vector& x, int position, int layer) const;
+  void add_latent(const std::string& blk, double spread);
   Vector attend(int layer, int position, Vector q, std::vector<Vector>& keys, std::vector<Vector>& values) const;
 
   TinySpec spec_;

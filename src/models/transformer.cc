@@ -50,8 +50,8 @@ Work Transformer::work_per_token() const {
   };
   for (const Layer& layer : weights_.layers) {
     const Experts& experts = layer.experts;
-    for (const auto* matrix : {&layer.qkv, &layer.attention_output, &layer.gate_up, &layer.down, &experts.router,
-                               &experts.shared_gate_up, &experts.shared_down})
+    for (const auto* matrix : {&layer.qkv, &layer.q_up, &layer.kv_up, &layer.attention_output, &layer.gate_up,
+                               &layer.down, &experts.router, &experts.shared_gate_up, &experts.shared_down})
       add(*matrix);
     for (const auto* matrices : {&experts.gate_up, &experts.down})
       if (!matrices->empty()) add(matrices->front(), config_.experts.used);

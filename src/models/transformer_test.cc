@@ -104,6 +104,37 @@ std::vector<Case> cases() {
                   .logit_cap = 3};
   TinySpec glm4{
       .architecture = "glm4", .head_dim = 16, .rope_dims = 8, .qkv_bias = true, .post_norms = true, .fused_up = true};
+  TinySpec gpt_oss{.architecture = "gpt-oss",
+                   .layers = 3,
+                   .head_dim = 16,
+                   .window = 7,
+                   .halves = true,
+                   .qkv_bias = true,
+                   .full_every = 2,
+                   .rope_scaling = "yarn",
+                   .rope_base = 150000,
+                   .rope_factor = 32,
+                   .experts = 4,
+                   .experts_used = 2,
+                   .scores = "chosen",
+                   .expert_biases = true,
+                   .clamped = true,
+                   .sinks = true,
+                   .output_bias = true,
+                   .feed_forward_norm = "post_attention_norm",
+                   .whole_pairs = false};
+  TinySpec deepseek2{.architecture = "deepseek2",
+                     .layers = 3,
+                     .head_dim = 24,
+                     .rope_dims = 8,
+                     .experts = 8,
+                     .experts_used = 3,
+                     .shared_hidden = 48,
+                     .dense_layers = 1,
+                     .latent_rank = 16,
+                     .query_rank = 24,
+                     .value_dim = 16,
+                     .expert_keys = true};
   const auto with = [](TinySpec spec, auto change) {
     change(spec);
     return spec;
@@ -211,6 +242,39 @@ std::vector<Case> cases() {
       {"qwen2moe_q4_0", with(qwen2moe, quantized(Type::q4_0)), kQuantized},
       {"qwen3moe", qwen3moe, kFine, 12},
       {"qwen3moe_tied_q8_0", with(qwen3moe, quantized(Type::q8_0)), kQuantized},
+      {"gpt_oss", gpt_oss, kFine, 12},
+      {"gpt_oss_all_experts", with(gpt_oss, [](TinySpec& s) { s.experts_used = s.experts, s.tied = true; }), kFine},
+      {"gpt_oss_mxfp4",
+       with(gpt_oss,
+            [&](TinySpec& s) {
+              quantized(Type::bf16)(s);
+              s.expert_type = Type::mxfp4;
+            }),
+       1.5 * kQuantized},
+      {"deepseek2", deepseek2, kFine, 12},
+      {"deepseek2_lite", with(deepseek2, [](TinySpec& s) { s.query_rank = 0, s.head_dim = 32; }), kFine, 12},
+      {"deepseek2_dense", with(deepseek2, [](TinySpec& s) { s.dense_layers = 3, s.split = true; }), kFine},
+      {"deepseek2_yarn",
+       with(deepseek2,
+            [](TinySpec& s) {
+              s.rope_scaling = "yarn", s.rope_factor = 40, s.log_multiplier = 0.0707, s.experts_used = s.experts;
+            }),
+       2 * kFine},
+      {"deepseek3",
+       with(deepseek2,
+            [](TinySpec& s) {
+              s.split = s.choice_bias = s.normalize = true;
+              s.scores = "sigmoid", s.expert_groups = 4, s.expert_groups_used = 2, s.expert_scale = 2.5;
+            }),
+       kFine, 12},
+      {"deepseek3_q8_0",
+       with(deepseek2,
+            [&](TinySpec& s) {
+              quantized(Type::q8_0)(s);
+              s.latent_rank = s.query_rank = s.value_dim = 32, s.head_dim = 48, s.rope_dims = 16;
+              s.split = s.normalize = true, s.scores = "sigmoid";
+            }),
+       1.5 * kQuantized},
       {"olmo3",
        with(olmo2,
             [](TinySpec& s) {

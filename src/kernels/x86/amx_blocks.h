@@ -65,6 +65,10 @@ struct Iq4 {
   static constexpr int entries = 16, reach = kIq4Reach;
   static constexpr int value(int c) { return kIq4Table[c] - 128; }
 };
+struct Fp4 {
+  static constexpr int entries = 16, reach = kFp4Reach;
+  static constexpr int value(int c) { return kFp4Table[c] - 128; }
+};
 struct Nf4 {
   static constexpr int entries = 16, reach = (int)kNf4Reach;
   static constexpr int value(int c) { return kNf4Table[c] - 128; }
@@ -524,6 +528,7 @@ typedef ByCodebooks<Shape<4, 2, 1, 0, false, 8, kZero>, Shifted> U4Z;
 typedef Quantized<Shape<8, 2, 1, 0, true, 0, kZero>> U8Z;
 typedef Quantized<Shape<8, 2, 1, 0, false, 128, kWide>> I8;
 typedef ByCodebooks<Shape<4, 2, 1, 0, false, 0, kWide>, Nf4> NF4;
+typedef ByCodebooks<Shape<4, 1, 1, 0, false, 0>, Fp4> MXFP4;
 
 }  // namespace
 }  // namespace ashlar::kernels::amx

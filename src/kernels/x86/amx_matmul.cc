@@ -421,6 +421,7 @@ void matmul_u4z(const MatmulJob* job) { matmul<U4Z>(job); }
 void matmul_u8z(const MatmulJob* job) { matmul<U8Z>(job); }
 void matmul_i8(const MatmulJob* job) { matmul<I8>(job); }
 void matmul_nf4(const MatmulJob* job) { matmul<NF4>(job); }
+void matmul_mxfp4(const MatmulJob* job) { matmul<MXFP4>(job); }
 
 void int8_panel(const float* x, size_t ldx, int rows, int columns, int lines, uint8_t* panel) {
   const int stride = kLineBytes * lines;

@@ -54,14 +54,14 @@ ASHLAR_INLINE __m256i bit(const uint8_t* p) {
 // How the scales of a unit stand, beside the plain f16 ones.
 enum Header { kPlain, kWide, kZero };
 // Which table the codes are looked up in.
-enum Table { kNone, kIq4, kNf4Values };
+enum Table { kNone, kIq4, kNf4Values, kFp4Values };
 
 // Codes as unsigned bytes; those of 8 bits and of tables as signed ones.
 template <int bits, Table table, int g>
 ASHLAR_INLINE __m256i codes_of_group(const uint8_t* p) {
   const __m256i top = _mm256_set1_epi8((char)128);
   if constexpr (table != kNone) {
-    const uint8_t* of = table == kIq4 ? kIq4Table : kNf4Table;
+    const uint8_t* of = table == kIq4 ? kIq4Table : table == kNf4Values ? kNf4Table : kFp4Table;
     const __m256i values = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)of));
     return _mm256_xor_si256(_mm256_shuffle_epi8(values, nibble<g>(p)), top);
   } else if constexpr (bits == 8) {
@@ -263,6 +263,7 @@ typedef Shape<4, 2, 1, 0, false, true, kNone, kZero> U4Z;
 typedef Shape<8, 2, 1, 0, false, true, kNone, kZero> U8Z;
 typedef Shape<8, 2, 1, 0, false, true, kNone, kWide> I8;
 typedef Shape<4, 2, 1, 0, false, true, kNf4Values, kWide> NF4;
+typedef Shape<4, 1, 1, 0, false, true, kFp4Values> MXFP4;
 
 ASHLAR_INLINE int sum_of(__m256i v) {
   const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
@@ -322,6 +323,7 @@ void matmul_u4z(const MatmulJob* job) { matmul<U4Z>(job); }
 void matmul_u8z(const MatmulJob* job) { matmul<U8Z>(job); }
 void matmul_i8(const MatmulJob* job) { matmul<I8>(job); }
 void matmul_nf4(const MatmulJob* job) { matmul<NF4>(job); }
+void matmul_mxfp4(const MatmulJob* job) { matmul<MXFP4>(job); }
 
 void quantize_panel(const float* x, size_t ldx, int rows, int columns, PanelBlock* panel) {
   for (int b = 0; b < columns / kBlock; ++b) {

@@ -63,14 +63,16 @@ ASHLAR_INLINE __m512i with_bit(__m512i rest, const uint8_t* plane) {
 // How the scales of a unit stand, beside the plain f16 ones.
 enum Header { kPlain, kWide, kZero };
 // Which table the codes are looked up in.
-enum Table { kNone, kIq4, kNf4Values };
+enum Table { kNone, kIq4, kNf4Values, kFp4Values };
 
 // How each type's codes are read: bits of a code and how far they are shifted up.
 template <int bits, int up, Table table, int g>
 ASHLAR_INLINE __m512i codes_of_group(const uint8_t* p) {
   if constexpr (table != kNone)
     return _mm512_shuffle_epi8(
-        _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)(table == kIq4 ? kIq4Table : kNf4Table))),
+        _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)(table == kIq4         ? kIq4Table
+                                                                : table == kNf4Values ? kNf4Table
+                                                                                      : kFp4Table))),
         nibble<g, 0>(p));
   else if constexpr (bits == 8)
     return load(p + 64 * g);
@@ -170,6 +172,7 @@ typedef Shape<4, 2, 1, 0, false, true, kNone, kZero> U4Z;
 typedef Shape<8, 2, 1, 0, false, true, kNone, kZero> U8Z;
 typedef Shape<8, 2, 1, 0, false, true, kNone, kWide> I8;
 typedef Shape<4, 2, 1, 0, false, true, kNf4Values, kWide> NF4;
+typedef Shape<4, 1, 1, 0, false, true, kFp4Values> MXFP4;
 
 }  // namespace
 }  // namespace ashlar::kernels::avx512

@@ -48,6 +48,18 @@ constexpr Family kFamilies[] = {
          "num_attention_heads":8,"num_key_value_heads":4,"max_position_embeddings":131072,"tie_word_embeddings":true,
          "query_pre_attn_scalar":256,"rope_theta":1e6,"rope_local_base_freq":1e4})",
      true},
+    {"mixtral", "MixtralForCausalLM", "llama", 0, 0,
+     R"({"rms_norm_eps":1e-5,"rope_theta":1e6,"num_local_experts":8,"num_experts_per_tok":2})"},
+    {"qwen2_moe", "Qwen2MoeForCausalLM", "qwen2moe", 0, 4096,
+     R"({"num_experts":60,"num_experts_per_tok":4,"moe_intermediate_size":1408,
+         "shared_expert_intermediate_size":5632})"},
+    {"qwen3_moe", "Qwen3MoeForCausalLM", "qwen3moe", 0, 4096,
+     R"({"num_experts":128,"num_experts_per_tok":8,"moe_intermediate_size":768})"},
+    {"gpt_oss", "GptOssForCausalLM", "gpt-oss", 64, 128,
+     R"({"rms_norm_eps":1e-5,"rope_theta":150000,"num_local_experts":128,"num_experts_per_tok":4})"},
+    {"deepseek_v2", "DeepseekV2ForCausalLM", "deepseek2", 0, 0, R"({"scoring_func":"softmax"})"},
+    {"deepseek_v3", "DeepseekV3ForCausalLM", "deepseek2", 0, 0,
+     R"({"scoring_func":"sigmoid","topk_method":"noaux_tc","norm_topk_prob":true,"routed_scaling_factor":2.5})"},
     {"glm4", "Glm4ForCausalLM", "glm4", 128, 0, R"({"partial_rotary_factor":0.5,"attention_bias":true})"},
 };
 // Models that see, whose "text_config" is one of those.
@@ -161,6 +173,28 @@ Result<const Family*> find_family(const Fields& fields) {
                fmt::format("{}: not supported: {}; supported: {}", fields.place(), gguf::quoted(offered), supported)};
 }
 
+// DeepSeek's attention.
+Status read_latent(const Fields& fields, Config& config) {
+  Shape& s = config.shape;
+  LatentConfig& c = config.latent;
+  s.heads = s.kv_heads = TRY(fields.size("num_attention_heads", kMostHeads));
+  c.rank = TRY(fields.size("kv_lora_rank", kMostWidth));
+  c.query_rank = TRY(fields.whole("q_lora_rank", 1, kMostWidth)).value_or(0);
+  c.own_dims = TRY(fields.size("qk_nope_head_dim", kMostHeadDim));
+  config.rope.dims = TRY(fields.size("qk_rope_head_dim", kMostHeadDim));
+  c.value_dim = TRY(fields.size("v_head_dim", kMostHeadDim));
+  s.head_dim = c.own_dims + config.rope.dims;
+  if (s.head_dim % 8 != 0 || s.head_dim > kMostHeadDim || config.rope.dims % 2 != 0 || c.value_dim > s.head_dim)
+    return fields.bad("qk_nope_head_dim",
+                      fmt::format("makes keys of {}, {} of which turn, and values of {}; keys of a multiple of 8 up to "
+                                  "{}, no shorter than values, are supported",
+                                  s.head_dim, config.rope.dims, c.value_dim, kMostHeadDim),
+                      Code::unsupported);
+  if (!TRY(fields.flag("rope_interleave")).value_or(true))
+    return fields.bad("rope_interleave", "is false, which is not supported", Code::unsupported);
+  return {};
+}
+
 Status read_heads(const Fields& fields, const Family& family, Shape& s) {
   s.heads = TRY(fields.size("num_attention_heads", kMostHeads));
   s.kv_heads = TRY(fields.size("num_key_value_heads", kMostHeads, s.heads));
@@ -196,7 +230,7 @@ Result<std::vector<bool>> windowed_layers(const Fields& fields, const Family& fa
     return windowed;
   }
   int every = s.layers + 1, first = 0;  // of `every` layers the last sees all, and so do those before `first`
-  if (family.architecture == "gemma2") every = 2;
+  if (family.architecture == "gemma2" || family.architecture == "gpt-oss") every = 2;
   if (family.model_type == "olmo3") every = 4;
   if (family.architecture == "gemma3") {
     const int old = TRY(fields.size("sliding_window_pattern", kMostPattern, 6));
@@ -233,7 +267,8 @@ Status read_window(const Fields& fields, const Family& family, Shape& s) {
   // Here null is an answer: no window.
   const int absent = fields.contains("sliding_window") ? 0 : family.sliding_window;
   const int window = TRY(fields.whole("sliding_window", 1, kMostContext)).value_or(absent);
-  const bool take_turns = s.architecture == "gemma2" || s.architecture == "gemma3" || s.architecture == "olmo2";
+  const bool take_turns = s.architecture == "gemma2" || s.architecture == "gemma3" || s.architecture == "olmo2" ||
+                          s.architecture == "gpt-oss";
   if (window == 0 && s.architecture.starts_with("gemma"))
     return fields.bad("sliding_window", "is null, which is not supported", Code::unsupported);
   if (window == 0) return {};
@@ -267,17 +302,27 @@ Status read_llama3(const Fields& scaling, HfConfig& out) {
   return {};
 }
 
-Status read_yarn(const Fields& scaling, Shape& s, RopeConfig& r) {
+Status read_yarn(const Fields& scaling, HfConfig& out) {
+  Shape& s = out.config.shape;
+  RopeConfig& r = out.config.rope;
   r.scaling = RopeConfig::Scaling::yarn;
   r.factor = TRY(scaling.positive("factor"));
   if (r.factor < 1) return scaling.bad("factor", fmt::format("is {}; at least 1 is expected", r.factor));
   r.original_context = TRY(scaling.size("original_max_position_embeddings", kMostContext, s.context));
   r.beta_fast = TRY(scaling.positive("beta_fast", 32.0));
   r.beta_slow = TRY(scaling.positive("beta_slow", 1.0));
+  const bool latent = s.architecture == "deepseek2";
   for (const char* name : {"mscale", "mscale_all_dim"})
-    if (scaling.find(name) != nullptr) return scaling.bad(name, "is not supported", Code::unsupported);
-  if (!TRY(scaling.flag("truncate")).value_or(true))
-    return scaling.bad("truncate", "is false, which is not supported", Code::unsupported);
+    if (scaling.find(name) != nullptr && !latent) return scaling.bad(name, "is not supported", Code::unsupported);
+  if (latent) {
+    const auto length = TRY(scaling.number("mscale", 0, 10)), all = TRY(scaling.number("mscale_all_dim", 0, 10));
+    if (length.value_or(1) != all.value_or(0))
+      return scaling.bad("mscale", "is not that of mscale_all_dim, which is not supported", Code::unsupported);
+    out.yarn_log_multiplier = 0.1 * all.value_or(0);
+  }
+  r.whole_pairs = TRY(scaling.flag("truncate")).value_or(true);
+  if (r.whole_pairs != (s.architecture != "gpt-oss"))
+    return scaling.bad("truncate", fmt::format("is {}, which is not supported", r.whole_pairs), Code::unsupported);
   // Theirs replaces YaRN's own 1 + ln(factor) / 10; ours multiplies it.
   const double own = 1 + 0.1 * std::log(r.factor);
   r.attention_factor = TRY(scaling.positive("attention_factor", own)) / own;
@@ -322,7 +367,7 @@ Status read_scaling(const Fields& fields, const Fields& scaling, HfConfig& out) 
   const std::string type = TRY(scaling.text("rope_type")).value_or(old_type);
   if (type == "default") return {};
   if (type == "llama3") return read_llama3(scaling, out);
-  if (type == "yarn") return read_yarn(scaling, out.config.shape, r);
+  if (type == "yarn") return read_yarn(scaling, out);
   if (type == "longrope" || type == "su") return read_longrope(fields, scaling, out);
   if (type != "linear")
     return scaling.bad("rope_type",
@@ -335,6 +380,7 @@ Status read_scaling(const Fields& fields, const Fields& scaling, HfConfig& out) 
 
 // The part of a head that turns.
 Status read_rope_dims(const Fields& fields, const std::optional<Fields>& scaling, const Shape& s, RopeConfig& r) {
+  if (s.architecture == "deepseek2") return {};  // known already
   double part = TRY(fields.number("partial_rotary_factor", 0, 1)).value_or(1);
   if (scaling) part = TRY(scaling->number("partial_rotary_factor", 0, 1)).value_or(part);
   if (part != 1 && s.architecture != "phi3" && s.architecture != "glm4")
@@ -408,6 +454,52 @@ Status read_factors(const Fields& fields, Config& c) {
   return {};
 }
 
+// DeepSeek's groups of experts and how they are chosen from.
+Status read_expert_groups(const Fields& fields, const Family& family, ExpertsConfig& e) {
+  const auto scores = TRY(fields.text("scoring_func")).value_or("softmax");
+  if (scores != "softmax" && scores != "sigmoid")
+    return fields.bad("scoring_func", fmt::format("is {}; softmax and sigmoid are supported", gguf::quoted(scores)),
+                      Code::unsupported);
+  if (scores == "sigmoid") e.scores = ExpertsConfig::Scores::sigmoid;
+  const auto method = TRY(fields.text("topk_method")).value_or("greedy");
+  if (method != "greedy" && method != "group_limited_greedy" && method != "noaux_tc")
+    return fields.bad("topk_method", fmt::format("is {}, which is not supported", gguf::quoted(method)),
+                      Code::unsupported);
+  e.scale = static_cast<float>(TRY(fields.positive("routed_scaling_factor", 1.0)));
+  if (family.model_type == "deepseek_v2" && e.normalize) e.scale = 1;  // it does either
+  if (method == "greedy") return {};
+  e.groups = TRY(fields.size("n_group", e.count, 1));
+  if (e.count % e.groups != 0)
+    return fields.bad("n_group", fmt::format("is {}, which does not divide {} experts", e.groups, e.count));
+  e.groups_used = TRY(fields.size("topk_group", e.groups, e.groups));
+  return {};
+}
+
+Status read_experts(const Fields& fields, const Family& family, Config& config) {
+  const Shape& s = config.shape;
+  ExpertsConfig& e = config.experts;
+  const bool latent = s.architecture == "deepseek2", local = fields.find("num_local_experts") != nullptr;
+  const char* count = latent ? "n_routed_experts" : local ? "num_local_experts" : "num_experts";
+  if (fields.find(count) == nullptr || (s.architecture == "llama" && family.model_type != "mixtral")) return {};
+  e.count = TRY(fields.size(count, kMostExperts));
+  e.used = TRY(fields.size("num_experts_per_tok", e.count));
+  e.hidden = local ? s.hidden : TRY(fields.size("moe_intermediate_size", kMostHidden));
+  e.normalize = local || TRY(fields.flag("norm_topk_prob")).value_or(false);
+  e.first_layer = TRY(fields.whole("first_k_dense_replace", 0, s.layers)).value_or(0);
+  for (const char* name : {"decoder_sparse_step", "moe_layer_freq"})
+    if (TRY(fields.whole(name, 0, kMostLayers)).value_or(1) != 1)
+      return fields.bad(name, "is not 1, which is not supported", Code::unsupported);
+  if (const Json* dense = fields.find("mlp_only_layers"); dense != nullptr && !dense->empty())
+    return fields.bad("mlp_only_layers", "is not empty, which is not supported", Code::unsupported);
+  if (TRY(fields.number("swiglu_limit", 0, 1e6)).value_or(7) != 7)
+    return fields.bad("swiglu_limit", "is not 7, which is not supported", Code::unsupported);
+  if (s.architecture == "qwen2moe") e.shared_hidden = TRY(fields.size("shared_expert_intermediate_size", kMostHidden));
+  if (!latent) return {};
+  const int shared = TRY(fields.whole("n_shared_experts", 0, kMostHidden / e.hidden)).value_or(0);
+  e.shared_hidden = shared * e.hidden;
+  return read_expert_groups(fields, family, e);
+}
+
 // What the layers would compute otherwise than the model was trained.
 Status refuse_variants(const Fields& fields, const Family& family) {
   if (family.gelu) {
@@ -421,7 +513,8 @@ Status refuse_variants(const Fields& fields, const Family& family) {
       return fields.bad("hidden_act", fmt::format("is {}; silu is supported", gguf::quoted(act)), Code::unsupported);
   }
   for (const std::string_view name : {"attention_bias", "mlp_bias"})
-    if (TRY(fields.flag(name.data())).value_or(false) && !(family.architecture == "glm4" && name == "attention_bias"))
+    if (TRY(fields.flag(name.data())).value_or(false) &&
+        !((family.architecture == "glm4" || family.architecture == "gpt-oss") && name == "attention_bias"))
       return fields.bad(name, "is true, which is not supported", Code::unsupported);
   return {};
 }
@@ -479,11 +572,12 @@ Status read_model(const Fields& fields, const Family& family, HfConfig& out) {
   s.hidden = TRY(fields.size("intermediate_size", kMostHidden));
   s.vocabulary = TRY(fields.size("vocab_size", kMostVocabulary));
   s.context = TRY(fields.size("max_position_embeddings", kMostContext));
-  TRY(read_heads(fields, family, s));
+  TRY(s.architecture == "deepseek2" ? read_latent(fields, out.config) : read_heads(fields, family, s));
   TRY(read_window(fields, family, s));
   TRY(read_rope(fields, out));
   TRY(refuse_variants(fields, family));
   TRY(read_factors(fields, out.config));
+  TRY(read_experts(fields, family, out.config));
   out.config.rms_epsilon = static_cast<float>(TRY(fields.positive("rms_norm_eps", 1e-6)));
   out.tied_embedding = TRY(fields.flag("tie_word_embeddings")).value_or(false);
   return {};

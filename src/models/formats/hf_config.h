@@ -27,6 +27,7 @@ struct HfConfig {
   Config config;
   std::vector<float> rope_factors;                 // Llama 3's, as GGUF's rope_freqs.weight: [rope.dims / 2], or empty
   std::vector<float> long_factors, short_factors;  // LongRoPE's, likewise
+  double yarn_log_multiplier = 0;                  // DeepSeek's: scores grow by (1 + this * ln(factor))^2
   bool nested = false;                             // the text model is a part of the folder's
   bool tied_embedding = false;                     // the output matrix is the embedding
   std::string quantization;                        // quantization_config's quant_method, "gptq"; empty: plain weights

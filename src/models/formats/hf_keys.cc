@@ -12,7 +12,10 @@ namespace {
 
 // What each architecture's windows repeat after, where no key says otherwise.
 int usual_pattern(std::string_view architecture) {
-  return architecture == "gemma3" ? 6 : architecture == "olmo2" ? 4 : architecture == "gemma2" ? 2 : 0;
+  return architecture == "gemma3"                                ? 6
+         : architecture == "olmo2"                               ? 4
+         : architecture == "gemma2" || architecture == "gpt-oss" ? 2
+                                                                 : 0;
 }
 
 class ConfigKeys {
@@ -24,6 +27,7 @@ class ConfigKeys {
     attention();
     rope();
     factors();
+    if (c_.experts.count > 0) experts();
   }
 
  private:
@@ -43,7 +47,9 @@ class ConfigKeys {
     number("attention.head_count", s_.heads);
     number("attention.head_count_kv", s_.kv_heads);
     number("attention.key_length", s_.head_dim);
-    number("attention.value_length", s_.head_dim);
+    number("attention.value_length", c_.latent.rank > 0 ? c_.latent.value_dim : s_.head_dim);
+    if (c_.latent.rank > 0) number("attention.kv_lora_rank", c_.latent.rank);
+    if (c_.latent.query_rank > 0) number("attention.q_lora_rank", c_.latent.query_rank);
     if (s_.sliding_window > 0) number("attention.sliding_window", s_.sliding_window);
     if (s_.sliding_window > 0 && s_.full_every != usual_pattern(s_.architecture))
       number("attention.sliding_window_pattern", s_.full_every);
@@ -72,6 +78,25 @@ class ConfigKeys {
     real("rope.scaling.yarn_ext_factor", r.extrapolation);
     real("rope.scaling.yarn_beta_fast", r.beta_fast);
     real("rope.scaling.yarn_beta_slow", r.beta_slow);
+    if (hf_.yarn_log_multiplier > 0) real("rope.scaling.yarn_log_multiplier", hf_.yarn_log_multiplier);
+  }
+
+  void experts() {
+    const ExpertsConfig& e = c_.experts;
+    number("expert_count", e.count);
+    number("expert_used_count", e.used);
+    number("expert_feed_forward_length", e.hidden);
+    if (s_.architecture == "gpt-oss") return;
+    writer_.add(full("expert_weights_norm"), e.normalize);
+    if (s_.architecture == "qwen2moe") number("expert_shared_feed_forward_length", e.shared_hidden);
+    if (s_.architecture != "deepseek2") return;
+    number("leading_dense_block_count", e.first_layer);
+    number("expert_shared_count", e.shared_hidden / e.hidden);
+    number("expert_gating_func", static_cast<int>(e.scores) + 1);
+    real("expert_weights_scale", static_cast<double>(e.scale));
+    if (e.groups == 1) return;
+    number("expert_group_count", e.groups);
+    number("expert_group_used_count", e.groups_used);
   }
 
   void factors() {

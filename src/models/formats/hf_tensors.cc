@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "kernels/blocks.h"
+#include "models/formats/hf_experts.h"
 
 namespace ashlar::models {
 namespace {
@@ -25,13 +26,43 @@ constexpr Name kOutside[] = {
 
 // Within a layer. What an architecture calls otherwise stands before what is common to them.
 constexpr Name kCommon[] = {
-    {"input_layernorm", "attn_norm"},    {"post_attention_layernorm", "ffn_norm"},
-    {"self_attn.q_proj", "attn_q"},      {"self_attn.k_proj", "attn_k"},
-    {"self_attn.v_proj", "attn_v"},      {"self_attn.o_proj", "attn_output"},
-    {"self_attn.q_norm", "attn_q_norm"}, {"self_attn.k_norm", "attn_k_norm"},
-    {"mlp.gate_proj", "ffn_gate"},       {"mlp.up_proj", "ffn_up"},
+    {"input_layernorm", "attn_norm"},
+    {"post_attention_layernorm", "ffn_norm"},
+    {"self_attn.q_proj", "attn_q"},
+    {"self_attn.k_proj", "attn_k"},
+    {"self_attn.v_proj", "attn_v"},
+    {"self_attn.o_proj", "attn_output"},
+    {"self_attn.q_norm", "attn_q_norm"},
+    {"self_attn.k_norm", "attn_k_norm"},
+    {"mlp.gate_proj", "ffn_gate"},
+    {"mlp.up_proj", "ffn_up"},
     {"mlp.down_proj", "ffn_down"},
+    {"mlp.gate", "ffn_gate_inp"},
+    {"mlp.experts.gate_proj", "ffn_gate_exps"},
+    {"mlp.experts.up_proj", "ffn_up_exps"},
+    {"mlp.experts.down_proj", "ffn_down_exps"},
 };
+constexpr Name kMixtral[] = {{"block_sparse_moe.gate", "ffn_gate_inp"},
+                             {"block_sparse_moe.experts.w1", "ffn_gate_exps"},
+                             {"block_sparse_moe.experts.w3", "ffn_up_exps"},
+                             {"block_sparse_moe.experts.w2", "ffn_down_exps"}};
+constexpr Name kQwen2Moe[] = {{"mlp.shared_expert_gate", "ffn_gate_inp_shexp"},
+                              {"mlp.shared_expert.gate_proj", "ffn_gate_shexp"},
+                              {"mlp.shared_expert.up_proj", "ffn_up_shexp"},
+                              {"mlp.shared_expert.down_proj", "ffn_down_shexp"}};
+constexpr Name kGptOss[] = {{"post_attention_layernorm", "post_attention_norm"},
+                            {"self_attn.sinks", "attn_sinks"},
+                            {"mlp.router", "ffn_gate_inp"}};
+constexpr Name kDeepseek2[] = {{"self_attn.q_a_proj", "attn_q_a"},
+                               {"self_attn.q_a_layernorm", "attn_q_a_norm"},
+                               {"self_attn.q_b_proj", "attn_q_b"},
+                               {"self_attn.kv_a_proj_with_mqa", "attn_kv_a_mqa"},
+                               {"self_attn.kv_a_layernorm", "attn_kv_a_norm"},
+                               {"self_attn.kv_b_proj", "attn_kv_b"},
+                               {"mlp.gate.e_score_correction", "exp_probs_b"},
+                               {"mlp.shared_experts.gate_proj", "ffn_gate_shexp"},
+                               {"mlp.shared_experts.up_proj", "ffn_up_shexp"},
+                               {"mlp.shared_experts.down_proj", "ffn_down_shexp"}};
 constexpr Name kOlmo2[] = {{"post_attention_layernorm", "post_attention_norm"},
                            {"post_feedforward_layernorm", "post_ffw_norm"}};
 constexpr Name kGemma[] = {{"post_attention_layernorm", "post_attention_norm"},
@@ -49,7 +80,10 @@ struct Dialect {
   bool norms_less_one = false;
 };
 constexpr Dialect kDialects[] = {
-    {.architecture = "llama", .names = {}, .woven = true},
+    {.architecture = "llama", .names = kMixtral, .woven = true},
+    {.architecture = "qwen2moe", .names = kQwen2Moe},
+    {.architecture = "gpt-oss", .names = kGptOss},
+    {.architecture = "deepseek2", .names = kDeepseek2},
     {.architecture = "granite", .names = {}, .woven = true},
     {.architecture = "olmo2", .names = kOlmo2},
     {.architecture = "phi3", .names = kPhi3},
@@ -84,6 +118,23 @@ std::optional<Type> type_of(safetensors::Type type) {
     default:
       return std::nullopt;
   }
+}
+
+// Its name with the kind of tensor behind the last dot, which some lack.
+std::string with_kind(std::string name) {
+  if (name.ends_with(".self_attn.sinks")) return name + ".weight";
+  constexpr std::string_view kCorrection = ".e_score_correction_bias";
+  if (name.ends_with(kCorrection)) name[name.rfind('_')] = '.';
+  return name;
+}
+
+// Of a layer beyond those that the configuration counts: it predicts further tokens.
+bool is_beyond(std::string_view name, const Shape& shape) {
+  constexpr std::string_view kLayers = "model.layers.";
+  if (shape.architecture != "deepseek2" || !name.starts_with(kLayers)) return false;
+  int layer = -1;
+  std::from_chars(name.data() + kLayers.size(), name.data() + name.size(), layer);
+  return layer >= shape.layers;
 }
 
 std::string shape_text(std::span<const std::int64_t> shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
@@ -132,8 +183,9 @@ int woven_heads(const Shape& shape, std::string_view name) {
 
 Result<std::vector<Stored>> stored_tensors(const safetensors::Checkpoint& weights, const HfConfig& config,
                                            RowsFor whom) {
+  const bool mxfp4 = config.quantization == "mxfp4";  // of experts alone
   QuantizedCheckpoint quantized;
-  if (const auto found = TRY(open_quantization_config(weights.path())))
+  if (const auto found = mxfp4 ? std::nullopt : TRY(open_quantization_config(weights.path())))
     quantized = TRY(read_quantized_checkpoint(weights, *found, whom));
   else
     for (const safetensors::Tensor& tensor : weights.tensors()) quantized.plain.push_back(&tensor);
@@ -145,7 +197,7 @@ Result<std::vector<Stored>> stored_tensors(const safetensors::Checkpoint& weight
     return elsewhere || (config.tied_embedding && plain_name(name) == "lm_head.weight");  // the embedding again
   };
   for (QuantizedMatrix& matrix : quantized.matrices) {
-    if (is_left_out(matrix.name)) continue;
+    if (is_left_out(matrix.name) || is_beyond(plain_name(matrix.name), config.config.shape)) continue;
     out.push_back({.name = plain_name(matrix.name),
                    .type = matrix.type,
                    .shape = {matrix.rows, matrix.columns},
@@ -155,8 +207,9 @@ Result<std::vector<Stored>> stored_tensors(const safetensors::Checkpoint& weight
   }
   for (const safetensors::Tensor* plain : quantized.plain) {
     const safetensors::Tensor& tensor = *plain;
-    if (is_left_out(tensor.name)) continue;
-    Stored stored{.name = plain_name(tensor.name), .shape = tensor.shape, .from = {&tensor}};
+    if (is_left_out(tensor.name) || (mxfp4 && is_mxfp4_part(tensor.name))) continue;
+    Stored stored{.name = with_kind(plain_name(tensor.name)), .shape = tensor.shape, .from = {&tensor}};
+    if (is_beyond(stored.name, config.config.shape)) continue;
     if (stored.name.ends_with(".rotary_emb.inv_freq")) continue;  // old folders stored the frequencies
     if (stored.name.ends_with(".position_ids")) continue;         // and 0, 1, 2, ...
     const auto type = type_of(tensor.type);
@@ -171,6 +224,8 @@ Result<std::vector<Stored>> stored_tensors(const safetensors::Checkpoint& weight
     log::warn("tensors_left_out", {{"folder", weights.path()},
                                    {"tensors", left_out},
                                    {"why", "they see or hear; of this model the text part alone is run"}});
+  if (mxfp4) std::ranges::move(TRY(mxfp4_matrices(weights)), std::back_inserter(out));
+  if (config.config.experts.count > 0) return stack_experts(std::move(out), weights.path());
   return out;
 }
 
@@ -219,12 +274,16 @@ Result<Renamed> rename(Stored stored, const Shape& shape, std::string_view place
   };
   Renamed out{.name = gguf_name(shape.architecture, stored.name)};
   if (out.name.empty()) return bad("is none that this architecture has", Code::unsupported);
-  const auto& s = stored.shape;
-  const bool sized = !s.empty() && s.size() <= 2 && std::ranges::all_of(s, [](std::int64_t n) { return n > 0; });
+  auto& s = stored.shape;
+  if (out.name.ends_with(".ffn_gate_inp_shexp.weight") && s.size() == 2 && s[0] == 1) s.erase(s.begin());
+  const bool experts = out.name.find("_exps.") != std::string::npos;
+  const bool sized =
+      !s.empty() && s.size() <= (experts ? 3 : 2) && std::ranges::all_of(s, [](std::int64_t n) { return n > 0; });
   if (!sized)
     return bad(fmt::format("has the shape {}; a vector or a matrix is expected", shape_text(s)), Code::corrupt);
   const bool vector = s.size() == 1;
-  out.type = vector ? Type::f32 : stored.type;  // as other engines want it
+  const bool exact = vector || out.name.ends_with(".bias") || out.name.ends_with(".ffn_gate_inp.weight");
+  out.type = exact ? Type::f32 : stored.type;  // as other engines want it
   if (vector && out.name.ends_with("norm.weight") && dialect_of(shape.architecture).norms_less_one) out.plus = 1;
   out.woven_heads = woven_heads(shape, out.name);
   const std::int64_t rows = static_cast<std::int64_t>(out.woven_heads) * shape.head_dim;
