@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <ctime>
 #include <filesystem>
@@ -12,6 +14,7 @@
 #include "cli/default_model.h"
 #include "cli/stored_model.h"
 #include "engine/generator_set.h"
+#include "engine/residents.h"
 #include "kernels/kernels.h"
 #include "models/loader.h"
 
@@ -107,9 +110,8 @@ class LoadedHost final : public Host {
     return {};
   }
 
-  Status add(const std::string& text, const HostOptions& options) {
+  Result<std::shared_ptr<engine::Engine>> load(const std::string& name, const std::string& path, const HostOptions& options) {
     Stopwatch watch;
-    auto [name, path] = TRY(parse_model(text, options));
     auto file = TRY(models::gguf::File::open(path));
     auto loaded = TRY(models::open_model(std::move(file)));
     if (!loaded.config) return Error{Code::invalid, fmt::format("{}: has a vocabulary but no weights", path)};
@@ -126,8 +128,7 @@ class LoadedHost final : public Host {
     const auto weights_ms = watch.lap();
     auto [tokenizer, chat_template] = TRY(text_side.get());
     const auto text_ms = watch.lap();
-    names_.push_back(name);
-    auto engine = TRY(engine::Engine::create({.names = {name},
+    std::shared_ptr<engine::Engine> engine = TRY(engine::Engine::create({.names = {name},
                                               .model = std::move(loaded.model),
                                               .tokenizer = std::move(tokenizer),
                                               .chat_template = std::move(chat_template),
@@ -139,17 +140,55 @@ class LoadedHost final : public Host {
                                               .pool = pool_,
                                               .turns = turns_},
                                              options.engine));
-    engines_.push_back(std::move(engine));
     log::debug("model_load_times", {{"model", name}, {"open_ms", opened_ms}, {"weights_ms", weights_ms},
                                     {"text_wait_ms", text_ms}, {"engine_ms", watch.lap()}});
     log::info("model_loaded", {{"model", name}, {"architecture", loaded.facts.architecture}, {"type", loaded.facts.file_type},
-                               {"context", engines_.back()->context()}, {"isa", kernels::kernels().isa},
+                               {"context", engine->context()}, {"isa", kernels::kernels().isa},
                                {"weights", name_of(loaded.weights)}, {"ms", watch.total()}});
+    return engine;
+  }
+
+  Status serve_one(const std::string& text, const HostOptions& options) {
+    const auto [name, path] = TRY(parse_model(text, options));
+    names_.push_back(name);
+    std::shared_ptr<engine::Generator> engine = TRY(load(name, path, options));
+    set_ = TRY(engine::GeneratorSet::create({std::move(engine)}));
     return {};
   }
 
-  Status finish() {
-    set_ = TRY(engine::GeneratorSet::create({engines_.begin(), engines_.end()}));
+  // Models that come and go; as many as fit are in memory from the start.
+  Status serve_many(const std::vector<std::string>& models, const HostOptions& options) {
+    std::vector<engine::ResidentModel> residents;
+    for (const std::string& text : models) {
+      const Named named = TRY(parse_model(text, options));
+      auto file = TRY(models::gguf::File::open(named.path));
+      const auto facts = TRY(models::open_model(std::move(file)));
+      names_.push_back(named.name);
+      residents.push_back({.card = {.id = named.name,
+                                    .created = std::time(nullptr),
+                                    .context = facts.shape.context,
+                                    .parameters = facts.facts.parameters,
+                                    .bytes = static_cast<std::int64_t>(facts.facts.bytes.count),
+                                    .vocabulary = facts.shape.vocabulary,
+                                    .has_chat_template = !facts.templates.source.empty()},
+                           .bytes = facts.facts.bytes,
+                           .load = [this, named, options]() -> Result<std::shared_ptr<engine::Generator>> {
+                             return TRY(load(named.name, named.path, options));
+                           }});
+    }
+    const std::vector<engine::ResidentModel> plan = residents;
+    const auto keep_alive = TRY(parse_keep_alive(options.keep_alive));
+    auto set = TRY(engine::Residents::create(
+        std::move(residents),
+        {.keep_alive = keep_alive, .max_loaded = options.max_loaded_models, .available = engine::available_memory}));
+    int loaded = 0;
+    for (const auto& each : plan) {
+      const bool fits = loaded == 0 || each.bytes < engine::available_memory();
+      if (!fits || (options.max_loaded_models > 0 && loaded == options.max_loaded_models)) break;
+      TRY(set->preload(each.card.id));
+      ++loaded;
+    }
+    set_ = std::move(set);
     return {};
   }
 
@@ -162,18 +201,30 @@ class LoadedHost final : public Host {
   std::shared_ptr<models::Model> draft_;  // null: none
   std::shared_ptr<const text::Tokenizer> draft_tokenizer_;
   std::vector<std::string> names_;
-  std::vector<std::shared_ptr<engine::Engine>> engines_;
-  std::unique_ptr<engine::GeneratorSet> set_;
+  std::unique_ptr<engine::Generator> set_;
 };
 
 }  // namespace
+
+Result<std::chrono::milliseconds> parse_keep_alive(std::string_view text) {
+  constexpr std::pair<std::string_view, double> kUnits[] = {{"", 1000}, {"ms", 1}, {"s", 1000}, {"m", 60'000}, {"h", 3'600'000}};
+  double number = 0;
+  const auto [end, failed] = std::from_chars(text.data(), text.data() + text.size(), number);
+  const std::string_view unit(end, text.data() + text.size());
+  const auto found = std::ranges::find(kUnits, unit, &std::pair<std::string_view, double>::first);
+  if (failed != std::errc{} || found == std::end(kUnits) || !(number < 1e6))
+    return Error{Code::invalid, fmt::format("keep_alive: '{}' is no time such as 5m, 1h, 90 (seconds) or -1", text)};
+  if (number < 0) return std::chrono::milliseconds(-1);
+  return std::chrono::milliseconds(static_cast<std::int64_t>(number * found->second));
+}
 
 Result<std::unique_ptr<Host>> Host::open(const std::vector<std::string>& models, const HostOptions& options) {
   if (!options.isa.empty()) TRY(kernels::select_isa(options.isa));
   auto host = std::make_unique<LoadedHost>(options.threads);
   if (!options.draft_model.empty()) TRY(host->take_draft(options.draft_model, options));
-  for (const std::string& model : models) TRY(host->add(model, options));
-  TRY(host->finish());
+  const auto keep_alive = TRY(parse_keep_alive(options.keep_alive));
+  const bool stays = models.size() == 1 && keep_alive.count() < 0;
+  TRY(stays ? host->serve_one(models[0], options) : host->serve_many(models, options));
   return host;
 }
 
