@@ -58,7 +58,9 @@ class Test:
         return f"-npp {self.shared or self.prompt} -ntg {self.generate} -npl {self.batch}{shared}"
 
     def context(self):
-        return (self.shared or self.batch * self.prompt) + self.batch * (self.generate + self.depth)
+        """Each sequence's own part of llama-batched-bench's context, which it cuts in steps of 256 even for a shared prompt."""
+        each = (self.shared or self.prompt) + self.generate + self.depth
+        return self.batch * -(-each // 256) * 256
 
 
 def cpu_idle_seconds():

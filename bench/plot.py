@@ -137,12 +137,20 @@ def share_picture(document):
     return draw(document, rows, heading, lambda row: row["share"], most, 1, lambda at: f"{100 * at:g} %", note)
 
 
+def together(rows):
+    """Rows of a group side by side, and of a label in it, each in the order of its first row."""
+    groups = list(dict.fromkeys(row["group"] for row in rows))
+    labels = list(dict.fromkeys((row["group"], row["label"]) for row in rows))
+    return sorted(rows, key=lambda row: (groups.index(row["group"]), labels.index((row["group"], row["label"]))))
+
+
 def main():
     if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
         sys.exit(__doc__.strip())
     for name in sys.argv[1:]:
         path = Path(name)
         document = json.loads(path.read_text())
+        document["rows"] = together(document["rows"])
         for kind, picture in ("ratio", ratio_picture(document)), ("share", share_picture(document)):
             if picture:
                 out = path.with_name(f"{path.stem}-{kind}.svg")

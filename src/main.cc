@@ -34,6 +34,7 @@ constexpr Command kCommands[] = {
     {"perplexity", "MODEL FILE", "how well a model predicts a text", ashlar::cli::perplexity},
     {"convert", "FOLDER OUT.gguf", "write a Hugging Face folder as one GGUF file", ashlar::cli::convert},
     {"quantize", "IN OUT --type Q4_K_M", "write a smaller version of a model", ashlar::cli::quantize},
+    {"importance", "MODEL TEXT -o FILE", "measure which columns of the weights matter", ashlar::cli::importance},
     {"bench", "MODEL | --shape NAME --type TYPE", "tokens per second, beside this machine's own limits", ashlar::cli::bench},
     {"load", "URL", "load any OpenAI-compatible server and time its answers", ashlar::cli::load},
 };

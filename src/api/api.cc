@@ -31,7 +31,9 @@ class ApiImpl final : public Api {
   net::Handler handler() override {
     return [this](std::shared_ptr<net::Exchange> exchange) { handle(std::move(exchange)); };
   }
-  void serve(engine::Generator& generator) override {
+  void serve(engine::Generator& generator, engine::Embedder* embedder, engine::Reranker* reranker) override {
+    shared_.embedder = embedder;
+    shared_.reranker = reranker;
     shared_.generator = &generator;
     Phase loading = Phase::loading;
     shared_.phase.compare_exchange_strong(loading, Phase::ready);

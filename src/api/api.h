@@ -7,7 +7,9 @@
 #include <vector>
 
 #include "base/result.h"
+#include "engine/embedder.h"
 #include "engine/generator.h"
+#include "engine/reranker.h"
 #include "net/http.h"
 
 namespace ashlar::api {
@@ -39,7 +41,9 @@ class Api {
   // For HttpServer::listen. Until serve(), all but the open routes answer 503.
   virtual net::Handler handler() = 0;
   // The generator is loaded: requests are served from now on.
-  virtual void serve(engine::Generator& generator) = 0;
+  // `embedder` and `reranker`: null where no model is such; they outlive this as the generator does.
+  virtual void serve(engine::Generator& generator, engine::Embedder* embedder = nullptr,
+                     engine::Reranker* reranker = nullptr) = 0;
   // New work is answered 503 from now on; what runs, goes on.
   virtual void drain() = 0;
 };

@@ -150,42 +150,6 @@ class CompletionDialect final : public Dialect {
   std::string head_;  // up to and with `"choices":[`
 };
 
-using Input = std::variant<engine::Chat, std::string, std::vector<std::int32_t>>;
-
-// A string, [string], [int] or [[int]].
-Outcome<std::vector<Input>> read_prompts(Fields& fields, int vocabulary) {
-  const Json* prompt = fields.find("prompt");
-  if (prompt == nullptr) return bad("prompt", "'prompt' is missing: send a string, or token ids");
-  std::vector<Input> out;
-  if (prompt->is_string()) {
-    out.emplace_back(prompt->get<std::string>());
-    return out;
-  }
-  if (!prompt->is_array())
-    return bad("prompt", fmt::format("'prompt' should be a string or an array, not {}", kind(*prompt)));
-  if (prompt->empty()) return bad("prompt", "'prompt' is empty");
-  if (prompt->front().is_number()) {
-    out.emplace_back(TRY(read_token_ids(*prompt, "prompt", vocabulary)));
-    return out;
-  }
-  if (prompt->size() > kMaxChoices)
-    return bad("prompt", fmt::format("'prompt' has {} prompts; at most {} are allowed", prompt->size(), kMaxChoices));
-  for (const Json& item : *prompt) {
-    if (item.is_string() && prompt->front().is_string())
-      out.emplace_back(item.get<std::string>());
-    else if (item.is_array() && prompt->front().is_array())
-      out.emplace_back(TRY(read_token_ids(item, "prompt", vocabulary)));
-    else
-      return bad("prompt",
-                 fmt::format("'prompt' should hold strings, token ids, or arrays of token ids, not {} among them",
-                             kind(item)));
-  }
-  for (const Input& input : out)
-    if (const auto* ids = std::get_if<std::vector<std::int32_t>>(&input); ids != nullptr && ids->empty())
-      return bad("prompt", "'prompt' holds an empty array of token ids");
-  return out;
-}
-
 void read_settings(Fields& fields, engine::Request& request, Settings& settings) {
   fields.read("echo", request.echo);
   fields.read("logprobs", settings.logprobs, {0, 20});
@@ -221,17 +185,17 @@ Outcome<void> completions(Call& call) {
   Reply reply = read_reply(fields, model, "cmpl-");
   fields.read("add_special_tokens", base.prompt.add_special_tokens);
   TRY(fields.done());
-  auto prompts = TRY(read_prompts(fields, model.vocabulary));
+  auto prompts = TRY(read_texts(fields, "prompt", model.vocabulary, kMaxChoices));
   if (prompts.size() * static_cast<std::size_t>(base.n) > kMaxChoices)
     return bad("n", fmt::format("{} prompts times n = {} are too many answers; at most {} are allowed", prompts.size(),
                                 base.n, kMaxChoices));
 
   std::vector<engine::Request> requests;
   std::vector<std::vector<std::int32_t>> ids;
-  for (Input& input : prompts) {
+  for (TextInput& input : prompts) {
     engine::Request request = base;
     request.id = "text-" + random_hex(24);
-    request.prompt.input = std::move(input);
+    std::visit([&](auto& text) { request.prompt.input = std::move(text); }, input);
     if (reply.token_ids) ids.push_back(TRY(generator.tokenize(model.id, request.prompt, true)).ids);
     requests.push_back(std::move(request));
   }

@@ -119,10 +119,12 @@ Outcome<engine::ModelCard> find_model(const engine::Generator& generator, Fields
   TRY(fields.done());
   auto models = generator.models();
   if (name.empty()) {
-    if (models.size() == 1) return std::move(models.front());
+    if (std::ranges::count(models, std::string(), &engine::ModelCard::parent) == 1) return std::move(models.front());
     return bad("model", "name the 'model': GET /v1/models lists those served");
   }
-  const auto found = std::ranges::find(models, name, &engine::ModelCard::id);
+  const auto found = std::ranges::find_if(models, [&](const engine::ModelCard& card) {
+    return card.id == name || (!card.parent.empty() && card.parent + ":" + card.id == name);
+  });
   if (found == models.end())
     return Fault(
         {Code::not_found, fmt::format("the model '{}' does not exist; GET /v1/models lists those served", name)},
@@ -130,8 +132,41 @@ Outcome<engine::ModelCard> find_model(const engine::Generator& generator, Fields
   return std::move(*found);
 }
 
+Outcome<std::vector<TextInput>> read_texts(Fields& fields, const std::string& name, int vocabulary, std::size_t most) {
+  const Json* texts = fields.find(name);
+  if (texts == nullptr) return bad(name, fmt::format("'{}' is missing: send a string, or token ids", name));
+  std::vector<TextInput> out;
+  if (texts->is_string()) {
+    out.emplace_back(texts->get<std::string>());
+    return out;
+  }
+  if (!texts->is_array())
+    return bad(name, fmt::format("'{}' should be a string or an array, not {}", name, kind(*texts)));
+  if (texts->empty()) return bad(name, fmt::format("'{}' is empty", name));
+  if (texts->front().is_number()) {
+    out.emplace_back(TRY(read_token_ids(*texts, name, vocabulary)));
+    return out;
+  }
+  if (texts->size() > most)
+    return bad(name, fmt::format("'{}' has {} texts; at most {} are allowed", name, texts->size(), most));
+  for (const Json& item : *texts) {
+    if (item.is_string() && texts->front().is_string())
+      out.emplace_back(item.get<std::string>());
+    else if (item.is_array() && texts->front().is_array())
+      out.emplace_back(TRY(read_token_ids(item, name, vocabulary)));
+    else
+      return bad(name, fmt::format("'{}' should hold strings, token ids, or arrays of token ids, not {} among them",
+                                   name, kind(item)));
+  }
+  for (const TextInput& input : out)
+    if (const auto* ids = std::get_if<std::vector<std::int32_t>>(&input); ids != nullptr && ids->empty())
+      return bad(name, fmt::format("'{}' holds an empty array of token ids", name));
+  return out;
+}
+
 void read_generation(Fields& fields, const engine::ModelCard& model, engine::Request& request) {
   auto& sampling = request.sampling;
+  sampling = model.sampling;
   fields.read("temperature", sampling.temperature, {0, 2});
   fields.read("top_p", sampling.top_p, {0, 1, true});
   fields.read("top_k", sampling.top_k, {-1, kNoLimit});

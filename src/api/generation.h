@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <string>
+#include <variant>
+#include <vector>
 
 #include "api/errors.h"
 #include "api/fields.h"
@@ -26,6 +28,10 @@ struct Reply {
 // The model that the member `model` names; without one, the only one served.
 // not_found (model_not_found): no such model.
 Outcome<engine::ModelCard> find_model(const engine::Generator& generator, Fields& fields);
+
+// The texts of the member `name`: a string, [string], [int] or [[int]]; at most `most` of them, none an empty array.
+using TextInput = std::variant<std::string, std::vector<std::int32_t>>;
+Outcome<std::vector<TextInput>> read_texts(Fields& fields, const std::string& name, int vocabulary, std::size_t most);
 
 // Fills sampling, stopping, n, priority, salt... (not max_tokens, logprobs and
 // the prompt, which the two endpoints name differently).

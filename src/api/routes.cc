@@ -6,8 +6,16 @@ namespace {
 constexpr Route kRoutes[] = {
     {"POST", "/v1/chat/completions", Scope::use, chat_completions},
     {"POST", "/v1/completions", Scope::use, completions},
+    {"POST", "/v1/embeddings", Scope::use, embeddings},
+    {"POST", "/v1/rerank", Scope::use, rerank},
+    {"POST", "/v1/reranking", Scope::use, rerank},
+    {"POST", "/v2/rerank", Scope::use, rerank},
+    {"POST", "/rerank", Scope::use, rerank},
     {"GET", "/v1/models", Scope::use, list_models},
     {"GET", "/v1/models/*", Scope::use, show_model},
+
+    {"POST", "/v1/load_lora_adapter", Scope::use, load_adapter},
+    {"POST", "/v1/unload_lora_adapter", Scope::use, unload_adapter},
 
     {"POST", "/tokenize", Scope::use, tokenize},
     {"POST", "/detokenize", Scope::use, detokenize},

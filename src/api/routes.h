@@ -9,7 +9,9 @@
 
 #include "api/errors.h"
 #include "api/keeper.h"
+#include "engine/embedder.h"
 #include "engine/generator.h"
+#include "engine/reranker.h"
 #include "net/http.h"
 
 namespace ashlar::api {
@@ -19,6 +21,8 @@ enum class Phase { loading, ready, draining };
 // What all requests share. Any thread.
 struct Shared {
   std::atomic<engine::Generator*> generator = nullptr;  // null while loading; outlives every exchange once set
+  std::atomic<engine::Embedder*> embedder = nullptr;    // the same; null also where no model embeds
+  std::atomic<engine::Reranker*> reranker = nullptr;    // or ranks
   std::atomic<Phase> phase = Phase::loading;
   std::shared_ptr<Keeper> keeper;
 };
@@ -62,8 +66,12 @@ const Route* find_route(std::string_view method, std::string_view path, std::str
 // The handlers, each in the file of its family.
 Outcome<void> chat_completions(Call&);
 Outcome<void> completions(Call&);
+Outcome<void> embeddings(Call&);
+Outcome<void> rerank(Call&);
 Outcome<void> list_models(Call&);
 Outcome<void> show_model(Call&);
+Outcome<void> load_adapter(Call&);
+Outcome<void> unload_adapter(Call&);
 Outcome<void> tokenize(Call&);
 Outcome<void> detokenize(Call&);
 Outcome<void> apply_template(Call&);

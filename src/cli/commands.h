@@ -22,6 +22,7 @@ int render(const Words& words);
 int perplexity(const Words& words);
 int convert(const Words& words);
 int quantize(const Words& words);
+int importance(const Words& words);
 int bench(const Words& words);
 int load(const Words& words);
 

@@ -36,7 +36,7 @@ void declare(CLI::App& app, CommandLine& line, std::vector<Given>& given, std::s
                             [take](std::int64_t count) { take(count > 0 ? "true" : "false"); }, option.help);
     } else {
       CLI::Option* declared = app.add_option_function<std::vector<std::string>>(
-          name, [take](const std::vector<std::string>& words) { std::ranges::for_each(words, take); }, option.help);
+          option.name == "output" ? "-o," + name : name, [take](const std::vector<std::string>& words) { std::ranges::for_each(words, take); }, option.help);
       declared->type_name("")->expected(1)->allow_extra_args(false);
       if (option.is_list) declared->expected(1, 1 << 20)->take_all();
       else declared->take_last();

@@ -55,7 +55,7 @@ Result<Score> score_text(const std::string& model, const std::string& text_path,
   const std::string path = TRY(find_model(model));
   ThreadPool pool(options.threads);
   auto loaded = TRY(models::load(path, {}, pool));
-  if (loaded.model == nullptr) return Error{Code::invalid, fmt::format("{}: has a vocabulary but no weights", path)};
+  if (loaded.model == nullptr) return Error{Code::invalid, fmt::format("{}: holds no weights of a model that generates", path)};
   const auto tokenizer = TRY(text::Tokenizer::create(std::move(loaded.vocabulary)));
   auto tokens = tokenizer->encode(text);
   const auto windows = tokens.size() / static_cast<std::size_t>(window);
@@ -93,7 +93,7 @@ int perplexity(const Words& words) {
                    .summary = "How well a model predicts a text: lower is better.",
                    .examples = "The text is tokenized once and cut into windows of --context N tokens, an incomplete last one dropped; each\n"
                                "window's first token becomes BOS where the model adds one; positions N/2+1 to N-1 are scored.",
-                   .positionals = {{.name = "MODEL", .help = "A GGUF file.", .value = &model, .required = true},
+                   .positionals = {{.name = "MODEL", .help = "A GGUF file or a Hugging Face folder.", .value = &model, .required = true},
                                    {.name = "FILE", .help = "A text.", .value = &text, .required = true}},
                    .options = list_options(options)};
   if (const auto status = parse(line, words)) return *status;

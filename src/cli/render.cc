@@ -3,12 +3,13 @@
 
 #include <cstdio>
 #include <ctime>
+#include <filesystem>
 
 #include "base/json_full.h"
 #include "cli/commands.h"
 #include "cli/flags.h"
 #include "cli/terminal.h"
-#include "models/formats/gguf_vocabulary.h"
+#include "models/loader.h"
 #include "text/chat_template.h"
 
 namespace ashlar::cli {
@@ -44,8 +45,8 @@ Result<std::time_t> parse_time(const std::string& text) {
 }
 
 Result<Source> read_source(const std::string& path, const std::string& name) {
-  if (!path.ends_with(".gguf")) return Source{.text = TRY(read_file(path, kMaxTemplate))};
-  const auto file = TRY(models::gguf::File::open(path));
+  if (!path.ends_with(".gguf") && !std::filesystem::is_directory(path)) return Source{.text = TRY(read_file(path, kMaxTemplate))};
+  const auto file = TRY(models::open_text(path));
   const auto templates = TRY(models::read_chat_templates(file));
   Source source{.text = templates.source};
   if (!name.empty()) {
@@ -64,7 +65,8 @@ Result<Source> read_source(const std::string& path, const std::string& name) {
 Result<std::string> rendered(const std::string& model, const std::string& context_path, const RenderOptions& options) {
   const std::time_t now = TRY(parse_time(options.now));
   Source source = TRY(read_source(model, options.name));
-  Json context = TRY(parse_json(TRY(read_file(context_path, kMaxContext))));
+  const std::string context_text = TRY(read_file(context_path, kMaxContext));
+  Json context = TRY(parse_json(context_text));
   if (!context.is_object())
     return Error{Code::invalid, fmt::format("{}: expected an object with \"messages\" and the like", context_path)};
   if (!source.bos.empty() && !context.contains("bos_token")) context["bos_token"] = source.bos;
@@ -84,7 +86,7 @@ int render(const Words& words) {
       .examples = "CONTEXT.json is an object of the template's variables:\n"
                   "  {\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}], \"add_generation_prompt\": true}\n"
                   "bos_token and eos_token come from the model file where CONTEXT.json has none.",
-      .positionals = {{.name = "MODEL", .help = "A GGUF file, or a template: FILE.jinja.", .value = &model, .required = true},
+      .positionals = {{.name = "MODEL", .help = "A GGUF file, a Hugging Face folder, or a template: FILE.jinja.", .value = &model, .required = true},
                       {.name = "CONTEXT", .help = "A JSON file.", .value = &context, .required = true}},
       .options = list_options(options)};
   if (const auto status = parse(line, words)) return *status;

@@ -38,7 +38,7 @@ struct RunOptions {
   bool raw = false, verbose = false;
   void fields(auto&& field) {
     field("system", system, "A system message that begins the conversation.");
-    field("temperature", temperature, "Randomness of the answer; 0: always the likeliest token. -1: 0.7, or 0 for the embedded model.");
+    field("temperature", temperature, "Randomness of the answer; 0: always the likeliest token. -1: as its publisher advises, else 0.7, or 0 for the embedded model.");
     field("top_p", top_p, "Choose among the likeliest tokens that together have this probability.");
     field("top_k", top_k, "Choose among so many likeliest tokens; 0: all.");
     field("min_p", min_p, "Leave out tokens less likely than this share of the likeliest.");
@@ -90,7 +90,7 @@ class Conversation {
   Status say(const std::string& text) {
     engine::Request request;
     request.id = fmt::format("run-{}", ++count_);
-    request.model = host_.models().front();
+    request.model = host_.first();
     request.sampling.temperature = static_cast<float>(options_.temperature);
     request.sampling.top_p = static_cast<float>(options_.top_p);
     request.sampling.min_p = static_cast<float>(options_.min_p);
@@ -202,6 +202,18 @@ int chat(Conversation& conversation, const std::string& model) {
   }
 }
 
+// What was not asked is as the model's publisher advises it.
+void take_advice(const engine::Sampling& advice, bool embedded, RunOptions& options) {
+  const engine::Sampling usual;
+  if (options.temperature < 0)
+    options.temperature = embedded                                   ? 0
+                          : advice.temperature != usual.temperature ? static_cast<double>(advice.temperature)
+                                                                    : 0.7;
+  if (options.top_p == 1) options.top_p = static_cast<double>(advice.top_p);
+  if (options.min_p == 0) options.min_p = static_cast<double>(advice.min_p);
+  if (options.top_k == 0) options.top_k = advice.top_k;
+}
+
 bool looks_like_model(const std::string& word, const HostOptions& options) {
   return word.ends_with(".gguf") || word == kDefaultModel || names_model(word, options.store);
 }
@@ -219,7 +231,7 @@ int run(const Words& words) {
                    .examples = "Examples:\n  ashlar run\n  ashlar run model.gguf \"Why is the sky blue?\"\n"
                                "  ashlar run model.gguf --temperature 0 < question.txt\n"
                                "  ashlar pull ollama:qwen3:0.6b && ashlar run qwen3:0.6b",
-                   .positionals = {{.name = "MODEL", .help = "A GGUF file or a pulled model's name; left out: the embedded model.", .value = &first},
+                   .positionals = {{.name = "MODEL", .help = "A GGUF file, a Hugging Face folder or a pulled model's name; left out: the embedded model.", .value = &first},
                                    {.name = "PROMPT", .help = "What to answer.", .value = &second}},
                    .options = std::move(all)};
   if (const auto status = parse(line, words)) return *status;
@@ -239,8 +251,8 @@ int run(const Words& words) {
   catch_interrupts();
   auto host = Host::open({first.empty() ? std::string(kDefaultModel) : first}, host_options);
   if (!host) return fail("run", host.error());
-  if (options.temperature < 0) options.temperature = first.empty() || first == kDefaultModel ? 0 : 0.7;
   const auto card = (*host)->generator().models().front();
+  take_advice(card.sampling, first.empty() || first == kDefaultModel, options);
   if (!options.raw && !card.has_chat_template) {
     fmt::print(stderr, "{} has no chat template: it continues the text as it is (--raw).\n", card.id);
     options.raw = true;

@@ -57,16 +57,26 @@ sigset_t block_signals() {
   return signals;
 }
 
-void print_welcome(const std::string& url, const std::vector<std::string>& models, bool keyed) {
+// What to send to the first model: a conversation, or texts for one that only reads.
+std::string example_of(const engine::ModelCard& model, const std::string& url, bool keyed) {
+  const std::string_view key = keyed ? " -H 'authorization: Bearer KEY'" : "";
+  const auto call = [&](std::string_view path, std::string_view members) {
+    return fmt::format("  curl {}{} -H 'content-type: application/json'{} \\\n    -d '{{\"model\": \"{}\", {}}}'\n", url, path,
+                       key, model.id, members);
+  };
+  if (model.generates)
+    return fmt::format("  open {}/ in a browser, to chat\n{}  ashlar load {}\n", url,
+                       call("/v1/chat/completions", R"("messages": [{"role": "user", "content": "Hello"}])"), url);
+  if (model.ranks) return call("/v1/rerank", R"("query": "What is an ashlar?", "documents": ["A stone.", "A tree."])");
+  return call("/v1/embeddings", R"("input": ["Hello", "Good day"])");
+}
+
+void print_welcome(const std::string& url, const std::vector<engine::ModelCard>& models, bool keyed) {
   const Palette colour = palette(stdout);
   fmt::print("{}listening on {}{}\n", colour.bold, url, colour.plain);
   std::string names;
-  for (const std::string& name : models) names += (names.empty() ? "" : ", ") + name;
-  fmt::print("serving {}\n\nTry:\n  open {}/ in a browser, to chat\n"
-             "  curl {}/v1/chat/completions -H 'content-type: application/json'{} \\\n"
-             "    -d '{{\"model\": \"{}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hello\"}}]}}'\n"
-             "  ashlar load {}\n\nCtrl-C ends it.\n",
-             names, url, url, keyed ? " -H 'authorization: Bearer KEY'" : "", models.front(), url);
+  for (const engine::ModelCard& model : models) names += (names.empty() ? "" : ", ") + model.id;
+  fmt::print("serving {}\n\nTry:\n{}\nCtrl-C ends it.\n", names, example_of(models.front(), url, keyed));
   std::fflush(stdout);
 }
 
@@ -79,11 +89,11 @@ Status serve_until_signalled(const ServeOptions& options, const std::vector<std:
   auto opened = Host::open(models, options.host);
   if (!opened) return std::unexpected(opened.error());
   host = std::move(*opened);
-  api->serve(host->generator());
+  api->serve(host->generator(), &host->embedder(), &host->reranker());
   const bool v6 = options.server.host.find(':') != std::string::npos;
   const std::string url = fmt::format("{}://{}{}{}:{}", options.server.tls_cert.empty() ? "http" : "https", v6 ? "[" : "",
                                       options.server.host, v6 ? "]" : "", server->port());
-  print_welcome(url, host->models(), !options.api.api_key.empty() || !options.api.api_key_file.empty());
+  print_welcome(url, host->generator().models(), !options.api.api_key.empty() || !options.api.api_key_file.empty());
 
   int signal = 0;
   sigwait(&signals, &signal);
@@ -111,7 +121,7 @@ int serve(const Words& words) {
                                "  ashlar serve --model small=a.gguf --model large=b.gguf\n"
                                "  ashlar pull hf:Qwen/Qwen3-0.6B-GGUF:Q8_0 && ashlar serve Qwen3-0.6B-Q8_0\n"
                                "  ashlar serve model.gguf --host 0.0.0.0 --api-key-file keys.txt --tls-cert cert.pem --tls-key key.pem",
-                   .positionals = {{.name = "MODEL", .help = "A GGUF file or a pulled model's name; left out, with no --model: the embedded model.", .value = &model}},
+                   .positionals = {{.name = "MODEL", .help = "A GGUF file, a Hugging Face folder or a pulled model's name; left out, with no --model: the embedded model.", .value = &model}},
                    .options = list_options(options),
                    .reads_environment = true};
   if (const auto status = parse(line, words)) return *status;

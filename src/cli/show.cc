@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
 
 #include "base/json_full.h"
 #include "cli/commands.h"
@@ -44,6 +45,15 @@ std::string value_text(const models::gguf::Value& value) {
   return fmt::format("{} of {}", value.count, models::gguf::name(value.element_type));
 }
 
+// "window of 512 in 5 of 6 layers"
+std::string window_text(const models::Shape& shape) {
+  int windowed = 0;
+  for (int layer = 0; layer < shape.layers; ++layer) windowed += shape.window(layer) > 0;
+  if (windowed == 0) return "";
+  if (windowed == shape.layers) return fmt::format(", window of {}", shape.sliding_window);
+  return fmt::format(", window of {} in {} of {} layers", shape.sliding_window, windowed, shape.layers);
+}
+
 // The KV cache of one sequence of `tokens`, f16.
 Bytes kv_bytes(const models::Shape& shape, std::int64_t tokens) {
   return {static_cast<std::uint64_t>(tokens) * 2 * 2 * static_cast<std::uint64_t>(shape.layers) *
@@ -65,6 +75,7 @@ Json as_json(const models::LoadedModel& model, int context) {
   Json out = {{"name", model.facts.name},         {"architecture", model.facts.architecture},
               {"file_type", model.facts.file_type}, {"parameters", model.facts.parameters},
               {"bytes", model.facts.bytes.count},   {"type_bytes", types},
+              {"format", model.file->assembled() ? "safetensors" : "gguf"},
               {"gguf_version", model.file->version()}, {"files", model.file->files()},
               {"tensors", model.file->tensors().size()}, {"vocabulary", shape.vocabulary},
               {"tokenizer", model.vocabulary.model},  {"pre_tokenizer", model.vocabulary.pre},
@@ -72,9 +83,9 @@ Json as_json(const models::LoadedModel& model, int context) {
   if (shape.layers > 0) {
     out.update({{"layers", shape.layers}, {"width", shape.width}, {"hidden", shape.hidden}, {"heads", shape.heads},
                 {"kv_heads", shape.kv_heads}, {"head_dim", shape.head_dim}, {"context", shape.context},
-                {"sliding_window", shape.sliding_window}});
+                {"sliding_window", shape.sliding_window}, {"full_attention_every", shape.full_every}});
     Json memory = Json::array();
-    for (const auto tokens : contexts(shape, context))
+    for (const auto tokens : model.config->encoder ? std::vector<std::int64_t>() : contexts(shape, context))
       memory.push_back({{"context", tokens}, {"kv_bytes", kv_bytes(shape, tokens).count},
                         {"total_bytes", kv_bytes(shape, tokens).count + model.facts.bytes.count}});
     out["memory"] = memory;
@@ -90,7 +101,9 @@ void print_facts(const models::LoadedModel& model, int context) {
   const auto& facts = model.facts;
   const auto& shape = model.shape;
   fmt::print("{}{}{}\n", colour.bold, facts.name, colour.plain);
-  row("file", fmt::format("GGUF v{}, {}{}, {} tensors", model.file->version(), to_string(facts.bytes),
+  const std::string format =
+      model.file->assembled() ? "Hugging Face folder" : fmt::format("GGUF v{}", model.file->version());
+  row("file", fmt::format("{}, {}{}, {} tensors", format, to_string(facts.bytes),
                           model.file->files() > 1 ? fmt::format(" in {} files", model.file->files()) : "",
                           model.file->tensors().size()));
   if (!facts.architecture.empty()) row("architecture", facts.architecture);
@@ -106,7 +119,7 @@ void print_facts(const models::LoadedModel& model, int context) {
   if (shape.layers > 0) {
     row("shape", fmt::format("{} layers, width {}, feed-forward {}", shape.layers, shape.width, shape.hidden));
     row("attention", fmt::format("{} heads over {} KV heads of {}{}", shape.heads, shape.kv_heads, shape.head_dim,
-                                 shape.sliding_window > 0 ? fmt::format(", window of {}", shape.sliding_window) : ""));
+                                 window_text(shape)));
     row("context", fmt::format("{} tokens", shape.context));
   }
   if (model.vocabulary.tokens.empty()) row("tokenizer", "none");
@@ -117,7 +130,7 @@ void print_facts(const models::LoadedModel& model, int context) {
   for (const auto& [name, source] : model.templates.named) named += fmt::format(", {}: {} bytes", name, source.size());
   row("chat template", model.templates.source.empty() ? "none" + named
                                                       : fmt::format("{} bytes{}", model.templates.source.size(), named));
-  if (shape.layers > 0)
+  if (shape.layers > 0 && !model.config->encoder)  // an encoder keeps no keys and values
     for (const auto tokens : contexts(shape, context))
       row("memory", fmt::format("{} for a context of {}: weights {}, keys and values {} (f16)",
                                 to_string(Bytes{facts.bytes.count + kv_bytes(shape, tokens).count}), tokens,
@@ -178,13 +191,14 @@ int show(const Words& words) {
   ShowOptions options;
   CommandLine line{.name = "show",
                    .summary = "What is in a model file: architecture, sizes, types, tokenizer, template, and the memory it needs.",
-                   .positionals = {{.name = "MODEL", .help = "A GGUF file, of a split one any part; or the name of a pulled model: then also its source, licence and checksums.", .value = &path, .required = true}},
+                   .positionals = {{.name = "MODEL", .help = "A GGUF file, of a split one any part; a Hugging Face folder; or the name of a pulled model: then also its source, licence and checksums.", .value = &path, .required = true}},
                    .options = list_options(options)};
   if (const auto status = parse(line, words)) return *status;
   if (access(path.c_str(), F_OK) == 0) return show_file(path, options, nullptr);
   const auto found = find_stored(path, options.store);
   if (!found) return fail("show", path.find('/') == 0 ? Error{Code::not_found, path + ": no such file"} : found.error());
-  if (found->path.ends_with(".gguf")) return show_file(found->path, options, &found->manifest);
+  const bool folder = std::filesystem::exists(std::filesystem::path(found->path) / "config.json");
+  if (found->path.ends_with(".gguf") || folder) return show_file(found->path, options, &found->manifest);
   if (options.json)
     fmt::print("{}\n", dump_json({{"store", store::manifest_json(found->manifest)}}));
   else

@@ -18,7 +18,8 @@ void Batch::build(const Plan& plan) {
         {.first_row = first_row,
          .rows = item.rows,
          .first_position = item.first,
-         .blocks = choice.table.blocks().first(static_cast<std::size_t>(KvCache::blocks_for(item.first + item.rows)))});
+         .blocks = choice.table.blocks().first(static_cast<std::size_t>(KvCache::blocks_for(item.first + item.rows))),
+         .adapter = choice.job.adapter == nullptr ? nullptr : choice.job.adapter->adapter.get()});
     const Job& job = choice.job;
     for (int row = 0; row < item.rows; ++row) {
       const int position = item.first + row;

@@ -36,10 +36,12 @@ class EngineTicket : public Ticket {
 
 Generator::Refusal refusal(Error error) { return {.error = std::move(error)}; }
 
-// Lengths keep one part from running into the next.
-std::shared_ptr<const std::string> cache_salt(const Request& request) {
-  return std::make_shared<const std::string>(
-      fmt::format("{}:{}{}:{}", request.tenant.size(), request.tenant, request.cache_salt.size(), request.cache_salt));
+// Lengths keep one part from running into the next. An adapter gives other keys and values, and a later load of the
+// same name others again.
+std::shared_ptr<const std::string> cache_salt(const Request& request, const ServedAdapter* adapter) {
+  return std::make_shared<const std::string>(fmt::format("{}:{}{}:{}{}", request.tenant.size(), request.tenant,
+                                                         request.cache_salt.size(), request.cache_salt,
+                                                         adapter == nullptr ? 0 : adapter->number));
 }
 
 }  // namespace
@@ -51,6 +53,7 @@ struct Engine::State {
   Prompter prompter;
   std::vector<std::int32_t> end_ids;
   EngineMetrics metrics;
+  AdapterShelf adapters;
   std::shared_ptr<Desk> desk;  // tickets may outlive the engine
   Runner runner;
   std::atomic<std::uint64_t> arrivals{0};
@@ -58,9 +61,13 @@ struct Engine::State {
 
   State(EngineParts its_parts, const EngineOptions& its_options, CachePlan plan, std::unique_ptr<models::KvStore> store,
         std::unique_ptr<ModelDrafter> drafter);
+  // Null: the model alone. not_found: neither it nor one of its adapters.
+  Result<std::shared_ptr<const ServedAdapter>> find(const std::string& model) const;
   Status check_model(const std::string& model) const;
+  Status check_name(const std::string& name) const;
   Speculation speculation(const Speculating& asked) const;
-  std::unique_ptr<Job> make_job(const Request& request, std::vector<std::int32_t> ids, int max_tokens, Sink& sink);
+  std::unique_ptr<Job> make_job(const Request& request, std::shared_ptr<const ServedAdapter> adapter,
+                                std::vector<std::int32_t> ids, int max_tokens, Sink& sink);
 };
 
 Engine::State::State(EngineParts its_parts, const EngineOptions& its_options, CachePlan plan,
@@ -74,6 +81,7 @@ Engine::State::State(EngineParts its_parts, const EngineOptions& its_options, Ca
                                     {"enable_prefix_caching", options.enable_prefix_caching ? "True" : "False"},
                                     {"num_cpu_blocks", std::to_string(plan.blocks)},
                                     {"num_gpu_blocks", std::to_string(plan.blocks)}}),
+      adapters(*parts.model),
       desk(std::make_shared<Desk>(
           AdmissionLimits{.max_queued_requests = options.max_num_queued_reqs,
                           .max_queued_tokens = options.max_num_queued_tokens,
@@ -150,10 +158,25 @@ Engine::~Engine() {
   state_->thread.join();
 }
 
+Result<std::shared_ptr<const ServedAdapter>> Engine::State::find(const std::string& model) const {
+  if (model.empty() || std::ranges::find(parts.names, model) != parts.names.end()) return nullptr;
+  if (auto adapter = adapters.find(model)) return adapter;
+  for (const std::string& name : parts.names)
+    if (model.starts_with(name + ":"))
+      if (auto adapter = adapters.find(std::string_view(model).substr(name.size() + 1))) return adapter;
+  return Error{Code::not_found,
+               fmt::format("there is no model '{}' here, but {}", model, fmt::join(parts.names, ", "))};
+}
+
 Status Engine::State::check_model(const std::string& model) const {
-  if (model.empty() || std::ranges::find(parts.names, model) != parts.names.end()) return {};
-  return std::unexpected(
-      Error{Code::not_found, fmt::format("there is no model '{}' here, but {}", model, fmt::join(parts.names, ", "))});
+  TRY(find(model));
+  return {};
+}
+
+// Of an adapter.
+Status Engine::State::check_name(const std::string& name) const {
+  if (std::ranges::find(parts.names, name) == parts.names.end()) return {};
+  return Error{Code::invalid, fmt::format("a model is served as '{}'; the adapter needs another name", name)};
 }
 
 // A prediction asks for itself.
@@ -162,9 +185,10 @@ Speculation Engine::State::speculation(const Speculating& asked) const {
   return asked.by.value_or(usual == Speculation::off && !asked.prediction.empty() ? Speculation::ngram : usual);
 }
 
-std::unique_ptr<Job> Engine::State::make_job(const Request& request, std::vector<std::int32_t> ids, int max_tokens,
-                                             Sink& sink) {
+std::unique_ptr<Job> Engine::State::make_job(const Request& request, std::shared_ptr<const ServedAdapter> adapter,
+                                             std::vector<std::int32_t> ids, int max_tokens, Sink& sink) {
   auto job = std::make_unique<Job>();
+  job->adapter = std::move(adapter);
   job->outlet = std::make_shared<Outlet>(sink);
   job->prompt_tokens = static_cast<int>(ids.size());
   job->max_tokens = max_tokens;
@@ -197,7 +221,7 @@ std::unique_ptr<Job> Engine::State::make_job(const Request& request, std::vector
     // No answer is longer.
     prediction->resize(std::min(prediction->size(), static_cast<std::size_t>(max_tokens)));
   }
-  const auto salt = cache_salt(request);
+  const auto salt = cache_salt(request, job->adapter.get());
   const std::uint64_t arrival = arrivals.fetch_add(1, std::memory_order_relaxed);
   for (int index = 0; index < request.n; ++index) {
     auto choice = std::make_unique<Choice>(
@@ -226,7 +250,8 @@ std::unique_ptr<Job> Engine::State::make_job(const Request& request, std::vector
 std::expected<std::unique_ptr<Ticket>, Generator::Refusal> Engine::start(Request request, Sink& sink) {
   State& state = *state_;
   const auto refuse = [](Error error) { return std::unexpected(refusal(std::move(error))); };
-  if (const Status known = state.check_model(request.model); !known) return refuse(known.error());
+  auto adapter = state.find(request.model);
+  if (!adapter) return refuse(adapter.error());
   if (state.desk->draining()) return refuse({Code::unavailable, "the server is shutting down"});
   if (const Status fine = check(request, state.parts.tokenizer->size()); !fine) return refuse(fine.error());
   if (request.speculating.by == Speculation::draft && state.parts.draft_model == nullptr)
@@ -241,7 +266,7 @@ std::expected<std::unique_ptr<Ticket>, Generator::Refusal> Engine::start(Request
     return std::unexpected(std::move(refused));
   }
   const Clock::time_point now = state.parts.clock();
-  std::unique_ptr<Job> job = state.make_job(request, std::move(prompt->ids), *length, sink);
+  std::unique_ptr<Job> job = state.make_job(request, std::move(*adapter), std::move(prompt->ids), *length, sink);
   if (request.echo) job->echo = std::move(prompt->text);
   if (job->deadline <= now) return refuse({Code::deadline, "the deadline passed before the request could be queued"});
   auto ticket = std::make_unique<EngineTicket>(job->outlet, state.desk);
@@ -262,9 +287,26 @@ std::vector<ModelCard> Engine::models() const {
                      .parameters = parts.parameters,
                      .bytes = parts.bytes,
                      .vocabulary = parts.tokenizer->size(),
-                     .has_chat_template = state_->prompter.has_template()});
+                     .has_chat_template = state_->prompter.has_template(),
+                     .sampling = parts.sampling,
+                     .embedding = parts.embedding});
+  for (const auto& adapter : state_->adapters.list()) {
+    ModelCard card = cards.front();
+    card.id = adapter->name;
+    card.created = adapter->created;
+    card.parent = parts.names.front();
+    card.root = adapter->path;
+    cards.push_back(std::move(card));
+  }
   return cards;
 }
+
+void Engine::load_adapter(AdapterOrder order, std::function<void(Status)> done) {
+  if (const Status fine = state_->check_name(order.name); !fine) return done(fine);
+  state_->adapters.add_later(std::move(order.name), std::move(order.path), order.replace, std::move(done));
+}
+
+Status Engine::unload_adapter(const std::string& name) { return state_->adapters.remove(name); }
 
 Result<Tokenized> Engine::tokenize(const std::string& model, const Prompt& prompt, bool parse_special) const {
   TRY(state_->check_model(model));

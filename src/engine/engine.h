@@ -29,6 +29,8 @@ struct EngineParts {
   std::int64_t created = 0;                                 // seconds since 1970
   std::int64_t parameters = 0;
   std::int64_t bytes = 0;
+  int embedding = 0;  // what the model's card says: elements of its vectors, where a TextReader makes such
+  Sampling sampling;  // of requests that say nothing
 
   std::shared_ptr<ThreadPool> pool;    // the model's own, for sampling; null: engine thread alone
   std::shared_ptr<ComputeLock> turns;  // where several engines share a pool or a draft model: one for all of them
@@ -43,13 +45,15 @@ class Engine : public Generator {
   static Result<std::unique_ptr<Engine>> create(EngineParts parts, const EngineOptions& options);
   ~Engine() override;
 
-  // An empty model name means this model.
+  // An empty model name means this model; ADAPTER or MODEL:ADAPTER one of its adapters.
   std::expected<std::unique_ptr<Ticket>, Refusal> start(Request request, Sink& sink) override;
   std::vector<ModelCard> models() const override;
   Result<Tokenized> tokenize(const std::string& model, const Prompt& prompt, bool parse_special) const override;
   Result<std::string> detokenize(const std::string& model, const std::vector<std::int32_t>& ids) const override;
   Result<std::string> render(const std::string& model, const Chat& chat) const override;
   Load load() const override;
+  void load_adapter(AdapterOrder order, std::function<void(Status)> done) override;
+  Status unload_adapter(const std::string& name) override;
 
   // Refuses everything new (unavailable) and waits until the rest has ended; what
   // has not by `deadline` fails. true: all ended by themselves.

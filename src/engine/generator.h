@@ -169,6 +169,19 @@ struct ModelCard {
   std::int64_t bytes = 0;
   int vocabulary = 0;
   bool has_chat_template = false;
+  Sampling sampling;   // what a request gets where it says nothing: the publisher's advice
+  std::string parent;  // of an adapter, the model that it belongs to: "PARENT:ID" means it too
+  std::string root;    // of an adapter, where it was loaded from
+  bool generates = true;
+  int embedding = 0;   // elements of the vectors that it makes of texts; 0: none
+  bool ranks = false;  // documents, by a query
+};
+
+// An adapter to be served under a name of its own.
+struct AdapterOrder {
+  std::string model;  // whose it is; empty: the first model's
+  std::string name, path;
+  bool replace = false;  // may take the place of the one called so
 };
 
 struct Tokenized {
@@ -199,6 +212,16 @@ class Generator {
   virtual Result<std::string> detokenize(const std::string& model, const std::vector<std::int32_t>& ids) const = 0;
   virtual Result<std::string> render(const std::string& model, const Chat& chat) const = 0;
 
+  // Loads an adapter while everything goes on, then calls `done`, perhaps on another thread. invalid: the name is
+  // taken, or it is for another base; not_found, io, corrupt, unsupported: what is at the path.
+  virtual void load_adapter(AdapterOrder order, std::function<void(Status)> done) {
+    done(Error{Code::unsupported, "'" + order.name + "': this model takes no adapters"});
+  }
+  // Requests that use it go on. not_found: there is none of that name.
+  virtual Status unload_adapter(const std::string& name) {
+    return Error{Code::not_found, "there is no adapter called '" + name + "'"};
+  }
+
   // What the page and /health show.
   struct Load {
     int running = 0, waiting = 0;
@@ -208,5 +231,8 @@ class Generator {
   };
   virtual Load load() const = 0;
 };
+
+// generator.load_adapter(), waited for.
+Status add_adapter(Generator& generator, AdapterOrder order);
 
 }  // namespace ashlar::engine

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/adapters.h"
 #include "engine/admission.h"
 #include "engine/answer.h"
 #include "engine/generator.h"
@@ -32,6 +33,7 @@ struct Choice : Sequence {
 
 // Made on the caller's thread, then the engine thread's alone, but for the outlet.
 struct Job {
+  std::shared_ptr<const ServedAdapter> adapter;  // null: the model alone
   std::shared_ptr<Outlet> outlet;
   std::vector<std::unique_ptr<Choice>> choices;  // the first computes the prompt for all
   Admission::Entry entry;                        // its weight while it waits

@@ -5,7 +5,10 @@
 #include <atomic>
 #include <condition_variable>
 #include <deque>
+#include <future>
+#include <map>
 #include <mutex>
+#include <thread>
 
 namespace ashlar::engine {
 namespace {
@@ -47,7 +50,20 @@ class FakeGenerator : public Generator {
     sink.on(Started{});
     return std::make_unique<Ticket>();
   }
-  std::vector<ModelCard> models() const override { return {{.id = name_, .context = 77}}; }
+  std::vector<ModelCard> models() const override {
+    std::vector<ModelCard> cards{{.id = name_, .context = 77, .embedding = name_ == "reads" ? 1 : 0}};
+    for (const auto& [name, path] : adapters_) cards.push_back({.id = name, .parent = name_, .root = path});
+    return cards;
+  }
+  void load_adapter(AdapterOrder order, std::function<void(Status)> done) override {
+    if (order.path == "spoilt" && ledger_.loads[name_] > 1) return done(Error{Code::corrupt, "spoilt"});
+    adapters_[order.name] = order.path;
+    done({});
+  }
+  Status unload_adapter(const std::string& name) override {
+    if (adapters_.erase(name) == 0) return Error{Code::not_found, "no"};
+    return {};
+  }
   Result<Tokenized> tokenize(const std::string&, const Prompt&, bool) const override {
     return Tokenized{.context = 77};
   }
@@ -58,6 +74,28 @@ class FakeGenerator : public Generator {
  private:
   const std::string name_;
   Ledger& ledger_;
+  std::map<std::string, std::string> adapters_;
+};
+
+// Answers when it is told to, or when it dies, from a thread of its own.
+class FakeEmbedder : public Embedder {
+ public:
+  ~FakeEmbedder() override {
+    for (auto& done : waiting_) answer(done, std::unexpected(Generator::Refusal{.error = {Code::unavailable, "gone"}}));
+  }
+  void embed(EmbedRequest request, Done done) override {
+    if (request.inputs.empty()) return done(std::unexpected(Generator::Refusal{.error = {Code::invalid, "no input"}}));
+    waiting_.push_back(std::move(done));
+  }
+  void go_on() {
+    for (auto& done : std::exchange(waiting_, {})) answer(done, Embeddings{.dimensions = 1, .values = {1}});
+  }
+
+ private:
+  static void answer(Done& done, std::expected<Embeddings, Generator::Refusal> what) {
+    std::thread([&] { done(std::move(what)); }).join();
+  }
+  std::vector<Done> waiting_;
 };
 
 class CountingSink : public Sink {
@@ -88,9 +126,9 @@ class CountingSink : public Sink {
 class ResidentsTest : public testing::Test {
  protected:
   ResidentModel model(const std::string& name, Bytes bytes = {1}) {
-    return {.card = {.id = name}, .bytes = bytes, .load = [this, name]() -> Result<std::shared_ptr<Generator>> {
+    return {.card = {.id = name}, .bytes = bytes, .load = [this, name]() -> Result<Resident> {
               if (name == "broken") return Error{Code::corrupt, "broken: no"};
-              return std::make_shared<FakeGenerator>(name, ledger);
+              return Resident{.generator = std::make_shared<FakeGenerator>(name, ledger)};
             }};
   }
   std::unique_ptr<Residents> make(std::vector<std::string> names, ResidencyOptions options) {
@@ -146,9 +184,9 @@ TEST_F(ResidentsTest, MemoryThatIsShortMakesRoom) {
 
 TEST_F(ResidentsTest, WhatCannotBeLoadedForWantOfMemoryIsTriedAgainWithoutTheOthers) {
   auto wants_all = model("b");
-  wants_all.load = [this]() -> Result<std::shared_ptr<Generator>> {
+  wants_all.load = [this]() -> Result<Resident> {
     if (ledger.alive["a"] > 0) return Error{Code::exhausted, "no memory"};
-    return std::make_shared<FakeGenerator>("b", ledger);
+    return Resident{.generator = std::make_shared<FakeGenerator>("b", ledger)};
   };
   auto residents = *Residents::create({model("a"), wants_all}, {});
   ASSERT_TRUE(residents->preload("a"));
@@ -203,9 +241,9 @@ TEST_F(ResidentsTest, FailuresReachWhoWaits) {
 TEST_F(ResidentsTest, ADroppedRequestIsNotStarted) {
   std::mutex gate;
   auto slow = model("a");
-  slow.load = [&]() -> Result<std::shared_ptr<Generator>> {
+  slow.load = [&]() -> Result<Resident> {
     const std::lock_guard lock(gate);
-    return std::make_shared<FakeGenerator>("a", ledger);
+    return Resident{.generator = std::make_shared<FakeGenerator>("a", ledger)};
   };
   auto residents = *Residents::create({slow}, {.keep_alive = milliseconds(0)});
   CountingSink sink;
@@ -230,6 +268,81 @@ TEST_F(ResidentsTest, ManyAskAtOnce) {
       }
     });
   for (std::thread& thread : threads) thread.join();
+}
+
+TEST_F(ResidentsTest, AdaptersComeBackWithTheirModel) {
+  const auto residents = make({"a", "b"}, {.max_loaded = 1});
+  for (const char* name : {"x", "y", "z"})
+    ASSERT_TRUE(add_adapter(*residents, {.name = name, .path = *name == 'z' ? "spoilt" : "path"}));
+  EXPECT_THAT(add_adapter(*residents, {.model = "b", .name = "x"}).error().message, HasSubstr("served already"));
+  EXPECT_EQ(add_adapter(*residents, {.model = "c", .name = "x"}).error().code, Code::not_found);
+  ASSERT_TRUE(residents->preload("b"));
+  EXPECT_THAT(residents->loaded(), ElementsAre("b"));
+  const auto ids = [&] {
+    std::vector<std::string> out;
+    for (const ModelCard& card : residents->models()) out.push_back(card.id);
+    return out;
+  };
+  EXPECT_THAT(ids(), ElementsAre("a", "x", "y", "z", "b"));
+  // It leaves though its model is not here.
+  EXPECT_TRUE(residents->unload_adapter("y"));
+  EXPECT_EQ(residents->unload_adapter("y").error().code, Code::not_found);
+  EXPECT_THAT(residents->loaded(), ElementsAre("b"));
+  CountingSink sink;
+  const auto ticket = ask(*residents, "a:x", sink);
+  EXPECT_EQ(sink.wait_for(1), 1);
+  EXPECT_THAT(ids(), ElementsAre("a", "x", "b"));
+  EXPECT_TRUE(residents->unload_adapter("x"));
+  EXPECT_FALSE(residents->unload_adapter("a"));
+}
+
+TEST_F(ResidentsTest, AModelThatReadsStaysWhileItDoes) {
+  std::shared_ptr<FakeEmbedder> reader;
+  auto reads = model("reads");
+  reads.card.embedding = 1;
+  reads.load = [&]() -> Result<Resident> {
+    reader = std::make_shared<FakeEmbedder>();
+    return Resident{.generator = std::make_shared<FakeGenerator>("reads", ledger), .embedder = reader};
+  };
+  const auto residents = *Residents::create({model("a"), reads}, {.max_loaded = 1});
+  using Answer = std::expected<Embeddings, Generator::Refusal>;
+  std::promise<Answer> first;
+  residents->embed({.inputs = {"text"}}, [&](Answer answer) { first.set_value(std::move(answer)); });
+  ASSERT_TRUE(residents->preload("reads"));
+  CountingSink sink;
+  const auto wants_a = ask(*residents, "a", sink);
+  ASSERT_TRUE(ledger.wait([&](Ledger&) { return residents->load().waiting == 1; }));
+  EXPECT_EQ(ledger.loads["a"], 0);
+  reader->go_on();
+  EXPECT_EQ(first.get_future().get()->dimensions, 1);
+  EXPECT_EQ(sink.wait_for(1), 1);
+  EXPECT_THAT(residents->loaded(), ElementsAre("a"));
+  const auto refusal = [&](const EmbedRequest& request) {
+    Code code{};
+    residents->embed(request, [&](const Answer& answer) { code = answer.error().error.code; });
+    return code;
+  };
+  EXPECT_EQ(refusal({.model = "a", .inputs = {"text"}}), Code::unsupported);
+  EXPECT_EQ(refusal({.model = "c", .inputs = {"text"}}), Code::unsupported);
+  residents->rerank({.query = "q"},
+                    [](const auto& answer) { EXPECT_EQ(answer.error().error.code, Code::unsupported); });
+}
+
+TEST_F(ResidentsTest, TheEndFailsWhoIsRead) {
+  auto reads = model("reads");
+  reads.card.embedding = 1;
+  reads.load = [&]() -> Result<Resident> {
+    return Resident{.generator = std::make_shared<FakeGenerator>("reads", ledger),
+                    .embedder = std::make_shared<FakeEmbedder>()};
+  };
+  auto residents = *Residents::create({reads}, {});
+  ASSERT_TRUE(residents->preload("reads"));
+  Code invalid{}, ended{};
+  residents->embed({}, [&](const auto& answer) { invalid = answer.error().error.code; });
+  EXPECT_EQ(invalid, Code::invalid);
+  residents->embed({.inputs = {"text"}}, [&](const auto& answer) { ended = answer.error().error.code; });
+  residents.reset();
+  EXPECT_EQ(ended, Code::unavailable);
 }
 
 TEST_F(ResidentsTest, TheEndFailsWhoWaits) {

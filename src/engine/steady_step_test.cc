@@ -44,8 +44,8 @@ class LetterModel : public models::Model {
   LetterModel() {
     shape_.architecture = "letters";
     shape_.vocabulary = fake::kVocabulary;
-    shape_.context = 1024;
-    between.reserve(4096);
+    shape_.context = 8192;
+    between.reserve(1 << 17);
   }
   const models::Shape& shape() const override { return shape_; }
   Bytes kv_block_bytes(models::KvType) const override { return {1024}; }
@@ -93,6 +93,7 @@ class DeafSink : public Sink {
 
 TEST(SteadyStep, AllocatesOnlyWhatItHandsOver) {
   constexpr std::uint64_t kStreams = 16;
+  constexpr int kTokens = 6000;  // long enough that all run side by side for a while, whenever they came in
   for (const Sampling& sampling :
        {Sampling{.temperature = 0}, Sampling{.temperature = 0.8F, .top_p = 0.9F, .seed = 1},
         Sampling{.temperature = 0.8F, .top_k = 40, .top_p = 0.9F, .min_p = 0.05F, .seed = 1}}) {
@@ -103,7 +104,7 @@ TEST(SteadyStep, AllocatesOnlyWhatItHandsOver) {
     std::deque<DeafSink> sinks(kStreams);
     std::vector<std::unique_ptr<Ticket>> tickets;
     for (DeafSink& sink : sinks) {
-      Request asked = fake::request("prompt " + std::to_string(tickets.size()), 600, sampling);
+      Request asked = fake::request("prompt " + std::to_string(tickets.size()), kTokens, sampling);
       asked.stopping.ignore_eos = true;
       asked.stopping.stop = {"never said"};
       tickets.push_back(*engine->start(std::move(asked), sink));

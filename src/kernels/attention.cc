@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <limits>
 #include <memory>
 #include <tuple>
@@ -20,7 +21,7 @@ constexpr int kBlocksPerSplit = kKvSplit / kKvBlock;
 constexpr int kWorthSharing = 4;
 
 int divide_up(int n, int by) { return (n + by - 1) / by; }
-std::size_t size(int n) { return static_cast<std::size_t>(n); }
+constexpr std::size_t size(int n) { return static_cast<std::size_t>(n); }
 
 // Some positions of a sequence and some query heads of each KV head's group: at most kAttentionRows rows.
 struct Piece {
@@ -28,11 +29,17 @@ struct Piece {
   int first_head, heads;  // within the group
   int first_query, queries;
   int first_split, splits;  // that its rows see
-  std::size_t partials;     // where its partial results stand: [kv_heads][rows][splits]
+  bool whole;               // its rows see the positions behind them too
+  std::size_t partials;     // where its partial results stand: [kv_heads][rows][slots]
+  int slots;                // partial results of a row: one for each split, and one for its sink if there are sinks
   int counter;              // the first of its counters, one for each KV head
 
   int rows() const { return heads * queries; }
-  int last_position() const { return sequence->first_position + first_query + queries - 1; }
+  // The last position that a query sees.
+  int last_seen(int query) const {
+    return sequence->first_position + (whole ? sequence->rows - 1 : first_query + query);
+  }
+  int last_position() const { return last_seen(queries - 1); }
 };
 
 // Pieces that are computed together for each KV head: one, or some of equal blocks.
@@ -45,6 +52,7 @@ struct Task {
 
 struct alignas(64) Scratch {
   std::uint8_t bytes[kAttentionScratch];
+  float partials[size(kAttentionRows) * 2 * (kMaxHeadDim + kPartialExtra)];  // a row's and its sink's
 };
 
 // What is to be done, and the memory for it, kept from call to call by each calling thread.
@@ -63,7 +71,7 @@ class Plan {
   // Partial results of a row of a piece, the first split's.
   float* partial(const Piece& piece, int kv_head, int row) {
     return partials_.data() + piece.partials +
-           (size(kv_head) * size(piece.rows()) + size(row)) * size(piece.splits) * stride_;
+           (size(kv_head) * size(piece.rows()) + size(row)) * size(piece.slots) * stride_;
   }
   std::size_t stride() const { return stride_; }
   // True for the last of the piece's splits that is done.
@@ -72,7 +80,7 @@ class Plan {
   }
 
  private:
-  void cut(const KvSequence& sequence, int window);
+  void cut(const KvSequence& sequence, const AttentionShape& shape);
   void join_alike();
   int alike(const Piece& piece, const Piece& other, int split) const;
 
@@ -86,7 +94,7 @@ class Plan {
   std::size_t few_ = 0;  // from this piece on they are spread over splits
 };
 
-void Plan::cut(const KvSequence& s, int window) {
+void Plan::cut(const KvSequence& s, const AttentionShape& shape) {
   const int parts = divide_up(group_, kAttentionRows), heads = divide_up(group_, parts);
   const int queries = std::max(1, kAttentionRows / heads);
   for (int query = 0; query < s.rows; query += queries)
@@ -95,9 +103,11 @@ void Plan::cut(const KvSequence& s, int window) {
                   .first_head = head,
                   .heads = std::min(heads, group_ - head),
                   .first_query = query,
-                  .queries = std::min(queries, s.rows - query)};
-      piece.first_split = window > 0 ? std::max(0, s.first_position + query - window + 1) / kKvSplit : 0;
+                  .queries = std::min(queries, s.rows - query),
+                  .whole = shape.whole};
+      piece.first_split = shape.window > 0 ? std::max(0, s.first_position + query - shape.window + 1) / kKvSplit : 0;
       piece.splits = piece.last_position() / kKvSplit - piece.first_split + 1;
+      piece.slots = piece.splits + (shape.sinks != nullptr ? 1 : 0);
       pieces_.push_back(piece);
     }
 }
@@ -110,10 +120,10 @@ void Plan::make(const KvView& kv, const AttentionShape& shape, std::span<const K
   tasks_.clear();
   const auto few = [&](const KvSequence& s) { return s.rows <= kFewRows; };
   for (const KvSequence& s : sequences)
-    if (!few(s)) cut(s, shape.window);
+    if (!few(s)) cut(s, shape);
   few_ = pieces_.size();
   for (const KvSequence& s : sequences)
-    if (few(s)) cut(s, shape.window);
+    if (few(s)) cut(s, shape);
   // The last pieces of a sequence see the most positions: begin with them, so that threads end together.
   for (std::size_t i = few_; i-- > 0;)
     tasks_.push_back({.first = static_cast<int>(i),
@@ -153,7 +163,7 @@ void Plan::join_alike() {
   for (Piece& piece : few) {
     piece.partials = partials;
     piece.counter = counters;
-    partials += size(kv_heads_) * size(piece.rows()) * size(piece.splits) * stride_;
+    partials += size(kv_heads_) * size(piece.rows()) * size(piece.slots) * stride_;
     counters += kv_heads_;
     splits = std::max(splits, piece.first_split + piece.splits);
   }
@@ -201,47 +211,71 @@ struct Rows {
   std::size_t ldo;
 };
 
+int head_of(const Plan& plan, const Piece& piece, int kv_head, int i) {
+  return kv_head * plan.group() + piece.first_head + i % piece.heads;
+}
+
 // Where row i of a piece stands in q or out.
 std::size_t place(const Plan& plan, const Piece& piece, int kv_head, int i, int head_dim, std::size_t ld) {
   const int row = piece.sequence->first_row + piece.first_query + i / piece.heads;
-  const int head = kv_head * plan.group() + piece.first_head + i % piece.heads;
-  return size(row) * ld + size(head) * size(head_dim);
+  return size(row) * ld + size(head_of(plan, piece, kv_head, i)) * size(head_dim);
+}
+
+// Joins row i's partial results, `count` of them and room for one more, with its head's sink if there are sinks: that
+// is a partial result without values.
+void join(const KvView& kv, const AttentionShape& shape, const Plan& plan, const Piece& piece, int kv_head, int i,
+          float* partials, int count, const Rows& rows) {
+  if (shape.sinks != nullptr) {
+    float* sink = partials + size(count++) * plan.stride();
+    std::fill_n(sink, kv.head_dim, 0.0f);
+    const float unit = kernels().peak_unit, score = shape.sinks[head_of(plan, piece, kv_head, i)] * unit;
+    const float peak = unit == 1 ? score : std::ceil(score);
+    sink[kv.head_dim] = peak;
+    sink[kv.head_dim + 1] = std::exp((score - peak) / unit);
+  }
+  kernels().join(partials, count, kv.head_dim, rows.out + place(plan, piece, kv_head, i, kv.head_dim, rows.ldo));
 }
 
 void run(const KvView& kv, const AttentionShape& shape, Plan& plan, int index, const Rows& rows) {
   thread_local const std::unique_ptr<Scratch> scratch = std::make_unique_for_overwrite<Scratch>();
   const Task& task = plan.task(index);
   const int kv_head = plan.kv_head(index);
+  const bool finish = task.finish && shape.sinks == nullptr;
   AttentionJob job;
   job.rows = 0;
   for (const Piece& piece : plan.pieces(task))
     for (int i = 0; i < piece.rows(); ++i, ++job.rows) {
       job.q[job.rows] = rows.q + place(plan, piece, kv_head, i, kv.head_dim, rows.ldq);
-      job.out[job.rows] = task.finish
-                              ? rows.out + place(plan, piece, kv_head, i, kv.head_dim, rows.ldo)
+      job.out[job.rows] = finish ? rows.out + place(plan, piece, kv_head, i, kv.head_dim, rows.ldo)
+                          : task.finish
+                              ? scratch->partials + size(job.rows) * 2 * plan.stride()
                               : plan.partial(piece, kv_head, i) + size(task.split - piece.first_split) * plan.stride();
-      job.position[job.rows] = piece.sequence->first_position + piece.first_query + i / piece.heads;
+      job.position[job.rows] = piece.last_seen(i / piece.heads);
       job.blocks[job.rows] = piece.sequence->blocks.data();
     }
   job.begin = task.split * kKvSplit;
   job.end = (task.split + task.splits) * kKvSplit;
   job.shared = task.shared;
-  job.finish = task.finish;
+  job.finish = finish;
   job.head_dim = kv.head_dim;
   job.window = shape.window > 0 ? shape.window : std::numeric_limits<int>::max();
   job.scale = shape.scale;
+  job.cap = shape.cap;
   job.format = static_cast<int>(kv.type);
   job.keys = reinterpret_cast<const std::uint8_t*>(kv.data) + kv.head_bytes() * size(kv_head);
   job.values = job.keys + kv.half_bytes();
   job.block_bytes = kv.block_bytes;
   job.scratch = scratch->bytes;
   kernels().attend(&job);
-  if (task.finish) return;
-  for (const Piece& piece : plan.pieces(task))
-    if (plan.last(piece, kv_head))
-      for (int i = 0; i < piece.rows(); ++i)
-        kernels().join(plan.partial(piece, kv_head, i), piece.splits, kv.head_dim,
-                       rows.out + place(plan, piece, kv_head, i, kv.head_dim, rows.ldo));
+  if (finish) return;
+  for (const Piece& piece : plan.pieces(task)) {
+    if (!task.finish && !plan.last(piece, kv_head)) continue;
+    for (int i = 0; i < piece.rows(); ++i)
+      if (task.finish)  // one piece
+        join(kv, shape, plan, piece, kv_head, i, job.out[i], 1, rows);
+      else
+        join(kv, shape, plan, piece, kv_head, i, plan.partial(piece, kv_head, i), piece.splits, rows);
+  }
 }
 
 void check(const KvView& kv, std::span<const KvSequence> sequences) {
@@ -291,6 +325,7 @@ void attention(const KvView& kv, const AttentionShape& shape, std::span<const Kv
                std::size_t ldq, float* out, std::size_t ldo, ThreadPool& pool) {
   check(kv, sequences);
   CHECK(shape.heads > 0 && shape.heads % kv.kv_heads == 0, "query heads are a multiple of the KV heads");
+  CHECK(!shape.whole || shape.window == 0, "a window looks back only");
   thread_local Plan plan;
   Plan& mine = plan;  // the pool's threads have their own
   mine.make(kv, shape, sequences);

@@ -37,9 +37,14 @@ struct KvSequence {
 };
 
 struct AttentionShape {
-  int heads = 0;    // a multiple of the KV heads
-  int window = 0;   // a row sees this many positions, its own included; 0: all
-  float scale = 0;  // of q, usually 1 / sqrt(head_dim)
+  int heads = 0;       // a multiple of the KV heads
+  int window = 0;      // a row sees this many positions, its own included; 0: all
+  float scale = 0;     // of q, usually 1 / sqrt(head_dim)
+  bool whole = false;  // without a window: a row sees all positions of its sequence, those behind it too
+  float cap = 0;       // a score s becomes cap * tanh(s / cap) before the softmax (Gemma 2); 0: it stays
+  // [heads], or null: the score of something that each row sees besides, which takes weight and has no value (attention
+  // sinks, arXiv:2309.17453, as gpt-oss learned them).
+  const float* sinks = nullptr;
 };
 
 // Writes the keys and values of new rows, k and v [row, kv_heads, head_dim] with rows ldk and ldv

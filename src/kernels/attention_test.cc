@@ -29,13 +29,16 @@ std::vector<float> normals(int n, unsigned seed) {
 
 struct Sizes {
   int heads, kv_heads, head_dim, positions, window;
+  float cap = 0;
+  bool whole = false;
+  bool sinks = false;
 };
 
 // One sequence whose keys and values lie in shuffled blocks, among others that hold what is not a number.
 struct Scene {
   Sizes is;
   KvType type;
-  std::vector<float> q, k, v;
+  std::vector<float> q, k, v, sinks;
   std::vector<int> table;
   std::vector<std::byte> data;
 
@@ -43,6 +46,8 @@ struct Scene {
     q = normals(is.positions * is.heads * is.head_dim, 1);
     k = normals(is.positions * is.kv_heads * is.head_dim, 2);
     v = normals(is.positions * is.kv_heads * is.head_dim, 3);
+    sinks = normals(is.heads, 5);
+    for (float& sink : sinks) sink *= 4;  // some above all scores, some below
     const int blocks = (is.positions + 15) / 16;
     for (int b = 0; b < blocks; ++b) table.push_back(b + 2);
     std::ranges::shuffle(table, std::mt19937(4));
@@ -57,7 +62,14 @@ struct Scene {
     return view;
   }
 
-  AttentionShape shape() const { return {is.heads, is.window, 1 / std::sqrt(static_cast<float>(is.head_dim))}; }
+  AttentionShape shape() const {
+    return {.heads = is.heads,
+            .window = is.window,
+            .scale = 1 / std::sqrt(static_cast<float>(is.head_dim)),
+            .whole = is.whole,
+            .cap = is.cap,
+            .sinks = is.sinks ? sinks.data() : nullptr};
+  }
 
   void store(int first, int rows, ThreadPool& pool) {
     const KvSequence s{0, rows, first, table};
@@ -88,17 +100,20 @@ struct Scene {
   // Plain softmax attention in double precision.
   std::vector<double> expected(int position, int head) const {
     const int kv = head / (is.heads / is.kv_heads), first = is.window > 0 ? std::max(0, position - is.window + 1) : 0;
+    const int last = is.whole ? is.positions - 1 : position;
     std::vector<double> weights, out(size(is.head_dim));
-    double total = 0;
-    for (int p = first; p <= position; ++p) {
+    double total = is.sinks ? std::exp(double{sinks[size(head)]}) : 0;
+    for (int p = first; p <= last; ++p) {
       const std::vector<double> key = rounded(k, p, kv);
       double score = 0;
       for (int d = 0; d < is.head_dim; ++d)
         score += double{q[size((position * is.heads + head) * is.head_dim + d)]} * key[size(d)];
-      weights.push_back(std::exp(score / std::sqrt(is.head_dim)));
+      score /= std::sqrt(is.head_dim);
+      if (is.cap > 0) score = double{is.cap} * std::tanh(score / double{is.cap});
+      weights.push_back(std::exp(score));
       total += weights.back();
     }
-    for (int p = first; p <= position; ++p) {
+    for (int p = first; p <= last; ++p) {
       const std::vector<double> value = rounded(v, p, kv);
       for (int d = 0; d < is.head_dim; ++d) out[size(d)] += weights[size(p - first)] / total * value[size(d)];
     }
@@ -130,17 +145,44 @@ class AttentionTest : public testing::Test {
 TEST_F(AttentionTest, RefIsSoftmaxAttention) {
   ASSERT_TRUE(select_isa("ref"));
   for (const KvType type : kTypes)
-    for (const int window : {0, 40}) {
-      Scene scene({4, 2, 16, 530, window}, type);
-      scene.store(0, scene.is.positions, pool);
-      scene.expect_softmax(0, scene.attend(0, scene.is.positions, pool), 2e-6);
+    for (const int window : {0, 40})
+      for (const bool sinks : {false, true}) {
+        Scene scene({4, 2, 16, 530, window, 0, false, sinks}, type);
+        scene.store(0, scene.is.positions, pool);
+        scene.expect_softmax(0, scene.attend(0, scene.is.positions, pool), 2e-6);
+      }
+}
+
+TEST_F(AttentionTest, RowsThatSeeTheWholeSequence) {
+  for (const Kernels* row : kernel_rows()) {
+    ASSERT_TRUE(select_isa(row->isa));
+    for (const int positions : {1, 7, 16, 17, 45, 300, 530}) {
+      Scene scene({4, 2, 16, positions, 0, 0, true}, natural_kv_type());
+      scene.store(0, positions, pool);
+      scene.expect_softmax(0, scene.attend(0, positions, pool), has_tiles(*row) ? 2e-2 : 5e-6);
     }
+  }
 }
 
 TEST_F(AttentionTest, EveryRowOfTheTableIsSoftmaxAttention) {
-  const Sizes cases[] = {{8, 4, 8, 40, 0},     {14, 2, 64, 1100, 0}, {4, 4, 16, 33, 5},    {32, 1, 24, 20, 0},
-                         {6, 2, 80, 700, 300}, {4, 1, 128, 70, 0},   {3, 1, 96, 273, 100}, {2, 1, 256, 300, 0},
-                         {16, 1, 64, 65, 0},   {140, 1, 8, 30, 0},   {2, 1, 40, 256, 17},  {2, 2, 48, 257, 0}};
+  const Sizes cases[] = {{8, 4, 8, 40, 0},
+                         {14, 2, 64, 1100, 0},
+                         {4, 4, 16, 33, 5},
+                         {32, 1, 24, 20, 0},
+                         {6, 2, 80, 700, 300},
+                         {4, 1, 128, 70, 0},
+                         {3, 1, 96, 273, 100},
+                         {2, 1, 256, 300, 0},
+                         {16, 1, 64, 65, 0},
+                         {140, 1, 8, 30, 0},
+                         {2, 1, 40, 256, 17},
+                         {2, 2, 48, 257, 0},
+                         {8, 4, 64, 700, 0, 2},
+                         {4, 2, 256, 300, 90, 50},
+                         {16, 1, 24, 33, 0, 1},
+                         {8, 1, 64, 600, 0, 0, false, true},
+                         {16, 2, 64, 300, 128, 0, false, true},
+                         {140, 1, 16, 530, 0, 0, false, true}};
   for (const Kernels* row : kernel_rows()) {
     if (row == kernel_rows().front()) continue;
     ASSERT_TRUE(select_isa(row->isa));
@@ -150,15 +192,28 @@ TEST_F(AttentionTest, EveryRowOfTheTableIsSoftmaxAttention) {
         scene.store(0, sizes.positions, pool);
         const int first = std::max(0, sizes.positions - 70);
         // bf16 has 8 bits: of q, of converted keys and values, of weights. Values are about 1, their sums less.
-        scene.expect_softmax(first, scene.attend(first, sizes.positions - first, pool), has_tiles(*row) ? 0.02 : 4e-6);
+        scene.expect_softmax(first, scene.attend(first, sizes.positions - first, pool),
+                             has_tiles(*row) ? 0.02
+                             : sizes.cap > 0 ? 2e-5
+                                             : 4e-6);
       }
   }
 }
 
 TEST_F(AttentionTest, RowsWithoutTilesGiveTheBitsOfRef) {
-  const Sizes cases[] = {{8, 4, 8, 40, 0},    {14, 2, 64, 290, 0}, {4, 4, 16, 33, 5},    {32, 1, 24, 20, 0},
-                         {6, 2, 80, 300, 70}, {4, 1, 128, 70, 0},  {3, 1, 96, 273, 100}, {2, 1, 256, 40, 0},
-                         {16, 1, 64, 65, 0},  {3, 1, 8, 1100, 0},  {2, 1, 24, 1700, 530}};
+  const Sizes cases[] = {{8, 4, 8, 40, 0},
+                         {14, 2, 64, 290, 0},
+                         {4, 4, 16, 33, 5},
+                         {32, 1, 24, 20, 0},
+                         {6, 2, 80, 300, 70},
+                         {4, 1, 128, 70, 0},
+                         {3, 1, 96, 273, 100},
+                         {2, 1, 256, 40, 0},
+                         {16, 1, 64, 65, 0},
+                         {3, 1, 8, 1100, 0},
+                         {2, 1, 24, 1700, 530},
+                         {8, 2, 64, 290, 40, 1.5f},
+                         {8, 1, 64, 700, 0, 0, false, true}};
   for (const Sizes& sizes : cases)
     for (const KvType type : kTypes) {
       std::vector<float> expected;
@@ -196,7 +251,7 @@ TEST_F(AttentionTest, ARowDoesNotDependOnTheChunkItCameIn) {
     for (const KvType type : kTypes)
       for (const int window : {0, 270})
         for (const int most : {1, 23, 150}) {
-          const Sizes sizes{3, 1, 40, most == 1 ? 520 : 790, window};
+          const Sizes sizes{3, 1, 40, most == 1 ? 520 : 790, window, 0, false, /*sinks=*/type == KvType::bf16};
           Scene whole(sizes, type), pieces(sizes, type);
           whole.store(0, sizes.positions, pool);
           const std::vector<float> expected = whole.attend(0, sizes.positions, pool);
@@ -266,9 +321,10 @@ TEST_F(AttentionTest, ARowDoesNotDependOnItsCompanyNorOnSharingNorOnThreads) {
                                    {32, 511, 1},  {3, 50, 1},   {0, 0, 1},     {16, 900, 130}};
   for (const Kernels* row : fast_rows()) {
     ASSERT_TRUE(select_isa(row->isa));
-    for (const Sizes& sizes : {Sizes{7, 1, 64, 1200, 0}, Sizes{4, 2, 24, 1200, 300}})
+    for (const Sizes& sizes :
+         {Sizes{7, 1, 64, 1200, 0}, Sizes{4, 2, 24, 1200, 300}, Sizes{8, 1, 64, 1200, 0, false, true}})
       for (const KvType type : kTypes) {
-        if (sizes.window > 0 && type != KvType::bf16) continue;
+        if ((sizes.window > 0 || sizes.sinks) && type != KvType::bf16) continue;
         Crowd shared(sizes, type, members, true, pool), apart(sizes, type, members, false, pool);
         ThreadPool one(1);
         std::vector<float> alone(shared.q.size());

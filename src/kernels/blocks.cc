@@ -1,9 +1,12 @@
 #include "kernels/blocks.h"
 
+#include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstring>
 
 #include "base/result.h"
+#include "kernels/float8.h"
 
 namespace ashlar::kernels {
 namespace {
@@ -99,26 +102,79 @@ void take_5_bits(const std::uint8_t* high, const std::uint8_t* qs, Parts& parts)
   }
 }
 
+void nibbles_of_64(const std::uint8_t* qs, std::uint8_t* codes) {
+  for (int i = 0; i < 32; ++i) {
+    codes[i] = qs[i] & 15;
+    codes[32 + i] = qs[i] >> 4;
+  }
+}
+
+float read32(const std::uint8_t* p) {
+  float value;
+  std::memcpy(&value, p, 4);
+  return value;
+}
+
+// To 22 significant bits. What a file can make of it is not a number at worst.
+float short_float(float value) {
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(value);
+  if ((bits & 0x7f800000) == 0x7f800000) return value;
+  return std::bit_cast<float>((bits + 1 + (bits >> 2 & 1)) & ~3u);
+}
+
+std::int8_t less(int zero, int offset) { return static_cast<std::int8_t>(std::clamp(zero - offset, -128, 127)); }
+
+float f8_to_f32(Type type, std::uint8_t code) {
+  return type == Type::f8_e4m3 ? f8_e4m3_to_f32(code) : f8_e5m2_to_f32(code);
+}
+
+// As int8 in 127ths of the greatest.
+void take_f8(Type type, const std::uint8_t* p, Parts& parts) {
+  float values[64], most = 0;
+  for (int i = 0; i < 64; ++i) {
+    values[i] = f8_to_f32(type, p[4 + i]);
+    most = std::max(most, std::abs(values[i]));
+  }
+  parts.wide = short_float(read32(p) * (most / 127));
+  const float inverse = most > 0 && std::isfinite(most) ? 127 / most : 0;
+  for (int i = 0; i < 64; ++i) {
+    const float code = values[i] * inverse;
+    parts.codes[i] = std::abs(code) <= 127.5f ? static_cast<std::uint8_t>(std::lrint(code) + 128) : 128;
+  }
+}
+
+// Of the types whose products round: d and codes as the file has them.
+float exact_value(Type type, const std::uint8_t* block, int i) {
+  const float d = read32(block);
+  if (type == Type::nf4) return d * kNf4[i < 32 ? block[4 + i] & 15 : block[4 + i - 32] >> 4];
+  if (type == Type::i8) return d * static_cast<float>(static_cast<std::int8_t>(block[4 + i]));
+  return d * f8_to_f32(type, block[4 + i]);
+}
+
 }  // namespace
 
 const Layout kLayouts[kFormats] = {
-    {},                        // F32
-    {},                        // F16
-    {},                        // BF16
-    {false, 1, 1, 0, 8, 128},  // Q8_0
-    {false, 1, 1, 0, 4, 8},    // Q4_0
-    {true, 1, 1, 0, 4, 0},     // Q4_1
-    {false, 1, 1, 0, 5, 16},   // Q5_0
-    {true, 1, 1, 0, 5, 0},     // Q5_1
-    {true, 8, 2, 2, 2, 0},     // Q2_K
-    {false, 8, 2, 2, 3, 4},    // Q3_K
-    {true, 8, 1, 2, 4, 0},     // Q4_K
-    {true, 8, 1, 2, 5, 0},     // Q5_K
-    {false, 8, 2, 2, 6, 32},   // Q6_K
-    {false, 1, 1, 0, 4, 0},    // IQ4_NL
-    {false, 8, 1, 1, 4, 0},    // IQ4_XS
+    {},                                               // F32
+    {},                                               // F16
+    {},                                               // BF16
+    {false, 1, 1, 0, 8, 128},                         // Q8_0
+    {false, 1, 1, 0, 4, 8},                           // Q4_0
+    {true, 1, 1, 0, 4, 0},                            // Q4_1
+    {false, 1, 1, 0, 5, 16},                          // Q5_0
+    {true, 1, 1, 0, 5, 0},                            // Q5_1
+    {true, 8, 2, 2, 2, 0},                            // Q2_K
+    {false, 8, 2, 2, 3, 4},                           // Q3_K
+    {true, 8, 1, 2, 4, 0},                            // Q4_K
+    {true, 8, 1, 2, 5, 0},                            // Q5_K
+    {false, 8, 2, 2, 6, 32},                          // Q6_K
+    {false, 1, 1, 0, 4, 0, false, false, kIq4Table},  // IQ4_NL
+    {false, 8, 1, 1, 4, 0, false, false, kIq4Table},  // IQ4_XS
+    {false, 2, 1, 0, 4, 8, false, true},              // U4Z
+    {false, 2, 1, 0, 8, 128, false, true},            // U8Z
+    {false, 2, 1, 0, 8, 128, true},                   // I8
+    {false, 2, 1, 0, 4, 0, true, false, kNf4Table},   // NF4
+    {false, 1, 1, 0, 4, 0, false, false, kFp4Table},  // MXFP4
 };
-
 
 Format format_of(Type type) {
   switch (type) {
@@ -152,6 +208,18 @@ Format format_of(Type type) {
       return kIQ4_NL;
     case Type::iq4_xs:
       return kIQ4_XS;
+    case Type::u4z:
+      return kU4Z;
+    case Type::u8z:
+      return kU8Z;
+    case Type::i8:
+    case Type::f8_e4m3:
+    case Type::f8_e5m2:
+      return kI8;
+    case Type::nf4:
+      return kNF4;
+    case Type::mxfp4:
+      return kMXFP4;
   }
   CHECK(false, "a weight type without a format");
 }
@@ -194,6 +262,26 @@ void take_apart(Type type, const std::byte* block, Parts& parts) {
       return take_q6_k(p, parts);
     case Type::iq4_xs:
       return take_iq4_xs(p, parts);
+    case Type::mxfp4:  // e qs[16]; codes stand for doubled values, so the scale is half of 2^(e - 127)
+      parts.d = f32_to_f16(std::ldexp(1.0f, std::clamp(p[0] - 128, -25, 15)));
+      return nibbles(p + 1, parts.codes);
+    case Type::u4z:
+      parts.zero = less(read16(p + 2), 8);
+      return nibbles_of_64(p + 4, parts.codes);
+    case Type::u8z:
+      parts.zero = less(read16(p + 2), 128);
+      std::memcpy(parts.codes, p + 4, 64);
+      return;
+    case Type::i8:
+      parts.wide = short_float(read32(p));
+      for (int i = 0; i < 64; ++i) parts.codes[i] = p[4 + i] ^ 128;
+      return;
+    case Type::f8_e4m3:
+    case Type::f8_e5m2:
+      return take_f8(type, p, parts);
+    case Type::nf4:
+      parts.wide = short_float(read32(p) / kNf4Reach);
+      return nibbles_of_64(p + 4, parts.codes);
     default:
       CHECK(false, "not a quantized type");
   }
@@ -212,16 +300,20 @@ void dequantize_row(Type type, const std::byte* row, float* out, std::int64_t n)
   }
   const TypeInfo& info = type_info(type);
   const Layout& layout = kLayouts[format_of(type)];
-  const bool table = type == Type::iq4_nl || type == Type::iq4_xs;
+  if (layout.wide) {
+    for (std::int64_t i = 0; i < n; ++i) out[i] = exact_value(type, p + i / 64 * info.bytes, static_cast<int>(i % 64));
+    return;
+  }
   Parts parts;
   for (std::int64_t first = 0; first < n; first += info.block, row += info.bytes) {
     take_apart(type, row, parts);
+    const int zero = layout.zero ? parts.zero : 0;
     const float d = f16_to_f32(parts.d);
     const float dmin = layout.min ? f16_to_f32(parts.dmin) : 0;
     const int sub = kBlock / layout.subs;
     for (int i = 0; i < info.block; ++i) {
-      const int value = table ? kIq4Table[parts.codes[i]] - 128 : parts.codes[i] - layout.offset;
-      const float scale = layout.blocks == 1 ? d : d * static_cast<float>(parts.scales[i / sub]);
+      const int value = layout.table ? layout.table[parts.codes[i]] - 128 : parts.codes[i] - layout.offset - zero;
+      const float scale = layout.scale_bytes == 0 ? d : d * static_cast<float>(parts.scales[i / sub]);
       const float product = scale * static_cast<float>(value);
       float min = 0;
       if (layout.min) min = layout.blocks == 1 ? dmin : -(dmin * static_cast<float>(parts.mins[i / sub]));

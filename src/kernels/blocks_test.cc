@@ -7,12 +7,15 @@
 #include <random>
 #include <vector>
 
+#include "kernels/float8.h"
+
 namespace ashlar::kernels {
 namespace {
 
-constexpr Type kAll[] = {Type::f32,  Type::f16,  Type::bf16, Type::q8_0,   Type::q4_0,
-                         Type::q4_1, Type::q5_0, Type::q5_1, Type::q2_k,   Type::q3_k,
-                         Type::q4_k, Type::q5_k, Type::q6_k, Type::iq4_nl, Type::iq4_xs};
+constexpr Type kAll[] = {Type::f32,     Type::f16,     Type::bf16,   Type::q8_0, Type::q4_0, Type::q4_1,
+                         Type::q5_0,    Type::q5_1,    Type::q2_k,   Type::q3_k, Type::q4_k, Type::q5_k,
+                         Type::q6_k,    Type::iq4_nl,  Type::iq4_xs, Type::u4z,  Type::u8z,  Type::i8,
+                         Type::f8_e4m3, Type::f8_e5m2, Type::nf4,    Type::mxfp4};
 
 std::vector<std::byte> bytes(std::initializer_list<int> list, std::size_t size) {
   std::vector<std::byte> out(size);
@@ -37,13 +40,21 @@ TEST(Blocks, QuantizedRowsComeBackClose) {
       case Type::bf16:
       case Type::q8_0:
         return 0.005f;
+      case Type::u8z:
+      case Type::i8:
+        return 0.005f;
       case Type::q6_k:
         return 0.045f;
+      case Type::f8_e4m3:
+        return 0.07f;
+      case Type::f8_e5m2:
+        return 0.13f;
       case Type::q5_0:
       case Type::q5_1:
       case Type::q5_k:
         return 0.08f;
       case Type::q3_k:
+      case Type::mxfp4:  // values up to 6 under a power of two
         return 0.3f;
       case Type::q2_k:
         return 0.45f;
@@ -85,6 +96,78 @@ TEST(Blocks, HalfFloatsRoundToNearestEven) {
     const auto half = static_cast<std::uint16_t>(h);
     if ((half & 0x7fff) > 0x7c00) continue;  // not a number
     ASSERT_EQ(f32_to_f16(f16_to_f32(half)), half);
+  }
+}
+
+TEST(Blocks, EightBitFloats) {
+  EXPECT_EQ(f8_e4m3_to_f32(0x38), 1.0f);
+  EXPECT_EQ(f8_e4m3_to_f32(0xb9), -1.125f);
+  EXPECT_EQ(f8_e4m3_to_f32(0x7e), 448.0f);
+  EXPECT_EQ(f8_e4m3_to_f32(0x01), 0x1p-9f);
+  EXPECT_EQ(f8_e4m3_to_f32(0x87), -7 * 0x1p-9f);
+  EXPECT_EQ(f8_e4m3_to_f32(0x08), 0x1p-6f);
+  EXPECT_TRUE(std::isnan(f8_e4m3_to_f32(0xff)));
+  EXPECT_EQ(f8_e5m2_to_f32(0x7b), 57344.0f);
+  EXPECT_EQ(f8_e5m2_to_f32(0x01), 0x1p-16f);
+  EXPECT_TRUE(std::isinf(f8_e5m2_to_f32(0x7c)));
+  EXPECT_EQ(f32_to_f8_e4m3(1e9f), 0x7e);
+  EXPECT_EQ(f32_to_f8_e4m3(-464.0f), 0xfe);
+  EXPECT_EQ(f32_to_f8_e4m3(1.0625f), 0x38);  // a tie goes to even
+  EXPECT_EQ(f32_to_f8_e4m3(1.1875f), 0x3a);
+  EXPECT_EQ(f32_to_f8_e4m3(0x1p-10f), 0x00);
+  EXPECT_EQ(f32_to_f8_e4m3(3 * 0x1p-10f), 0x02);
+  EXPECT_EQ(f32_to_f8_e5m2(1e9f), 0x7b);
+  for (int i = 0; i < 256; ++i) {
+    const auto code = static_cast<std::uint8_t>(i);
+    if (f8_e4m3_is_finite(code)) ASSERT_EQ(f32_to_f8_e4m3(f8_e4m3_to_f32(code)), code);
+    if (f8_e5m2_is_finite(code)) ASSERT_EQ(f32_to_f8_e5m2(f8_e5m2_to_f32(code)), code);
+  }
+}
+
+TEST(Blocks, U4Z) {
+  auto row = bytes({0x00, 0x38, 0x0b, 0x00, 0xf0, 0x19}, 36);  // d = 0.5, z = 11
+  const auto v = dequantize(Type::u4z, row, 64);
+  EXPECT_EQ(v[0], -5.5f);
+  EXPECT_EQ(v[32], 2.0f);
+  EXPECT_EQ(v[1], -1.0f);
+  EXPECT_EQ(v[33], -5.0f);
+}
+
+TEST(Blocks, U8Z) {
+  auto row = bytes({0x00, 0x38, 0xff, 0x00, 0xff, 0x00}, 68);  // d = 0.5, z = 255
+  const auto v = dequantize(Type::u8z, row, 64);
+  EXPECT_EQ(v[0], 0.0f);
+  EXPECT_EQ(v[1], -127.5f);
+}
+
+TEST(Blocks, WideScales) {
+  auto row = bytes({0x01, 0x00, 0x80, 0x3f, 0x80, 0x7f}, 68);  // d = 1 + 2^-23
+  EXPECT_EQ(dequantize(Type::i8, row, 64)[0], -128 * (1 + 0x1p-23f));
+  EXPECT_EQ(dequantize(Type::i8, row, 64)[1], 127 * (1 + 0x1p-23f));
+  row[4] = std::byte{0xb8};
+  EXPECT_EQ(dequantize(Type::f8_e4m3, row, 64)[0], -(1 + 0x1p-23f));
+  auto nf4 = bytes({0x00, 0x00, 0x00, 0x40, 0xf0, 0x17}, 36);  // d = 2
+  EXPECT_EQ(dequantize(Type::nf4, nf4, 64)[0], -2.0f);
+  EXPECT_EQ(dequantize(Type::nf4, nf4, 64)[32], 2.0f);
+  EXPECT_EQ(dequantize(Type::nf4, nf4, 64)[1], 0.0f);
+  EXPECT_EQ(dequantize(Type::nf4, nf4, 64)[33], 2 * -0.6961928009986877f);
+}
+
+TEST(Blocks, NoFileHasTheTypesOfOtherCheckpoints) {
+  for (const Type type : {Type::u4z, Type::nf4})
+    EXPECT_EQ(type_info(static_cast<std::uint32_t>(type)), nullptr) << type_info(type).name;
+}
+
+TEST(Blocks, Mxfp4) {
+  // 2^3; -6 low and 6 high; 3 and -1; 0 and 1 (a half).
+  auto block = bytes({127 + 3, 0x7f, 0xa5, 0x10}, 17);
+  const auto v = dequantize(Type::mxfp4, block, 32);
+  const std::vector<std::pair<std::size_t, float>> expected{{0, -48.0f}, {1, 24.0f},  {2, 0.0f},
+                                                            {16, 48.0f}, {17, -8.0f}, {18, 4.0f}};
+  for (const auto& [at, value] : expected) EXPECT_EQ(v[at], value);
+  for (const int exponent : {0, 255}) {  // beyond the range of scales
+    block[0] = static_cast<std::byte>(exponent);
+    for (const float value : dequantize(Type::mxfp4, block, 32)) EXPECT_TRUE(std::isfinite(value));
   }
 }
 

@@ -26,6 +26,12 @@ void rms_norm(const float* x, std::size_t ldx, const float* weight, float epsilo
   for_rows(rows, n, pool, [&](std::size_t r) { kernels().rms_norm(x + r * ldx, weight, epsilon, n, y + r * ldy); });
 }
 
+void layer_norm(const float* x, std::size_t ldx, const float* weight, const float* bias, float epsilon, int rows, int n,
+                float* y, std::size_t ldy, ThreadPool& pool) {
+  for_rows(rows, n, pool,
+           [&](std::size_t r) { kernels().layer_norm(x + r * ldx, weight, bias, epsilon, n, y + r * ldy); });
+}
+
 void rms_norm_heads(float* x, std::size_t ldx, const float* weight, float epsilon, int rows, int heads, int head_dim,
                     ThreadPool& pool) {
   for_rows(rows, heads * head_dim, pool, [&](std::size_t r) {
@@ -54,6 +60,16 @@ void scale(float* x, std::size_t ldx, float factor, int rows, int n, ThreadPool&
   });
 }
 
+void cap(float* x, std::size_t ldx, float bound, int rows, int n, ThreadPool& pool) {
+  for_rows(rows, n, pool, [&](std::size_t r) {
+    // bound * tanh(y) = bound - 2 bound / (e^2y + 1)
+    float* row = x + r * ldx;
+    for (float& value : std::span(row, static_cast<std::size_t>(n))) value *= 2.0f / bound;
+    kernels().exp_scale(row, n, 0.0f, 1.0f, row);
+    for (float& value : std::span(row, static_cast<std::size_t>(n))) value = bound - 2.0f * bound / (value + 1.0f);
+  });
+}
+
 void add_bias(float* x, std::size_t ldx, const float* bias, int rows, int n, ThreadPool& pool) {
   for_rows(rows, n, pool, [&](std::size_t r) { kernels().add(bias, n, x + r * ldx); });
 }
@@ -66,6 +82,10 @@ void silu_mul(const float* gate, const float* up, std::size_t ld, int rows, int 
 void gelu_mul(const float* gate, const float* up, std::size_t ld, int rows, int n, float* y, std::size_t ldy,
               ThreadPool& pool) {
   for_rows(rows, n, pool, [&](std::size_t r) { kernels().gelu_mul(gate + r * ld, up + r * ld, n, y + r * ldy); });
+}
+
+void gelu(const float* x, std::size_t ldx, int rows, int n, float* y, std::size_t ldy, ThreadPool& pool) {
+  for_rows(rows, n, pool, [&](std::size_t r) { kernels().gelu(x + r * ldx, n, y + r * ldy); });
 }
 
 Rope::Rope(int n, double base, RopeLayout layout, std::span<const float> factors, float magnitude)

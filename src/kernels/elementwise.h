@@ -19,6 +19,10 @@ void rms_norm(const float* x, std::size_t ldx, const float* weight, float epsilo
 void rms_norm_heads(float* x, std::size_t ldx, const float* weight, float epsilon, int rows, int heads, int head_dim,
                     ThreadPool& pool);
 
+// y = (x - mean(x)) / sqrt(variance(x) + epsilon) * weight + bias, for rows of n. y may be x.
+void layer_norm(const float* x, std::size_t ldx, const float* weight, const float* bias, float epsilon, int rows, int n,
+                float* y, std::size_t ldy, ThreadPool& pool);
+
 // x += delta, then y = rms_norm(x): the residual stream and the next layer's input.
 void add_rms_norm(float* x, std::size_t ldx, const float* delta, std::size_t ldd, const float* weight, float epsilon,
                   int rows, int n, float* y, std::size_t ldy, ThreadPool& pool);
@@ -28,6 +32,9 @@ void add(float* x, std::size_t ldx, const float* delta, std::size_t ldd, int row
 
 // x *= factor
 void scale(float* x, std::size_t ldx, float factor, int rows, int n, ThreadPool& pool);
+
+// x = bound * tanh(x / bound)
+void cap(float* x, std::size_t ldx, float bound, int rows, int n, ThreadPool& pool);
 
 // Every row of x += bias[n].
 void add_bias(float* x, std::size_t ldx, const float* bias, int rows, int n, ThreadPool& pool);
@@ -39,6 +46,9 @@ void silu_mul(const float* gate, const float* up, std::size_t ld, int rows, int 
 // y = gelu(gate) * up, rows of n; gelu by its approximation with tanh (arXiv:1606.08415).
 void gelu_mul(const float* gate, const float* up, std::size_t ld, int rows, int n, float* y, std::size_t ldy,
               ThreadPool& pool);
+
+// y = gelu(x), rows of n, by the error function. y may be x.
+void gelu(const float* x, std::size_t ldx, int rows, int n, float* y, std::size_t ldy, ThreadPool& pool);
 
 // How a head's elements pair up for rotation.
 enum class RopeLayout {

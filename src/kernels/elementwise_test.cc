@@ -57,6 +57,34 @@ TEST_F(ElementwiseTest, RmsNormAndResidual) {
   }
 }
 
+TEST_F(ElementwiseTest, LayerNormTakesTheMeanAway) {
+  const int n = 100, rows = 3;
+  const std::vector<float> weight = normals(n, 3), bias = normals(n, 4);
+  std::vector<float> x = normals(rows * n, 1, 3), y(300);
+  for (float& v : x) v += 5;
+  layer_norm(x.data(), n, weight.data(), bias.data(), 1e-5f, rows, n, y.data(), n, pool);
+  for (int r = 0; r < rows; ++r) {
+    double sum = 0, squares = 0;
+    for (int i = 0; i < n; ++i) sum += x[static_cast<std::size_t>(r * n + i)];
+    for (int i = 0; i < n; ++i) squares += std::pow(x[static_cast<std::size_t>(r * n + i)] - sum / n, 2);
+    for (int i = 0; i < n; ++i) {
+      const auto at = static_cast<std::size_t>(r * n + i), column = static_cast<std::size_t>(i);
+      ASSERT_NEAR(y[at], (x[at] - sum / n) / std::sqrt(squares / n + 1e-5) * weight[column] + bias[column], 2e-6);
+    }
+  }
+}
+
+TEST_F(ElementwiseTest, GeluFollowsTheErrorFunction) {
+  std::vector<float> x;
+  for (float v = -12; v < 12; v += 0.0137f) x.push_back(v);
+  for (const float v : {-1000.0f, -0.0f, 0.0f, 1000.0f}) x.push_back(v);
+  std::vector<float> y(x.size());
+  gelu(x.data(), x.size(), 1, static_cast<int>(x.size()), y.data(), x.size(), pool);
+  for (std::size_t i = 0; i < x.size(); ++i)
+    ASSERT_NEAR(y[i], 0.5 * x[i] * std::erfc(-x[i] / std::numbers::sqrt2), 1e-6 * std::max(1.0f, std::abs(x[i])))
+        << x[i];
+}
+
 TEST_F(ElementwiseTest, RopeTurnsPairs) {
   for (const RopeLayout layout : {RopeLayout::adjacent, RopeLayout::halves}) {
     const std::vector<float> factors = {1, 2, 4, 8};
@@ -107,6 +135,10 @@ TEST_F(ElementwiseTest, EveryRowOfTheTableGivesTheBitsOfRef) {
       const auto keep = [&](const std::vector<float>& y) { results.insert(results.end(), y.begin(), y.end()); };
       std::vector<float> y(a.size());
       row.rms_norm(a.data(), b.data(), 1e-6f, n, y.data());
+      keep(y);
+      row.layer_norm(a.data(), b.data(), cosine.data(), 1e-6f, n, y.data());
+      keep(y);
+      row.gelu(cosine.data(), n, y.data());
       keep(y);
       y = a;
       row.add(b.data(), n, y.data());

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include <fmt/format.h>
+#include "kernels/blocks.h"
 #include "kernels/ref/ref.h"
 #include "kernels/x86/rows.h"
 
@@ -66,25 +67,31 @@ const Kernels& amx_row() {
   static const Kernels row = [] {
     Kernels kernels = kAvx512;
     kernels.isa = "amx";
-    kernels.matmul[kF16] = amx::matmul_f16;
-    kernels.matmul[kBF16] = amx::matmul_bf16;
-    kernels.matmul[kQ8_0] = amx::matmul_q8_0;
-    kernels.matmul[kQ4_0] = amx::matmul_q4_0;
-    kernels.matmul[kQ4_1] = amx::matmul_q4_1;
-    kernels.matmul[kQ5_0] = amx::matmul_q5_0;
-    kernels.matmul[kQ5_1] = amx::matmul_q5_1;
-    kernels.matmul[kQ2_K] = amx::matmul_q2_k;
-    kernels.matmul[kQ3_K] = amx::matmul_q3_k;
-    kernels.matmul[kQ4_K] = amx::matmul_q4_k;
-    kernels.matmul[kQ5_K] = amx::matmul_q5_k;
-    kernels.matmul[kQ6_K] = amx::matmul_q6_k;
-    kernels.matmul[kIQ4_NL] = amx::matmul_iq4_nl;
-    kernels.matmul[kIQ4_XS] = amx::matmul_iq4_xs;
+    kernels.tile_matmul[kF16] = amx::matmul_f16;
+    kernels.tile_matmul[kBF16] = amx::matmul_bf16;
+    kernels.tile_matmul[kQ8_0] = amx::matmul_q8_0;
+    kernels.tile_matmul[kQ4_0] = amx::matmul_q4_0;
+    kernels.tile_matmul[kQ4_1] = amx::matmul_q4_1;
+    kernels.tile_matmul[kQ5_0] = amx::matmul_q5_0;
+    kernels.tile_matmul[kQ5_1] = amx::matmul_q5_1;
+    kernels.tile_matmul[kQ2_K] = amx::matmul_q2_k;
+    kernels.tile_matmul[kQ3_K] = amx::matmul_q3_k;
+    kernels.tile_matmul[kQ4_K] = amx::matmul_q4_k;
+    kernels.tile_matmul[kQ5_K] = amx::matmul_q5_k;
+    kernels.tile_matmul[kQ6_K] = amx::matmul_q6_k;
+    kernels.tile_matmul[kIQ4_NL] = amx::matmul_iq4_nl;
+    kernels.tile_matmul[kIQ4_XS] = amx::matmul_iq4_xs;
+    kernels.tile_matmul[kU4Z] = amx::matmul_u4z;
+    kernels.tile_matmul[kU8Z] = amx::matmul_u8z;
+    kernels.tile_matmul[kI8] = amx::matmul_i8;
+    kernels.tile_matmul[kNF4] = amx::matmul_nf4;
+    kernels.tile_matmul[kMXFP4] = amx::matmul_mxfp4;
     kernels.int8_panel = amx::int8_panel;
     kernels.bf16_panel = amx::bf16_panel;
     kernels.int8_operations = amx::int8_operations;
     kernels.bf16_operations = amx::bf16_operations;
     kernels.attend = amx::attend;
+    kernels.peak_unit = 1.44269504f;
     kernels.join = amx::join;
     kernels.store_key = amx::store_key;
     kernels.store_value = amx::store_value;
@@ -122,6 +129,11 @@ const Kernels& kernels() {
     chosen.store(row, std::memory_order_relaxed);
   }
   return *row;
+}
+
+bool reads_tiles(Type type, int columns) {
+  const bool narrow = type_info(type).block > 1 && columns <= kNarrowColumns;
+  return kernels().tile_matmul[format_of(type)] != nullptr && !narrow;
 }
 
 Status select_isa(std::string_view isa) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/blocks.h"
+#include "kernels/codebooks.h"
 #include "kernels/kernels.h"
 
 namespace ashlar::kernels {
@@ -24,74 +25,71 @@ void grow(HugeMemory& memory, std::size_t bytes) {
   memory = std::move(*fresh);
 }
 
-Forms form_of(Type type) {
-  if (kernels().int8_panel != nullptr && type != Type::f32)  // a matrix unit
-    return type_info(type).block == 1 ? Forms{.bf16_tiles = true} : Forms{.int8_tiles = true};
-  return type_info(type).block == 1 ? Forms{.floats = true} : Forms{.quantized = true};
+Forms form_of(Type type, int columns) {
+  const bool quantized = type_info(type).block > 1, tiles = reads_tiles(type, columns);
+  return {.quantized = quantized && !tiles,
+          .floats = !quantized && !tiles,
+          .int8_tiles = quantized && tiles,
+          .bf16_tiles = !quantized && tiles};
 }
 
 // The smallest width of a float panel that has room for `rows`.
 int panel_width(int rows) { return rows >= 5 ? 8 : rows >= 3 ? 4 : rows; }
 
-// Tiles of one task: enough bytes to be worth fetching, few enough that all threads share the work.
-int tiles_per_task(const PackedMatrix::Segment& segment, int rows, int threads) {
+// Tiles of one task: enough bytes to be worth fetching, few enough that all threads share the work. `shares`: tasks
+// that the segment should give at least.
+int tiles_per_task(const PackedMatrix::Segment& segment, const Activations& x, int rows, int shares) {
   const int tiles = divide_up(segment.rows, kLanes);
   const int stream = static_cast<int>(std::clamp<std::size_t>(kStreamBytes / segment.tile_bytes, 1, 64));
-  const Forms form = form_of(segment.type);
+  const Forms form = form_of(segment.type, x.columns());
   if ((form.int8_tiles || form.bf16_tiles) && rows > kPanelRows)  // by twos
-    return std::clamp(tiles / (4 * threads) / 2 * 2, 2, kTileGemmTiles);
+    return std::clamp(tiles / shares / 2 * 2, 2, kTileGemmTiles);
   const int many = form.floats ? kFloatGemmTiles : kGemmTiles;
   const int wish = rows > kPanelRows ? many : stream;
-  return std::clamp(tiles / (4 * threads), 1, wish);
+  return std::clamp(tiles / shares, 1, wish);
 }
 
 // What Activations are cut from: rows in panels, columns in units that belong together.
 struct Cut {
-  int rows, panel_rows;
+  int panel_rows;
   int columns, unit;
 };
 
-// fn(panel, rows of it, first column, columns), each of about kQuantizeElements: few rows are not worth a second
-// thread.
-void each_piece(const Cut& cut, ThreadPool& pool, FunctionRef<void(int, int, int, int)> fn) {
-  const int panels = divide_up(cut.rows, cut.panel_rows);
-  const int units = kQuantizeElements / std::min(cut.rows, cut.panel_rows) / cut.unit;
-  const int width = std::max(1, units) * cut.unit, pieces = divide_up(cut.columns, width);
+// fn(group, panel of it, rows of the panel, first column, columns), each of about kQuantizeElements: few rows are not
+// worth a second thread.
+void each_piece(std::span<const Activations::Group> groups, const Cut& cut, ThreadPool& pool,
+                FunctionRef<void(const Activations::Group&, int, int, int, int)> fn) {
+  int panels = 0, most = 1;
+  for (const Activations::Group& group : groups) {
+    panels += divide_up(group.rows, cut.panel_rows);
+    most = std::max(most, std::min(group.rows, cut.panel_rows));
+  }
+  const int width = std::max(1, kQuantizeElements / most / cut.unit) * cut.unit, pieces = divide_up(cut.columns, width);
   pool.for_each(panels * pieces, [&](int task, int) {
-    const int panel = task / pieces, column = task % pieces * width;
-    fn(panel, std::min(cut.panel_rows, cut.rows - panel * cut.panel_rows), column,
+    int panel = task / pieces;
+    const int column = task % pieces * width;
+    auto group = groups.begin();
+    for (; panel >= divide_up(group->rows, cut.panel_rows); ++group) panel -= divide_up(group->rows, cut.panel_rows);
+    fn(*group, panel, std::min(cut.panel_rows, group->rows - panel * cut.panel_rows), column,
        std::min(width, cut.columns - column));
   });
 }
 
-struct Panels {
-  const void* data = nullptr;
-  std::size_t bytes = 0;
-};
-
-// What the kernels in use read for this type.
-Panels panels_for(Type type, const Activations& x) {
-  const Forms form = form_of(type);
-  if (form.int8_tiles) return {x.int8_tiles(), x.int8_panel_bytes()};
-  if (form.bf16_tiles) return {x.bf16_tiles(), x.bf16_panel_bytes()};
-  if (form.floats) return {x.floats(), x.float_panel_bytes()};
-  return {x.quantized(), x.quantized_panel_bytes()};
-}
-
-MatmulJob job_for(const PackedMatrix& w, const PackedMatrix::Segment& segment, const Activations& x, float* y,
-                  std::size_t ldy, int tile, int tiles, int worker) {
-  const Panels panels = panels_for(segment.type, x);
+MatmulJob job_for(const PackedMatrix::Segment& segment, const Product& product, const Activations& x, std::size_t ldy,
+                  int tile, int tiles, int worker) {
+  const Activations::Group& group = x.groups()[size(product.group)];
+  const Activations::Panels panels = x.panels(segment.type, group);
   const int first = tile * kLanes;
-  return {.tiles = reinterpret_cast<const std::uint8_t*>(w.data() + segment.offset) +
+  return {.tiles = reinterpret_cast<const std::uint8_t*>(product.w->data() + segment.offset) +
                    segment.tile_bytes * static_cast<std::size_t>(tile),
           .tile_bytes = segment.tile_bytes,
           .outputs = std::min(segment.rows - first, tiles * kLanes),
           .units = segment.units,
           .x = panels.data,
           .panel_bytes = panels.bytes,
-          .rows = x.rows(),
+          .rows = group.rows,
           .partial = x.partial(worker),
-          .y = y + segment.first_row + first,
+          .y = product.y + segment.first_row + first,
           .ldy = ldy};
 }
 
@@ -99,7 +97,7 @@ MatmulJob job_for(const PackedMatrix& w, const PackedMatrix::Segment& segment, c
 
 Forms PackedMatrix::forms() const {
   Forms forms;
-  for (const Segment& segment : segments_) forms = forms | form_of(segment.type);
+  for (const Segment& segment : segments_) forms = forms | form_of(segment.type, columns_);
   return forms;
 }
 
@@ -114,8 +112,8 @@ std::size_t Activations::float_panel_bytes() const {
 
 // The scales between the tiles also keep panels from lying a power of two apart, where they would compete for the
 // same few places of the cache.
-std::size_t Activations::int8_panel_bytes() const {
-  return size(divide_up(columns_, 64 * int8_group_tiles(columns_)) * int8_group_bytes(columns_, int8_lines(rows_)));
+std::size_t Activations::int8_panel_bytes(int rows) const {
+  return size(divide_up(columns_, kInt8GroupColumns) * int8_group_bytes(int8_lines(rows)));
 }
 
 // Whole groups, and one tile more for the same reason.
@@ -133,75 +131,152 @@ float* Activations::partial(int worker) const {
   return reinterpret_cast<float*>(partial_.data()) + partial_floats() * static_cast<std::size_t>(worker);
 }
 
-void Activations::transpose(const float* x, std::size_t ldx, int panel) {
-  const int rows = std::min(kFloatPanelRows, rows_ - panel * kFloatPanelRows), width = panel_width(rows);
-  auto* out = reinterpret_cast<float*>(floats_.data() + float_panel_bytes() * static_cast<std::size_t>(panel));
-  for (int k = 0; k < columns_ + columns_ % 2; ++k)
-    for (int r = 0; r < width; ++r)
-      out[k * width + r] =
-          r < rows && k < columns_ ? x[static_cast<std::size_t>(r) * ldx + static_cast<std::size_t>(k)] : 0;
+// A group begins where its first panel would if all panels were whole.
+Activations::Panels Activations::panels(Type type, const Group& group) const {
+  const Forms form = form_of(type, columns_);
+  const std::size_t first = size(group.first_panel);
+  if (form.int8_tiles) return {int8_tiles_.data() + first * int8_panel_bytes(kTileRows), int8_panel_bytes(group.rows)};
+  if (form.bf16_tiles) return {bf16_tiles_.data() + first * bf16_panel_bytes(), bf16_panel_bytes()};
+  if (form.floats)
+    return {floats_.data() + first * (kPanelRows / kFloatPanelRows) * float_panel_bytes(), float_panel_bytes()};
+  return {quantized_.data() + first * quantized_panel_bytes(), quantized_panel_bytes()};
+}
+
+void Activations::make_floats(const float* x, std::size_t ldx, ThreadPool& pool) {
+  each_piece(groups_, {kFloatPanelRows, columns_, columns_}, pool,
+             [&](const Group& group, int panel, int rows, int, int) {
+               const Panels panels = this->panels(Type::f32, group);
+               auto* out = reinterpret_cast<float*>(const_cast<std::byte*>(static_cast<const std::byte*>(panels.data)) +
+                                                    panels.bytes * size(panel));
+               const float* from = x + size(group.first_row + panel * kFloatPanelRows) * ldx;
+               const int width = panel_width(rows);
+               for (int k = 0; k < columns_ + columns_ % 2; ++k)
+                 for (int r = 0; r < width; ++r)
+                   out[k * width + r] = r < rows && k < columns_ ? from[size(r) * ldx + size(k)] : 0;
+             });
 }
 
 void Activations::quantize(const float* x, std::size_t ldx, ThreadPool& pool) {
-  grow(quantized_, quantized_panel_bytes() * size(divide_up(rows_, kPanelRows)));
-  each_piece({rows_, kPanelRows, columns_, kBlock}, pool, [&](int panel, int rows, int column, int columns) {
-    auto* out = reinterpret_cast<PanelBlock*>(quantized_.data() + quantized_panel_bytes() * size(panel));
-    kernels().quantize_panel(x + size(panel * kPanelRows) * ldx + column, ldx, rows, columns, out + column / kBlock);
-  });
+  each_piece(groups_, {kPanelRows, columns_, kBlock}, pool,
+             [&](const Group& group, int panel, int rows, int column, int columns) {
+               auto* out = reinterpret_cast<PanelBlock*>(quantized_.data() +
+                                                         quantized_panel_bytes() * size(group.first_panel + panel));
+               kernels().quantize_panel(x + size(group.first_row + panel * kPanelRows) * ldx + column, ldx, rows,
+                                        columns, out + column / kBlock);
+             });
 }
 
 void Activations::make_int8_tiles(const float* x, std::size_t ldx, ThreadPool& pool) {
-  const int tiles = int8_group_tiles(columns_), group = 64 * tiles, lines = int8_lines(rows_);
-  grow(int8_tiles_, int8_panel_bytes() * size(divide_up(rows_, kTileRows)));
-  each_piece({rows_, kTileRows, columns_, group}, pool, [&](int panel, int rows, int column, int columns) {
-    auto* out = reinterpret_cast<std::uint8_t*>(int8_tiles_.data() + int8_panel_bytes() * size(panel));
-    kernels().int8_panel(x + size(panel * kTileRows) * ldx + column, ldx, rows, columns, tiles, lines,
-                         out + size(column / group * int8_group_bytes(columns_, lines)));
-  });
+  each_piece(groups_, {kTileRows, columns_, kInt8GroupColumns}, pool,
+             [&](const Group& group, int panel, int rows, int column, int columns) {
+               const int lines = int8_lines(group.rows);
+               auto* out = reinterpret_cast<std::uint8_t*>(int8_tiles_.data()) +
+                           int8_panel_bytes(kTileRows) * size(group.first_panel) +
+                           int8_panel_bytes(group.rows) * size(panel);
+               kernels().int8_panel(x + size(group.first_row + panel * kTileRows) * ldx + column, ldx, rows, columns,
+                                    lines, out + size(column / kInt8GroupColumns * int8_group_bytes(lines)));
+             });
 }
 
 void Activations::make_bf16_tiles(const float* x, std::size_t ldx, ThreadPool& pool) {
   constexpr int kColumns = kTileBytes / kTileRows / 2;
-  grow(bf16_tiles_, bf16_panel_bytes() * size(divide_up(rows_, kTileRows)));
-  each_piece({rows_, kTileRows, columns_, kColumns}, pool, [&](int panel, int rows, int column, int columns) {
-    auto* out = reinterpret_cast<std::uint8_t*>(bf16_tiles_.data() + bf16_panel_bytes() * size(panel));
-    kernels().bf16_panel(x + size(panel * kTileRows) * ldx + column, ldx, rows, columns,
-                         out + size(column / kColumns * kTileBytes));
-  });
+  each_piece(groups_, {kTileRows, columns_, kColumns}, pool,
+             [&](const Group& group, int panel, int rows, int column, int columns) {
+               auto* out = reinterpret_cast<std::uint8_t*>(bf16_tiles_.data() +
+                                                           bf16_panel_bytes() * size(group.first_panel + panel));
+               kernels().bf16_panel(x + size(group.first_row + panel * kTileRows) * ldx + column, ldx, rows, columns,
+                                    out + size(column / kColumns * kTileBytes));
+             });
 }
 
-void Activations::assign(const float* x, std::size_t ldx, int rows, int columns, Forms forms, ThreadPool& pool) {
-  CHECK(!forms.quantized || columns % kBlock == 0, "quantized activations are whole blocks of 32 columns");
-  rows_ = rows;
-  columns_ = columns;
+// Memory for so many panels, and what stands in the groups.
+void Activations::convert(const float* x, std::size_t ldx, Forms forms, int panels, ThreadPool& pool) {
+  CHECK(!forms.quantized || columns_ % kBlock == 0, "quantized activations are whole blocks of 32 columns");
   forms_ = forms;
-  if (forms.quantized) quantize(x, ldx, pool);
-  if (forms.int8_tiles) make_int8_tiles(x, ldx, pool);
-  if (forms.bf16_tiles) make_bf16_tiles(x, ldx, pool);
-  if (forms.int8_tiles || forms.bf16_tiles)
-    grow(partial_, partial_floats() * sizeof(float) * static_cast<std::size_t>(pool.size()));
+  if (forms.quantized) {
+    grow(quantized_, quantized_panel_bytes() * size(panels));
+    quantize(x, ldx, pool);
+  }
+  if (forms.int8_tiles) {
+    grow(int8_tiles_, int8_panel_bytes(kTileRows) * size(panels));
+    make_int8_tiles(x, ldx, pool);
+  }
+  if (forms.bf16_tiles) {
+    grow(bf16_tiles_, bf16_panel_bytes() * size(panels));
+    make_bf16_tiles(x, ldx, pool);
+  }
+  if (forms.int8_tiles || forms.bf16_tiles) grow(partial_, partial_floats() * sizeof(float) * size(pool.size()));
   if (forms.floats) {
-    const int panels = divide_up(rows, kFloatPanelRows);
-    grow(floats_, float_panel_bytes() * static_cast<std::size_t>(panels));
-    pool.for_each(panels, [&](int panel, int) {
-      transpose(x + static_cast<std::size_t>(panel * kFloatPanelRows) * ldx, ldx, panel);
-    });
+    grow(floats_, float_panel_bytes() * size(panels * (kPanelRows / kFloatPanelRows)));
+    make_floats(x, ldx, pool);
   }
 }
 
+void Activations::assign(const float* x, std::size_t ldx, int rows, int columns, Forms forms, ThreadPool& pool) {
+  rows_ = rows;
+  columns_ = columns;
+  groups_.assign(1, {.first_row = 0, .rows = rows, .first_panel = 0});
+  convert(x, ldx, forms, divide_up(rows, kPanelRows), pool);
+}
+
+void Activations::assign_groups(const float* x, std::size_t ldx, std::span<const int> group_rows, int most_groups,
+                                int columns, Forms forms, ThreadPool& pool) {
+  CHECK(group_rows.size() <= size(most_groups), "no more groups than there are said to be");
+  columns_ = columns;
+  rows_ = 0;
+  groups_.reserve(size(most_groups));
+  groups_.clear();
+  int panels = 0;
+  for (const int rows : group_rows) {
+    CHECK(rows > 0, "a group has rows");
+    groups_.push_back({.first_row = rows_, .rows = rows, .first_panel = panels});
+    rows_ += rows;
+    panels += divide_up(rows, kPanelRows);
+  }
+  convert(x, ldx, forms, rows_ / kPanelRows + std::min(rows_, most_groups), pool);
+}
+
+void take_columns(const float* x, std::size_t ldx, std::span<const std::int32_t> order, int rows, float* out,
+                  std::size_t ld_out, ThreadPool& pool) {
+  pool.for_each(rows, [&](int row, int) {
+    const float* from = x + ldx * size(row);
+    float* to = out + ld_out * size(row);
+    for (std::size_t k = 0; k < order.size(); ++k) to[k] = from[order[k]];
+  });
+}
+
 void matmul(const PackedMatrix& w, const Activations& x, float* y, std::size_t ldy, ThreadPool& pool) {
-  CHECK(w.columns() == x.columns(), "weights and activations differ in columns");
-  CHECK(x.forms().covers(w.forms()), "the activations lack a form that the weights need");
+  CHECK(x.groups().size() == 1, "rows in groups have products of their own");
+  Product product{.w = &w, .group = 0, .y = y};
+  matmul(std::span(&product, 1), x, ldy, pool);
+}
+
+void matmul(std::span<Product> products, const Activations& x, std::size_t ldy, ThreadPool& pool) {
+  if (products.empty()) return;
+  const int shares = divide_up(4 * pool.size(), static_cast<int>(products.size()));
   int tasks = 0;
-  for (const PackedMatrix::Segment& segment : w.segments())
-    tasks += divide_up(divide_up(segment.rows, kLanes), tiles_per_task(segment, x.rows(), pool.size()));
+  for (Product& product : products) {
+    const PackedMatrix& w = *product.w;
+    CHECK(w.columns() == x.columns(), "weights and activations differ in columns");
+    CHECK(x.forms().covers(w.forms()), "the activations lack a form that the weights need");
+    product.first_task = tasks;
+    for (const PackedMatrix::Segment& segment : w.segments())
+      tasks += divide_up(divide_up(segment.rows, kLanes),
+                         tiles_per_task(segment, x, x.groups()[size(product.group)].rows, shares));
+  }
   pool.for_each(tasks, [&](int task, int worker) {
-    for (const PackedMatrix::Segment& segment : w.segments()) {
-      const int tiles = divide_up(segment.rows, kLanes), step = tiles_per_task(segment, x.rows(), pool.size());
+    const Product& product = *std::prev(std::ranges::upper_bound(products, task, {}, &Product::first_task));
+    task -= product.first_task;
+    for (const PackedMatrix::Segment& segment : product.w->segments()) {
+      const int tiles = divide_up(segment.rows, kLanes);
+      const int step = tiles_per_task(segment, x, x.groups()[size(product.group)].rows, shares);
       const int own = divide_up(tiles, step);
       if (task < own) {
-        const MatmulJob job = job_for(w, segment, x, y, ldy, task * step, std::min(step, tiles - task * step), worker);
-        return kernels().matmul[format_of(segment.type)](&job);
+        CHECK(segment.codebooks == by_codebooks(segment.type, x.columns()), "weights were packed for other kernels");
+        const MatmulJob job =
+            job_for(segment, product, x, ldy, task * step, std::min(step, tiles - task * step), worker);
+        const auto& kernel = reads_tiles(segment.type, x.columns()) ? kernels().tile_matmul : kernels().matmul;
+        return kernel[format_of(segment.type)](&job);
       }
       task -= own;
     }

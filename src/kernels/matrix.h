@@ -58,9 +58,10 @@ struct Forms {
 
 // Counts the layouts of packed weights: raise it with every change to what pack() writes, so that bytes which an
 // older program kept are not taken for today's.
-inline constexpr std::uint32_t kPackedVersion = 1;
+inline constexpr std::uint32_t kPackedVersion = 2;
 
-// A matrix W in the layout of table.h. Made by pack() or adopt(); frozen; any thread. Move-only.
+// A matrix W in the layout of table.h that the kernels in use read. Made by pack() or adopt(); frozen; any thread.
+// Move-only.
 class PackedMatrix {
  public:
   // Consecutive weight rows of one type.
@@ -71,6 +72,7 @@ class PackedMatrix {
     int units;
     std::size_t tile_bytes;
     std::size_t offset;
+    bool codebooks;  // as codebooks.h has it
   };
 
   int rows() const { return rows_; }
@@ -82,6 +84,11 @@ class PackedMatrix {
   std::span<const Segment> segments() const { return segments_; }
   const std::byte* data() const { return bytes_.data(); }
 
+  // Column k meets element order()[k] of a row of x; empty: its own. Activations take x in this order: see
+  // take_columns(). [columns], each below columns.
+  std::span<const std::int32_t> order() const { return order_; }
+  void set_order(std::vector<std::int32_t> order) { order_ = std::move(order); }
+
  private:
   friend struct PackedPlan;
   int rows_ = 0;
@@ -89,6 +96,7 @@ class PackedMatrix {
   std::vector<Segment> segments_;
   std::span<const std::byte> bytes_;
   std::shared_ptr<const void> owner_;  // of the bytes
+  std::vector<std::int32_t> order_;
 };
 
 // Stacks matrices of equal columns, possibly of different types, in this order: so one product serves
@@ -111,33 +119,48 @@ Result<PackedMatrix> adopt(std::span<const RawMatrix> stacked, std::span<const s
 // between assignments. One thread at a time.
 class Activations {
  public:
+  // Consecutive rows that meet the same weights, converted as if they were alone.
+  struct Group {
+    int first_row = 0, rows = 0;
+    int first_panel = 0;  // of kPanelRows rows
+  };
+
   // x [rows, columns], rows `ldx` floats apart. columns a multiple of 32 if quantized.
   // Quantized: each 32 columns of a row to int8 with the scale max|x| / 127. Tiles of int8: the same for
   // each group of columns.
   void assign(const float* x, std::size_t ldx, int rows, int columns, Forms forms, ThreadPool& pool);
+  // The same for rows in groups, one after the other: group i has group_rows[i] rows, at least one. Takes memory for
+  // `most_groups` groups of as many rows in all, however they fall.
+  void assign_groups(const float* x, std::size_t ldx, std::span<const int> group_rows, int most_groups, int columns,
+                     Forms forms, ThreadPool& pool);
 
   int rows() const { return rows_; }
+  std::span<const Group> groups() const { return groups_; }
   int columns() const { return columns_; }
   Forms forms() const { return forms_; }
-  const void* quantized() const { return quantized_.data(); }
-  const void* floats() const { return floats_.data(); }
-  const void* int8_tiles() const { return int8_tiles_.data(); }
-  const void* bf16_tiles() const { return bf16_tiles_.data(); }
-  std::size_t quantized_panel_bytes() const;
-  std::size_t float_panel_bytes() const;
-  std::size_t int8_panel_bytes() const;
-  std::size_t bf16_panel_bytes() const;
+  // The panels of a group in the form that products with weights of this type read.
+  struct Panels {
+    const void* data = nullptr;
+    std::size_t bytes = 0;  // of each
+  };
+  Panels panels(Type type, const Group& group) const;
   // Where products on tiles leave sums between two steps. [worker] as the pool counts them.
   float* partial(int worker) const;
 
  private:
+  void convert(const float* x, std::size_t ldx, Forms forms, int panels, ThreadPool& pool);
   void quantize(const float* x, std::size_t ldx, ThreadPool& pool);
   void make_int8_tiles(const float* x, std::size_t ldx, ThreadPool& pool);
   void make_bf16_tiles(const float* x, std::size_t ldx, ThreadPool& pool);
-  void transpose(const float* x, std::size_t ldx, int panel);
+  void make_floats(const float* x, std::size_t ldx, ThreadPool& pool);
+  std::size_t quantized_panel_bytes() const;
+  std::size_t float_panel_bytes() const;
+  std::size_t int8_panel_bytes(int rows) const;
+  std::size_t bf16_panel_bytes() const;
   std::size_t partial_floats() const;
   int rows_ = 0;
   int columns_ = 0;
+  std::vector<Group> groups_;
   Forms forms_;
   HugeMemory quantized_;
   HugeMemory floats_;
@@ -146,9 +169,26 @@ class Activations {
   HugeMemory partial_;
 };
 
+// out[r, k] = x[r, order[k]], for a matrix with an order. Rows `ldx` and `ld_out` floats apart; they do not overlap.
+void take_columns(const float* x, std::size_t ldx, std::span<const std::int32_t> order, int rows, float* out,
+                  std::size_t ld_out, ThreadPool& pool);
+
 // y[r, o] = sum over k of W[o, k] x[r, k]; y [x.rows(), w.rows()], rows `ldy` floats apart.
 // x has the columns and at least the forms of w. A row's result does not depend on the other
 // rows, nor on the pool.
 void matmul(const PackedMatrix& w, const Activations& x, float* y, std::size_t ldy, ThreadPool& pool);
+
+// One of several products that are computed together: of the rows of a group of x. y is where its first row's results
+// go.
+struct Product {
+  const PackedMatrix* w = nullptr;
+  int group = 0;
+  float* y = nullptr;
+  int first_task = 0;  // set by matmul()
+};
+
+// All of them in one loop, so that small matrices keep all threads busy too. Each as matmul() alone gives it, bit for
+// bit. The y do not overlap.
+void matmul(std::span<Product> products, const Activations& x, std::size_t ldy, ThreadPool& pool);
 
 }  // namespace ashlar::kernels

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <random>
 #include <span>
@@ -17,9 +18,10 @@
 namespace ashlar::kernels {
 namespace {
 
-constexpr Type kAll[] = {Type::f32,  Type::f16,  Type::bf16, Type::q8_0,   Type::q4_0,
-                         Type::q4_1, Type::q5_0, Type::q5_1, Type::q2_k,   Type::q3_k,
-                         Type::q4_k, Type::q5_k, Type::q6_k, Type::iq4_nl, Type::iq4_xs};
+constexpr Type kAll[] = {Type::f32,     Type::f16,     Type::bf16,   Type::q8_0, Type::q4_0, Type::q4_1,
+                         Type::q5_0,    Type::q5_1,    Type::q2_k,   Type::q3_k, Type::q4_k, Type::q5_k,
+                         Type::q6_k,    Type::iq4_nl,  Type::iq4_xs, Type::u4z,  Type::u8z,  Type::i8,
+                         Type::f8_e4m3, Type::f8_e5m2, Type::nf4,    Type::mxfp4};
 
 struct Matrix {
   Type type;
@@ -66,10 +68,23 @@ Matrix noise_matrix(Type type, int rows, int columns, unsigned seed) {
       m.data[at + static_cast<std::size_t>(where)] = static_cast<std::byte>(half);
       m.data[at + static_cast<std::size_t>(where) + 1] = static_cast<std::byte>(half >> 8);
     };
+    const auto at_of = [&](int where) { return m.data.data() + at + where; };
+    if (kLayouts[format_of(type)].wide) {
+      const float scale = static_cast<float>(static_cast<int>(random() % 17) - 8) / 67;
+      std::memcpy(at_of(0), &scale, 4);
+      if (type == Type::f8_e4m3 || type == Type::f8_e5m2)  // finite codes
+        for (int i = 4; i < info.bytes; ++i) *at_of(i) &= std::byte{0xbb};
+      continue;
+    }
     const auto half = [&] { return f32_to_f16(static_cast<float>(static_cast<int>(random() % 17) - 8) / 64); };
     const int d = type == Type::q2_k ? 80 : type == Type::q3_k ? 108 : type == Type::q6_k ? 208 : 0;
-    set_half(d, half());
+    if (type == Type::mxfp4)
+      *at_of(0) = static_cast<std::byte>(118 + random() % 6);
+    else
+      set_half(d, half());
     if (kLayouts[format_of(type)].min) set_half(d + 2, half());
+    if (kLayouts[format_of(type)].zero)
+      set_half(2, static_cast<std::uint16_t>(random() % (type == Type::u4z ? 17 : 256)));
   }
   return m;
 }
@@ -107,6 +122,15 @@ class MatrixTest : public testing::Test {
 
 float rounded_to_bf16(float x) { return bf16_to_f32(f32_to_bf16(x)); }
 
+// What products may take a weight for that is not its value: 8-bit floats as int8 in 127ths of the greatest of 64, NF4
+// in 112ths.
+double rounding(Type type, std::span<const float> block) {
+  float most = 0;
+  for (const float w : block) most = std::max(most, std::abs(w));
+  if (type == Type::f8_e4m3 || type == Type::f8_e5m2) return most * 1.001 / 254;
+  return type == Type::nf4 ? most * 0.0039 : 0;
+}
+
 // Against sums in double precision over the dequantized weights and the activations as quantized.
 TEST_F(MatrixTest, RefIsTheSumOfProducts) {
   choose(*kernel_rows().front());
@@ -120,7 +144,7 @@ TEST_F(MatrixTest, RefIsTheSumOfProducts) {
     for (int o = 0; o < rows; ++o) {
       dequantize_row(type, m.data.data() + row_bytes(type, columns) * static_cast<std::size_t>(o), w.data(), columns);
       for (int r = 0; r < count; ++r) {
-        double sum = 0, size = 0;
+        double sum = 0, size = 0, rounded = 0;
         for (int b = 0; b < columns; b += 32) {
           const float* v = x.data() + r * columns + b;
           float most = 0;
@@ -131,9 +155,10 @@ TEST_F(MatrixTest, RefIsTheSumOfProducts) {
               xk = most == 0 ? 0 : std::nearbyint(v[k] * (127.0f / most)) * double{most / 127.0f};
             sum += xk * double{w[static_cast<std::size_t>(b + k)]};
             size += std::abs(xk * double{w[static_cast<std::size_t>(b + k)]});
+            rounded += std::abs(xk) * rounding(type, std::span(w).subspan(static_cast<std::size_t>(b / 64 * 64), 64));
           }
         }
-        ASSERT_NEAR(y[static_cast<std::size_t>(r * rows + o)], sum, 1e-5 * size + 1e-9)
+        ASSERT_NEAR(y[static_cast<std::size_t>(r * rows + o)], sum, rounded + 1e-5 * size + 1e-9)
             << type_info(type).name << " " << o;
       }
     }
@@ -152,7 +177,7 @@ struct Expected {
 Expected expected_on_tiles(Type type, std::span<const float> w, std::span<const float> x) {
   Expected e;
   const bool integers = type_info(type).block > 1;
-  const auto group = static_cast<std::size_t>(64 * int8_group_tiles(static_cast<int>(w.size())));
+  const auto group = static_cast<std::size_t>(kInt8GroupColumns);
   for (std::size_t first = 0; first < w.size(); first += group) {
     const std::size_t end = std::min(w.size(), first + group);
     float most_x = 0, most_w = 0;
@@ -199,9 +224,9 @@ TEST_F(MatrixTest, TilesAreTheSumOfProducts) {
   if (kernel_rows().back()->int8_panel == nullptr) GTEST_SKIP() << "this CPU has no matrix unit";
   choose(*kernel_rows().back());
   for (const Type type : kAll) {
-    if (type == Type::f32) continue;
+    if (!reads_tiles(type, 1024)) continue;
     for (const auto& [rows, columns, count] :
-         {std::array{21, 768, 3}, {33, 2048, 40}, {70, 512, 19}, {16, 256, 97}, {50, 1280, 130}}) {
+         {std::array{21, 1024, 3}, {33, 2048, 40}, {70, 1536, 19}, {16, 1792, 97}, {50, 1280, 130}}) {
       expect_tiles(random_matrix(type, rows, columns, 4), normals(static_cast<std::size_t>(count * columns), 5, 1e4f),
                    count, pool);
       expect_tiles(noise_matrix(type, rows, columns, 3), normals(static_cast<std::size_t>(count * columns), 6, 1e-9f),
@@ -214,12 +239,23 @@ TEST_F(MatrixTest, TilesTakeAnyColumns) {
   if (kernel_rows().back()->int8_panel == nullptr) GTEST_SKIP() << "this CPU has no matrix unit";
   choose(*kernel_rows().back());
   for (const Type type : kAll)
-    for (const int columns : {1, 2, 7, 33, 32, 64, 96, 288, 896}) {
-      if (type == Type::f32 || columns % type_info(type).block != 0) continue;
+    for (const int columns : {1, 2, 7, 33, 32, 64, 800, 832, 896, 1056, 1568}) {
+      if (columns % type_info(type).block != 0 || !reads_tiles(type, columns)) continue;
       for (const int count : {1, 6, 20, 50, 70})
         expect_tiles(random_matrix(type, 19, columns, 1), normals(static_cast<std::size_t>(count * columns), 2), count,
                      pool);
     }
+}
+
+TEST_F(MatrixTest, NarrowRowsStayWithTheVectorKernels) {
+  const Matrix m = random_matrix(Type::q4_0, 33, kNarrowColumns, 1);
+  const std::vector<float> x = normals(5 * kNarrowColumns, 2);
+  choose(*kernel_rows().front());
+  const std::vector<float> expected = product(packed({m.raw()}, pool), x, 5, pool);
+  for (const Kernels* row : kernel_rows()) {
+    choose(*row);
+    EXPECT_EQ(product(packed({m.raw()}, pool), x, 5, pool), expected) << row->isa;
+  }
 }
 
 TEST_F(MatrixTest, EveryExactRowOfTheTableGivesTheBitsOfRef) {
@@ -239,8 +275,8 @@ TEST_F(MatrixTest, EveryExactRowOfTheTableGivesTheBitsOfRef) {
             x[static_cast<std::size_t>(k)] = k % 2 == 0 ? 3.0f : -3.0f;  // codes at both ends
           x[200] = 1e-37f;
         }
-        const PackedMatrix w = packed({m.raw()}, pool);
         choose(*kernel_rows().front());
+        const PackedMatrix w = packed({m.raw()}, pool);
         const std::vector<float> expected = product(w, x, c.count, pool);
         for (const Kernels* row : exact_rows()) {
           choose(*row);
@@ -258,8 +294,8 @@ TEST_F(MatrixTest, SmallBlocksTakeAnyMultipleOf32) {
     for (const int columns : {32, 64, 96, 288, 896}) {
       const Matrix m = random_matrix(type, 19, columns, 1);
       const std::vector<float> x = normals(static_cast<std::size_t>(4 * columns), 2);
-      const PackedMatrix w = packed({m.raw()}, pool);
       choose(*kernel_rows().front());
+      const PackedMatrix w = packed({m.raw()}, pool);
       const std::vector<float> expected = product(w, x, 4, pool);
       for (const Kernels* row : exact_rows()) {
         choose(*row);
@@ -274,8 +310,8 @@ TEST_F(MatrixTest, FloatTypesTakeAnyColumns) {
     for (const int columns : {1, 2, 7, 33}) {
       const Matrix m = random_matrix(type, 18, columns, 1);
       const std::vector<float> x = normals(static_cast<std::size_t>(6 * columns), 2);
-      const PackedMatrix w = packed({m.raw()}, pool);
       choose(*kernel_rows().front());
+      const PackedMatrix w = packed({m.raw()}, pool);
       const std::vector<float> expected = product(w, x, 6, pool);
       for (const Kernels* row : exact_rows()) {
         choose(*row);
@@ -328,7 +364,8 @@ TEST_F(MatrixTest, WhatIsNotFiniteShowsInItsRowOnly) {
           if (i / 20 == kNotFinite)
             ASSERT_FALSE(std::isfinite(y)) << row->isa << " " << type_info(type).name << " " << count;
           else
-            ASSERT_EQ(y, before[static_cast<std::size_t>(i)]) << row->isa << " " << type_info(type).name << " " << count;
+            ASSERT_EQ(y, before[static_cast<std::size_t>(i)])
+                << row->isa << " " << type_info(type).name << " " << count;
         }
       }
   }
@@ -349,6 +386,36 @@ TEST_F(MatrixTest, StackedTypesGiveTheirSeparateProducts) {
         ASSERT_EQ(together[static_cast<std::size_t>(r * 73 + first + o)],
                   y[static_cast<std::size_t>(r * part->rows + o)]);
     first += part->rows;
+  }
+}
+
+TEST_F(MatrixTest, GroupsOfRowsMeetTheirOwnWeightsAsIfAlone) {
+  constexpr int kColumns = 1536;
+  const std::vector<int> group_rows{1, 17, 3, 40, 8, 5};
+  for (const Kernels* row : kernel_rows()) {
+    choose(*row);
+    for (const Type type : kAll) {
+      if (kColumns % type_info(type).block != 0) continue;
+      std::vector<PackedMatrix> w;
+      std::vector<Product> products;
+      std::vector<float> expected;
+      const std::vector<float> x = normals(static_cast<std::size_t>(74 * kColumns), 7);
+      for (unsigned i = 0; i < group_rows.size(); ++i)
+        w.push_back(packed(
+            {random_matrix(type, 20, kColumns, i).raw(), random_matrix(type, 33, kColumns, i + 50).raw()}, pool));
+      std::vector<float> y(74 * 53);
+      int first = 0;
+      for (std::size_t i = 0; i < w.size(); first += group_rows[i++]) {
+        const auto from = x.begin() + static_cast<std::ptrdiff_t>(first) * kColumns;
+        const auto alone = product(w[i], {from, from + group_rows[i] * kColumns}, group_rows[i], pool);
+        expected.insert(expected.end(), alone.begin(), alone.end());
+        products.push_back({.w = &w[i], .group = static_cast<int>(i), .y = y.data() + 53 * first});
+      }
+      Activations a;
+      a.assign_groups(x.data(), kColumns, group_rows, 8, kColumns, w[0].forms(), pool);
+      matmul(products, a, 53, pool);
+      ASSERT_EQ(y, expected) << row->isa << " " << type_info(type).name;
+    }
   }
 }
 

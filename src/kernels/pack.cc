@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 #include "kernels/blocks.h"
+#include "kernels/codebooks.h"
 #include "kernels/matrix.h"
 
 namespace ashlar::kernels {
@@ -15,8 +16,6 @@ constexpr std::size_t kHugePage = 2u << 20;
 std::size_t block_bytes(const Layout& layout) {
   return static_cast<std::size_t>(kLanes * layout.scale_bytes + 64 * layout.bits);
 }
-
-std::size_t header_bytes(const Layout& layout) { return layout.min ? 64 : 32; }
 
 // The codes of 4 consecutive elements, a byte each: what one lane has in a group.
 using Group = std::uint32_t;
@@ -85,7 +84,8 @@ void place_scales(const Layout& layout, const Parts& parts, int block, int lane,
 void place_block(Type type, const Layout& layout, const std::byte* block, int lane, std::uint8_t* unit) {
   Parts parts;
   take_apart(type, block, parts);
-  std::memcpy(unit + 2 * lane, &parts.d, 2);
+  layout.wide ? std::memcpy(unit + 4 * lane, &parts.wide, 4) : std::memcpy(unit + 2 * lane, &parts.d, 2);
+  if (layout.zero) std::memcpy(unit + 32 + lane, &parts.zero, 1);
   if (layout.min) std::memcpy(unit + 32 + 2 * lane, &parts.dmin, 2);
   unit += header_bytes(layout);
   for (int b = 0; b < layout.blocks; ++b, unit += block_bytes(layout)) {
@@ -99,7 +99,8 @@ void pack_quantized(const RawMatrix& raw, const std::byte* rows, int count, int 
   const Layout& layout = kLayouts[format_of(raw.type)];
   const std::size_t stride = row_bytes(raw.type, raw.columns),
                     block = static_cast<std::size_t>(type_info(raw.type).bytes);
-  const std::size_t unit = header_bytes(layout) + static_cast<std::size_t>(layout.blocks) * block_bytes(layout);
+  const std::size_t unit =
+      static_cast<std::size_t>(header_bytes(layout)) + static_cast<std::size_t>(layout.blocks) * block_bytes(layout);
   for (int u = 0; u < units; ++u, rows += block, tile += unit)
     for (int lane = 0; lane < count; ++lane)
       place_block(raw.type, layout, rows + stride * static_cast<std::size_t>(lane), lane, tile);
@@ -129,7 +130,7 @@ void pack_floats(const RawMatrix& raw, const std::byte* rows, int count, std::ui
 }
 
 PackedMatrix::Segment lay_out(const RawMatrix& raw, int first_row, std::size_t offset) {
-  PackedMatrix::Segment segment{raw.type, first_row, raw.rows, 0, 0, offset};
+  PackedMatrix::Segment segment{raw.type, first_row, raw.rows, 0, 0, offset, false};
   const TypeInfo& info = type_info(raw.type);
   if (info.block == 1) {
     segment.units = raw.type == Type::bf16 ? raw.columns + raw.columns % 2 : raw.columns;
@@ -137,8 +138,11 @@ PackedMatrix::Segment lay_out(const RawMatrix& raw, int first_row, std::size_t o
   } else {
     const Layout& layout = kLayouts[format_of(raw.type)];
     segment.units = raw.columns / info.block;
-    segment.tile_bytes = static_cast<std::size_t>(segment.units) *
-                         (header_bytes(layout) + static_cast<std::size_t>(layout.blocks) * block_bytes(layout));
+    segment.codebooks = by_codebooks(raw.type, raw.columns);
+    segment.tile_bytes = segment.codebooks ? codebook_tile_bytes(raw.columns)
+                                           : static_cast<std::size_t>(segment.units) *
+                                                 (static_cast<std::size_t>(header_bytes(layout)) +
+                                                  static_cast<std::size_t>(layout.blocks) * block_bytes(layout));
   }
   return segment;
 }
@@ -225,6 +229,8 @@ Result<PackedMatrix> pack_into(std::span<const RawMatrix> stacked, std::span<std
       const int count = std::min(kLanes, raw.rows - tile * kLanes);
       if (type_info(raw.type).block == 1)
         pack_floats(raw, rows, count, out);
+      else if (segment.codebooks)
+        pack_codebooks(raw, rows, count, out);
       else
         pack_quantized(raw, rows, count, segment.units, out);
     });

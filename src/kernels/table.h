@@ -19,16 +19,16 @@ inline constexpr int kLineBytes = 64;
 inline constexpr int kTileBytes = kTileRows * kLineBytes;
 // For quantized weights, each group of columns: its tiles of int8, 64 columns each, the two of each pair of columns
 // exchanged, then the rows' scales f32[16] and sums of codes
-// int32[16]; columns beyond the last are zero. A long row has larger groups: adding up
-// a group costs as much as four of its tiles. A short one costs little anyway, and small models mind errors more.
-inline constexpr int kInt8MostTiles = 8;
-inline constexpr int int8_group_tiles(int columns) { return columns <= 768 ? 4 : kInt8MostTiles; }
+// int32[16]; columns beyond the last are zero. (Adding up a group costs as much as four of its tiles.)
+inline constexpr int kInt8GroupTiles = 8;
+inline constexpr int kInt8GroupColumns = 64 * kInt8GroupTiles;
+// Rows of so many columns stay with the vector kernels, whose activations have a scale for each 32 columns: they cost
+// little anyway, and small models mind errors more.
+inline constexpr int kNarrowColumns = 768;
 // Few rows go past the matrix unit, and their tiles have so many lines only: 1, 2, 4 or 8.
 inline constexpr int kFewRows = 8;
 inline constexpr int int8_lines(int rows) { return rows > kFewRows ? kTileRows : rows > 4 ? 8 : rows > 2 ? 4 : rows; }
-inline constexpr int int8_group_bytes(int columns, int lines) {
-  return int8_group_tiles(columns) * kLineBytes * lines + 8 * kTileRows;
-}
+inline constexpr int int8_group_bytes(int lines) { return kInt8GroupTiles * kLineBytes * lines + 8 * kTileRows; }
 // For weights of 16 bits, tiles of 32 columns as bf16; products add them up 16 tiles at a time.
 inline constexpr int kBf16GroupTiles = 16;
 inline constexpr int kBf16GroupBytes = kBf16GroupTiles * kTileBytes;
@@ -48,6 +48,10 @@ inline constexpr int kMaxHeadDim = 256;
 enum KvFormat : int { kKvF16, kKvBF16, kKvInt8 };
 // gelu(x) = x / (1 + exp(-x (a + b x^2))), with a = 2 sqrt(2 / pi) and b = 0.044715 a.
 inline constexpr float kGeluA = 1.59576912f, kGeluB = 0.0713548163f;
+// For x >= 0, 1 - erf(x) = t (c1 + t (c2 + ...)) exp(-x^2) with t = 1 / (1 + p x), to 1.5e-7 (Abramowitz and Stegun,
+// 7.1.26).
+inline constexpr float kErfP = 0.3275911f, kErf1 = 0.254829592f, kErf2 = -0.284496736f, kErf3 = 1.421413741f,
+                       kErf4 = -1.453152027f, kErf5 = 1.061405429f, kRootHalf = 0.70710678f;
 // A key or value without an element of this magnitude is stored as int8 zeros.
 inline constexpr float kLeastInt8 = 1e-30f;
 
@@ -68,13 +72,18 @@ enum Format : int {
   kQ6_K,
   kIQ4_NL,
   kIQ4_XS,
+  kU4Z,
+  kU8Z,
+  kI8,
+  kNF4,
+  kMXFP4,
   kFormats
 };
 
 // A packed quantized tile is `units` units; a unit is one block of the file format for 16 rows:
 //
-//   f16 scale[16]  (f16 min[16])                       once
-//   then for each 32 elements (1 or 8 times):
+//   f16 scale[16]  (f16 min[16])                       once; or f32 scale[16], or f16 scale[16] int8 zero[16]
+//   then for each 32 elements (1, 2 or 8 times):
 //     integer scales and mins [16] each, if the type has them
 //     codes: planes of 64-byte groups; in a group, lane l has bytes 4l..4l+3, for 4 consecutive elements
 //
@@ -96,19 +105,59 @@ enum Format : int {
 // Q6_K   d         s (signed) for each half, 4-bit 2-bit  d * s * (c - 32)
 // IQ4_NL d         4-bit                                d * table[c]
 // IQ4_XS d         s (signed), 4-bit                    d * s * table[c]
+// U4Z    d z       4-bit                                d * (c - 8) - d * z
+// U8Z    d z       8-bit                                d * (c - 128) - d * z
+// I8     d (f32)   8-bit                                d * (c - 128)
+// NF4    d (f32)   4-bit                                d * table[c]
+// MXFP4  d         4-bit                                d * table[c]
+//
+// Where there is a matrix unit, types of 4 bits without a min (Q4_0, IQ4, U4Z, NF4, MXFP4) are packed by the groups of
+// columns of the panels instead (codebooks.h):
+//
+//   f32 step[16]          of int8: 1/127 of the greatest weight that the row's group can hold
+//   int8 factor[block][16]  what the greatest code (8 below the middle, 127 of IQ4, 112 of NF4) becomes in such
+//                         steps; of U4Z for 8 codes, the second of each two blocks 16 - the zero; filled up to whole
+//                         lines of 64 bytes
+//   codes[block][4][64]   part q has weight rows q, 4 + q, 8 + q and 12 + q, 16 bytes each: the two of each pair of
+//                         columns exchanged, byte i has column i ^ 1 low and 16 + (i ^ 1) high
 //
 // Float tiles: F32 and F16 [column][16]; BF16 [column / 2][16][2], an odd column padded with zero.
 struct Layout {
-  bool min;         // a second f16 per unit
-  int blocks;       // of 32 elements in a unit
-  int subs;         // sub-blocks with their own scale in 32 elements
-  int scale_bytes;  // integer scales and mins, per lane and 32 elements
-  int bits;         // of a code
-  int offset;       // subtracted from a code (0 with a table or a min)
+  bool min;                        // a second f16 per unit
+  int blocks;                      // of 32 elements in a unit
+  int subs;                        // sub-blocks with their own scale in 32 elements
+  int scale_bytes;                 // integer scales and mins, per lane and 32 elements
+  int bits;                        // of a code
+  int offset;                      // subtracted from a code (0 with a table or a min)
+  bool wide = false;               // the scale is f32, of 22 significant bits (see kLift)
+  bool zero = false;               // an int8 per unit: a min of so many negative scales
+  const uint8_t* table = nullptr;  // values of codes, plus 128
 };
 extern const Layout kLayouts[kFormats];
+inline constexpr int header_bytes(const Layout& layout) {
+  return layout.min || layout.wide ? 64 : layout.zero ? 32 + kLanes : 32;
+}
 // Values of the IQ4 codes, plus 128.
 inline constexpr uint8_t kIq4Table[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
+
+// Values of the NF4 codes in 112ths, plus 128: off by 0.17 % of the greatest, root mean square.
+inline constexpr uint8_t kNf4Table[16] = {16, 50, 69, 84, 96, 107, 118, 128, 137, 146, 156, 166, 177, 191, 209, 240};
+inline constexpr float kNf4Reach = 112;
+
+// Values of the MXFP4 codes (FP4 E2M1 of the OCP Microscaling formats, 2023), doubled, plus 128.
+inline constexpr uint8_t kFp4Table[16] = {128, 129, 130, 131, 132, 134, 136, 140,
+                                          128, 127, 126, 125, 124, 122, 120, 116};
+inline constexpr int kFp4Reach = 12;
+
+// From the middle to its end.
+inline constexpr int kIq4Reach = 127;
+
+inline constexpr int codebook_header_bytes(int blocks) {
+  return 4 * kLanes + (kLanes * blocks + kLineBytes - 1) / kLineBytes * kLineBytes;
+}
+inline constexpr int codebook_group_bytes(int blocks) {
+  return blocks == 0 ? 0 : codebook_header_bytes(blocks) + 256 * blocks;
+}
 
 // An integer i below 2^22 in magnitude is the f32 with the bits kLift + i, less kLiftValue. So a sum that
 // starts at kLift needs no conversion: i * s = fma(lifted, s, -kLiftValue * s), exact up to its one rounding
@@ -153,7 +202,7 @@ struct MatmulJob {
 struct AttentionJob {
   const float* q[kAttentionRows];  // [head_dim] each
   // [head_dim] each: the sums of weighted values over the sum of weights, if `finish`. Else partial results:
-  // [head_dim] sums of weighted values, then the greatest score and the sum of weights.
+  // [head_dim] sums of weighted values, then the greatest score (times peak_unit) and the sum of weights.
   float* out[kAttentionRows];
   int position[kAttentionRows];       // of the row's token
   const int* blocks[kAttentionRows];  // block table of the row's sequence; rows of a sequence stand together
@@ -164,6 +213,7 @@ struct AttentionJob {
   int head_dim;           // a multiple of 8, at most kMaxHeadDim
   int window;             // at least 1
   float scale;            // of q
+  float cap;              // a score s becomes cap * tanh(s / cap); 0: it stays
   int format;             // KvFormat
   const uint8_t* keys;    // block b: at keys + b * block_bytes
   const uint8_t* values;  // block b: at values + b * block_bytes
@@ -174,16 +224,43 @@ inline constexpr size_t kAttentionScratch = 640 << 10;
 // Floats from one partial result to the next.
 inline constexpr int kPartialExtra = 16;
 
+// Scales for quantizing: of some sub-blocks, each by itself, the one that leaves the least weighted error among
+// those tried, where each try is refined by least squares for the codes that it gives.
+enum SearchKind : int {
+  kSymmetric,  // x = scale * code, code in [-top, top); 19 tries around -top / the greatest x
+  kMoving,     // the same, from the first of these tries codes are moved one by one
+  kWithMin,    // x = scale * code + min, min <= 0, code in [0, top]
+  kInTable,    // x = scale * a value of the IQ4 table; 15 tries
+};
+// What the error of an element x weighs.
+enum Weighing : int { kGiven, kByMagnitude /* |x| */, kBySquare /* x^2 */, kBySpread /* |x| + root of the mean x^2 */ };
+
+struct ScaleSearch {
+  SearchKind kind;
+  const float* x;  // [count][n]
+  int count, n;    // sub-blocks, and elements of one: at most kBlock
+  Weighing weighing;
+  const float* weights;  // [count][n] if kGiven
+  int top;
+  float begin, stride;  // kWithMin: tries (begin + stride * i + top) / range, i in [0, steps]
+  int steps;
+  bool absolute;  // errors count as |e| and not e^2
+  // Out, [count] each; any but `scale` may be null. The codes that were judged best are those nearest to
+  // inverse * (x - origin), with no origin but in kWithMin.
+  float *scale, *min, *inverse, *origin;
+};
+
 // One row per instruction set. Functions are pure: no allocation, no threads, no state.
 // Every row gives bit for bit the results of ref.
 struct Kernels {
   const char* isa;
   void (*matmul[kFormats])(const MatmulJob* job);
+  // The same on a matrix unit: null without one, and for F32. See reads_tiles() in kernels.h.
+  void (*tile_matmul[kFormats])(const MatmulJob* job);
   // x [rows <= 16, columns] into one panel; columns a multiple of 32.
   void (*quantize_panel)(const float* x, size_t ldx, int rows, int columns, PanelBlock* panel);
-  // x [rows <= 16, columns] into one panel of tiles. Where there are these, all formats but F32 read tiles.
-  // int8: into whole groups of `tiles` tiles of `lines` lines.
-  void (*int8_panel)(const float* x, size_t ldx, int rows, int columns, int tiles, int lines, uint8_t* panel);
+  // x [rows <= 16, columns] into one panel of tiles. int8: into whole groups, of `lines` lines.
+  void (*int8_panel)(const float* x, size_t ldx, int rows, int columns, int lines, uint8_t* panel);
   void (*bf16_panel)(const float* x, size_t ldx, int rows, int columns, uint8_t* panel);
   void (*attend)(const AttentionJob* job);
   // out [head_dim] of a row from its partial results, in order of positions, head_dim + kPartialExtra floats apart.
@@ -191,9 +268,14 @@ struct Kernels {
   // One position's key and value [head_dim] into slot 0..15 of a block. Values beyond f16 are clamped to its range.
   void (*store_key)(const float* key, int head_dim, int format, uint8_t* keys, int slot);
   void (*store_value)(const float* value, int head_dim, int format, uint8_t* values, int slot);
+  // Of the greatest scores in partial results: 1, or log2(e) where weights are powers of 2 and these scores are rounded
+  // up to whole numbers.
+  float peak_unit;
   KvFormat natural_kv;  // the format that needs no conversion
   // y = x / sqrt(mean(x^2) + epsilon) * weight, n elements.
   void (*rms_norm)(const float* x, const float* weight, float epsilon, int n, float* y);
+  // y = (x - mean(x)) / sqrt(variance(x) + epsilon) * weight + bias, n elements.
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, float epsilon, int n, float* y);
   // x += y
   void (*add)(const float* y, int n, float* x);
   // Rotates pairs by their angles: (x[i], x[i + n/2]) if `halves`, else (x[2i], x[2i+1]); cosine and sine [n/2].
@@ -202,10 +284,13 @@ struct Kernels {
   void (*silu_mul)(const float* gate, const float* up, int n, float* y);
   // y = gelu(gate) * up, gelu by its approximation with tanh
   void (*gelu_mul)(const float* gate, const float* up, int n, float* y);
+  // y = gelu(x) = x (1 + erf(x / sqrt(2))) / 2
+  void (*gelu)(const float* x, int n, float* y);
   // The greatest x, and the sum of exp(x - greatest).
   void (*exp_sum)(const float* x, int n, float* greatest, float* sum);
   // y = exp(x - shift) * factor
   void (*exp_scale)(const float* x, int n, float shift, float factor, float* y);
+  void (*search)(const ScaleSearch* job);
   // Reads memory and gives a checksum: to measure bandwidth.
   uint64_t (*read_memory)(const uint8_t* data, size_t bytes);
   // Does `rounds` rounds of independent register arithmetic; returns the operations done (a multiply-add is two).

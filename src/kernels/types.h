@@ -1,4 +1,4 @@
-// How weights are stored. The numbers are those of the GGUF file format.
+// How weights are stored. Numbers below 1000 are those of the GGUF file format.
 #pragma once
 
 #include <cstddef>
@@ -23,6 +23,14 @@ enum class Type : std::uint32_t {
   iq4_nl = 20,
   iq4_xs = 23,
   bf16 = 30,
+  mxfp4 = 39,
+  // What checkpoints of other formats hold, exactly. No file has these numbers.
+  u4z = 1000,
+  u8z = 1001,
+  i8 = 1002,
+  f8_e4m3 = 1003,
+  f8_e5m2 = 1004,
+  nf4 = 1005,
 };
 
 struct TypeInfo {
@@ -32,9 +40,9 @@ struct TypeInfo {
   int bytes;              // of one block
 };
 
-// nullptr: a type that this build does not read.
+// By its number in a GGUF file. nullptr: a type that this build does not read.
 const TypeInfo* type_info(std::uint32_t type);
-inline const TypeInfo& type_info(Type type) { return *type_info(static_cast<std::uint32_t>(type)); }
+const TypeInfo& type_info(Type type);
 
 // By name, in either case ("q4_k", "Q8_0"). nullptr: unknown.
 const TypeInfo* find_type(std::string_view name);

@@ -8,6 +8,7 @@
 
 #include "base/result.h"
 #include "models/config.h"
+#include "models/encoder_layers.h"
 #include "models/layers.h"
 #include "models/tensors.h"
 
@@ -23,13 +24,26 @@ struct Architecture {
   void (*forward)(const Weights& weights, Pass& pass);
 };
 
+// The same for encoders.
+struct EncoderArchitecture {
+  std::string_view name;
+  Result<Config> (*configure)(const Keys& keys);
+  // `source` tells which of the equal forms of a tensor a file has.
+  void (*list_tensors)(const Config& config, const TensorSource& source, EncoderWeights& weights, TensorList& list);
+  void (*forward)(const EncoderWeights& weights, EncoderPass& pass);
+};
+
 // nullptr: unknown.
 const Architecture* find_architecture(std::string_view name);
-std::vector<std::string_view> architecture_names();  // sorted
+const EncoderArchitecture* find_encoder(std::string_view name);
+std::vector<std::string_view> architecture_names();  // of both kinds, sorted
 
 // A static one of these in an architecture's file makes it known.
 struct Register {
   explicit Register(Architecture architecture);
+};
+struct RegisterEncoder {
+  explicit RegisterEncoder(EncoderArchitecture architecture);
 };
 
 }  // namespace ashlar::models

@@ -33,7 +33,7 @@ class ConvertTest : public testing::Test {
   std::string convert() {
     auto out = NewFile::create(room / "out.gguf", /*replace=*/true);
     EXPECT_TRUE(out.has_value());
-    const auto facts = convert_folder(room / "hf", [](auto, auto, auto) { return Status(); }, *out);
+    const auto facts = convert_model(room / "hf", {}, [](auto, auto, auto) { return Status(); }, *out);
     if (!facts) return facts.error().message;
     EXPECT_TRUE(out->commit().has_value());
     return "";

@@ -7,6 +7,8 @@
 #include <numeric>
 
 #include "models/architecture.h"
+#include "models/encoder_model.h"
+#include "models/formats/hf_folder.h"
 #include "models/mix.h"
 #include "models/transformer.h"
 
@@ -21,11 +23,15 @@ class FileSource final : public TensorSource {
   const std::string& name() const override { return file_->path(); }
   std::span<const gguf::Tensor> tensors() const override { return file_->tensors(); }
   const gguf::Tensor* find(std::string_view name) const override { return file_->find_tensor(name); }
-  Result<std::span<const std::byte>> data(const gguf::Tensor& tensor) override { return tensor.data; }
+  Result<std::span<const std::byte>> data(const gguf::Tensor& tensor) override {
+    if (!tensor.data.empty()) return tensor.data;
+    return file_->read(tensor, made_[&tensor]);
+  }
   // Packed weights need their pages no more; looked-up rows come back from the file as they are read.
   void release(const gguf::Tensor& tensor, bool again) override {
     file_->release(tensor);
     if (again) file_->expect_few_reads(tensor);
+    if (!again) made_.erase(&tensor);
   }
 
   Result<std::shared_ptr<PackedImage>> image(std::span<const std::size_t> sections, ThreadPool& pool) override {
@@ -47,6 +53,7 @@ class FileSource final : public TensorSource {
 
  private:
   std::shared_ptr<const gguf::File> file_;
+  std::map<const gguf::Tensor*, std::vector<std::byte>> made_;  // bytes that lie in no file
   std::optional<PackedCache> cache_;
   std::optional<PackedKey> key_;
   PackedImage::Origin& origin_;  // told while the weights are loaded
@@ -54,15 +61,35 @@ class FileSource final : public TensorSource {
   std::optional<PackedKeeper> keeper_;
 };
 
+// As llama.cpp's converter names what a publisher's generation_config.json advises.
+Result<SamplingAdvice> read_sampling(const gguf::File& file) {
+  const auto number = [&](std::string_view key, double least, double most) -> Result<std::optional<double>> {
+    const std::string full = fmt::format("general.sampling.{}", key);
+    const auto found = TRY(file.maybe<double>(full));
+    if (found && !(*found >= least && *found <= most))
+      return Error{Code::corrupt,
+                   fmt::format("{}: key '{}' is {}; {} to {} are possible", file.path(), full, *found, least, most)};
+    return found;
+  };
+  SamplingAdvice advice;
+  advice.temperature = TRY(number("temp", 0, 100));
+  advice.top_p = TRY(number("top_p", 0, 1));
+  advice.min_p = TRY(number("min_p", 0, 1));
+  advice.repetition_penalty = TRY(number("penalty_repeat", 0, 100));
+  if (const auto top_k = TRY(number("top_k", -1, INT32_MAX))) advice.top_k = static_cast<int>(*top_k);
+  return advice;
+}
+
 Result<ModelFacts> read_facts(const gguf::File& file) {
   ModelFacts facts;
   facts.name = TRY(file.get<std::string_view>("general.name", ""));
   if (facts.name.empty()) facts.name = std::filesystem::path(file.path()).stem().string();
   facts.architecture = TRY(file.get<std::string_view>("general.architecture", ""));
   facts.bytes = {file.bytes()};
+  facts.sampling = TRY(read_sampling(file));
   for (const gguf::Tensor& tensor : file.tensors()) {
     facts.parameters += tensor.elements();
-    facts.type_bytes[std::string(kernels::type_info(tensor.type).name)].count += tensor.data.size();
+    facts.type_bytes[std::string(kernels::type_info(tensor.type).name)].count += tensor.bytes();
   }
   const auto file_type = TRY(file.get<std::int64_t>("general.file_type", -1));
   if (const Mix* mix = find_mix(file_type))
@@ -89,18 +116,31 @@ Status take_vocabulary_size(const gguf::File& file, const text::Vocabulary& voca
   return {};
 }
 
-Result<Config> read_model_config(const gguf::File& file, const Architecture* architecture, const ModelFacts& facts) {
-  if (architecture == nullptr)
+Result<Config> read_model_config(const gguf::File& file, const ModelFacts& facts) {
+  const Architecture* architecture = find_architecture(facts.architecture);
+  const EncoderArchitecture* encoder = find_encoder(facts.architecture);
+  if (architecture == nullptr && encoder == nullptr)
     return Error{Code::unsupported,
                  fmt::format("{}: the architecture {} is not supported; {} are", file.path(),
                              gguf::quoted(facts.architecture), fmt::join(architecture_names(), ", "))};
-  return architecture->configure(Keys(file, facts.architecture));
+  const auto configure = architecture != nullptr ? architecture->configure : encoder->configure;
+  return configure(Keys(file, facts.architecture));
 }
 
 }  // namespace
 
+Result<gguf::File> open_file(const std::string& path) {
+  std::error_code unknown;
+  return std::filesystem::is_directory(path, unknown) ? open_folder(path) : gguf::File::open(path);
+}
+
+Result<gguf::File> open_text(const std::string& path) {
+  std::error_code unknown;
+  return std::filesystem::is_directory(path, unknown) ? open_folder_text(path) : gguf::File::open(path);
+}
+
 Result<LoadedModel> load(const std::string& path, const LoadOptions& options, ThreadPool& pool) {
-  return load(TRY(gguf::File::open(path)), options, pool);
+  return load(TRY(open_file(path)), options, pool);
 }
 
 Result<LoadedModel> load(gguf::File file, const LoadOptions& options, ThreadPool& pool) {
@@ -123,7 +163,7 @@ Result<LoadedModel> open_model(gguf::File opened) {
     if (has_vocabulary) return loaded;
     return Error{Code::corrupt, fmt::format("{}: holds neither tensors nor a vocabulary", file.path())};
   }
-  loaded.config = TRY(read_model_config(file, find_architecture(loaded.facts.architecture), loaded.facts));
+  loaded.config = TRY(read_model_config(file, loaded.facts));
   TRY(take_vocabulary_size(file, loaded.vocabulary, loaded.config->shape));
   loaded.shape = loaded.config->shape;
   return loaded;
@@ -132,10 +172,35 @@ Result<LoadedModel> open_model(gguf::File opened) {
 Status load_weights(LoadedModel& loaded, const LoadOptions& options, ThreadPool& pool) {
   CHECK(loaded.config.has_value(), "a file with tensors has a configuration");
   auto source = std::make_unique<FileSource>(loaded.file, options.packed_cache, loaded.weights);
-  loaded.model = TRY(Transformer::create(*find_architecture(loaded.facts.architecture), *loaded.config,
-                                         std::move(source), options.max_rows, pool));
+  const Config& config = *loaded.config;
+  if (const EncoderArchitecture* encoder = find_encoder(loaded.facts.architecture))
+    loaded.encoder = TRY(EncoderModel::create(
+        *encoder, config, std::move(source),
+        std::max(options.max_rows, std::min(config.shape.context, options.max_text_tokens)), pool));
+  else
+    loaded.model = TRY(Transformer::create(*find_architecture(loaded.facts.architecture), config, std::move(source),
+                                           options.max_rows, pool));
   loaded.file->release();  // what was read on the way
   return {};
+}
+
+Status check_tensors(const LoadedModel& model) {
+  CHECK(model.config.has_value(), "a file with tensors has a configuration");
+  PackedImage::Origin origin{};
+  const FileSource source(model.file, std::nullopt, origin);
+  const Shape& shape = model.config->shape;
+  Weights weights;
+  EncoderWeights encoder_weights;
+  TensorList list;
+  if (const EncoderArchitecture* encoder = find_encoder(model.facts.architecture)) {
+    encoder_weights.layers.resize(static_cast<std::size_t>(shape.layers));
+    encoder->list_tensors(*model.config, source, encoder_weights, list);
+  } else {
+    weights.layers.resize(static_cast<std::size_t>(shape.layers));
+    find_architecture(model.facts.architecture)->list_tensors(*model.config, weights, list);
+  }
+  list_head(source, shape.width, encoder_weights.head, list);
+  return list.check(source);
 }
 
 }  // namespace ashlar::models

@@ -11,8 +11,10 @@
 #include "base/result.h"
 #include "base/threads.h"
 #include "models/config.h"
+#include "models/encoder.h"
 #include "models/formats/gguf.h"
 #include "models/formats/gguf_vocabulary.h"
+#include "models/formats/hf_config.h"
 #include "models/model.h"
 #include "models/packed_cache.h"
 
@@ -21,6 +23,7 @@ namespace ashlar::models {
 struct LoadOptions {
   bool weights = true;                      // false: the file's facts and vocabulary only
   int max_rows = 512;                       // a step of more rows is run in pieces of this many
+  int max_text_tokens = 8192;               // an encoder reads texts of so many tokens, if its context holds them
   std::optional<PackedCache> packed_cache;  // where packed weights are looked for, and kept for the next start
 };
 
@@ -32,6 +35,7 @@ struct ModelFacts {
   std::int64_t parameters = 0;
   Bytes bytes;                              // of all its files
   std::map<std::string, Bytes> type_bytes;  // of the tensors of each type
+  SamplingAdvice sampling;                  // what its publisher advises
 };
 
 struct LoadedModel {
@@ -41,11 +45,19 @@ struct LoadedModel {
   text::Vocabulary vocabulary;  // empty tokens: the file has none
   ChatTemplates templates;
   std::optional<Config> config;                              // of a file with tensors
-  std::unique_ptr<Model> model;                              // nullptr: no weights in the file, or none wanted
+  std::unique_ptr<Model> model;                              // nullptr: no weights in the file, or none wanted,
+  std::unique_ptr<Encoder> encoder;                          // or it is an encoder, which is here
   PackedImage::Origin weights = PackedImage::Origin::fresh;  // where they came from
 };
 
-// Opens `path` (any part of a split model), checks everything and packs the
+// Opens a GGUF file (any part of a split model) or a Hugging Face folder. Errors: as gguf::File::open() and
+// open_folder().
+Result<gguf::File> open_file(const std::string& path);
+
+// The same where the weights are of no use: of a folder, its vocabulary and templates alone.
+Result<gguf::File> open_text(const std::string& path);
+
+// Opens `path` (as open_file()), checks everything and packs the
 // weights on the pool, which must outlive the model. A file without tensors
 // gives its vocabulary. not_found, io: the file; corrupt, unsupported: what it
 // holds, in one sentence; exhausted: no memory.
@@ -58,5 +70,9 @@ Result<LoadedModel> load(gguf::File file, const LoadOptions& options, ThreadPool
 // model, and the model of what has tensors. The first half is quick.
 Result<LoadedModel> open_model(gguf::File file);
 Status load_weights(LoadedModel& loaded, const LoadOptions& options, ThreadPool& pool);
+
+// Whether load_weights() will find every tensor that the architecture needs, as it needs it, and no other. corrupt,
+// unsupported: as TensorList::check().
+Status check_tensors(const LoadedModel& model);
 
 }  // namespace ashlar::models

@@ -14,6 +14,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using namespace std::string_literals;
+using testing::AllOf;
 using testing::HasSubstr;
 
 class Loader : public testing::Test {
@@ -129,9 +130,8 @@ TEST_F(Loader, RefusesKeysThatMakeNoModel) {
   EXPECT_THAT(refusal(with("rope.freq_base", 0x7FC00000)), HasSubstr("is nan; a finite number above 0"));
   EXPECT_THAT(refusal(replaced(good, "llama.block_count", "llama.block_xount")),
               HasSubstr("key 'llama.block_count' is missing"));
-  EXPECT_THAT(
-      refusal(replaced(good, "\x05\0\0\0\0\0\0\0llama"s, "\x05\0\0\0\0\0\0\0mamba"s)),
-      HasSubstr("the architecture 'mamba' is not supported; gemma3, granite, llama, olmo2, phi3, qwen2, qwen3 are"));
+  EXPECT_THAT(refusal(replaced(good, "\x05\0\0\0\0\0\0\0llama"s, "\x05\0\0\0\0\0\0\0mamba"s)),
+              AllOf(HasSubstr("the architecture 'mamba' is not supported; "), HasSubstr(", llama, ")));
   EXPECT_THAT(refusal(std::string("GGUF")), HasSubstr("the file ends"));
   EXPECT_EQ(load(path("none.gguf"), {}, pool_).error().code, Code::not_found);
 }

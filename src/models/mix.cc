@@ -37,13 +37,17 @@ Type value_type(const Mix& mix, const Shape& s, int layer) {
   return mix.type;
 }
 
-Type down_type(const Mix& mix, const Shape& s, int layer) {
+Type down_type(const Mix& mix, const Shape& s, int layer, bool importance) {
   const bool first_eighth = layer < s.layers / 8;
   if (mix.name == "Q2_K") return Type::q3_k;
   if (mix.name == "Q3_K_M") return layer < s.layers / 16 ? Type::q5_k : Type::q4_k;
   if (mix.name == "Q3_K_L") return Type::q5_k;
   if ((mix.name == "Q4_K_M" || mix.name == "Q5_K_M") && more_bits(layer, s.layers)) return Type::q6_k;
-  if ((mix.name == "Q4_K_S" || mix.type == Type::iq4_nl || mix.type == Type::iq4_xs) && first_eighth) return Type::q5_k;
+  if (!first_eighth) return mix.type;
+  const bool table = mix.type == Type::iq4_nl || mix.type == Type::iq4_xs;
+  if (mix.name == "Q4_K_S" || (table && !importance)) return Type::q5_k;
+  if (mix.type == Type::q4_0 && importance) return Type::q4_1;
+  if (mix.type == Type::q5_0 && importance) return Type::q5_1;
   return mix.type;
 }
 
@@ -60,6 +64,8 @@ Type fitting(Type type, int columns) {
   switch (type) {
     case Type::q2_k:
     case Type::q3_k:
+      type = Type::q4_0;
+      break;
     case Type::iq4_xs:
       type = Type::iq4_nl;
       break;
@@ -114,7 +120,7 @@ Type choose_type(const Mix& mix, const Shape& shape, const MatrixPlace& place) {
   } else if (place.name.ends_with("attn_v.weight")) {
     type = value_type(mix, shape, place.layer);
   } else if (place.name.ends_with("ffn_down.weight")) {
-    type = down_type(mix, shape, place.layer);
+    type = down_type(mix, shape, place.layer, place.importance);
   } else if (place.name.ends_with("attn_output.weight")) {
     type = attention_output_type(mix);
   }

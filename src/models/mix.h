@@ -28,7 +28,8 @@ struct MatrixPlace {
   std::string_view name;  // "blk.3.attn_v.weight"
   int layer = -1;         // -1: outside the layers
   int columns = 0;
-  bool output = false;  // the output matrix, or the embedding that serves as one
+  bool output = false;      // the output matrix, or the embedding that serves as one
+  bool importance = false;  // how much each column matters is known
 };
 
 kernels::Type choose_type(const Mix& mix, const Shape& shape, const MatrixPlace& place);

@@ -13,6 +13,7 @@
 namespace ashlar::models {
 
 class Profile;
+struct ClassifierHead;
 
 inline constexpr int kBlockTokens = 16;  // positions in one KV block
 
@@ -51,18 +52,28 @@ class KvStore {
   virtual void copy_block(int from, int to) = 0;
 };
 
+// Small weights beside a model's own, for the rows that ask for them. Made by Model::load_adapter(); frozen; any
+// thread. Must not outlive the model.
+class Adapter {
+ public:
+  virtual ~Adapter() = default;
+  virtual Bytes bytes() const = 0;
+};
+
 // One forward pass. Rows are tokens; each sequence's rows stand together.
 struct Step {
   struct Sequence {
     int first_row = 0;
     int rows = 0;
-    int first_position = 0;       // position of its first row; earlier ones are in the KV store
-    std::span<const int> blocks;  // its block table, covering first_position + rows
+    int first_position = 0;            // position of its first row; earlier ones are in the KV store
+    std::span<const int> blocks;       // its block table, covering first_position + rows
+    const Adapter* adapter = nullptr;  // of this model; null: the model alone
   };
   std::span<const std::int32_t> tokens;  // [rows]
   std::span<const Sequence> sequences;
   std::span<const int> logit_rows;  // rows whose logits are wanted, rising
-  std::span<float> logits;          // out: [logit_rows, vocabulary], row-major
+  std::span<float> logits;          // out: [logit_rows, vocabulary], row-major; or empty: not wanted
+  std::span<float> hidden = {};     // out: [logit_rows, width], what logits are made from; or empty
 };
 
 // What one token costs: each weight is a multiplication and an addition, and
@@ -87,6 +98,13 @@ class Model {
   // exhausted: the memory cannot be had.
   virtual Result<std::unique_ptr<KvStore>> make_kv_store(int blocks, KvType type) const = 0;
   virtual void forward(const Step& step, KvStore& kv) = 0;
+  // Of a model that ranks texts; nullptr: it has none.
+  virtual const ClassifierHead* head() const { return nullptr; }
+  // A LoRA adapter from a PEFT folder or a GGUF file. Any thread, also while a step runs. not_found, io, corrupt: the
+  // file; invalid: it is for another model; unsupported: it is no plain LoRA adapter.
+  virtual Result<std::shared_ptr<const Adapter>> load_adapter(const std::string& path) const {
+    return Error{Code::unsupported, path + ": this model takes no adapters"};
+  }
   // forward() tells `profile` (models/profile.h) where its time goes, until
   // another is named; nullptr: nobody. The profile has the model's layers.
   virtual void watch(Profile*) {}

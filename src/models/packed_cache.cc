@@ -117,7 +117,8 @@ std::string default_folder() {
 std::string stem(const gguf::File& file) {
   std::error_code ignored;
   const fs::path path = fs::weakly_canonical(file.path(), ignored);
-  std::string name = fs::path(file.path()).stem().string().substr(0, 60);
+  const fs::path given = file.path();
+  std::string name = (given.has_filename() ? given : given.parent_path()).stem().string().substr(0, 60);
   for (char& c : name)
     if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '.')) c = '-';
   Digest digest;
@@ -154,12 +155,22 @@ std::optional<PackedKey> PackedCache::key(const gguf::File& file) {
     digest.add(std::as_bytes(std::span(tensor.name)));
     digest.add(static_cast<std::uint64_t>(tensor.type));
     for (const std::int64_t dim : tensor.dims) digest.add(static_cast<std::uint64_t>(dim));
-    digest.add(static_cast<std::uint64_t>(tensor.data.data() -
-                                          file.parts()[static_cast<std::size_t>(tensor.part)].bytes().data()));
-    digest.add(tensor.data.first(std::min(kSome, tensor.data.size())));
-    digest.add(tensor.data.subspan(tensor.data.size() / 2).first(std::min(kSome, tensor.data.size() / 2)));
+    if (!tensor.data.empty())
+      digest.add(static_cast<std::uint64_t>(tensor.data.data() -
+                                            file.parts()[static_cast<std::size_t>(tensor.part)].bytes().data()));
+    for (const auto& source : file.sources(tensor)) {
+      digest.add(source.first(std::min(kSome, source.size())));
+      digest.add(source.subspan(source.size() / 2).first(std::min(kSome, source.size() / 2)));
+    }
     file.release(tensor);
   }
+  // How tensors are put together is up to a folder's other files.
+  if (file.assembled())
+    for (const gguf::Key& key : file.keys()) {
+      if (key.name.starts_with("tokenizer.")) continue;
+      digest.add(std::as_bytes(std::span(key.name)));
+      digest.add(key.value.bytes);
+    }
   return digest.value();
 }
 

@@ -9,8 +9,9 @@ namespace ashlar::models {
 
 std::string_view name_of(Operation operation) {
   static constexpr std::array<std::string_view, kOperations> kNames{
-      "embed",    "norm",      "quantize",         "qkv",     "qkv_bias",   "head_norm", "rope",
-      "store_kv", "attention", "attention_output", "gate_up", "activation", "down",      "logits"};
+      "embed",    "norm",      "quantize",         "qkv",   "qkv_bias", "head_norm",  "rope",
+      "store_kv", "attention", "attention_output", "route", "gate_up",  "activation", "down",
+      "add_up",   "logits"};
   return kNames[static_cast<std::size_t>(operation)];
 }
 

@@ -21,9 +21,11 @@ enum class Operation {
   store_kv,
   attention,
   attention_output,
+  route,  // which experts a row meets, and rows to where they stand
   gate_up,
   activation,
   down,
+  add_up,  // what a row's experts give
   logits
 };
 inline constexpr int kOperations = static_cast<int>(Operation::logits) + 1;

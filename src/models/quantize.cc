@@ -17,8 +17,8 @@ namespace {
 
 using kernels::Type;
 
-constexpr std::int64_t kPiece = 16384;         // elements that a thread takes at once: a multiple of kWholeBlocks
-constexpr std::int64_t kRound = kPiece * 512;  // elements between two looks at the watch
+constexpr std::int64_t kPiece = 16384;         // elements that a thread takes at once, or a row: whole blocks
+constexpr std::int64_t kRound = kPiece * 512;  // elements between two looks at the watch, at least
 constexpr float kMostF16 = 65504;
 constexpr int kWholeBlocks = 256;  // elements that are whole blocks of any type
 
@@ -38,14 +38,15 @@ int layer_of(std::string_view name) {
   return layer;
 }
 
-TensorChange change_of(const gguf::Tensor& tensor, const LoadedModel& model, const Mix& mix) {
+TensorChange change_of(const gguf::Tensor& tensor, const LoadedModel& model, const Mix& mix, bool importance) {
   TensorChange change{.tensor = &tensor};
   if (!is_matrix(tensor)) return change;
   const bool tied = model.file->find_tensor("output.weight") == nullptr;
   MatrixPlace place{.name = tensor.name,
                     .layer = layer_of(tensor.name),
                     .columns = static_cast<int>(tensor.columns() % kWholeBlocks),
-                    .output = tensor.name == "output.weight" || (tied && tensor.name == "token_embd.weight")};
+                    .output = tensor.name == "output.weight" || (tied && tensor.name == "token_embd.weight"),
+                    .importance = importance};
   change.type = choose_type(mix, model.shape, place);
   place.columns = kWholeBlocks;
   const Type wanted = choose_type(mix, model.shape, place);
@@ -91,8 +92,8 @@ float greatest(const float* x, std::int64_t n) {
 // Rewrites tensors one after another.
 class Rewriter {
  public:
-  Rewriter(const LoadedModel& model, ThreadPool& pool, const QuantizeWatch& watch)
-      : model_(model), pool_(pool), watch_(watch), floats_(static_cast<std::size_t>(pool.size() * kPiece)) {}
+  Rewriter(const LoadedModel& model, const Importance* importance, ThreadPool& pool, const QuantizeWatch& watch)
+      : model_(model), importance_(importance), pool_(pool), watch_(watch) {}
 
   // Whether to go on.
   Status look() const { return watch_(done_, tensor_); }
@@ -101,14 +102,25 @@ class Rewriter {
   Result<std::span<const std::byte>> rewrite(const TensorChange& change) {
     const gguf::Tensor& tensor = *change.tensor;
     tensor_ = tensor.name;
+    if (!change.made.empty()) {
+      done_ += tensor.elements();
+      return change.made;
+    }
+    source_ = TRY(model_.file->read(tensor, room_));
     bytes_.resize(change.bytes());
-    for (std::int64_t first = 0; first < tensor.elements(); first += kRound) {
+    weights_.clear();
+    if (importance_ != nullptr && is_quantized(change.type)) weights_ = importance_->weights_of(tensor);
+    // Where columns matter differently a piece is whole rows.
+    piece_ = weights_.empty() ? kPiece : tensor.columns() * std::max<std::int64_t>(1, kPiece / tensor.columns());
+    floats_.resize(static_cast<std::size_t>(pool_.size() * piece_));
+    const std::int64_t round = piece_ * std::max<std::int64_t>(1, kRound / piece_);
+    for (std::int64_t first = 0; first < tensor.elements(); first += round) {
       TRY(look());
-      const std::int64_t count = std::min(kRound, tensor.elements() - first);
+      const std::int64_t count = std::min(round, tensor.elements() - first);
       most_ = 0;
-      pool_.for_each(static_cast<int>((count + kPiece - 1) / kPiece), [&](int index, int worker) {
-        const std::int64_t begin = index * kPiece;
-        rewrite_piece(change, first + begin, std::min(kPiece, count - begin), worker);
+      pool_.for_each(static_cast<int>((count + piece_ - 1) / piece_), [&](int index, int worker) {
+        const std::int64_t begin = index * piece_;
+        rewrite_piece(change, first + begin, std::min(piece_, count - begin), worker);
       });
       TRY(check_values(change));
       done_ += count;
@@ -121,8 +133,8 @@ class Rewriter {
   // Rows are whole blocks of both types, so pieces need not end where rows end.
   void rewrite_piece(const TensorChange& change, std::int64_t first, std::int64_t count, int worker) {
     const gguf::Tensor& tensor = *change.tensor;
-    float* x = floats_.data() + worker * kPiece;
-    const std::byte* from = tensor.data.data() + kernels::row_bytes(tensor.type, first);
+    float* x = floats_.data() + worker * piece_;
+    const std::byte* from = source_.data() + kernels::row_bytes(tensor.type, first);
     std::byte* to = bytes_.data() + kernels::row_bytes(change.type, first);
     kernels::dequantize_row(tensor.type, from, x, count);
     const float most = greatest(x, count);
@@ -130,8 +142,19 @@ class Rewriter {
     while (most > seen && !most_.compare_exchange_weak(seen, most, std::memory_order_relaxed)) continue;
     if (tensor.type == change.type)
       std::memcpy(to, from, kernels::row_bytes(tensor.type, count));
-    else
+    else if (weights_.empty())
       kernels::quantize_row(change.type, x, to, count);
+    else
+      quantize_rows(change, first, count, x, to);
+  }
+
+  void quantize_rows(const TensorChange& change, std::int64_t first, std::int64_t count, const float* x,
+                     std::byte* to) const {
+    const gguf::Tensor& tensor = *change.tensor;
+    const std::int64_t columns = tensor.columns(), matrix = columns * tensor.dims[1];
+    const auto weights = static_cast<std::int64_t>(weights_.size());
+    for (std::int64_t i = 0; i < count; i += columns, x += columns, to += kernels::row_bytes(change.type, columns))
+      kernels::quantize_row(change.type, x, to, columns, weights_.data() + (first + i) / matrix * columns % weights);
   }
 
   Status check_values(const TensorChange& change) const {
@@ -150,10 +173,15 @@ class Rewriter {
   }
 
   const LoadedModel& model_;
+  const Importance* importance_;  // or nullptr
   ThreadPool& pool_;
   const QuantizeWatch& watch_;
-  std::vector<float> floats_;  // [threads][kPiece]
+  std::int64_t piece_ = 0;      // elements that a thread takes at once
+  std::vector<float> floats_;   // [threads][piece_]
+  std::vector<float> weights_;  // of this tensor's columns; empty: all alike
   std::vector<std::byte> bytes_;
+  std::vector<std::byte> room_;  // for a tensor that lies in no file
+  std::span<const std::byte> source_;
   std::atomic<float> most_ = 0;  // of the elements of this round
   std::int64_t done_ = 0;        // elements of all tensors
   std::string_view tensor_;      // the one at work
@@ -180,9 +208,9 @@ Result<QuantizePlan> plan_quantize(const LoadedModel& model, const Mix& mix, con
                     "of what a model knows, and rounding without regard to them may cost more than it seems",
                     path, static_cast<double>(model.facts.parameters) / 1e9,
                     static_cast<double>(limits.rtn_parameters) / 1e9)};
-  QuantizePlan plan{.mix = &mix};
+  QuantizePlan plan{.mix = &mix, .importance = limits.importance};
   for (const gguf::Tensor& tensor : model.file->tensors()) {
-    plan.tensors.push_back(change_of(tensor, model, mix));
+    plan.tensors.push_back(change_of(tensor, model, mix, limits.importance != nullptr));
     if (!limits.requantize) TRY(check_requantizing(model, plan.tensors.back()));
   }
   return plan;
@@ -193,7 +221,7 @@ Status quantize(const LoadedModel& model, const QuantizePlan& plan, ThreadPool& 
   constexpr std::size_t kWrite = 16 << 20;  // bytes written between two looks at the watch
   gguf::Writer writer;
   add_keys(*model.file, *plan.mix, writer);
-  Rewriter rewriter(model, pool, watch);
+  Rewriter rewriter(model, plan.importance, pool, watch);
   for (const TensorChange& change : plan.tensors) {
     const gguf::Tensor& tensor = *change.tensor;
     writer.add_tensor(tensor.name, change.type, {tensor.dims.begin(), tensor.dims.begin() + tensor.rank},

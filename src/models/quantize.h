@@ -1,11 +1,11 @@
-// A smaller version of a model: each matrix rounded to a type of fewer bits,
-// each block by itself and without looking at what the model computes ("round
-// to nearest", RTN).
+// A smaller version of a model: each matrix rounded to a type of fewer bits, each block by itself ("round to
+// nearest", RTN), with regard to which columns matter where that was measured; or as another method made it.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -15,6 +15,7 @@
 #include "models/formats/new_file.h"
 #include "models/loader.h"
 #include "models/mix.h"
+#include "models/quantizers/importance.h"
 
 namespace ashlar::models {
 
@@ -25,11 +26,14 @@ struct TensorChange {
   // What the mix has for it, where rows are not whole blocks of that and `type`
   // is what takes its place.
   std::optional<kernels::Type> wanted;
+  // Its new bytes, where a method has made them: borrowed.
+  std::span<const std::byte> made;
   std::uint64_t bytes() const;  // afterwards
 };
 
 struct QuantizePlan {
   const Mix* mix = nullptr;
+  const Importance* importance = nullptr;
   std::vector<TensorChange> tensors;  // in the file's order
   std::uint64_t bytes() const;        // of all tensors afterwards
 };
@@ -37,6 +41,7 @@ struct QuantizePlan {
 struct QuantizeLimits {
   bool requantize = false;                      // what is quantized already may be rounded once more
   std::int64_t rtn_parameters = 6'700'000'000;  // larger models are refused
+  const Importance* importance = nullptr;       // of columns, where it was measured: it must outlive the plan
 };
 
 // Which tensor gets which type. Matrices get what the mix chooses; vectors,

@@ -91,6 +91,13 @@ Recipe recipe(Type type) {
     case Type::f32:
     case Type::f16:
     case Type::bf16:
+    case Type::mxfp4:  // its scale is a power of two
+    case Type::u4z:    // no file has these
+    case Type::u8z:
+    case Type::i8:
+    case Type::f8_e4m3:
+    case Type::f8_e5m2:
+    case Type::nf4:
       break;
   }
   return r;
@@ -149,7 +156,18 @@ void place_six_bit_scales(std::byte* out, std::uint64_t random) {
   std::memcpy(out, bytes, sizeof bytes);
 }
 
+// The scale is the power of two that comes nearest.
+void fill_mxfp4(double deviation, std::span<std::byte> out, Random& random) {
+  constexpr double kSpread = 2.8;  // of the values of FP4
+  constexpr std::size_t kBlockBytes = 17;
+  const double exponent = 127 + std::round(std::log2(std::max(deviation, 1e-30) / kSpread));
+  fill_bytes(out, random);
+  for (std::size_t at = 0; at < out.size(); at += kBlockBytes)
+    out[at] = static_cast<std::byte>(std::clamp(exponent, 0.0, 254.0));
+}
+
 void fill_blocks(Type type, double deviation, std::span<std::byte> out, Random& random) {
+  if (type == Type::mxfp4) return fill_mxfp4(deviation, out, random);
   const Recipe r = recipe(type);
   const auto size = static_cast<std::size_t>(kernels::type_info(type).bytes);
   // The sign is drawn for each block, so that types with uneven codes have mean 0 too.

@@ -21,8 +21,9 @@ std::vector<double> stretch(const RopeConfig& c) {
   std::vector<double> divisors(static_cast<std::size_t>(c.dims / 2), 1.0);
   if (c.scaling == RopeConfig::Scaling::linear) std::ranges::fill(divisors, c.factor);
   if (c.scaling != RopeConfig::Scaling::yarn) return divisors;
-  const double low = std::max(0.0, std::floor(pair_with_rotations(c, c.beta_fast)));
-  const double high = std::min(c.dims - 1.0, std::ceil(pair_with_rotations(c, c.beta_slow)));
+  const double fast = pair_with_rotations(c, c.beta_fast), slow = pair_with_rotations(c, c.beta_slow);
+  const double low = std::max(0.0, c.whole_pairs ? std::floor(fast) : fast);
+  const double high = std::min(c.dims - 1.0, c.whole_pairs ? std::ceil(slow) : slow);
   for (std::size_t i = 0; i < divisors.size(); ++i) {
     const double along = std::clamp((static_cast<double>(i) - low) / std::max(0.001, high - low), 0.0, 1.0);
     const double keep = (1 - along) * c.extrapolation;

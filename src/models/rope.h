@@ -21,6 +21,7 @@ struct RopeConfig {
   double attention_factor = 1;  // multiplies the lengths of q and k that turned (YaRN, LongRoPE)
   double extrapolation = 1;     // YaRN: 0 is linear scaling
   double beta_fast = 32, beta_slow = 1;
+  bool whole_pairs = true;  // YaRN's ramp begins and ends at whole pairs, outwards
 };
 
 // `file_factors`: what divides each pair's frequency, [dims / 2], or empty

@@ -127,10 +127,11 @@ class RandomSource final : public TensorSource {
     gguf::Tensor tensor;
     tensor.name = names_.emplace_back(part.name);
     const bool vector = need.columns == 0;
-    tensor.rank = vector ? 1 : 2;
+    tensor.rank = vector ? 1 : need.experts > 0 ? 3 : 2;
     tensor.dims[0] = vector ? part.rows : need.columns;
     tensor.dims[1] = vector ? 1 : part.rows;
-    if (!vector) {
+    tensor.dims[2] = std::max(1, need.experts);
+    if (need.use != TensorList::Use::vector && !need.exact) {
       const bool output = !need.otherwise.empty() || (need.use == TensorList::Use::embedding && known_.tied);
       int layer = -1;
       if (part.name.starts_with("blk.")) layer = std::atoi(part.name.c_str() + 4);

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
-#include <numeric>
 #include <set>
 
 #include "kernels/blocks.h"
@@ -13,22 +12,13 @@
 namespace ashlar::models {
 namespace {
 
-std::string dims_text(int rows, int columns) {
+std::string dims_text(int rows, int columns, int experts) {
+  if (experts > 0) return fmt::format("[{}, {}, {}]", columns, rows, experts);
   return columns == 0 ? fmt::format("[{}]", rows) : fmt::format("[{}, {}]", columns, rows);
 }
 
 Error wrong(const TensorSource& source, std::string_view tensor, std::string_view what, Code code = Code::corrupt) {
   return Error{code, fmt::format("{}: tensor {} {}", source.name(), gguf::quoted(tensor), what)};
-}
-
-// Without data.
-std::vector<kernels::RawMatrix> stack_of(std::span<const gguf::Tensor* const> tensors) {
-  std::vector<kernels::RawMatrix> stack;
-  for (const gguf::Tensor* tensor : tensors)
-    stack.push_back({.type = tensor->type,
-                     .rows = static_cast<int>(tensor->rows()),
-                     .columns = static_cast<int>(tensor->columns())});
-  return stack;
 }
 
 Result<std::vector<float>> read_vector(TensorSource& source, std::span<const gguf::Tensor* const> tensors) {
@@ -47,10 +37,71 @@ bool plain(kernels::Type type) {
   return type == kernels::Type::f32 || type == kernels::Type::f16 || type == kernels::Type::bf16;
 }
 
+// Blocks do not outlive a transposition.
+kernels::Type packed_type(const TensorList::Need& need, std::size_t part) {
+  const kernels::Type type = need.found[part]->type;
+  if (need.parts[part].turned > 0 && !plain(type)) return kernels::Type::f16;
+  return need.exact && plain(type) ? kernels::Type::f32 : type;
+}
+
+// What one matrix of the need is stacked of, without data.
+std::vector<kernels::RawMatrix> stack_of(const TensorList::Need& need) {
+  std::vector<kernels::RawMatrix> stack;
+  for (std::size_t i = 0; i < need.found.size(); ++i)
+    stack.push_back({.type = packed_type(need, i), .rows = need.parts[i].rows, .columns = need.columns});
+  return stack;
+}
+
+std::size_t matrices_of(const TensorList::Need& need) {
+  return need.matrices == nullptr ? 1 : static_cast<std::size_t>(need.experts);
+}
+
+kernels::PackedMatrix& destination(const TensorList::Need& need, std::size_t index) {
+  return need.matrices == nullptr ? *need.matrix : (*need.matrices)[index];
+}
+
+// [count, rows, columns] to [count, columns, rows].
+std::vector<float> transposed(std::span<const float> x, std::size_t count, std::size_t rows, std::size_t columns) {
+  std::vector<float> out(x.size());
+  for (std::size_t i = 0; i < count; ++i)
+    for (std::size_t r = 0; r < rows; ++r)
+      for (std::size_t c = 0; c < columns; ++c) out[(i * columns + c) * rows + r] = x[(i * rows + r) * columns + c];
+  return out;
+}
+
+// A part's bytes as they are packed; `buffer` holds them where the source's cannot serve.
+Result<std::span<const std::byte>> bytes_of(const TensorList::Need& need, std::size_t part, TensorSource& source,
+                                            std::vector<std::byte>& buffer) {
+  const gguf::Tensor& tensor = *need.found[part];
+  const auto data = TRY(source.data(tensor));
+  const kernels::Type type = packed_type(need, part);
+  const auto turned = static_cast<std::size_t>(need.parts[part].turned);
+  if (type == tensor.type && turned == 0) return data;
+  std::vector<float> values(static_cast<std::size_t>(tensor.elements()));
+  kernels::dequantize_row(tensor.type, data.data(), values.data(), tensor.elements());
+  if (turned > 0) {
+    const auto columns = static_cast<std::size_t>(tensor.columns());
+    values = transposed(values, turned, values.size() / (turned * columns), columns);
+  }
+  buffer.resize(kernels::row_bytes(type, tensor.elements()));
+  kernels::quantize_row(type, values.data(), buffer.data(), tensor.elements());
+  return std::span<const std::byte>(buffer);
+}
+
 }  // namespace
 
 void TensorList::matrix(std::vector<Rows> stacked, int columns, kernels::PackedMatrix& out) {
   needs_.push_back({.use = Use::matrix, .columns = columns, .parts = std::move(stacked), .matrix = &out});
+}
+
+void TensorList::matrices(std::vector<Rows> stacked, int columns, int count, std::vector<kernels::PackedMatrix>& out) {
+  needs_.push_back(
+      {.use = Use::matrix, .columns = columns, .experts = count, .parts = std::move(stacked), .matrices = &out});
+}
+
+void TensorList::exact_matrix(std::vector<Rows> stacked, int columns, kernels::PackedMatrix& out) {
+  matrix(std::move(stacked), columns, out);
+  needs_.back().exact = true;
 }
 
 void TensorList::matrix_or(std::string name, std::string otherwise, int rows, int columns, kernels::PackedMatrix& out) {
@@ -62,6 +113,11 @@ void TensorList::vector(std::vector<Rows> joined, std::vector<float>& out) {
   needs_.push_back({.use = Use::vector, .parts = std::move(joined), .vector = &out});
 }
 
+void TensorList::vector_rows(Rows rows, int columns, std::vector<float>& out) {
+  vector({std::move(rows)}, out);
+  needs_.back().columns = columns;
+}
+
 void TensorList::optional_vector(std::vector<Rows> joined, std::vector<float>& out) {
   vector(std::move(joined), out);
   needs_.back().optional = true;
@@ -69,6 +125,11 @@ void TensorList::optional_vector(std::vector<Rows> joined, std::vector<float>& o
 
 void TensorList::embedding(std::string name, int rows, int width, Embedding& out) {
   needs_.push_back({.use = Use::embedding, .columns = width, .parts = {{std::move(name), rows}}, .embedding = &out});
+}
+
+void TensorList::optional_embedding(std::string name, int rows, int width, Embedding& out) {
+  embedding(std::move(name), rows, width, out);
+  needs_.back().optional = true;
 }
 
 void TensorList::ignore(std::string name) { ignored_.push_back(std::move(name)); }
@@ -80,15 +141,22 @@ Status TensorList::check_need(const TensorSource& source, Need& need) const {
   if (need.optional && std::ranges::none_of(need.parts, present)) return {};
   for (const Rows& part : need.parts) {
     const gguf::Tensor* tensor = source.find(part.name);
-    const std::string expected = dims_text(part.rows, need.columns);
+    // As it stands in the file.
+    const int columns = need.columns == 0 ? part.rows : part.turned > 0 ? part.rows / part.turned : need.columns;
+    const int rows = need.columns == 0 ? 1 : part.turned > 0 ? need.columns : part.rows;
+    const int count = part.turned > 0 ? part.turned : need.experts;
+    const std::string expected = need.columns == 0 ? dims_text(columns, 0, 0) : dims_text(rows, columns, count);
     if (tensor == nullptr) return wrong(source, part.name, fmt::format("is missing; {} is expected", expected));
-    const std::int64_t columns = need.columns == 0 ? part.rows : need.columns;
-    const std::int64_t rows = need.columns == 0 ? 1 : part.rows;
-    if (tensor->columns() != columns || tensor->rows() != rows)
+    const bool stacked = count == 0 || (tensor->dims[1] == rows && tensor->dims[2] == count);
+    if (tensor->columns() != columns || tensor->rows() != std::int64_t{rows} * std::max(1, count) || !stacked)
       return wrong(source, part.name, fmt::format("is {}; {} is expected", gguf::dims_text(*tensor), expected));
     if (need.use == Use::vector && !plain(tensor->type))
       return wrong(source, part.name,
                    fmt::format("has type {}; F32, F16 or BF16 is expected", kernels::type_info(tensor->type).name),
+                   Code::unsupported);
+    if (!std::ranges::equal(tensor->order, need.found.empty() ? tensor->order : need.found.front()->order) ||
+        (need.matrix == nullptr && !tensor->order.empty()))
+      return wrong(source, part.name, "has its columns in an order of its own (act-order), which is not supported here",
                    Code::unsupported);
     need.found.push_back(tensor);
   }
@@ -108,43 +176,82 @@ Status TensorList::check(const TensorSource& source) {
   return {};
 }
 
+// All matrices of a need, which stand in sections from `first_section` on.
+Status TensorList::pack(const Need& need, std::size_t first_section, TensorSource& source,
+                        const std::shared_ptr<PackedImage>& image, ThreadPool& pool) const {
+  std::vector<kernels::RawMatrix> stack = stack_of(need);
+  std::vector<std::vector<std::byte>> buffers(stack.size());
+  for (std::size_t part = 0; part < stack.size(); ++part)
+    stack[part].data = TRY(bytes_of(need, part, source, buffers[part])).data();
+  for (std::size_t i = 0; i < matrices_of(need); ++i) {
+    destination(need, i) = TRY(kernels::pack_into(stack, image->room(first_section + i), image, pool));
+    for (kernels::RawMatrix& raw : stack)
+      raw.data += kernels::row_bytes(raw.type, raw.columns) * static_cast<std::size_t>(raw.rows);
+  }
+  for (const gguf::Tensor* tensor : need.found) source.release(*tensor, looked_up(tensor));
+  return {};
+}
+
 Status TensorList::fill_matrices(TensorSource& source, ThreadPool& pool) const {
-  std::vector<const Need*> matrices;
+  struct Place {
+    const Need* need;
+    std::size_t section, bytes;  // the first of its sections; of all
+  };
+  std::vector<Place> places;
   std::vector<std::size_t> sections;
   for (const Need& need : needs_) {
     if (need.use != Use::matrix || need.found.empty()) continue;
-    matrices.push_back(&need);
-    sections.push_back(TRY(kernels::packed_bytes(stack_of(need.found))));
+    const std::size_t count = matrices_of(need), bytes = TRY(kernels::packed_bytes(stack_of(need)));
+    places.push_back({&need, sections.size(), count * bytes});
+    sections.insert(sections.end(), count, bytes);
+    if (need.matrices != nullptr) need.matrices->resize(count);
   }
+  const auto take_orders = [&] {
+    for (const Place& place : places) {
+      const std::span<const std::int32_t> order = place.need->found.front()->order;
+      if (!order.empty()) place.need->matrix->set_order({order.begin(), order.end()});
+    }
+  };
   const std::shared_ptr<PackedImage> image = TRY(source.image(sections, pool));
   if (image->origin() != PackedImage::Origin::fresh) {
-    for (std::size_t i = 0; i < matrices.size(); ++i)
-      *matrices[i]->matrix = TRY(kernels::adopt(stack_of(matrices[i]->found), image->section(i), image));
+    for (const Place& place : places)
+      for (std::size_t i = 0; i < matrices_of(*place.need); ++i)
+        destination(*place.need, i) =
+            TRY(kernels::adopt(stack_of(*place.need), image->section(place.section + i), image));
+    take_orders();
     return {};
   }
-  std::vector<std::size_t> order(matrices.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  std::ranges::sort(order, std::greater(), [&](std::size_t i) { return std::pair(sections[i], matrices.size() - i); });
-  for (const std::size_t i : order) {
-    const Need& need = *matrices[i];
-    std::vector<kernels::RawMatrix> stack = stack_of(need.found);
-    for (std::size_t part = 0; part < stack.size(); ++part)
-      stack[part].data = TRY(source.data(*need.found[part])).data();
-    *need.matrix = TRY(kernels::pack_into(stack, image->room(i), image, pool));
-    for (const gguf::Tensor* tensor : need.found) source.release(*tensor, looked_up(tensor));
-  }
+  std::ranges::sort(places, std::greater(), [](const Place& p) { return std::pair(p.bytes, ~p.section); });
+  for (const Place& place : places) TRY(pack(*place.need, place.section, source, image, pool));
+  take_orders();
   source.filled(image, pool);
   return {};
 }
 
+TensorPlaces TensorList::places() const {
+  TensorPlaces places;
+  for (const Need& need : needs_) {
+    if (need.use != Use::matrix || need.matrix == nullptr || need.found.empty()) continue;
+    int row = 0;
+    for (std::size_t i = 0; i < need.found.size(); ++i) {
+      const int rows = need.parts[i].rows;
+      if (!looked_up(need.found[i]))
+        places[need.parts[i].name] = {.matrix = need.matrix, .first_row = row, .rows = rows, .columns = need.columns};
+      row += rows;
+    }
+  }
+  return places;
+}
+
 bool TensorList::looked_up(const gguf::Tensor* tensor) const {
-  return std::ranges::any_of(
-      needs_, [&](const Need& need) { return need.use == Use::embedding && need.found.front() == tensor; });
+  return std::ranges::any_of(needs_, [&](const Need& need) {
+    return need.use == Use::embedding && !need.found.empty() && need.found.front() == tensor;
+  });
 }
 
 Status TensorList::fill(TensorSource& source, ThreadPool& pool) const {
   for (const Need& need : needs_) {
-    if (need.use != Use::embedding) continue;
+    if (need.use != Use::embedding || need.found.empty()) continue;
     const gguf::Tensor* tensor = need.found.front();
     *need.embedding = {.type = tensor->type,
                        .width = need.columns,
@@ -159,7 +266,7 @@ Status TensorList::fill(TensorSource& source, ThreadPool& pool) const {
     for (const gguf::Tensor* tensor : need.found) source.release(*tensor, looked_up(tensor));
   }
   for (const Need& need : needs_)
-    if (need.use == Use::embedding) source.release(*need.found.front(), true);
+    if (need.use == Use::embedding && !need.found.empty()) source.release(*need.found.front(), true);
   return {};
 }
 

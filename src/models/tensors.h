@@ -54,22 +54,37 @@ struct Embedding {
   const gguf::Tensor* tensor = nullptr;  // whose rows they are
 };
 
+// Where the rows of a file's matrix stand in a matrix of the model, which may be a stack of several.
+struct TensorPlace {
+  const kernels::PackedMatrix* matrix = nullptr;
+  int first_row = 0, rows = 0, columns = 0;
+};
+using TensorPlaces = std::map<std::string, TensorPlace, std::less<>>;  // by the tensor's name
+
 class TensorList {
  public:
   struct Rows {
     std::string name;
     int rows;
+    int turned = 0;  // of a matrix: the file has it as so many of [rows / turned, columns], each to be transposed
   };
 
   // Each adds one need. Destinations must stay where they are until fill() is
   // done. Several matrices given as `stacked` become one, in that order, for
   // they share their input.
   void matrix(std::vector<Rows> stacked, int columns, kernels::PackedMatrix& out);
+  // A matrix for each of `count` experts, each stacked of its part of tensors [columns, rows, count].
+  void matrices(std::vector<Rows> stacked, int columns, int count, std::vector<kernels::PackedMatrix>& out);
+  // As matrix(); what is F16 or BF16 becomes F32, so that its activations are not rounded either.
+  void exact_matrix(std::vector<Rows> stacked, int columns, kernels::PackedMatrix& out);
+  // A vector of rows [columns, rows].
+  void vector_rows(Rows rows, int columns, std::vector<float>& out);
   void vector(std::vector<Rows> joined, std::vector<float>& out);
   void embedding(std::string name, int rows, int width, Embedding& out);
   // As matrix() and vector(), for what a file may lack: `out` stays empty then.
   // Of a stack all must be there or none.
   void optional_vector(std::vector<Rows> joined, std::vector<float>& out);
+  void optional_embedding(std::string name, int rows, int width, Embedding& out);
   // The matrix `name` if it is there, else `otherwise`, which is in the list already.
   void matrix_or(std::string name, std::string otherwise, int rows, int columns, kernels::PackedMatrix& out);
   // A tensor that may be in the file and is not used.
@@ -89,19 +104,27 @@ class TensorList {
   struct Need {
     Use use;
     bool optional = false;
-    int columns = 0;  // 0: a vector
+    int columns = 0;     // 0: a vector
+    int experts = 0;     // 0: no third dimension
+    bool exact = false;  // F16 and BF16 become F32
     std::vector<Rows> parts;
     std::string otherwise;  // stands in where the file lacks the one part; may be empty
     kernels::PackedMatrix* matrix = nullptr;
+    std::vector<kernels::PackedMatrix>* matrices = nullptr;  // instead, where there are experts
     std::vector<float>* vector = nullptr;
     Embedding* embedding = nullptr;
     std::vector<const gguf::Tensor*> found;  // set by check(); empty: an optional need that is not met
   };
   std::span<const Need> needs() const { return needs_; }
 
+  // Where each tensor's rows stand in the matrices, but for an embedding that is one too. After check().
+  TensorPlaces places() const;
+
  private:
   Status check_need(const TensorSource& source, Need& need) const;
   Status fill_matrices(TensorSource& source, ThreadPool& pool) const;
+  Status pack(const Need& need, std::size_t first_section, TensorSource& source,
+              const std::shared_ptr<PackedImage>& image, ThreadPool& pool) const;
   bool looked_up(const gguf::Tensor* tensor) const;
 
   std::vector<Need> needs_;

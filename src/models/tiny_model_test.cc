@@ -81,6 +81,14 @@ std::vector<double> plain_values(Type type, std::span<const std::byte> bytes) {
       case Type::q8_0:
         for (int i = 0; i < 32; ++i) out.push_back(half(block) * s8(block[2 + i]));
         break;
+      case Type::mxfp4: {
+        constexpr double kValues[] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
+        for (int i = 0; i < 32; ++i) {
+          const int code = i < 16 ? u8(block[1 + i]) & 15 : u8(block[1 + i - 16]) >> 4;
+          out.push_back(std::ldexp((code & 8) != 0 ? -kValues[code & 7] : kValues[code & 7], u8(block[0]) - 127));
+        }
+        break;
+      }
       case Type::q4_0:
         for (int i = 0; i < 32; ++i)
           out.push_back(half(block) * ((i < 16 ? u8(block[2 + i]) & 15 : u8(block[2 + i - 16]) >> 4) - 8));
@@ -115,7 +123,16 @@ void TinyModel::add_keys() {
   size("attention.head_count", spec_.heads);
   size("attention.head_count_kv", spec_.kv_heads);
   size("context_length", spec_.context);
-  if (spec_.head_dim * spec_.heads != spec_.width) {
+  if (spec_.latent_rank > 0) {
+    size("attention.kv_lora_rank", spec_.latent_rank);
+    if (spec_.query_rank > 0) size("attention.q_lora_rank", spec_.query_rank);
+    size("attention.key_length", spec_.split ? spec_.latent_rank + spec_.rope_dims : spec_.head_dim);
+    size("attention.value_length", spec_.split ? spec_.latent_rank : spec_.value_dim);
+    if (spec_.split) size("attention.key_length_mla", spec_.head_dim);
+    if (spec_.split) size("attention.value_length_mla", spec_.value_dim);
+    if (spec_.log_multiplier >= 0)
+      writer_.add(spec_.architecture + ".rope.scaling.yarn_log_multiplier", static_cast<float>(spec_.log_multiplier));
+  } else if (spec_.head_dim * spec_.heads != spec_.width) {
     size("attention.key_length", spec_.head_dim);
     size("attention.value_length", spec_.head_dim);
   }
@@ -133,6 +150,11 @@ void TinyModel::add_keys() {
     size("attention.sliding_window_pattern", spec_.full_every);
     writer_.add(prefix + "rope.freq_base_swa", static_cast<float>(spec_.window_rope_base));
   }
+  if (spec_.architecture == "gemma2") {
+    if (spec_.full_every != 2) size("attention.sliding_window_pattern", spec_.full_every);
+    writer_.add(prefix + "attn_logit_softcapping", static_cast<float>(spec_.attention_cap));
+    writer_.add(prefix + "final_logit_softcapping", static_cast<float>(spec_.logit_cap));
+  }
   if (spec_.long_rope) {
     size("rope.scaling.original_context_length", spec_.original_context);
     writer_.add(prefix + "rope.scaling.attn_factor", static_cast<float>(spec_.rope_length));
@@ -143,10 +165,38 @@ void TinyModel::add_keys() {
     writer_.add(prefix + "logit_scale", static_cast<float>(spec_.logit_divisor));
     writer_.add(prefix + "attention.scale", static_cast<float>(spec_.attention_scale));
   }
+  if (spec_.experts > 0) add_expert_keys();
 }
 
-void TinyModel::add(const std::string& name, int rows, int columns, Type type, double deviation, double mean) {
+void TinyModel::add_expert_keys() {
+  const std::string prefix = spec_.architecture + ".";
+  const auto size = [&](std::string_view key, int value) {
+    const auto wrong = spec_.wrong_keys.find(std::string(key));
+    writer_.add(prefix + std::string(key),
+                wrong == spec_.wrong_keys.end() ? static_cast<std::uint32_t>(value) : wrong->second);
+  };
+  size("expert_count", spec_.experts);
+  size("expert_used_count", spec_.experts_used);
+  if (spec_.architecture != "llama") size("expert_feed_forward_length", spec_.expert_hidden);
+  if (spec_.architecture == "deepseek2") {
+    size("leading_dense_block_count", spec_.dense_layers);
+    size("expert_shared_count", spec_.shared_hidden / spec_.expert_hidden);
+  }
+  if (spec_.architecture == "qwen2moe") size("expert_shared_feed_forward_length", spec_.shared_hidden);
+  if (!spec_.expert_keys) return;
+  size("expert_gating_func", spec_.scores == "softmax" ? 1 : spec_.scores == "sigmoid" ? 2 : 3);
+  size("expert_group_count", spec_.expert_groups);
+  size("expert_group_used_count", spec_.expert_groups_used);
+  writer_.add(prefix + "expert_weights_norm", spec_.normalize);
+  writer_.add(prefix + "expert_weights_scale", static_cast<float>(spec_.expert_scale));
+}
+
+// `count`: so many matrices, one behind the other; 0: a matrix or, of one row, a vector.
+void TinyModel::add(const std::string& name, int rows, int columns, Type type, double deviation, double mean,
+                    int count) {
   Matrix& m = tensors_[name];
+  const int each = rows;
+  rows *= std::max(1, count);
   m.rows = rows;
   m.columns = columns;
   m.bytes.resize(kernels::row_bytes(type, columns) * static_cast<std::size_t>(rows));
@@ -162,7 +212,8 @@ void TinyModel::add(const std::string& name, int rows, int columns, Type type, d
   }
   m.values = plain_values(type, m.bytes);
   std::vector<std::int64_t> dims{columns};
-  if (rows > 1) dims.push_back(rows);
+  if (rows > 1) dims.push_back(each);
+  if (count > 0) dims.push_back(count);
   writer_.add_tensor(name, type, dims, m.bytes);
 }
 
@@ -175,7 +226,9 @@ void TinyModel::add_tensors() {
   for (int i = 0; i < s.layers; ++i) {
     const std::string blk = "blk." + std::to_string(i) + ".";
     if (s.pre_norms) add(blk + "attn_norm.weight", 1, s.width, Type::f32, 0.2, 1);
-    if (s.fused) {
+    if (s.latent_rank > 0) {
+      add_latent(blk, spread);
+    } else if (s.fused) {
       add(blk + "attn_qkv.weight", q + 2 * kv, s.width, s.type, spread);
     } else {
       add(blk + "attn_q.weight", q, s.width, s.type, spread);
@@ -199,10 +252,17 @@ void TinyModel::add_tensors() {
       add(blk + "post_attention_norm.weight", 1, s.width, Type::f32, 0.2, 1);
       add(blk + "post_ffw_norm.weight", 1, s.width, Type::f32, 0.2, 1);
     }
-    add(blk + "attn_output.weight", s.width, q, s.type, spread);
-    if (s.pre_norms) add(blk + "ffn_norm.weight", 1, s.width, Type::f32, 0.2, 1);
-    if (!s.fused) add(blk + "ffn_gate.weight", s.hidden, s.width, s.type, spread);
-    add(blk + "ffn_up.weight", s.fused ? 2 * s.hidden : s.hidden, s.width, s.type, spread);
+    add(blk + "attn_output.weight", s.width, s.latent_rank > 0 ? s.heads * s.value_dim : q, s.type, spread);
+    if (s.output_bias) add(blk + "attn_output.bias", 1, s.width, Type::f32, 0.5);
+    if (s.sinks) add(blk + "attn_sinks.weight", 1, s.heads, Type::f32, 2);
+    if (s.pre_norms) add(blk + s.feed_forward_norm + ".weight", 1, s.width, Type::f32, 0.2, 1);
+    if (s.experts > 0 && i >= s.dense_layers) {
+      add_experts(blk, other, spread);
+      continue;
+    }
+    const bool up = s.fused || s.fused_up;
+    if (!up) add(blk + "ffn_gate.weight", s.hidden, s.width, s.type, spread);
+    add(blk + "ffn_up.weight", up ? 2 * s.hidden : s.hidden, s.width, s.type, spread);
     add(blk + "ffn_down.weight", s.width, s.hidden, other, spread);
   }
   add("output_norm.weight", 1, s.width, Type::f32, 0.2, 1);
@@ -214,17 +274,163 @@ void TinyModel::add_tensors() {
   }
 }
 
+void TinyModel::add_latent(const std::string& blk, double spread) {
+  const TinySpec& s = spec_;
+  const int own = s.head_dim - s.rope_dims;
+  const double latent_spread = 1 / std::sqrt(s.latent_rank);
+  if (s.query_rank > 0) {
+    add(blk + "attn_q_a.weight", s.query_rank, s.width, s.type, spread);
+    add(blk + "attn_q_a_norm.weight", 1, s.query_rank, Type::f32, 0.2, 1);
+    add(blk + "attn_q_b.weight", s.heads * s.head_dim, s.query_rank, s.type, 1 / std::sqrt(s.query_rank));
+  } else {
+    add(blk + "attn_q.weight", s.heads * s.head_dim, s.width, s.type, spread);
+  }
+  add(blk + "attn_kv_a_mqa.weight", s.latent_rank + s.rope_dims, s.width, s.type, spread);
+  add(blk + "attn_kv_a_norm.weight", 1, s.latent_rank, Type::f32, 0.2, 1);
+  if (s.split) {
+    add(blk + "attn_k_b.weight", s.latent_rank, own, s.type, latent_spread, 0, s.heads);
+    add(blk + "attn_v_b.weight", s.value_dim, s.latent_rank, s.type, latent_spread, 0, s.heads);
+  } else {
+    add(blk + "attn_kv_b.weight", s.heads * (own + s.value_dim), s.latent_rank, s.type, latent_spread);
+  }
+}
+
+void TinyModel::add_experts(const std::string& blk, Type other, double spread) {
+  const TinySpec& s = spec_;
+  add(blk + "ffn_gate_inp.weight", s.experts, s.width, Type::f32, 2 * spread);
+  const bool own = s.expert_type != Type::f32;
+  add(blk + "ffn_gate_exps.weight", s.expert_hidden, s.width, own ? s.expert_type : s.type, spread, 0, s.experts);
+  add(blk + "ffn_up_exps.weight", s.expert_hidden, s.width, own ? s.expert_type : s.type, spread, 0, s.experts);
+  add(blk + "ffn_down_exps.weight", s.width, s.expert_hidden, own ? s.expert_type : other, spread, 0, s.experts);
+  if (s.choice_bias) add(blk + "exp_probs_b.bias", 1, s.experts, Type::f32, 0.3);
+  if (s.expert_biases) {
+    add(blk + "ffn_gate_inp.bias", 1, s.experts, Type::f32, 0.5);
+    add(blk + "ffn_gate_exps.bias", s.experts, s.expert_hidden, Type::f32, 0.5);
+    add(blk + "ffn_up_exps.bias", s.experts, s.expert_hidden, Type::f32, 0.5);
+    add(blk + "ffn_down_exps.bias", s.experts, s.width, Type::f32, 0.5);
+  }
+  if (s.shared_hidden == 0) return;
+  add(blk + "ffn_gate_shexp.weight", s.shared_hidden, s.width, s.type, spread);
+  add(blk + "ffn_up_shexp.weight", s.shared_hidden, s.width, s.type, spread);
+  add(blk + "ffn_down_shexp.weight", s.width, s.shared_hidden, other, spread);
+  if (s.shared_gate) add(blk + "ffn_gate_inp_shexp.weight", 1, s.width, Type::f32, spread);
+}
+
+void TinyModel::add_low_rank(const std::string& name, std::span<const float> a, std::span<const float> b, int rank,
+                             double scale) {
+  Matrix& m = tensors_.at(name);
+  const auto columns = static_cast<std::size_t>(m.columns), ranks = static_cast<std::size_t>(rank);
+  for (std::size_t r = 0; r < static_cast<std::size_t>(m.rows); ++r)
+    for (std::size_t c = 0; c < columns; ++c)
+      for (std::size_t k = 0; k < ranks; ++k)
+        m.values[r * columns + c] +=
+            scale * static_cast<double>(b[r * ranks + k]) * static_cast<double>(a[k * columns + c]);
+}
+
+std::map<std::string, TinyModel::Values> TinyModel::values() const {
+  std::map<std::string, Values> out;
+  for (const auto& [name, m] : tensors_) out[name] = {m.rows, m.columns, m.values};
+  return out;
+}
+
+void TinyModel::set_values(const std::string& name, std::vector<double> values) {
+  Matrix& m = tensors_.at(name);
+  CHECK(values.size() == m.values.size(), "as many values as before");
+  m.values = std::move(values);
+}
+
 TinyModel::Vector TinyModel::multiply(const std::string& name, const Vector& x) const {
-  const Matrix& m = tensor(name);
-  Vector y(static_cast<std::size_t>(m.rows), 0.0);
-  for (std::size_t r = 0; r < y.size(); ++r)
-    for (std::size_t c = 0; c < x.size(); ++c) y[r] += m.values[r * x.size() + c] * x[c];
-  return y;
+  return rows_of(name, x, 0, tensor(name).rows);
+}
+
+// x + a part of a tensor.
+TinyModel::Vector TinyModel::plus(Vector x, const std::string& name, int first) const {
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] += tensor(name).values[static_cast<std::size_t>(first) + i];
+  return x;
+}
+
+TinyModel::Vector TinyModel::gated(Vector gate, Vector up) const {
+  for (std::size_t i = 0; i < gate.size(); ++i) {
+    const double g = gate[i], cubic = std::sqrt(2 / std::numbers::pi) * (g + 0.044715 * g * g * g);
+    if (spec_.clamped) {
+      const double most = std::min(g, 7.0), linear = std::min(std::max(up[i], -7.0), 7.0);
+      gate[i] = most / (1 + std::exp(-1.702 * most)) * (linear + 1);
+    } else {
+      gate[i] = (spec_.gelu ? g / 2 * (1 + std::tanh(cubic)) : g / (1 + std::exp(-g))) * up[i];
+    }
+  }
+  return gate;
+}
+
+// The experts of h and their weights.
+std::vector<std::pair<int, double>> TinyModel::choose(const std::string& blk, const Vector& h) const {
+  const TinySpec& s = spec_;
+  Vector logits = multiply(blk + "ffn_gate_inp.weight", h);
+  if (s.expert_biases) logits = plus(logits, blk + "ffn_gate_inp.bias");
+  Vector scores;
+  double sum = 0;
+  for (const double logit : logits) sum += std::exp(logit);
+  for (const double logit : logits)
+    scores.push_back(s.scores == "softmax"   ? std::exp(logit) / sum
+                     : s.scores == "sigmoid" ? 1 / (1 + std::exp(-logit))
+                                             : std::exp(logit));
+  const Vector wish = s.choice_bias ? plus(scores, blk + "exp_probs_b.bias") : scores;
+  // The groups by their best expert, or their best two.
+  const int each = s.experts / s.expert_groups;
+  std::vector<std::pair<double, int>> groups;
+  for (int g = 0; g < s.expert_groups; ++g) {
+    Vector in_group(wish.begin() + g * each, wish.begin() + (g + 1) * each);
+    std::ranges::sort(in_group, std::greater());
+    groups.emplace_back(s.scores == "sigmoid" ? in_group[0] + in_group[1] : in_group[0], g);
+  }
+  std::ranges::sort(groups, std::greater());
+  std::vector<std::pair<double, int>> order;
+  for (int i = 0; i < s.expert_groups_used; ++i)
+    for (int e = groups[static_cast<std::size_t>(i)].second * each, end = e + each; e < end; ++e)
+      order.emplace_back(wish[static_cast<std::size_t>(e)], e);
+  std::ranges::sort(order, std::greater());
+  std::vector<std::pair<int, double>> chosen;
+  double total = 0;
+  for (int i = 0; i < s.experts_used; ++i) {
+    const int expert = order[static_cast<std::size_t>(i)].second;
+    chosen.emplace_back(expert, scores[static_cast<std::size_t>(expert)]);
+    total += chosen.back().second;
+  }
+  for (auto& [expert, weight] : chosen) weight *= s.expert_scale / (s.normalize || s.scores == "chosen" ? total : 1);
+  return chosen;
+}
+
+TinyModel::Vector TinyModel::mix(const std::string& blk, const Vector& h) const {
+  const TinySpec& s = spec_;
+  Vector out(h.size(), 0.0);
+  for (const auto& [expert, weight] : choose(blk, h)) {
+    const int first = expert * s.expert_hidden;
+    Vector gate = rows_of(blk + "ffn_gate_exps.weight", h, first, s.expert_hidden);
+    Vector up = rows_of(blk + "ffn_up_exps.weight", h, first, s.expert_hidden);
+    if (s.expert_biases) {
+      gate = plus(gate, blk + "ffn_gate_exps.bias", first);
+      up = plus(up, blk + "ffn_up_exps.bias", first);
+    }
+    Vector down = rows_of(blk + "ffn_down_exps.weight", gated(gate, up), expert * s.width, s.width);
+    if (s.expert_biases) down = plus(down, blk + "ffn_down_exps.bias", expert * s.width);
+    for (std::size_t i = 0; i < out.size(); ++i) out[i] += weight * down[i];
+  }
+  if (s.shared_hidden == 0) return out;
+  const Vector shared = multiply(blk + "ffn_down_shexp.weight", gated(multiply(blk + "ffn_gate_shexp.weight", h),
+                                                                      multiply(blk + "ffn_up_shexp.weight", h)));
+  double factor = 1;
+  if (s.shared_gate) factor = 1 / (1 + std::exp(-multiply(blk + "ffn_gate_inp_shexp.weight", h)[0]));
+  for (std::size_t i = 0; i < out.size(); ++i) out[i] += factor * shared[i];
+  return out;
 }
 
 TinyModel::Vector TinyModel::rows_of(const std::string& name, const Vector& x, int first, int count) const {
-  const Vector all = multiply(name, x);
-  return {all.begin() + first, all.begin() + first + count};
+  const Matrix& m = tensor(name);
+  Vector y(static_cast<std::size_t>(count), 0.0);
+  for (std::size_t r = 0; r < y.size(); ++r)
+    for (std::size_t c = 0; c < x.size(); ++c)
+      y[r] += m.values[(static_cast<std::size_t>(first) + r) * x.size() + c] * x[c];
+  return y;
 }
 
 // x[from, from + count) over its root mean square, times the weight; the rest unchanged.
@@ -244,7 +450,7 @@ int TinyModel::window(int layer) const {
   return full ? 0 : spec_.window;
 }
 
-void TinyModel::rotate(Vector& x, int heads, int position, int layer) const {
+void TinyModel::rotate(Vector& x, int heads, int position, int layer, int stride, int offset) const {
   const bool other = window(layer) > 0 && spec_.window_rope_base > 0;
   const double base = other ? spec_.window_rope_base : spec_.rope_base;
   const std::string scaling = other ? "" : spec_.rope_scaling;
@@ -264,13 +470,15 @@ void TinyModel::rotate(Vector& x, int heads, int position, int layer) const {
       const auto pair_of = [&](double turns) {
         return n * std::log(spec_.original_context / (turns * 2 * std::numbers::pi)) / (2 * std::log(spec_.rope_base));
       };
-      const double low = std::max(std::floor(pair_of(32)), 0.0), high = std::min(std::ceil(pair_of(1)), n - 1.0);
+      const bool whole = spec_.whole_pairs;
+      const double low = std::max(whole ? std::floor(pair_of(32)) : pair_of(32), 0.0);
+      const double high = std::min(whole ? std::ceil(pair_of(1)) : pair_of(1), n - 1.0);
       const double ramp = 1 - std::min(1.0, std::max(0.0, (pair - low) / std::max(0.001, high - low)));
       theta = theta / spec_.rope_factor * (1 - ramp) + theta * ramp;
-      length = 1 + 0.1 * std::log(spec_.rope_factor);
+      length = spec_.latent_rank > 0 ? 1 : 1 + 0.1 * std::log(spec_.rope_factor);
     }
     for (int head = 0; head < heads; ++head) {
-      const int begin = head * spec_.head_dim;
+      const int begin = head * stride + offset;
       double& a = x[static_cast<std::size_t>(begin + (spec_.halves ? pair : 2 * pair))];
       double& b = x[static_cast<std::size_t>(begin + (spec_.halves ? pair + n / 2 : 2 * pair + 1))];
       const double first = a, second = b;
@@ -280,19 +488,52 @@ void TinyModel::rotate(Vector& x, int heads, int position, int layer) const {
   }
 }
 
-TinyModel::Vector TinyModel::attend(int layer, int position, Vector x, std::vector<Vector>& keys,
-                                    std::vector<Vector>& values) const {
+// Queries, keys and values of one position before they are kept, turned.
+TinyModel::Heads TinyModel::latent_heads(const std::string& blk, const Vector& x, int position, int layer) const {
   const TinySpec& s = spec_;
-  const std::string blk = "blk." + std::to_string(layer) + ".";
+  const auto own = static_cast<std::size_t>(s.head_dim - s.rope_dims), rank = static_cast<std::size_t>(s.latent_rank);
+  const auto value_dim = static_cast<std::size_t>(s.value_dim);
+  Heads out;
+  if (s.query_rank > 0)
+    out.q = multiply(blk + "attn_q_b.weight",
+                     normalize(blk + "attn_q_a_norm.weight", multiply(blk + "attn_q_a.weight", x), 0, s.query_rank));
+  else
+    out.q = multiply(blk + "attn_q.weight", x);
+  rotate(out.q, s.heads, position, layer, s.head_dim, static_cast<int>(own));
+  const Vector down = multiply(blk + "attn_kv_a_mqa.weight", x);
+  Vector turned(down.begin() + s.latent_rank, down.end());
+  rotate(turned, 1, position, layer, s.rope_dims);
+  const Vector c =
+      normalize(blk + "attn_kv_a_norm.weight", {down.begin(), down.begin() + s.latent_rank}, 0, s.latent_rank);
+  for (std::size_t h = 0; h < static_cast<std::size_t>(s.heads); ++h) {
+    for (std::size_t i = 0; i < own + value_dim; ++i) {
+      const bool key = i < own;
+      const std::string name = !s.split ? "attn_kv_b.weight" : key ? "attn_k_b.weight" : "attn_v_b.weight";
+      double sum = 0;
+      for (std::size_t r = 0; r < rank; ++r) {
+        const std::size_t at = !s.split ? (h * (own + value_dim) + i) * rank + r
+                               : key    ? (h * rank + r) * own + i
+                                        : (h * value_dim + i - own) * rank + r;
+        sum += tensor(blk + name).values[at] * c[r];
+      }
+      (key ? out.k : out.v).push_back(sum);
+    }
+    out.k.insert(out.k.end(), turned.begin(), turned.end());
+  }
+  return out;
+}
+
+TinyModel::Heads TinyModel::plain_heads(const std::string& blk, const Vector& x, int position, int layer) const {
+  const TinySpec& s = spec_;
   const int q_rows = s.heads * s.head_dim, kv_rows = s.kv_heads * s.head_dim;
   const std::string fused = blk + "attn_qkv.weight";
   Vector q = s.fused ? rows_of(fused, x, 0, q_rows) : multiply(blk + "attn_q.weight", x);
   Vector k = s.fused ? rows_of(fused, x, q_rows, kv_rows) : multiply(blk + "attn_k.weight", x);
   Vector v = s.fused ? rows_of(fused, x, q_rows + kv_rows, kv_rows) : multiply(blk + "attn_v.weight", x);
   if (s.qkv_bias) {
-    for (std::size_t i = 0; i < q.size(); ++i) q[i] += tensor(blk + "attn_q.bias").values[i];
-    for (std::size_t i = 0; i < k.size(); ++i) k[i] += tensor(blk + "attn_k.bias").values[i];
-    for (std::size_t i = 0; i < v.size(); ++i) v[i] += tensor(blk + "attn_v.bias").values[i];
+    q = plus(q, blk + "attn_q.bias");
+    k = plus(k, blk + "attn_k.bias");
+    v = plus(v, blk + "attn_v.bias");
   }
   if (s.head_norms) {
     for (int h = 0; h < s.heads; ++h) q = normalize(blk + "attn_q_norm.weight", q, h * s.head_dim, s.head_dim);
@@ -302,33 +543,48 @@ TinyModel::Vector TinyModel::attend(int layer, int position, Vector x, std::vect
     q = normalize(blk + "attn_q_norm.weight", q, 0, q_rows);
     k = normalize(blk + "attn_k_norm.weight", k, 0, kv_rows);
   }
-  rotate(q, s.heads, position, layer);
-  rotate(k, s.kv_heads, position, layer);
+  rotate(q, s.heads, position, layer, s.head_dim);
+  rotate(k, s.kv_heads, position, layer, s.head_dim);
+  return {q, k, v};
+}
+
+TinyModel::Vector TinyModel::attend(int layer, int position, Vector x, std::vector<Vector>& keys,
+                                    std::vector<Vector>& values) const {
+  const TinySpec& s = spec_;
+  const std::string blk = "blk." + std::to_string(layer) + ".";
+  const bool latent = s.latent_rank > 0;
+  const auto [q, k, v] = latent ? latent_heads(blk, x, position, layer) : plain_heads(blk, x, position, layer);
+  const int kv_heads = latent ? s.heads : s.kv_heads, value_dim = latent ? s.value_dim : s.head_dim;
   keys.push_back(k);
   values.push_back(v);
-  Vector heads(q.size(), 0.0);
-  const double scale = s.attention_scale > 0 ? s.attention_scale : 1 / std::sqrt(s.head_dim);
+  Vector heads(static_cast<std::size_t>(s.heads * value_dim), 0.0);
+  double scale = s.attention_scale > 0 ? s.attention_scale : 1 / std::sqrt(s.head_dim);
+  if (s.log_multiplier >= 0) scale *= std::pow(1 + s.log_multiplier * std::log(s.rope_factor), 2);
   const int first = window(layer) > 0 ? std::max(0, position - window(layer) + 1) : 0;
   for (int h = 0; h < s.heads; ++h) {
     const auto q_at = static_cast<std::size_t>(h * s.head_dim);
-    const auto kv_at = static_cast<std::size_t>(h / (s.heads / s.kv_heads) * s.head_dim);
+    const int kv_head = h / (s.heads / kv_heads);
+    const auto k_at = static_cast<std::size_t>(kv_head * s.head_dim);
+    const auto v_at = static_cast<std::size_t>(kv_head * value_dim), out_at = static_cast<std::size_t>(h * value_dim);
     Vector weights;
-    double sum = 0;
+    double sum = s.sinks ? std::exp(tensor(blk + "attn_sinks.weight").values[static_cast<std::size_t>(h)]) : 0;
     for (int p = first; p <= position; ++p) {
       double dot = 0;
       for (int i = 0; i < s.head_dim; ++i)
         dot += q[q_at + static_cast<std::size_t>(i)] *
-               keys[static_cast<std::size_t>(p)][kv_at + static_cast<std::size_t>(i)];
-      weights.push_back(std::exp(dot * scale));
+               keys[static_cast<std::size_t>(p)][k_at + static_cast<std::size_t>(i)];
+      const double score = dot * scale;
+      weights.push_back(std::exp(s.attention_cap > 0 ? s.attention_cap * std::tanh(score / s.attention_cap) : score));
       sum += weights.back();
     }
     for (int p = first; p <= position; ++p)
-      for (int i = 0; i < s.head_dim; ++i)
-        heads[q_at + static_cast<std::size_t>(i)] +=
+      for (int i = 0; i < value_dim; ++i)
+        heads[out_at + static_cast<std::size_t>(i)] +=
             weights[static_cast<std::size_t>(p - first)] / sum *
-            values[static_cast<std::size_t>(p)][kv_at + static_cast<std::size_t>(i)];
+            values[static_cast<std::size_t>(p)][v_at + static_cast<std::size_t>(i)];
   }
-  return multiply(blk + "attn_output.weight", heads);
+  const Vector out = multiply(blk + "attn_output.weight", heads);
+  return s.output_bias ? plus(out, blk + "attn_output.bias") : out;
 }
 
 std::vector<std::vector<double>> TinyModel::logits(std::span<const std::int32_t> tokens) const {
@@ -347,21 +603,25 @@ std::vector<std::vector<double>> TinyModel::logits(std::span<const std::int32_t>
       Vector attended = attend(layer, static_cast<int>(position), before, keys[l], values[l]);
       if (s.post_norms) attended = normalize(blk + "post_attention_norm.weight", attended, 0, s.width);
       for (std::size_t i = 0; i < x.size(); ++i) x[i] += s.residual_scale * attended[i];
-      const Vector h = s.pre_norms ? normalize(blk + "ffn_norm.weight", x, 0, s.width) : x;
-      const std::string up_name = blk + "ffn_up.weight";
-      Vector gate = s.fused ? rows_of(up_name, h, 0, s.hidden) : multiply(blk + "ffn_gate.weight", h);
-      const Vector up = s.fused ? rows_of(up_name, h, s.hidden, s.hidden) : multiply(up_name, h);
-      for (std::size_t i = 0; i < gate.size(); ++i) {
-        const double g = gate[i], cubic = std::sqrt(2 / std::numbers::pi) * (g + 0.044715 * g * g * g);
-        gate[i] = (s.gelu ? g / 2 * (1 + std::tanh(cubic)) : g / (1 + std::exp(-g))) * up[i];
+      const Vector h = s.pre_norms ? normalize(blk + s.feed_forward_norm + ".weight", x, 0, s.width) : x;
+      Vector down;
+      if (s.experts > 0 && layer >= s.dense_layers) {
+        down = mix(blk, h);
+      } else {
+        const std::string up_name = blk + "ffn_up.weight";
+        const bool fused = s.fused || s.fused_up;
+        const Vector gate = fused ? rows_of(up_name, h, 0, s.hidden) : multiply(blk + "ffn_gate.weight", h);
+        const Vector up = fused ? rows_of(up_name, h, s.hidden, s.hidden) : multiply(up_name, h);
+        down = multiply(blk + "ffn_down.weight", gated(gate, up));
       }
-      Vector down = multiply(blk + "ffn_down.weight", gate);
       if (s.post_norms) down = normalize(blk + "post_ffw_norm.weight", down, 0, s.width);
       for (std::size_t i = 0; i < x.size(); ++i) x[i] += s.residual_scale * down[i];
     }
     out.push_back(
         multiply(s.tied ? "token_embd.weight" : "output.weight", normalize("output_norm.weight", x, 0, s.width)));
     for (double& value : out.back()) value /= s.logit_divisor;
+    if (s.logit_cap > 0)
+      for (double& value : out.back()) value = s.logit_cap * std::tanh(value / s.logit_cap);
   }
   return out;
 }

@@ -15,11 +15,13 @@ Result<std::unique_ptr<Transformer>> Transformer::create(const Architecture& arc
   for (std::size_t i = 0; i < weights.layers.size(); ++i) weights.layers[i].index = static_cast<int>(i);
   TensorList list;
   architecture.list_tensors(model->config_, weights, list);
+  list_head(*model->source_, model->config_.shape.width, model->head_, list);
   TRY(list.check(*model->source_));
   TRY(list.fill(*model->source_, pool));
   if (std::ranges::any_of(weights.rope_factors, [](float factor) { return factor <= 0; }))
     return Error{Code::corrupt,
                  fmt::format("{}: a frequency factor of the rotary embedding is not above 0", model->source_->name())};
+  model->places_ = list.places();
   model->pass_ = TRY(Pass::create(model->config_, weights.rope_factors, max_rows, pool));
   return model;
 }
@@ -28,20 +30,32 @@ Result<std::unique_ptr<KvStore>> Transformer::make_kv_store(int blocks, KvType t
   return BlockStore::create(config_.shape, blocks, type);
 }
 
+Result<std::shared_ptr<const Adapter>> Transformer::load_adapter(const std::string& path) const {
+  const LoraFile file = TRY(open_lora(path, config_.shape));
+  return TRY(LoraAdapter::create(file, places_));
+}
+
 Work Transformer::work_per_token() const {
   Work work;
   std::int64_t integers = 0, halves = 0;
-  const auto add = [&](const kernels::PackedMatrix& matrix) {
-    const std::int64_t weights = static_cast<std::int64_t>(matrix.rows()) * matrix.columns();
+  // A token meets `times` matrices like this.
+  const auto add = [&](const kernels::PackedMatrix& matrix, int times = 1) {
+    const std::int64_t weights = static_cast<std::int64_t>(matrix.rows()) * matrix.columns() * times;
     work.weights += weights;
-    work.bytes.count += matrix.bytes();
+    work.bytes.count += matrix.bytes() * static_cast<std::uint64_t>(times);
     if (matrix.forms().quantized || matrix.forms().int8_tiles)
       integers += weights;
     else if (matrix.forms().bf16_tiles)
       halves += weights;
   };
-  for (const Layer& layer : weights_.layers)
-    for (const auto* matrix : {&layer.qkv, &layer.attention_output, &layer.gate_up, &layer.down}) add(*matrix);
+  for (const Layer& layer : weights_.layers) {
+    const Experts& experts = layer.experts;
+    for (const auto* matrix : {&layer.qkv, &layer.q_up, &layer.kv_up, &layer.attention_output, &layer.gate_up,
+                               &layer.down, &experts.router, &experts.shared_gate_up, &experts.shared_down})
+      add(*matrix);
+    for (const auto* matrices : {&experts.gate_up, &experts.down})
+      if (!matrices->empty()) add(matrices->front(), config_.experts.used);
+  }
   add(weights_.output);
   if (2 * integers > work.weights)
     work.products = Work::Products::int8;

@@ -26,6 +26,8 @@ class Transformer final : public Model {
   Bytes kv_block_bytes(KvType type) const override { return BlockStore::block_bytes(config_.shape, type); }
   Result<std::unique_ptr<KvStore>> make_kv_store(int blocks, KvType type) const override;
   void forward(const Step& step, KvStore& kv) override;
+  const ClassifierHead* head() const override { return head_.empty() ? nullptr : &head_; }
+  Result<std::shared_ptr<const Adapter>> load_adapter(const std::string& path) const override;
   void watch(Profile* profile) override { pass_->watch(profile); }
 
  private:
@@ -36,6 +38,8 @@ class Transformer final : public Model {
   Config config_;
   std::unique_ptr<TensorSource> source_;  // holds the embedding's rows
   Weights weights_;
+  ClassifierHead head_;
+  TensorPlaces places_;  // of what adapters may stand beside
   std::unique_ptr<Pass> pass_;
   int looked_up_ = 0;  // rows of the embedding, since their memory was released
 };

@@ -36,6 +36,7 @@ struct Case {
   std::string name;
   TinySpec spec;
   double tolerance;  // of the logits, relative to their root mean square
+  int tokens = 40;   // fewer where a token may lie between two experts, which rounding would decide
 };
 
 // f16 keys and values are the coarsest step of a model with F32 weights.
@@ -72,11 +73,82 @@ std::vector<Case> cases() {
                   .post_norms = true,
                   .rope_base = 1e6,
                   .embedding_scale = std::sqrt(32.0)};
+  TinySpec mixtral{.seed = 4, .experts = 8, .experts_used = 2, .expert_hidden = 48, .normalize = true};
+  TinySpec qwen2moe{.architecture = "qwen2moe",
+                    .halves = true,
+                    .qkv_bias = true,
+                    .rope_base = 1e6,
+                    .experts = 6,
+                    .experts_used = 3,
+                    .shared_hidden = 40,
+                    .shared_gate = true};
+  TinySpec qwen3moe{.architecture = "qwen3moe",
+                    .head_dim = 16,
+                    .halves = true,
+                    .head_norms = true,
+                    .rope_base = 1e6,
+                    .experts = 16,
+                    .experts_used = 4,
+                    .normalize = true};
+  TinySpec gemma2{.architecture = "gemma2",
+                  .layers = 3,
+                  .head_dim = 16,
+                  .window = 7,
+                  .tied = true,
+                  .halves = true,
+                  .gelu = true,
+                  .full_every = 2,
+                  .post_norms = true,
+                  .embedding_scale = std::sqrt(32.0),
+                  .attention_cap = 2,
+                  .logit_cap = 3};
+  TinySpec glm4{
+      .architecture = "glm4", .head_dim = 16, .rope_dims = 8, .qkv_bias = true, .post_norms = true, .fused_up = true};
+  TinySpec gpt_oss{.architecture = "gpt-oss",
+                   .layers = 3,
+                   .head_dim = 16,
+                   .window = 7,
+                   .halves = true,
+                   .qkv_bias = true,
+                   .full_every = 2,
+                   .rope_scaling = "yarn",
+                   .rope_base = 150000,
+                   .rope_factor = 32,
+                   .experts = 4,
+                   .experts_used = 2,
+                   .scores = "chosen",
+                   .expert_biases = true,
+                   .clamped = true,
+                   .sinks = true,
+                   .output_bias = true,
+                   .feed_forward_norm = "post_attention_norm",
+                   .whole_pairs = false};
+  TinySpec deepseek2{.architecture = "deepseek2",
+                     .layers = 3,
+                     .head_dim = 24,
+                     .rope_dims = 8,
+                     .experts = 8,
+                     .experts_used = 3,
+                     .shared_hidden = 48,
+                     .dense_layers = 1,
+                     .latent_rank = 16,
+                     .query_rank = 24,
+                     .value_dim = 16,
+                     .expert_keys = true};
   const auto with = [](TinySpec spec, auto change) {
     change(spec);
     return spec;
   };
+  // Beyond what stays with the vector kernels on a CPU with tiles.
+  const auto widest = [](TinySpec& s) { s.width = 1024, s.hidden = 1280, s.heads = 16, s.head_dim = 64, s.layers = 1; };
   const auto wide = [](TinySpec& s) { s.width = 256, s.hidden = 256, s.heads = 4, s.head_dim = 64, s.layers = 1; };
+  // All experts are used, for rounding would choose.
+  const auto quantized = [](Type type) {
+    return [type](TinySpec& s) {
+      s.type = type, s.width = 64, s.head_dim = 16, s.hidden = s.expert_hidden = 96, s.experts_used = s.experts;
+      if (s.shared_hidden > 0) s.shared_hidden = 96;
+    };
+  };
   return {
       {"llama", llama, kFine},
       {"llama_tied", with(llama, [](TinySpec& s) { s.tied = true, s.seed = 2; }), kFine},
@@ -102,6 +174,10 @@ std::vector<Case> cases() {
        kQuantized},
       {"llama_float_and_quantized",
        with(llama, [&](TinySpec& s) { wide(s), s.type = Type::q8_0, s.other_type = Type::f16, s.mixed = true; }),
+       kQuantized},
+      {"llama_q4_0_widest", with(llama, [&](TinySpec& s) { widest(s), s.type = Type::q4_0; }), kQuantized},
+      {"llama_q4_k_m_widest",
+       with(llama, [&](TinySpec& s) { widest(s), s.type = Type::q4_k, s.other_type = Type::q6_k, s.mixed = true; }),
        kQuantized},
       {"qwen2", qwen2, kFine},
       {"qwen2_tied_yarn", with(qwen2, [](TinySpec& s) { s.tied = true, s.rope_scaling = "yarn"; }), kFine},
@@ -133,6 +209,18 @@ std::vector<Case> cases() {
        kFine},
       {"phi3_q4_0", with(phi3, [](TinySpec& s) { s.type = Type::q4_0, s.width = 64, s.head_dim = 16, s.hidden = 96; }),
        kQuantized},
+      {"gemma2", gemma2, kLifted * kFine},
+      {"gemma2_no_caps", with(gemma2, [](TinySpec& s) { s.attention_cap = s.logit_cap = 0, s.tied = false; }),
+       kLifted * kFine},
+      {"gemma2_pattern", with(gemma2, [](TinySpec& s) { s.layers = 4, s.full_every = 3, s.attention_cap = 1; }),
+       kLifted * kFine},
+      {"gemma2_q8_0",
+       with(gemma2, [](TinySpec& s) { s.type = Type::q8_0, s.width = 64, s.hidden = 96, s.embedding_scale = 8; }),
+       kLifted * kQuantized},
+      {"glm4", glm4, kLifted * kFine},
+      {"glm4_no_biases", with(glm4, [](TinySpec& s) { s.qkv_bias = false, s.kv_heads = 1; }), kLifted * kFine},
+      {"glm4_q8_0", with(glm4, [](TinySpec& s) { s.type = Type::q8_0, s.width = 64, s.hidden = 96; }),
+       kLifted * kQuantized},
       {"gemma3", gemma3, kLifted * kFine},
       {"gemma3_linear", with(gemma3, [](TinySpec& s) { s.rope_scaling = "linear", s.rope_factor = 8; }),
        kLifted * kFine},
@@ -144,6 +232,49 @@ std::vector<Case> cases() {
       {"gemma3_q8_0",
        with(gemma3, [](TinySpec& s) { s.type = Type::q8_0, s.width = 64, s.hidden = 96, s.embedding_scale = 8; }),
        kLifted * kQuantized},
+      {"mixtral", mixtral, kFine, 12},
+      {"mixtral_all_of_three", with(mixtral, [](TinySpec& s) { s.experts = s.experts_used = 3, s.tied = true; }),
+       kFine},
+      {"mixtral_one", with(mixtral, [](TinySpec& s) { s.experts_used = 1; }), kFine, 12},
+      {"mixtral_q8_0", with(mixtral, quantized(Type::q8_0)), kQuantized},
+      {"mixtral_bf16", with(mixtral, [](TinySpec& s) { s.type = Type::bf16; }), kFine, 12},
+      {"qwen2moe", qwen2moe, kFine, 12},
+      {"qwen2moe_q4_0", with(qwen2moe, quantized(Type::q4_0)), kQuantized},
+      {"qwen3moe", qwen3moe, kFine, 12},
+      {"qwen3moe_tied_q8_0", with(qwen3moe, quantized(Type::q8_0)), kQuantized},
+      {"gpt_oss", gpt_oss, kFine, 12},
+      {"gpt_oss_all_experts", with(gpt_oss, [](TinySpec& s) { s.experts_used = s.experts, s.tied = true; }), kFine},
+      {"gpt_oss_mxfp4",
+       with(gpt_oss,
+            [&](TinySpec& s) {
+              quantized(Type::bf16)(s);
+              s.expert_type = Type::mxfp4;
+            }),
+       1.5 * kQuantized},
+      {"deepseek2", deepseek2, kFine, 12},
+      {"deepseek2_lite", with(deepseek2, [](TinySpec& s) { s.query_rank = 0, s.head_dim = 32; }), kFine, 12},
+      {"deepseek2_dense", with(deepseek2, [](TinySpec& s) { s.dense_layers = 3, s.split = true; }), kFine},
+      {"deepseek2_yarn",
+       with(deepseek2,
+            [](TinySpec& s) {
+              s.rope_scaling = "yarn", s.rope_factor = 40, s.log_multiplier = 0.0707, s.experts_used = s.experts;
+            }),
+       2 * kFine},
+      {"deepseek3",
+       with(deepseek2,
+            [](TinySpec& s) {
+              s.split = s.choice_bias = s.normalize = true;
+              s.scores = "sigmoid", s.expert_groups = 4, s.expert_groups_used = 2, s.expert_scale = 2.5;
+            }),
+       kFine, 12},
+      {"deepseek3_q8_0",
+       with(deepseek2,
+            [&](TinySpec& s) {
+              quantized(Type::q8_0)(s);
+              s.latent_rank = s.query_rank = s.value_dim = 32, s.head_dim = 48, s.rope_dims = 16;
+              s.split = s.normalize = true, s.scores = "sigmoid";
+            }),
+       1.5 * kQuantized},
       {"olmo3",
        with(olmo2,
             [](TinySpec& s) {
@@ -232,20 +363,27 @@ double distance(const std::vector<std::vector<double>>& expected, const std::vec
   return worst / std::sqrt(squares / static_cast<double>(at));
 }
 
-class EveryModel : public testing::TestWithParam<Case> {};
+class EveryModel : public testing::TestWithParam<Case> {
+ protected:
+  ~EveryModel() override { EXPECT_TRUE(kernels::select_isa("auto")); }
+};
 
 TEST_P(EveryModel, ComputesWhatThePlainPassComputes) {
-  Loaded model(GetParam().spec);
-  const auto tokens = random_tokens(40, 40, 1);
-  Runner runner{.model = model, .tokens = {tokens, tokens}};
-  runner.step({{0, 40}});
-  const double found = distance(model.tiny.logits(tokens), runner.logits[0]);
-  const bool tiles = std::string_view(kernels::kernels().isa) == "amx";
-  EXPECT_LT(found, GetParam().tolerance + (tiles ? kTiles : 0));
+  const int count = GetParam().tokens;
+  const auto tokens = random_tokens(count, 40, 1);
+  const auto expected = TinyModel(GetParam().spec).logits(tokens);
+  for (const kernels::Kernels* row : kernels::kernel_rows()) {
+    ASSERT_TRUE(kernels::select_isa(row->isa));
+    Loaded model(GetParam().spec);
+    Runner runner{.model = model, .tokens = {tokens, tokens}};
+    runner.step({{0, count}});
+    const bool tiles = std::string_view(row->isa) == "amx";
+    EXPECT_LT(distance(expected, runner.logits[0]), GetParam().tolerance + (tiles ? kTiles : 0)) << row->isa;
+  }
 }
 
-TEST_P(EveryModel, DoesNotCareHowRowsAreCutIntoSteps) {
-  Loaded model(GetParam().spec);
+void expect_cuts_do_not_matter(const TinySpec& spec) {
+  Loaded model(spec);
   const std::vector<std::vector<std::int32_t>> tokens{random_tokens(21, 40, 2), random_tokens(35, 40, 3)};
   Runner whole{.model = model, .tokens = tokens};
   whole.step({{0, 21}});
@@ -261,11 +399,20 @@ TEST_P(EveryModel, DoesNotCareHowRowsAreCutIntoSteps) {
   while (mixed.done[0] < 21) mixed.step({{0, 1}, {1, 1}});
   mixed.step({{1, 35 - mixed.done[1]}});
   EXPECT_EQ(whole.logits, mixed.logits);
-  Loaded small(GetParam().spec, /*max_rows=*/5);
+  Loaded small(spec, /*max_rows=*/5);
   Runner pieces{.model = small, .tokens = tokens};
   pieces.step({{1, 33}, {0, 21}});
   pieces.step({{1, 2}});
   EXPECT_EQ(whole.logits, pieces.logits);
+}
+
+TEST_P(EveryModel, DoesNotCareHowRowsAreCutIntoSteps) {
+  expect_cuts_do_not_matter(GetParam().spec);
+  if (GetParam().spec.experts == 0) return;  // the rest of a layer is tested with the kernels
+  for (const kernels::Kernels* row : kernels::kernel_rows()) {
+    ASSERT_TRUE(kernels::select_isa(row->isa));
+    expect_cuts_do_not_matter(GetParam().spec);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Transformer, EveryModel, testing::ValuesIn(cases()),
@@ -350,6 +497,29 @@ TEST(Transformer, AllocatesNothingOnceItIsWarm) {
   const long before = g_allocations.load();
   model.model().forward(step, *model.kv);
   EXPECT_EQ(g_allocations.load(), before);
+}
+
+TEST(Transformer, AllocatesNothingForExpertsWhateverRowsTheyGet) {
+  Loaded model({.architecture = "qwen2moe",
+                .halves = true,
+                .qkv_bias = true,
+                .type = Type::q8_0,
+                .experts = 6,
+                .experts_used = 3,
+                .expert_hidden = 32,
+                .shared_hidden = 64,
+                .shared_gate = true},
+               /*max_rows=*/32);
+  const std::vector<int> blocks{0, 1, 2}, asked{3, 31};
+  const std::vector<Step::Sequence> sequences{{0, 32, 0, blocks}};
+  std::vector<float> logits(asked.size() * model.vocabulary());
+  long before = 0;
+  for (unsigned seed = 1; seed < 20; ++seed) {
+    const auto tokens = random_tokens(32, 40, seed);
+    before = g_allocations.load();
+    model.model().forward({tokens, sequences, asked, logits}, *model.kv);
+    if (seed > 1) EXPECT_EQ(g_allocations.load(), before);
+  }
 }
 
 TEST(Transformer, TellsAProfileWhereItsTimeGoes) {

@@ -8,6 +8,7 @@
 #include "text/byte_alphabet.h"
 #include "text/merge_table.h"
 #include "text/pretokenizer.h"
+#include "text/unicode.h"
 #include "text/word_run.h"
 
 namespace ashlar::text {
@@ -79,6 +80,8 @@ void ByteLevelBpe::append_piece(TokenId id, std::string& bytes) const {
 }
 
 void ByteLevelBpe::encode_words(std::string_view text, bool, std::vector<TokenId>& out) const {
+  std::string room;
+  if (vocabulary().compose) text = unicode::composed(text, room);
   WordRun run(*this, text.size(), out);
   pre_.split(text,
              {&run, [](void* self, std::string_view word) { static_cast<WordRun<ByteLevelBpe>*>(self)->word(word); }});

@@ -30,6 +30,7 @@ struct Vocabulary {
   TokenId bos = -1, eos = -1, eot = -1, eom = -1, unknown = -1, separator = -1, padding = -1, cls = -1, mask = -1;
   std::vector<TokenId> end_of_generation;  // further ids that end an answer
   bool add_bos = false, add_eos = false, add_space_prefix = true, remove_extra_whitespaces = false;
+  bool compose = false;  // byte-level BPE: text is brought to Unicode's form NFC first, special tokens aside
 };
 
 struct EncodeOptions {

@@ -55,6 +55,25 @@ TEST(ByteLevelBpe, AnyBytesComeBackAsTheyWere) {
   }
 }
 
+TEST(ByteLevelBpe, ComposesTextWhereTheVocabularyAsks) {
+  Vocabulary asks = small_bpe();
+  asks.compose = true;
+  const auto composing = make(std::move(asks)), plain = make(small_bpe());
+  const std::pair<const char*, const char*> cases[] = {
+      {"e\u0301", "\u00E9"},                                       // e and an accent
+      {"\u212B", "\u00C5"},                                        // the unit of length is the letter
+      {"\u1112\u1161\u11AB", "\uD55C"},                            // Hangul by its parts
+      {"\u304B\u3099 \u304C", "\u304C \u304C"},                    // kana and its mark
+      {"a\u0323\u0307", "\u1EA1\u0307"},                           // marks in order
+      {"hello \u4F60\u597D \uFF21", "hello \u4F60\u597D \uFF21"},  // compatibility stays
+  };
+  for (const auto& [text, composed] : cases) {
+    EXPECT_EQ(composing->encode(text, kPlain), plain->encode(composed, kPlain)) << text;
+    EXPECT_EQ(composing->encode(composed, kPlain), plain->encode(composed, kPlain)) << text;
+  }
+  EXPECT_EQ(composing->encode("e\u0301\xFF", kPlain), plain->encode("e\u0301\xFF", kPlain)) << "no text";
+}
+
 TEST(ByteLevelBpe, AByteWithoutATokenGoesOrIsReplacedWhereUtf8HasNone) {
   Vocabulary vocabulary = small_bpe();
   vocabulary.tokens[0xF5] = "unused";

@@ -1,5 +1,7 @@
 #include "text/unicode.h"
 
+#include <cstdlib>
+
 namespace ashlar::text::unicode {
 
 Kinds kinds_beyond_ascii(char32_t code) {
@@ -44,6 +46,38 @@ Kinds kinds_beyond_ascii(char32_t code) {
 
 bool is_decimal_digit(char32_t code) {
   return utf8proc_category(static_cast<utf8proc_int32_t>(code)) == UTF8PROC_CATEGORY_ND;
+}
+
+namespace {
+
+// Text without such a character is composed as it stands: none has a decomposition, none combines with what stands
+// before it.
+bool may_change(char32_t code) {
+  if (code < 0xC0) return false;
+  if ((kinds(code) & kMark) != 0 || (code >= 0x1100 && code < 0x1200)) return true;
+  const utf8proc_property_t* property = utf8proc_get_property(static_cast<utf8proc_int32_t>(code));
+  // Precomposed letters decompose to what composes to them again; those that do not are rare, and looked at in full.
+  return property->decomp_type == 0 && property->decomp_seqindex != UINT16_MAX && code >= 0x0340;
+}
+
+}  // namespace
+
+std::string_view composed(std::string_view text, std::string& room) {
+  bool change = false;
+  for (const char *at = text.data(), *end = at + text.size(); at < end && !change;) {
+    const CodePoint code = read_code(at, end);
+    change = may_change(code.code);
+    at += code.bytes;
+  }
+  if (!change) return text;
+  utf8proc_uint8_t* made = nullptr;
+  const utf8proc_ssize_t size =
+      utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()), static_cast<utf8proc_ssize_t>(text.size()),
+                   &made, static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+  if (size < 0) return text;
+  room.assign(reinterpret_cast<const char*>(made), static_cast<std::size_t>(size));
+  std::free(made);
+  return room;
 }
 
 }  // namespace ashlar::text::unicode

@@ -7,6 +7,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 #include "base/utf8.h"
@@ -55,6 +56,10 @@ Kinds kinds_beyond_ascii(char32_t code);
 inline Kinds kinds(char32_t code) { return code < 128 ? detail::kAscii[code] : kinds_beyond_ascii(code); }
 
 bool is_decimal_digit(char32_t code);  // Nd
+
+// Unicode's normalization form C of `text`: itself where it is composed already, or no valid UTF-8, else written to
+// `room`.
+std::string_view composed(std::string_view text, std::string& room);
 
 struct CodePoint {
   char32_t code;

@@ -143,7 +143,7 @@ Result<Subject> open_subject(const std::string& named, const BenchOptions& optio
           : TRY(models::load(
                 path, {.max_rows = options.chunk, .packed_cache = models::PackedCache::from(options.packed_cache)},
                 pool));
-  if (loaded.model == nullptr) return Error{Code::invalid, fmt::format("{}: has a vocabulary but no weights", path)};
+  if (loaded.model == nullptr) return Error{Code::invalid, fmt::format("{}: holds no weights of a model that generates", path)};
   return Subject{path.empty() ? options.shape + " " + options.type : loaded.facts.name, loaded.facts,
                  std::move(loaded.model)};
 }
@@ -218,7 +218,7 @@ int bench(const Words& words) {
       .name = "bench",
       .summary = "Prefill and decode in tokens per second, and their share of this machine's measured limits.",
       .examples = kExamples,
-      .positionals = {{.name = "MODEL", .help = "A GGUF file.", .value = &model}},
+      .positionals = {{.name = "MODEL", .help = "A GGUF file or a Hugging Face folder.", .value = &model}},
       .options = list_options(options)};
   if (const auto status = parse(line, words)) return *status;
   if (const auto done = bench_all(model, options); !done) return fail("bench", done.error());

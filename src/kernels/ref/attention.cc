@@ -29,6 +29,9 @@ float scale_of(const uint8_t* p, int slot, int head_dim, int format) {
   return scale;
 }
 
+// cap * tanh(score / cap)
+float capped(float score, float cap) { return cap - 2.0f * cap / (exponential(score * (2.0f / cap)) + 1.0f); }
+
 // What a row found in some positions: the sums of weighted values, the greatest score, the sum of weights.
 struct Found {
   float sums[kMaxHeadDim] = {};
@@ -71,6 +74,7 @@ Found look(const AttentionJob& job, int r, const float* q, int begin, int end) {
       for (int d = 0; d < job.head_dim; ++d)
         score = std::fma(q[d], load(keys, d * kKvBlock + p % kKvBlock, job.format), score);
       scores[p - chunk] = score * scale_of(keys, p % kKvBlock, job.head_dim, job.format);
+      if (job.cap > 0) scores[p - chunk] = capped(scores[p - chunk], job.cap);
       peak = std::max(peak, scores[p - chunk]);
     }
     const float factor = exponential(found.peak - peak);

@@ -37,6 +37,15 @@ void rms_norm(const float* x, const float* weight, float epsilon, int n, float* 
   for (int i = 0; i < n; ++i) y[i] = x[i] * factor * weight[i];
 }
 
+void layer_norm(const float* x, const float* weight, const float* bias, float epsilon, int n, float* y) {
+  float sums[kLanes] = {}, squares[kLanes] = {};
+  for (int i = 0; i < n; ++i) sums[i % kLanes] += x[i];
+  const float mean = sum_by_halves(sums) / static_cast<float>(n);
+  for (int i = 0; i < n; ++i) squares[i % kLanes] = std::fma(x[i] - mean, x[i] - mean, squares[i % kLanes]);
+  const float factor = 1.0f / std::sqrt(sum_by_halves(squares) / static_cast<float>(n) + epsilon);
+  for (int i = 0; i < n; ++i) y[i] = std::fma((x[i] - mean) * factor, weight[i], bias[i]);
+}
+
 void add(const float* y, int n, float* x) {
   for (int i = 0; i < n; ++i) x[i] += y[i];
 }
@@ -59,6 +68,18 @@ void gelu_mul(const float* gate, const float* up, int n, float* y) {
   for (int i = 0; i < n; ++i) {
     const float inner = gate[i] * std::fma(gate[i] * gate[i], kGeluB, kGeluA);
     y[i] = gate[i] / (1.0f + exponential(-inner)) * up[i];
+  }
+}
+
+void gelu(const float* x, int n, float* y) {
+  for (int i = 0; i < n; ++i) {
+    const float z = std::fabs(x[i]) * kRootHalf, t = 1.0f / std::fma(z, kErfP, 1.0f);
+    float p = std::fma(kErf5, t, kErf4);
+    p = std::fma(p, t, kErf3);
+    p = std::fma(p, t, kErf2);
+    p = std::fma(p, t, kErf1);
+    const float tail = 0.5f * t * p * exponential(-(z * z));  // the share of the normal distribution beyond |x|
+    y[i] = x[i] >= 0.0f ? std::fma(-x[i], tail, x[i]) : x[i] * tail;
   }
 }
 

@@ -11,7 +11,6 @@ namespace {
 // 32 codes of one lane as signed integers, before scaling.
 void read_codes(Format format, const uint8_t* planes, int lane, int (&values)[kBlock]) {
   const Layout& layout = kLayouts[format];
-  const bool table = format == kIQ4_NL || format == kIQ4_XS;
   for (int k = 0; k < kBlock; ++k) {
     const int i = 4 * lane + k % 4;
     const auto nibble = [&](const uint8_t* p) { return p[64 * (k % 16 / 4) + i] >> 4 * (k / 16) & 15; };
@@ -38,7 +37,7 @@ void read_codes(Format format, const uint8_t* planes, int lane, int (&values)[kB
         code = pair(planes);
         break;
     }
-    values[k] = table ? kIq4Table[code] - 128 : code - layout.offset;
+    values[k] = layout.table != nullptr ? layout.table[code] - 128 : code - layout.offset;
   }
 }
 
@@ -55,7 +54,16 @@ float read_f16(const uint8_t* p) {
 
 Scales read_scales(Format format, const uint8_t* header, const uint8_t* integers, int lane) {
   const Layout& layout = kLayouts[format];
+  if (layout.wide) {
+    float d;
+    std::memcpy(&d, header + 4 * lane, 4);
+    return {{d, d}, {}};
+  }
   const float d = read_f16(header + 2 * lane);
+  if (layout.zero) {
+    const float m = -(d * static_cast<float>(static_cast<int8_t>(header[32 + lane])));
+    return {{d, d}, {m, m}};
+  }
   const float m = layout.min ? read_f16(header + 32 + 2 * lane) : 0;
   if (layout.blocks == 1) return {{d, d}, {m, m}};
   Scales scales{};
@@ -94,7 +102,7 @@ float accumulate(const Layout& layout, const Scales& s, const int* w, const Pane
   if (layout.min && layout.subs == 2) {
     sum = fused(s.min[0], x.sum_half[0][r], sum);
     sum = fused(s.min[1], x.sum_half[1][r], sum);
-  } else if (layout.min) {
+  } else if (layout.min || layout.zero) {
     sum = fused(s.min[0], x.sum[r], sum);
   }
   return sum;
@@ -104,7 +112,7 @@ float accumulate(const Layout& layout, const Scales& s, const int* w, const Pane
 
 void matmul_quantized(Format format, const MatmulJob& job) {
   const Layout& layout = kLayouts[format];
-  const int header = layout.min ? 64 : 32;
+  const int header = header_bytes(layout);
   const int planes = kLanes * layout.scale_bytes;
   for (int r = 0; r < job.rows; ++r)
     for (int o = 0; o < job.outputs; ++o) job.y[static_cast<size_t>(r) * job.ldy + static_cast<size_t>(o)] = 0;

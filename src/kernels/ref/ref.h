@@ -17,13 +17,16 @@ void store_key(const float* key, int head_dim, int format, uint8_t* keys, int sl
 void store_value(const float* value, int head_dim, int format, uint8_t* values, int slot);
 
 void rms_norm(const float* x, const float* weight, float epsilon, int n, float* y);
+void layer_norm(const float* x, const float* weight, const float* bias, float epsilon, int n, float* y);
 void add(const float* y, int n, float* x);
 void rope(const float* cosine, const float* sine, int n, int halves, float* x);
 void silu_mul(const float* gate, const float* up, int n, float* y);
 void gelu_mul(const float* gate, const float* up, int n, float* y);
+void gelu(const float* x, int n, float* y);
 void exp_sum(const float* x, int n, float* greatest, float* sum);
 void exp_scale(const float* x, int n, float shift, float factor, float* y);
 
+void search(const ScaleSearch* job);
 uint64_t read_memory(const uint8_t* data, size_t bytes);
 double int8_operations(int64_t rounds);
 double float_operations(int64_t rounds);

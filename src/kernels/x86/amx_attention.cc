@@ -220,6 +220,16 @@ ASHLAR_INLINE void hide_scores(const State* s, const Group* g, int chunk) {
   }
 }
 
+// Scores are logarithms to base 2 here, and so is the cap.
+ASHLAR_INLINE void cap_scores(const State* s, const Group* g) {
+  const float cap = s->job->cap * kLog2E;
+  for (int b = g->from; b < g->to; ++b)
+    for (int i = 0; i < g->count; ++i) {
+      float* x = g->scores + b * 256 + 16 * i;
+      _mm512_store_ps(x, avx512::capped(_mm512_load_ps(x), cap));
+    }
+}
+
 // Scores of the pair of blocks at b to weights.
 ASHLAR_INLINE void weigh_pair(const State* s, const Group* g, const Shifts* shifts, int b, int chunk) {
   const float* x = g->scores + b * 256;
@@ -267,6 +277,7 @@ static void walk_further(State* s, const Group* g, int d) {
 
 ASHLAR_INLINE void walk(State* s, const Group* g, const Group* next, int chunk) {
   Shifts shifts;
+  if (s->job->cap > 0) cap_scores(s, g);
   hide_scores(s, g, chunk);
   raise_peaks(s, g, &shifts);
   const int tiles = s->value_dims / 16;

@@ -22,6 +22,7 @@ namespace {
 constexpr int kNear = 1024, kAhead = 6144;
 
 ASHLAR_INLINE __m512i load(const uint8_t* p) { return _mm512_loadu_si512(p); }
+ASHLAR_INLINE __m512i integers(const uint8_t* p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)); }
 ASHLAR_INLINE __m512i bytes(int value) { return _mm512_set1_epi8((char)value); }
 
 // Bits moved up by `by` (down if negative); the caller masks.
@@ -37,37 +38,61 @@ ASHLAR_INLINE __m512i merged(__m512i rest, __m512i v, __m512i mask) {
   return _mm512_ternarylogic_epi32(mask, v, rest, 0xca);
 }
 
+// How the scales of a unit stand, beside the plain f16 ones.
+enum Header { kPlain, kWide, kZero };
+
 // A format's shape, as in kLayouts, known to the compiler.
-template <int bits_, int blocks_, int subs_, int scale_bytes_, bool min_, int offset_, bool table_ = false>
+template <int bits_, int blocks_, int subs_, int scale_bytes_, bool min_, int offset_, Header header_ = kPlain>
 struct Shape {
   static constexpr int bits = bits_, blocks = blocks_, subs = subs_, scale_bytes = scale_bytes_, offset = offset_;
-  static constexpr bool min = min_, table = table_;
-  static constexpr int header = min ? 64 : 32;
+  static constexpr bool min = min_, wide = header_ == kWide, zero = header_ == kZero;
+  static constexpr int header = zero ? 32 + kLanes : min || wide ? 64 : 32;
   static constexpr int block_bytes = kLanes * scale_bytes + 64 * bits;
   static constexpr int unit_bytes = header + blocks * block_bytes;
   static constexpr int most_code = (1 << bits) - 1;
 };
 
-// What each code of 4 bits becomes under a factor k of a block, the int8 of a code's greatest value: round(k value /
-// offset), halves to the even. `lifted`: with 128 added.
-template <class S, bool lifted>
+// What codes of 4 bits stand for, in steps of which the greatest is `reach`; at most 16 of them from one place on.
+struct Centred {  // less 8
+  static constexpr int entries = 16, reach = 8;
+  static constexpr int value(int c) { return c - 8; }
+};
+struct Shifted {  // less a zero point: codes begin 16 less it from the start
+  static constexpr int entries = 32, reach = 8;
+  static constexpr int value(int c) { return c - 16; }
+};
+struct Iq4 {
+  static constexpr int entries = 16, reach = kIq4Reach;
+  static constexpr int value(int c) { return kIq4Table[c] - 128; }
+};
+struct Fp4 {
+  static constexpr int entries = 16, reach = kFp4Reach;
+  static constexpr int value(int c) { return kFp4Table[c] - 128; }
+};
+struct Nf4 {
+  static constexpr int entries = 16, reach = (int)kNf4Reach;
+  static constexpr int value(int c) { return kNf4Table[c] - 128; }
+};
+
+// What each of them becomes under a factor k of a block, the int8 of the reach: round(k value / reach), halves to the
+// even, at most 127. `lifted`: with 128 added.
+template <class Values, bool lifted>
 struct Codebooks {
-  static constexpr int kBytes = 16;
-  alignas(64) uint8_t of[256][kBytes];  // [k + 128]
+  alignas(64) uint8_t of[256][Values::entries];  // [k + 128]
 
   constexpr Codebooks() : of() {
     for (int k = -128; k < 128; ++k)
-      for (int c = 0; c < 16; ++c) {
-        const int product = k * (S::table ? kIq4Table[c] - 128 : c - S::offset), twice = 2 * S::offset;
-        const int lifts = 128 * twice;  // keeps the division from below
-        int rounded = (2 * product + S::offset + lifts) / twice - 128;
-        if ((2 * product + S::offset + lifts) % twice == 0 && rounded % 2 != 0) --rounded;
-        of[k + 128][c] = (uint8_t)(rounded + (lifted ? 128 : 0));
+      for (int c = 0; c < Values::entries; ++c) {
+        constexpr int twice = 2 * Values::reach, lift = 512;  // which keeps the division from below
+        const int halves = 2 * k * Values::value(c) + Values::reach + lift * twice;
+        int rounded = halves / twice - lift;
+        if (halves % twice == 0 && rounded % 2 != 0) --rounded;
+        of[k + 128][c] = (uint8_t)((rounded > 127 ? 127 : rounded < -128 ? -128 : rounded) + (lifted ? 128 : 0));
       }
   }
 };
-template <class S, bool lifted>
-constexpr Codebooks<S, lifted> kCodebooks;
+template <class Values, bool lifted>
+constexpr Codebooks<Values, lifted> kCodebooks;
 
 // In each lane of 128 bits: word w of vector v to word v of vector w.
 ASHLAR_INLINE void transpose_lanes(__m512i v[4]) {
@@ -79,115 +104,174 @@ ASHLAR_INLINE void transpose_lanes(__m512i v[4]) {
   v[3] = _mm512_unpackhi_epi64(b, d);
 }
 
-// The two bytes of each pair change places.
-ASHLAR_INLINE __m512i swapped_pairs(__m512i v) {
-  return _mm512_shuffle_epi8(
-      v, _mm512_broadcast_i32x4(_mm_set_epi8(14, 15, 12, 13, 10, 11, 8, 9, 6, 7, 4, 5, 2, 3, 0, 1)));
-}
-
-// The weights of one tile of 16 weight rows, a group of columns at a time.
+// Weights as int8: the columns of a tile in groups.
 template <class S>
-class Quantized {
+class Int8 {
  public:
-  static constexpr bool kByTable = S::bits == 4 && !S::min;
-  static constexpr int kMostTiles = kInt8MostTiles;  // of 64 columns
+  static constexpr int kMostTiles = kInt8GroupTiles;  // of 64 columns
+  static constexpr int kColumns = kInt8GroupColumns;
   static constexpr bool kScaled = true;
   static constexpr bool kWholeTiles = false;  // as packed
 
   static ASHLAR_MEMBER int columns(const MatmulJob* job) { return job->units * S::blocks * kBlock; }
-  static ASHLAR_MEMBER int group_tiles(const MatmulJob* job) { return int8_group_tiles(columns(job)); }
-  static ASHLAR_MEMBER int group_columns(const MatmulJob* job) { return 64 * group_tiles(job); }
-  static ASHLAR_MEMBER int group_bytes(const MatmulJob* job) {
-    return int8_group_bytes(columns(job), int8_lines(job->rows));
+  static ASHLAR_MEMBER int group_bytes(const MatmulJob* job) { return int8_group_bytes(int8_lines(job->rows)); }
+
+ protected:
+  static constexpr int kBlocks = 2 * kMostTiles;  // of a group
+};
+
+// The next group as tiles; returns how many. The rest of an odd last one is zero. before(i) is called before tile i.
+template <class Weights, class Before>
+ASHLAR_INLINE int widen(Weights& weights, uint8_t* out, float* step, Before before) {
+  typename Weights::Group group;
+  const int blocks = weights.begin(group, step);
+#pragma clang loop unroll(disable)
+  for (int b = 0; b < blocks; ++b) {
+    if (b % 2 == 0) before(b / 2);
+    uint8_t* lines = out + 512 * b;
+    weights.template block<false>(group, b, [lines](int line, __m512i w) __attribute__((always_inline)) {
+      _mm512_store_si512(lines + 64 * line, w);
+    });
+  }
+  weights.end();
+  if (blocks % 2 != 0)
+    for (int i = 0; i < 8; ++i) _mm512_store_si512(out + 512 * blocks + 64 * i, _mm512_setzero_si512());
+  return (blocks + 1) / 2;
+}
+
+// The weights of one tile of 16 weight rows whose codes are looked up, a group of columns at a time.
+template <class S, class Values>
+class ByCodebooks : public Int8<S> {
+ public:
+  static constexpr bool kByCodebooks = true;
+
+  ASHLAR_MEMBER ByCodebooks(const MatmulJob* job, const uint8_t* tile, int group)
+      : tile_(tile),
+        tile_bytes_(job->tile_bytes),
+        quarter_(job->tile_bytes / 4),
+        p_(tile + (size_t)group * codebook_group_bytes(Int8<S>::kBlocks)),
+        left_(Int8<S>::columns(job) / kBlock - group * Int8<S>::kBlocks) {}
+
+  template <class Before>
+  ASHLAR_MEMBER int next(uint8_t* out, float* step, Before before) {
+    return widen(*this, out, step, before);
   }
 
+  struct Group {
+    const uint8_t* codes;
+    alignas(64) int32_t books[2 * kInt8GroupTiles][kLanes];  // bytes from the codebook of factor 0
+  };
+
+  // Reads the factors of the next group; returns its blocks of 32 columns.
+  ASHLAR_MEMBER int begin(Group& group, float* step) {
+    const int blocks = least(Int8<S>::kBlocks, left_);
+    fetch(p_);
+    _mm512_store_ps(step, _mm512_loadu_ps(p_));
+    const uint8_t* factors = p_ + 4 * kLanes;
+    if constexpr (S::zero) {
+      for (int b = 0; b < blocks; b += 2) {
+        const __m512i k = integers(factors + kLanes * b), shift = integers(factors + kLanes * (b + 1));
+        const __m512i at = _mm512_add_epi32(_mm512_slli_epi32(k, 5), _mm512_and_si512(shift, _mm512_set1_epi32(31)));
+        _mm512_store_si512(group.books[b], at);
+        _mm512_store_si512(group.books[b + 1], at);
+      }
+    } else {
+      for (int b = 0; b < blocks; ++b)
+        _mm512_store_si512(group.books[b], _mm512_slli_epi32(integers(factors + kLanes * b), 4));
+    }
+    group.codes = p_ + codebook_header_bytes(blocks);
+    fetch(group.codes - 256);
+    return blocks;
+  }
+
+  // take(q, h, weights) has of rows q, 4 + q, 8 + q and 12 + q the columns from 16 h on, the two of each pair
+  // exchanged. `lifted`: 128 added to each weight.
+  template <bool lifted, class Take>
+  ASHLAR_MEMBER void quarters(const Group& group, int block, Take take) const {
+    const uint8_t* codes = group.codes + 256 * block;
+    const uint8_t* books = kCodebooks<Values, lifted>.of[128];
+    fetch(codes);
+    ASHLAR_UNROLL for (int i = 0; i < 4; ++i) _mm_prefetch((const char*)codes + kNear + 64 * i, _MM_HINT_T0);
+    ASHLAR_UNROLL for (int q = 0; q < 4; ++q) {
+      const int32_t* at = group.books[block] + q;
+      __m512i book = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)(books + at[0])));
+      book = _mm512_mask_broadcast_i32x4(book, 0x00f0, _mm_loadu_si128((const __m128i*)(books + at[4])));
+      book = _mm512_mask_broadcast_i32x4(book, 0x0f00, _mm_loadu_si128((const __m128i*)(books + at[8])));
+      book = _mm512_mask_broadcast_i32x4(book, 0xf000, _mm_loadu_si128((const __m128i*)(books + at[12])));
+      const __m512i both = load(codes + 64 * q);
+      take(q, 0, _mm512_shuffle_epi8(book, _mm512_and_si512(both, bytes(15))));
+      take(q, 1, _mm512_shuffle_epi8(book, _mm512_and_si512(_mm512_srli_epi32(both, 4), bytes(15))));
+    }
+  }
+
+  // The eight lines of a block: take(0..7, weights).
+  template <bool lifted, class Take>
+  ASHLAR_MEMBER void block(const Group& group, int block, Take take) const {
+    __m512i halves[2][4];
+    quarters<lifted>(group, block, [&](int q, int h, __m512i w) __attribute__((always_inline)) { halves[h][q] = w; });
+    ASHLAR_UNROLL for (int h = 0; h < 2; ++h) {
+      transpose_lanes(halves[h]);
+      ASHLAR_UNROLL for (int g = 0; g < 4; ++g) take(4 * h + g, halves[h][g]);
+    }
+  }
+
+  ASHLAR_MEMBER void end() {
+    p_ += codebook_group_bytes(Int8<S>::kBlocks);
+    left_ -= Int8<S>::kBlocks;
+  }
+
+ private:
+  // The tile after this one, a quarter of it beside the other: four streams get a third more from memory than one.
+  ASHLAR_MEMBER void fetch(const uint8_t* here) const {
+    const uint8_t* next = tile_ + tile_bytes_ + ((here - tile_) / 4 & -64);
+    ASHLAR_UNROLL for (int q = 0; q < 4; ++q) _mm_prefetch((const char*)next + (size_t)q * quarter_, _MM_HINT_T0);
+  }
+
+  const uint8_t* tile_;
+  size_t tile_bytes_, quarter_;
+  const uint8_t* p_;
+  int left_;  // blocks from here on
+};
+
+// The weights of one tile of 16 weight rows, a group of columns at a time.
+template <class S>
+class Quantized : public Int8<S> {
+ public:
+  static constexpr bool kByCodebooks = false;
   ASHLAR_MEMBER Quantized(const MatmulJob* job, const uint8_t* tile, int group)
       : tile_(tile),
         tile_bytes_(job->tile_bytes),
         quarter_(job->tile_bytes / 4),
-        blocks_(2 * group_tiles(job)),
-        p_(tile + (size_t)(group * blocks_ / S::blocks) * S::unit_bytes),
-        left_(columns(job) / kBlock - group * blocks_) {}
+        p_(tile + (size_t)(group * Int8<S>::kBlocks / S::blocks) * S::unit_bytes),
+        left_(Int8<S>::columns(job) / kBlock - group * Int8<S>::kBlocks) {}
 
-  // The next group as tiles; returns how many. The rest of an odd last one is zero. before(i) is called before tile i.
   template <class Before>
   ASHLAR_MEMBER int next(uint8_t* out, float* step, Before before) {
-    Group group;
-    const int blocks = begin(group, step);
-#pragma clang loop unroll(disable)
-    for (int b = 0; b < blocks; ++b) {
-      if (b % 2 == 0) before(b / 2);
-      uint8_t* lines = out + 512 * b;
-      block<false>(group, b, [lines](int line, __m512i weights) __attribute__((always_inline)) {
-        _mm512_store_si512(lines + 64 * line, weights);
-      });
-    }
-    end();
-    if (blocks % 2 != 0)
-      for (int i = 0; i < 8; ++i) _mm512_store_si512(out + 512 * blocks + 64 * i, _mm512_setzero_si512());
-    return (blocks + 1) / 2;
+    return widen(*this, out, step, before);
   }
 
   struct Scales {
     __m512 scale, min;  // weight = scale * code + min
   };
   struct Group {
-    Scales scales[2 * kMostTiles * S::subs];
-    __m512 inverse;                                                    // of the step
-    alignas(64) int32_t books[kByTable ? 2 * kMostTiles : 1][kLanes];  // bytes from the codebook of factor 0
+    Scales scales[2 * kInt8GroupTiles * S::subs];
+    __m512 inverse;  // of the step
   };
 
   // Reads the scales of the next group; returns its blocks of 32 columns.
   ASHLAR_MEMBER int begin(Group& group, float* step) {
-    const int blocks = least(blocks_, left_);
+    const int blocks = least(Int8<S>::kBlocks, left_);
     __m512 most = _mm512_setzero_ps();
     for (int b = 0; b < blocks; ++b) read_scales(b, group.scales + b * S::subs, most);
     group.inverse =
         _mm512_maskz_div_ps(_mm512_cmp_ps_mask(most, _mm512_setzero_ps(), _CMP_GT_OQ), _mm512_set1_ps(1.0f), most);
     _mm512_store_ps(step, most);
-    if constexpr (kByTable) {
-      const __m512 factor = _mm512_mul_ps(group.inverse, _mm512_set1_ps((float)S::offset));
-      for (int b = 0; b < blocks; ++b) {
-        const __m512i k = _mm512_cvtps_epi32(_mm512_mul_ps(group.scales[b].scale, factor));
-        _mm512_store_si512(group.books[b], _mm512_slli_epi32(k, 4));  // 0 for what is not a number
-      }
-    }
     return blocks;
-  }
-
-  // A block by its codebooks: take(q, h, weights) has of rows q, 4 + q, 8 + q and 12 + q the columns from 16 h on.
-  template <bool lifted, class Take>
-  ASHLAR_MEMBER void quarters(const Group& group, int block, Take take) const {
-    const uint8_t *here = body(block), *planes = here + kLanes * S::scale_bytes;
-    const uint8_t* books = kCodebooks<S, lifted>.of[128];
-    fetch(here);
-    __m512i rows[4] = {load(planes), load(planes + 64), load(planes + 128), load(planes + 192)};
-    transpose_lanes(rows);
-    ASHLAR_UNROLL for (int q = 0; q < 4; ++q) {
-      const int32_t* at = group.books[block] + q;
-      __m512i book = _mm512_broadcast_i32x4(_mm_load_si128((const __m128i*)(books + at[0])));
-      book = _mm512_mask_broadcast_i32x4(book, 0x00f0, _mm_load_si128((const __m128i*)(books + at[4])));
-      book = _mm512_mask_broadcast_i32x4(book, 0x0f00, _mm_load_si128((const __m128i*)(books + at[8])));
-      book = _mm512_mask_broadcast_i32x4(book, 0xf000, _mm_load_si128((const __m128i*)(books + at[12])));
-      take(q, 0, _mm512_shuffle_epi8(book, _mm512_and_si512(rows[q], bytes(15))));
-      take(q, 1, _mm512_shuffle_epi8(book, _mm512_and_si512(_mm512_srli_epi32(rows[q], 4), bytes(15))));
-    }
   }
 
   // The eight lines of a block: take(0..7, weights). `lifted`: 128 added to each weight.
   template <bool lifted, class Take>
   ASHLAR_MEMBER void block(const Group& group, int block, Take take) const {
-    if constexpr (kByTable) {
-      __m512i halves[2][4];
-      quarters<lifted>(group, block, [&](int q, int h, __m512i w) __attribute__((always_inline)) {
-        halves[h][q] = swapped_pairs(w);
-      });
-      ASHLAR_UNROLL for (int h = 0; h < 2; ++h) {
-        transpose_lanes(halves[h]);
-        ASHLAR_UNROLL for (int g = 0; g < 4; ++g) take(4 * h + g, halves[h][g]);
-      }
-      return;
-    }
     const Scales* scales = group.scales + block * S::subs;
     fetch(body(block));
     const Factors low = factors<lifted>(scales[0], group.inverse);
@@ -205,8 +289,8 @@ class Quantized {
   }
 
   ASHLAR_MEMBER void end() {
-    p_ += least(blocks_, left_) / S::blocks * S::unit_bytes;
-    left_ -= blocks_;
+    p_ += least(Int8<S>::kBlocks, left_) / S::blocks * S::unit_bytes;
+    left_ -= Int8<S>::kBlocks;
   }
 
  private:
@@ -228,15 +312,17 @@ class Quantized {
   static ASHLAR_MEMBER __m512 halves(const uint8_t* p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
   }
-  static ASHLAR_MEMBER __m512i integers(const uint8_t* p) {
-    return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p));
-  }
 
   // Scales of a block's sub-blocks; `most` becomes the step that can hold them too.
   ASHLAR_MEMBER void read_scales(int block, Scales* out, __m512& most) const {
-    const __m512 d = halves(unit(block));
+    const __m512 d = S::wide ? _mm512_loadu_ps(unit(block)) : halves(unit(block));
     __m512 dmin = _mm512_setzero_ps();
-    if constexpr (S::min) dmin = halves(unit(block) + 32);
+    if constexpr (S::zero) {  // (codes are taken without their offset)
+      const __m512i zero = _mm512_add_epi32(integers(unit(block) + 32), _mm512_set1_epi32(1 << (S::bits - 1)));
+      dmin = _mm512_mul_ps(d, _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_setzero_si512(), zero)));
+    } else if constexpr (S::min) {
+      dmin = halves(unit(block) + 32);
+    }
     const uint8_t* p = body(block);
     ASHLAR_UNROLL for (int h = 0; h < S::subs; ++h) {
       Scales& s = out[h];
@@ -341,7 +427,7 @@ class Quantized {
   static ASHLAR_MEMBER __m512i codes(const uint8_t* p) {
     const auto nibble = [&] { return moved < g<4 ? 0 : -4>(load(p + 64 * (g % 4))); };
     if constexpr (S::bits == 8) {
-      return _mm512_xor_si512(load(p + 64 * g), bytes(128));
+      return S::min ? load(p + 64 * g) : _mm512_xor_si512(load(p + 64 * g), bytes(128));
     } else if constexpr (S::bits == 6) {
       const __m512i pair = _mm512_and_si512(moved<4 - 2 * (g % 4)>(load(p + 256 + 64 * (g / 4))), bytes(0x30));
       return merged(pair, nibble(), bytes(15));
@@ -360,7 +446,6 @@ class Quantized {
 
   const uint8_t* tile_;
   size_t tile_bytes_, quarter_;
-  int blocks_;  // of a group
   const uint8_t* p_;
   int left_;  // blocks from here on
 };
@@ -374,8 +459,6 @@ class Floats {
   static constexpr bool kScaled = false;
   static constexpr bool kWholeTiles = false;
   static int columns(const MatmulJob* job) { return job->units; }
-  static int group_tiles(const MatmulJob*) { return kMostTiles; }
-  static int group_columns(const MatmulJob*) { return kColumns; }
   static int group_bytes(const MatmulJob*) { return kBf16GroupBytes; }
 
  protected:
@@ -428,9 +511,9 @@ class F16 : public Floats {
   }
 };
 
-//                      bits blocks subs scale_bytes min offset table
+//                      bits blocks subs scale_bytes min offset header
 typedef Quantized<Shape<8, 1, 1, 0, false, 128>> Q8_0;
-typedef Quantized<Shape<4, 1, 1, 0, false, 8>> Q4_0;
+typedef ByCodebooks<Shape<4, 1, 1, 0, false, 8>, Centred> Q4_0;
 typedef Quantized<Shape<4, 1, 1, 0, true, 0>> Q4_1;
 typedef Quantized<Shape<5, 1, 1, 0, false, 16>> Q5_0;
 typedef Quantized<Shape<5, 1, 1, 0, true, 0>> Q5_1;
@@ -439,8 +522,13 @@ typedef Quantized<Shape<3, 8, 2, 2, false, 4>> Q3_K;
 typedef Quantized<Shape<4, 8, 1, 2, true, 0>> Q4_K;
 typedef Quantized<Shape<5, 8, 1, 2, true, 0>> Q5_K;
 typedef Quantized<Shape<6, 8, 2, 2, false, 32>> Q6_K;
-typedef Quantized<Shape<4, 1, 1, 0, false, 127, true>> IQ4_NL;
-typedef Quantized<Shape<4, 8, 1, 1, false, 127, true>> IQ4_XS;
+typedef ByCodebooks<Shape<4, 1, 1, 0, false, 0>, Iq4> IQ4_NL;
+typedef ByCodebooks<Shape<4, 8, 1, 1, false, 0>, Iq4> IQ4_XS;
+typedef ByCodebooks<Shape<4, 2, 1, 0, false, 8, kZero>, Shifted> U4Z;
+typedef Quantized<Shape<8, 2, 1, 0, true, 0, kZero>> U8Z;
+typedef Quantized<Shape<8, 2, 1, 0, false, 128, kWide>> I8;
+typedef ByCodebooks<Shape<4, 2, 1, 0, false, 0, kWide>, Nf4> NF4;
+typedef ByCodebooks<Shape<4, 1, 1, 0, false, 0>, Fp4> MXFP4;
 
 }  // namespace
 }  // namespace ashlar::kernels::amx

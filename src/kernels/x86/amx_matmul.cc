@@ -54,8 +54,7 @@ ASHLAR_INLINE void multiply_fetched(const uint8_t* weights) {
 
 template <class Weights>
 ASHLAR_INLINE int groups_of(const MatmulJob* job) {
-  const int size = Weights::group_columns(job);
-  return (Weights::columns(job) + size - 1) / size;
+  return (Weights::columns(job) + Weights::kColumns - 1) / Weights::kColumns;
 }
 
 // Group `group` of the m-th 16 rows: tiles, and the rows' scales behind them.
@@ -132,7 +131,7 @@ ASHLAR_INLINE const float* scales_behind(const MatmulJob* job, const uint8_t* ro
 }
 
 // Sums of a group's products for R rows of x, block by block; weights stay in registers.
-template <class Weights, int R, bool by_table>
+template <class Weights, int R, bool by_codebooks>
 struct FewSums {
   __m512i even[R], odd[R];
 
@@ -160,7 +159,7 @@ struct FewSums<Weights, R, true> {
   ASHLAR_MEMBER void add(const Weights& weights, const typename Weights::Group& group, int block, const uint8_t* x) {
     __m512i row[R][2];
     ASHLAR_UNROLL for (int r = 0; r < R; ++r) ASHLAR_UNROLL for (int h = 0; h < 2; ++h) row[r][h] =
-        swapped_pairs(_mm512_broadcast_i32x4(_mm_load_si128((const __m128i*)(x + kLineBytes * r + 16 * h))));
+        _mm512_broadcast_i32x4(_mm_load_si128((const __m128i*)(x + kLineBytes * r + 16 * h)));
     weights.template quarters<true>(group, block, [&](int q, int h, __m512i w) __attribute__((always_inline)) {
       ASHLAR_UNROLL for (int r = 0; r < R; ++r) sums[r][q] = _mm512_dpbusd_epi32(sums[r][q], w, row[r][h]);
     });
@@ -186,7 +185,7 @@ static void stream_few(const MatmulJob* job, int tile) {
     alignas(64) float steps[kLanes];
     typename Weights::Group group;
     const int blocks = weights.begin(group, steps);
-    FewSums<Weights, R, Weights::kByTable && R <= 4> sums;
+    FewSums<Weights, R, Weights::kByCodebooks && R <= 4> sums;
 #pragma clang loop unroll(disable)
     for (int b = 0; b < blocks; ++b) sums.add(weights, group, b, x + kLineBytes * R * (b / 2) + 32 * (b % 2));
     weights.end();
@@ -294,8 +293,8 @@ static void stream(const MatmulJob* job, int tile) {
 // Two tiles of weight rows meet all rows, over `count` groups of columns from `first` on.
 template <class Weights>
 static void multiply_chunk(const MatmulJob* job, int tile, int first, int count) {
-  constexpr int kMostGroups = 4;
-  const int group = Weights::group_tiles(job);
+  constexpr int kMostGroups = kChunkTiles / kInt8GroupTiles;
+  constexpr int group = Weights::kMostTiles;
   alignas(64) uint8_t widened[2][kChunkTiles][kTileBytes];
   alignas(64) float steps[2][kMostGroups][kLanes], sums[4][kTileSums];
   int tiles[kMostGroups];
@@ -362,7 +361,7 @@ ASHLAR_INLINE void matmul(const MatmulJob* job) {
     for (int t = 0; t < tiles; ++t) stream<Weights, 4>(job, t);
   } else {
     // A chunk of all rows stays in the second level while the tiles of weights pass.
-    const int groups = groups_of<Weights>(job), step = kChunkTiles / Weights::group_tiles(job);
+    const int groups = groups_of<Weights>(job), step = kChunkTiles / Weights::kMostTiles;
     for (int first = 0; first < groups; first += step)
       for (int t = 0; t < tiles; t += 2) multiply_chunk<Weights>(job, t, first, least(step, groups - first));
   }
@@ -378,8 +377,8 @@ ASHLAR_INLINE __m512 part(const float* x, int left) {
 
 // One row's group of columns to int8 in its tiles, and their sum; returns their scale. Of a group that is not finite
 // the codes are 0 and the scale is not finite either, so that the row's outputs show it.
-ASHLAR_INLINE float quantize_group(const float* x, int left, int tiles, int stride, uint8_t* line, int32_t* sum) {
-  const int vectors = 4 * tiles;
+ASHLAR_INLINE float quantize_group(const float* x, int left, int stride, uint8_t* line, int32_t* sum) {
+  constexpr int vectors = 4 * kInt8GroupTiles;
   __m512i most = _mm512_setzero_si512();  // as bits: what is not a number is greater than infinity
   for (int i = 0; i < vectors; ++i) {
     const __m512 size = _mm512_abs_ps(part(x + 16 * i, left - 16 * i));
@@ -418,21 +417,26 @@ void matmul_q5_k(const MatmulJob* job) { matmul<Q5_K>(job); }
 void matmul_q6_k(const MatmulJob* job) { matmul<Q6_K>(job); }
 void matmul_iq4_nl(const MatmulJob* job) { matmul<IQ4_NL>(job); }
 void matmul_iq4_xs(const MatmulJob* job) { matmul<IQ4_XS>(job); }
+void matmul_u4z(const MatmulJob* job) { matmul<U4Z>(job); }
+void matmul_u8z(const MatmulJob* job) { matmul<U8Z>(job); }
+void matmul_i8(const MatmulJob* job) { matmul<I8>(job); }
+void matmul_nf4(const MatmulJob* job) { matmul<NF4>(job); }
+void matmul_mxfp4(const MatmulJob* job) { matmul<MXFP4>(job); }
 
-void int8_panel(const float* x, size_t ldx, int rows, int columns, int tiles, int lines, uint8_t* panel) {
+void int8_panel(const float* x, size_t ldx, int rows, int columns, int lines, uint8_t* panel) {
   const int stride = kLineBytes * lines;
-  for (int first = 0; first < columns; first += 64 * tiles) {
-    float* scales = (float*)(panel + (size_t)tiles * stride);
+  for (int first = 0; first < columns; first += kInt8GroupColumns) {
+    float* scales = (float*)(panel + (size_t)kInt8GroupTiles * stride);
     int32_t* sums = (int32_t*)(scales + kTileRows);
     for (int r = 0; r < lines; ++r) {
       uint8_t* line = panel + kLineBytes * r;
       if (r < rows) {
-        scales[r] = quantize_group(x + (size_t)r * ldx + first, columns - first, tiles, stride, line, sums + r);
+        scales[r] = quantize_group(x + (size_t)r * ldx + first, columns - first, stride, line, sums + r);
         continue;
       }
       scales[r] = 0;
       sums[r] = 0;
-      for (int t = 0; t < tiles; ++t) _mm512_store_si512(line + stride * t, _mm512_setzero_si512());
+      for (int t = 0; t < kInt8GroupTiles; ++t) _mm512_store_si512(line + stride * t, _mm512_setzero_si512());
     }
     panel = (uint8_t*)(sums + kTileRows);
   }

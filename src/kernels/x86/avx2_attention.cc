@@ -79,6 +79,8 @@ ASHLAR_INLINE void score(const State* s, int block, int chunk) {
 // The chunk's scores of row r to weights, the sums so far brought to the new peak.
 ASHLAR_INLINE void weigh(State* s, int r, int head_dim, int from, int to) {
   float* scores = s->scores + r * kKvChunk;
+  if (const float cap = s->job->cap; cap > 0)
+    for (int i = from; i < to; i += 8) _mm256_storeu_ps(scores + i, capped(_mm256_loadu_ps(scores + i), cap));
   __m256 greatest = _mm256_set1_ps(s->peak[r]);
   for (int i = from; i < to; i += 8) greatest = _mm256_max_ps(greatest, _mm256_loadu_ps(scores + i));
   const float peak = greatest_of(greatest);

@@ -30,6 +30,24 @@ void rms_norm(const float* x, const float* weight, float epsilon, int n, float* 
   }
 }
 
+void layer_norm(const float* x, const float* weight, const float* bias, float epsilon, int n, float* y) {
+  __m256 sums[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()}, squares[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+  for (int i = 0; i < n; i += 8) sums[i / 8 % 2] = _mm256_add_ps(sums[i / 8 % 2], load(x + i, lanes_of(n - i)));
+  const __m256 mean = _mm256_set1_ps(sum_by_halves(sums[0], sums[1]) / (float)n);
+  for (int i = 0; i < n; i += 8) {
+    const __m256i lanes = lanes_of(n - i);
+    const __m256 v = _mm256_and_ps(_mm256_sub_ps(load(x + i, lanes), mean), _mm256_castsi256_ps(lanes));
+    squares[i / 8 % 2] = _mm256_fmadd_ps(v, v, squares[i / 8 % 2]);
+  }
+  const float variance = sum_by_halves(squares[0], squares[1]) / (float)n + epsilon;
+  const __m256 factor = _mm256_set1_ps(1.0f / _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(variance))));
+  for (int i = 0; i < n; i += 8) {
+    const __m256i lanes = lanes_of(n - i);
+    const __m256 v = _mm256_mul_ps(_mm256_sub_ps(load(x + i, lanes), mean), factor);
+    _mm256_maskstore_ps(y + i, lanes, _mm256_fmadd_ps(v, load(weight + i, lanes), load(bias + i, lanes)));
+  }
+}
+
 void add(const float* y, int n, float* x) {
   for (int i = 0; i < n; i += 8) {
     const __m256i lanes = lanes_of(n - i);
@@ -80,6 +98,24 @@ void gelu_mul(const float* gate, const float* up, int n, float* y) {
     const __m256 e = exponential(_mm256_xor_ps(_mm256_mul_ps(g, slope), _mm256_set1_ps(-0.0f)));
     const __m256 gelu = _mm256_div_ps(g, _mm256_add_ps(_mm256_set1_ps(1.0f), e));
     _mm256_maskstore_ps(y + i, lanes, _mm256_mul_ps(gelu, load(up + i, lanes)));
+  }
+}
+
+void gelu(const float* x, int n, float* y) {
+  const __m256 one = _mm256_set1_ps(1.0f), sign = _mm256_set1_ps(-0.0f);
+  for (int i = 0; i < n; i += 8) {
+    const __m256i lanes = lanes_of(n - i);
+    const __m256 v = load(x + i, lanes);
+    const __m256 z = _mm256_mul_ps(_mm256_andnot_ps(sign, v), _mm256_set1_ps(kRootHalf));
+    const __m256 t = _mm256_div_ps(one, _mm256_fmadd_ps(z, _mm256_set1_ps(kErfP), one));
+    __m256 p = _mm256_fmadd_ps(_mm256_set1_ps(kErf5), t, _mm256_set1_ps(kErf4));
+    p = _mm256_fmadd_ps(p, t, _mm256_set1_ps(kErf3));
+    p = _mm256_fmadd_ps(p, t, _mm256_set1_ps(kErf2));
+    p = _mm256_fmadd_ps(p, t, _mm256_set1_ps(kErf1));
+    const __m256 e = exponential(_mm256_xor_ps(_mm256_mul_ps(z, z), sign));
+    const __m256 tail = _mm256_mul_ps(_mm256_mul_ps(_mm256_mul_ps(_mm256_set1_ps(0.5f), t), p), e);
+    const __m256 positive = _mm256_cmp_ps(v, _mm256_setzero_ps(), _CMP_GE_OQ);
+    _mm256_maskstore_ps(y + i, lanes, _mm256_blendv_ps(_mm256_mul_ps(v, tail), _mm256_fnmadd_ps(v, tail, v), positive));
   }
 }
 
@@ -148,22 +184,27 @@ double float_operations(int64_t rounds) {
 
 const Kernels kAvx2 = {
     .isa = "avx2",
-    .matmul = {avx2::matmul_f32, avx2::matmul_f16, avx2::matmul_bf16, avx2::matmul_q8_0, avx2::matmul_q4_0,
-               avx2::matmul_q4_1, avx2::matmul_q5_0, avx2::matmul_q5_1, avx2::matmul_q2_k, avx2::matmul_q3_k,
-               avx2::matmul_q4_k, avx2::matmul_q5_k, avx2::matmul_q6_k, avx2::matmul_iq4_nl, avx2::matmul_iq4_xs},
+    .matmul = {avx2::matmul_f32,  avx2::matmul_f16,  avx2::matmul_bf16, avx2::matmul_q8_0,   avx2::matmul_q4_0,
+               avx2::matmul_q4_1, avx2::matmul_q5_0, avx2::matmul_q5_1, avx2::matmul_q2_k,   avx2::matmul_q3_k,
+               avx2::matmul_q4_k, avx2::matmul_q5_k, avx2::matmul_q6_k, avx2::matmul_iq4_nl, avx2::matmul_iq4_xs,
+               avx2::matmul_u4z,  avx2::matmul_u8z,  avx2::matmul_i8,   avx2::matmul_nf4,    avx2::matmul_mxfp4},
     .quantize_panel = avx2::quantize_panel,
     .attend = avx2::attend,
     .join = avx2::join,
     .store_key = avx2::store_key,
     .store_value = avx2::store_value,
+    .peak_unit = 1,
     .natural_kv = kKvF16,
     .rms_norm = avx2::rms_norm,
+    .layer_norm = avx2::layer_norm,
     .add = avx2::add,
     .rope = avx2::rope,
     .silu_mul = avx2::silu_mul,
     .gelu_mul = avx2::gelu_mul,
+    .gelu = avx2::gelu,
     .exp_sum = avx2::exp_sum,
     .exp_scale = avx2::exp_scale,
+    .search = avx2::search,
     .read_memory = avx2::read_memory,
     .int8_operations = avx2::int8_operations,
     .float_operations = avx2::float_operations,

@@ -56,5 +56,13 @@ ASHLAR_INLINE __m256 exponential(__m256 x) {
   return _mm256_and_ps(alive, _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(y), power)));
 }
 
+// cap * tanh(x / cap), the same steps as ref's; minus infinity stays.
+ASHLAR_INLINE __m256 capped(__m256 x, float cap) {
+  const __m256 e = exponential(_mm256_mul_ps(x, _mm256_set1_ps(2.0f / cap)));
+  const __m256 below = _mm256_div_ps(_mm256_set1_ps(2.0f * cap), _mm256_add_ps(e, _mm256_set1_ps(1.0f)));
+  const __m256 nothing = _mm256_cmp_ps(x, _mm256_set1_ps(-__builtin_inff()), _CMP_EQ_OQ);
+  return _mm256_blendv_ps(_mm256_sub_ps(_mm256_set1_ps(cap), below), x, nothing);
+}
+
 }  // namespace
 }  // namespace ashlar::kernels::avx2

@@ -51,12 +51,18 @@ ASHLAR_INLINE __m256i bit(const uint8_t* p) {
   return field<to - g>(p, 1 << to);
 }
 
+// How the scales of a unit stand, beside the plain f16 ones.
+enum Header { kPlain, kWide, kZero };
+// Which table the codes are looked up in.
+enum Table { kNone, kIq4, kNf4Values, kFp4Values };
+
 // Codes as unsigned bytes; those of 8 bits and of tables as signed ones.
-template <int bits, bool table, int g>
+template <int bits, Table table, int g>
 ASHLAR_INLINE __m256i codes_of_group(const uint8_t* p) {
   const __m256i top = _mm256_set1_epi8((char)128);
-  if constexpr (table) {
-    const __m256i values = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)kIq4Table));
+  if constexpr (table != kNone) {
+    const uint8_t* of = table == kIq4 ? kIq4Table : table == kNf4Values ? kNf4Table : kFp4Table;
+    const __m256i values = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)of));
     return _mm256_xor_si256(_mm256_shuffle_epi8(values, nibble<g>(p)), top);
   } else if constexpr (bits == 8) {
     return _mm256_xor_si256(load(p + 64 * g), top);
@@ -74,24 +80,38 @@ ASHLAR_INLINE __m256i codes_of_group(const uint8_t* p) {
 }
 
 // The shape of a format, as in kLayouts, known to the compiler.
-template <int bits_, int blocks_, int subs_, int scale_bytes_, bool min_, bool offset_, bool table_ = false>
+template <int bits_, int blocks_, int subs_, int scale_bytes_, bool min_, bool offset_, Table table_ = kNone,
+          Header header_ = kPlain>
 struct Shape {
   static constexpr int bits = bits_, blocks = blocks_, subs = subs_, scale_bytes = scale_bytes_;
-  static constexpr bool min = min_, table = table_, is_signed = table_ || bits_ == 8;
+  static constexpr Table table = table_;
+  static constexpr bool wide = header_ == kWide, zero = header_ == kZero;
+  static constexpr bool min = min_ || zero, is_signed = table_ != kNone || bits_ == 8;
   static constexpr bool offset = offset_ && !is_signed;
   static constexpr int groups = bits <= 4 ? 8 : bits == 5 ? 4 : 2;  // whose 16-bit sums cannot overflow
-  static constexpr int header = min ? 64 : 32;
+  static constexpr int header = zero ? 32 + kLanes : min || wide ? 64 : 32;
   static constexpr int block_bytes = kLanes * scale_bytes + 64 * bits;
 
   ASHLAR_INLINE void read_unit(const uint8_t* p, int half, Unit& unit) {
+    if constexpr (wide) {
+      unit.d = _mm256_loadu_ps((const float*)(p + 32 * half));
+      return;
+    }
     unit.d = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 16 * half)));
-    if constexpr (min) unit.dmin = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 32 + 16 * half)));
+    if constexpr (zero) {
+      const __m256i z = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)(p + 32 + 8 * half)));
+      unit.dmin = _mm256_mul_ps(unit.d, _mm256_cvtepi32_ps(z));
+    } else if constexpr (min)
+      unit.dmin = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 32 + 16 * half)));
   }
 
   ASHLAR_INLINE void read_scales(const uint8_t* p, const Unit& unit, Block& block) {
     if constexpr (scale_bytes == 0) {
       block.scale[0] = unit.d;
-      if constexpr (min) block.min[0] = _mm256_sub_ps(_mm256_setzero_ps(), unit.dmin);
+      if constexpr (zero)
+        block.min[0] = unit.dmin;
+      else if constexpr (min)
+        block.min[0] = _mm256_sub_ps(_mm256_setzero_ps(), unit.dmin);
     } else if constexpr (subs == 2 && min) {
       ASHLAR_UNROLL for (int h = 0; h < 2; ++h) {
         const __m256i both = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(p + kLanes * h)));
@@ -226,7 +246,7 @@ static void matmul(const MatmulJob* job) {
   }
 }
 
-//            bits blocks subs scale_bytes min offset table
+//            bits blocks subs scale_bytes min offset table header
 typedef Shape<8, 1, 1, 0, false, true> Q8_0;
 typedef Shape<4, 1, 1, 0, false, true> Q4_0;
 typedef Shape<4, 1, 1, 0, true, false> Q4_1;
@@ -237,8 +257,13 @@ typedef Shape<3, 8, 2, 2, false, true> Q3_K;
 typedef Shape<4, 8, 1, 2, true, false> Q4_K;
 typedef Shape<5, 8, 1, 2, true, false> Q5_K;
 typedef Shape<6, 8, 2, 2, false, true> Q6_K;
-typedef Shape<4, 1, 1, 0, false, true, true> IQ4_NL;
-typedef Shape<4, 8, 1, 1, false, true, true> IQ4_XS;
+typedef Shape<4, 1, 1, 0, false, true, kIq4> IQ4_NL;
+typedef Shape<4, 8, 1, 1, false, true, kIq4> IQ4_XS;
+typedef Shape<4, 2, 1, 0, false, true, kNone, kZero> U4Z;
+typedef Shape<8, 2, 1, 0, false, true, kNone, kZero> U8Z;
+typedef Shape<8, 2, 1, 0, false, true, kNone, kWide> I8;
+typedef Shape<4, 2, 1, 0, false, true, kNf4Values, kWide> NF4;
+typedef Shape<4, 1, 1, 0, false, true, kFp4Values> MXFP4;
 
 ASHLAR_INLINE int sum_of(__m256i v) {
   const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
@@ -294,6 +319,11 @@ void matmul_q5_k(const MatmulJob* job) { matmul<Q5_K>(job); }
 void matmul_q6_k(const MatmulJob* job) { matmul<Q6_K>(job); }
 void matmul_iq4_nl(const MatmulJob* job) { matmul<IQ4_NL>(job); }
 void matmul_iq4_xs(const MatmulJob* job) { matmul<IQ4_XS>(job); }
+void matmul_u4z(const MatmulJob* job) { matmul<U4Z>(job); }
+void matmul_u8z(const MatmulJob* job) { matmul<U8Z>(job); }
+void matmul_i8(const MatmulJob* job) { matmul<I8>(job); }
+void matmul_nf4(const MatmulJob* job) { matmul<NF4>(job); }
+void matmul_mxfp4(const MatmulJob* job) { matmul<MXFP4>(job); }
 
 void quantize_panel(const float* x, size_t ldx, int rows, int columns, PanelBlock* panel) {
   for (int b = 0; b < columns / kBlock; ++b) {

@@ -82,6 +82,8 @@ ASHLAR_INLINE void score(const State* s, int block, int chunk) {
 // The chunk's scores of row r to weights, the sums so far brought to the new peak.
 ASHLAR_INLINE void weigh(State* s, int r, int from, int to) {
   float* scores = s->scores + r * kKvChunk;
+  if (const float cap = s->job->cap; cap > 0)
+    for (int i = from; i < to; i += 16) _mm512_storeu_ps(scores + i, capped(_mm512_loadu_ps(scores + i), cap));
   __m512 greatest = _mm512_set1_ps(s->peak[r]);
   for (int i = from; i < to; i += 16) greatest = _mm512_max_ps(greatest, _mm512_loadu_ps(scores + i));
   const float peak = _mm512_reduce_max_ps(greatest);

@@ -60,11 +60,20 @@ ASHLAR_INLINE __m512i with_bit(__m512i rest, const uint8_t* plane) {
   return merged(rest, moved<to - g>(load(plane)), bytes(1 << to));
 }
 
+// How the scales of a unit stand, beside the plain f16 ones.
+enum Header { kPlain, kWide, kZero };
+// Which table the codes are looked up in.
+enum Table { kNone, kIq4, kNf4Values, kFp4Values };
+
 // How each type's codes are read: bits of a code and how far they are shifted up.
-template <int bits, int up, bool table, int g>
+template <int bits, int up, Table table, int g>
 ASHLAR_INLINE __m512i codes_of_group(const uint8_t* p) {
-  if constexpr (table)
-    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)kIq4Table)), nibble<g, 0>(p));
+  if constexpr (table != kNone)
+    return _mm512_shuffle_epi8(
+        _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)(table == kIq4         ? kIq4Table
+                                                                : table == kNf4Values ? kNf4Table
+                                                                                      : kFp4Table))),
+        nibble<g, 0>(p));
   else if constexpr (bits == 8)
     return load(p + 64 * g);
   else if constexpr (bits == 6)
@@ -81,24 +90,37 @@ ASHLAR_INLINE __m512i codes_of_group(const uint8_t* p) {
 }
 
 // The shape of a format, as in kLayouts, known to the compiler.
-template <int bits_, int blocks_, int subs_, int scale_bytes_, bool min_, bool offset_, bool table_ = false>
+template <int bits_, int blocks_, int subs_, int scale_bytes_, bool min_, bool offset_, Table table_ = kNone,
+          Header header_ = kPlain>
 struct Shape {
   static constexpr int bits = bits_, blocks = blocks_, subs = subs_, scale_bytes = scale_bytes_;
-  static constexpr bool min = min_, offset = offset_, table = table_;
-  static constexpr int up = offset && !table ? 8 - bits : 0;
-  static constexpr int header = min ? 64 : 32;
+  static constexpr Table table = table_;
+  static constexpr bool wide = header_ == kWide, zero = header_ == kZero;
+  static constexpr bool min = min_ || zero, offset = offset_;
+  static constexpr int up = offset && table == kNone ? 8 - bits : 0;
+  static constexpr int header = zero ? 32 + kLanes : min || wide ? 64 : 32;
   static constexpr int block_bytes = kLanes * scale_bytes + 64 * bits;
 
   ASHLAR_INLINE void read_unit(const uint8_t* p, Unit& unit) {
+    if constexpr (wide) {
+      unit.d = _mm512_loadu_ps(p);
+      return;
+    }
     unit.d = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
+    if constexpr (zero)
+      unit.dmin =
+          _mm512_mul_ps(unit.d, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)(p + 32)))));
     if constexpr (up > 0) unit.d = _mm512_mul_ps(unit.d, _mm512_set1_ps(1.0f / (1 << up)));
-    if constexpr (min) unit.dmin = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)(p + 32)));
+    if constexpr (min && !zero) unit.dmin = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)(p + 32)));
   }
 
   ASHLAR_INLINE void read_scales(const uint8_t* p, const Unit& unit, Block& block) {
     if constexpr (scale_bytes == 0) {
       block.scale[0] = unit.d;
-      if constexpr (min) block.min[0] = _mm512_sub_ps(_mm512_setzero_ps(), unit.dmin);
+      if constexpr (zero)
+        block.min[0] = unit.dmin;
+      else if constexpr (min)
+        block.min[0] = _mm512_sub_ps(_mm512_setzero_ps(), unit.dmin);
     } else if constexpr (subs == 2 && min) {
       ASHLAR_UNROLL for (int h = 0; h < 2; ++h) {
         const __m512i both = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)(p + kLanes * h)));
@@ -133,7 +155,7 @@ struct Shape {
   }
 };
 
-//                 bits blocks subs scale_bytes min offset table
+//            bits blocks subs scale_bytes min offset table header
 typedef Shape<8, 1, 1, 0, false, true> Q8_0;
 typedef Shape<4, 1, 1, 0, false, true> Q4_0;
 typedef Shape<4, 1, 1, 0, true, false> Q4_1;
@@ -144,8 +166,13 @@ typedef Shape<3, 8, 2, 2, false, true> Q3_K;
 typedef Shape<4, 8, 1, 2, true, false> Q4_K;
 typedef Shape<5, 8, 1, 2, true, false> Q5_K;
 typedef Shape<6, 8, 2, 2, false, true> Q6_K;
-typedef Shape<4, 1, 1, 0, false, true, true> IQ4_NL;
-typedef Shape<4, 8, 1, 1, false, true, true> IQ4_XS;
+typedef Shape<4, 1, 1, 0, false, true, kIq4> IQ4_NL;
+typedef Shape<4, 8, 1, 1, false, true, kIq4> IQ4_XS;
+typedef Shape<4, 2, 1, 0, false, true, kNone, kZero> U4Z;
+typedef Shape<8, 2, 1, 0, false, true, kNone, kZero> U8Z;
+typedef Shape<8, 2, 1, 0, false, true, kNone, kWide> I8;
+typedef Shape<4, 2, 1, 0, false, true, kNf4Values, kWide> NF4;
+typedef Shape<4, 1, 1, 0, false, true, kFp4Values> MXFP4;
 
 }  // namespace
 }  // namespace ashlar::kernels::avx512

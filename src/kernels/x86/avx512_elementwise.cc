@@ -25,6 +25,26 @@ void rms_norm(const float* x, const float* weight, float epsilon, int n, float* 
   }
 }
 
+void layer_norm(const float* x, const float* weight, const float* bias, float epsilon, int n, float* y) {
+  __m512 sums = _mm512_setzero_ps(), squares = _mm512_setzero_ps();
+  for (int i = 0; i < n; i += 16) sums = _mm512_add_ps(sums, _mm512_maskz_loadu_ps(lanes_of(n - i), x + i));
+  const __m512 mean = _mm512_set1_ps(sum_by_halves(sums) / (float)n);
+  for (int i = 0; i < n; i += 16) {
+    const __mmask16 lanes = lanes_of(n - i);
+    const __m512 v = _mm512_maskz_sub_ps(lanes, _mm512_maskz_loadu_ps(lanes, x + i), mean);
+    squares = _mm512_fmadd_ps(v, v, squares);
+  }
+  const float variance = sum_by_halves(squares) / (float)n + epsilon;
+  const __m512 factor = _mm512_set1_ps(1.0f / _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(variance))));
+  for (int i = 0; i < n; i += 16) {
+    const __mmask16 lanes = lanes_of(n - i);
+    const __m512 v = _mm512_mul_ps(_mm512_sub_ps(_mm512_maskz_loadu_ps(lanes, x + i), mean), factor);
+    _mm512_mask_storeu_ps(
+        y + i, lanes,
+        _mm512_fmadd_ps(v, _mm512_maskz_loadu_ps(lanes, weight + i), _mm512_maskz_loadu_ps(lanes, bias + i)));
+  }
+}
+
 void add(const float* y, int n, float* x) {
   for (int i = 0; i < n; i += 16) {
     const __mmask16 lanes = lanes_of(n - i);
@@ -77,6 +97,25 @@ void gelu_mul(const float* gate, const float* up, int n, float* y) {
     const __m512 e = exponential(_mm512_xor_ps(_mm512_mul_ps(g, slope), _mm512_set1_ps(-0.0f)));
     const __m512 gelu = _mm512_div_ps(g, _mm512_add_ps(_mm512_set1_ps(1.0f), e));
     _mm512_mask_storeu_ps(y + i, lanes, _mm512_mul_ps(gelu, u));
+  }
+}
+
+void gelu(const float* x, int n, float* y) {
+  const __m512 one = _mm512_set1_ps(1.0f);
+  for (int i = 0; i < n; i += 16) {
+    const __mmask16 lanes = lanes_of(n - i);
+    const __m512 v = _mm512_maskz_loadu_ps(lanes, x + i);
+    const __m512 z = _mm512_mul_ps(_mm512_abs_ps(v), _mm512_set1_ps(kRootHalf));
+    const __m512 t = _mm512_div_ps(one, _mm512_fmadd_ps(z, _mm512_set1_ps(kErfP), one));
+    __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(kErf5), t, _mm512_set1_ps(kErf4));
+    p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(kErf3));
+    p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(kErf2));
+    p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(kErf1));
+    const __m512 e = exponential(_mm512_xor_ps(_mm512_mul_ps(z, z), _mm512_set1_ps(-0.0f)));
+    const __m512 tail = _mm512_mul_ps(_mm512_mul_ps(_mm512_mul_ps(_mm512_set1_ps(0.5f), t), p), e);
+    const __mmask16 positive = _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_GE_OQ);
+    _mm512_mask_storeu_ps(y + i, lanes,
+                          _mm512_mask_blend_ps(positive, _mm512_mul_ps(v, tail), _mm512_fnmadd_ps(v, tail, v)));
   }
 }
 
@@ -145,23 +184,28 @@ double float_operations(int64_t rounds) {
 
 const Kernels kAvx512 = {
     .isa = "avx512",
-    .matmul = {avx512::matmul_f32, avx512::matmul_f16, avx512::matmul_bf16, avx512::matmul_q8_0, avx512::matmul_q4_0,
-               avx512::matmul_q4_1, avx512::matmul_q5_0, avx512::matmul_q5_1, avx512::matmul_q2_k, avx512::matmul_q3_k,
-               avx512::matmul_q4_k, avx512::matmul_q5_k, avx512::matmul_q6_k, avx512::matmul_iq4_nl,
-               avx512::matmul_iq4_xs},
+    .matmul = {avx512::matmul_f32,  avx512::matmul_f16,    avx512::matmul_bf16,   avx512::matmul_q8_0,
+               avx512::matmul_q4_0, avx512::matmul_q4_1,   avx512::matmul_q5_0,   avx512::matmul_q5_1,
+               avx512::matmul_q2_k, avx512::matmul_q3_k,   avx512::matmul_q4_k,   avx512::matmul_q5_k,
+               avx512::matmul_q6_k, avx512::matmul_iq4_nl, avx512::matmul_iq4_xs, avx512::matmul_u4z,
+               avx512::matmul_u8z,  avx512::matmul_i8,     avx512::matmul_nf4,    avx512::matmul_mxfp4},
     .quantize_panel = avx512::quantize_panel,
     .attend = avx512::attend,
     .join = avx512::join,
     .store_key = avx512::store_key,
     .store_value = avx512::store_value,
+    .peak_unit = 1,
     .natural_kv = kKvF16,
     .rms_norm = avx512::rms_norm,
+    .layer_norm = avx512::layer_norm,
     .add = avx512::add,
     .rope = avx512::rope,
     .silu_mul = avx512::silu_mul,
     .gelu_mul = avx512::gelu_mul,
+    .gelu = avx512::gelu,
     .exp_sum = avx512::exp_sum,
     .exp_scale = avx512::exp_scale,
+    .search = avx512::search,
     .read_memory = avx512::read_memory,
     .int8_operations = avx512::int8_operations,
     .float_operations = avx512::float_operations,

@@ -50,6 +50,14 @@ ASHLAR_INLINE __m512 exponential(__m512 x) {
   return _mm512_maskz_mov_ps(alive, _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(y), power)));
 }
 
+// cap * tanh(x / cap), the same steps as ref's; minus infinity stays.
+ASHLAR_INLINE __m512 capped(__m512 x, float cap) {
+  const __m512 e = exponential(_mm512_mul_ps(x, _mm512_set1_ps(2.0f / cap)));
+  const __m512 below = _mm512_div_ps(_mm512_set1_ps(2.0f * cap), _mm512_add_ps(e, _mm512_set1_ps(1.0f)));
+  const __mmask16 nothing = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-__builtin_inff()), _CMP_EQ_OQ);
+  return _mm512_mask_mov_ps(_mm512_sub_ps(_mm512_set1_ps(cap), below), nothing, x);
+}
+
 // Keys and values as int8: the greatest magnitude is 127, as ref's quantize() has it.
 struct Int8Scale {
   float scale, inverse;

@@ -112,6 +112,11 @@ void matmul_q5_k(const MatmulJob* job) { matmul<Q5_K>(job); }
 void matmul_q6_k(const MatmulJob* job) { matmul<Q6_K>(job); }
 void matmul_iq4_nl(const MatmulJob* job) { matmul<IQ4_NL>(job); }
 void matmul_iq4_xs(const MatmulJob* job) { matmul<IQ4_XS>(job); }
+void matmul_u4z(const MatmulJob* job) { matmul<U4Z>(job); }
+void matmul_u8z(const MatmulJob* job) { matmul<U8Z>(job); }
+void matmul_i8(const MatmulJob* job) { matmul<I8>(job); }
+void matmul_nf4(const MatmulJob* job) { matmul<NF4>(job); }
+void matmul_mxfp4(const MatmulJob* job) { matmul<MXFP4>(job); }
 
 namespace {
 

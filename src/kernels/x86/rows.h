@@ -25,11 +25,17 @@ void matmul_q5_k(const MatmulJob* job);
 void matmul_q6_k(const MatmulJob* job);
 void matmul_iq4_nl(const MatmulJob* job);
 void matmul_iq4_xs(const MatmulJob* job);
+void matmul_u4z(const MatmulJob* job);
+void matmul_u8z(const MatmulJob* job);
+void matmul_i8(const MatmulJob* job);
+void matmul_nf4(const MatmulJob* job);
+void matmul_mxfp4(const MatmulJob* job);
 void quantize_panel(const float* x, size_t ldx, int rows, int columns, PanelBlock* panel);
 void attend(const AttentionJob* job);
 void join(const float* partials, int count, int head_dim, float* out);
 void store_key(const float* key, int head_dim, int format, uint8_t* keys, int slot);
 void store_value(const float* value, int head_dim, int format, uint8_t* values, int slot);
+void search(const ScaleSearch* job);
 
 }  // namespace avx2
 
@@ -50,11 +56,17 @@ void matmul_q5_k(const MatmulJob* job);
 void matmul_q6_k(const MatmulJob* job);
 void matmul_iq4_nl(const MatmulJob* job);
 void matmul_iq4_xs(const MatmulJob* job);
+void matmul_u4z(const MatmulJob* job);
+void matmul_u8z(const MatmulJob* job);
+void matmul_i8(const MatmulJob* job);
+void matmul_nf4(const MatmulJob* job);
+void matmul_mxfp4(const MatmulJob* job);
 void quantize_panel(const float* x, size_t ldx, int rows, int columns, PanelBlock* panel);
 void attend(const AttentionJob* job);
 void join(const float* partials, int count, int head_dim, float* out);
 void store_key(const float* key, int head_dim, int format, uint8_t* keys, int slot);
 void store_value(const float* value, int head_dim, int format, uint8_t* values, int slot);
+void search(const ScaleSearch* job);
 
 }  // namespace avx512
 
@@ -74,7 +86,12 @@ void matmul_q5_k(const MatmulJob* job);
 void matmul_q6_k(const MatmulJob* job);
 void matmul_iq4_nl(const MatmulJob* job);
 void matmul_iq4_xs(const MatmulJob* job);
-void int8_panel(const float* x, size_t ldx, int rows, int columns, int tiles, int lines, uint8_t* panel);
+void matmul_u4z(const MatmulJob* job);
+void matmul_u8z(const MatmulJob* job);
+void matmul_i8(const MatmulJob* job);
+void matmul_nf4(const MatmulJob* job);
+void matmul_mxfp4(const MatmulJob* job);
+void int8_panel(const float* x, size_t ldx, int rows, int columns, int lines, uint8_t* panel);
 void bf16_panel(const float* x, size_t ldx, int rows, int columns, uint8_t* panel);
 double int8_operations(int64_t rounds);
 double bf16_operations(int64_t rounds);

@@ -26,15 +26,18 @@ Result<Config> configure(const Keys& keys) {
   Shape& s = config.shape;
   config.rope.layout = kernels::RopeLayout::halves;
   if (s.sliding_window < 1) return keys.bad("attention.sliding_window", "is missing or 0");
-  s.full_every = TRY(keys.size("attention.sliding_window_pattern", kMostPattern, 6));
+  s.full_every = TRY(keys.pattern(6));
   RopeConfig local{.base = TRY(keys.positive("rope.freq_base_swa", 10000.0)),
                    .dims = config.rope.dims,
                    .layout = config.rope.layout};
   if (local.base <= 1) return keys.bad("rope.freq_base_swa", fmt::format("is {}; more than 1 is expected", local.base));
   config.window_rope = local;
   config.embedding_scale = std::sqrt(static_cast<float>(s.width));
-  // No key tells; the largest of them divides by the root of width / heads, the others by that of the head's size.
+  // Most files do not tell; the largest of them divides by the root of width / heads, the others by that of the head's
+  // size.
   if (s.layers == kLayersOf27B) config.attention_scale = std::sqrt(static_cast<float>(s.heads) / s.width);
+  config.attention_scale =
+      static_cast<float>(TRY(keys.positive("attention.scale", static_cast<double>(config.attention_scale))));
   return config;
 }
 

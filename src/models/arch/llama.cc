@@ -1,12 +1,12 @@
 // Llama 1 to 3.x (arXiv:2302.13971, 2407.21783), and what copies its layers:
-// TinyLlama, Mistral with its sliding window (arXiv:2310.06825).
+// TinyLlama, Mistral with its sliding window (arXiv:2310.06825), Mixtral with experts (arXiv:2401.04088).
 #include "models/architecture.h"
 
 namespace ashlar::models {
 namespace {
 
 Result<Config> configure(const Keys& keys) {
-  Config config = TRY(read_config(keys));
+  Config config = TRY(read_config(keys, {.normalize = true}));
   config.rope.layout = kernels::RopeLayout::adjacent;  // converters interleave the rows of W_q and W_k
   return config;
 }
@@ -20,7 +20,7 @@ void list_tensors(const Config& config, Weights& weights, TensorList& list) {
     Layer& layer = weights.layers[static_cast<std::size_t>(i)];
     list_attention(s, i, layer, list);
     list_qkv_bias(s, i, layer, list, /*optional=*/true);
-    list_feed_forward(s, i, layer, list);
+    list_feed_forward(config, i, layer, list);
     list.ignore(tensor_name(i, "attn_rot_embd.weight"));  // old converters stored the rope frequencies
   }
   list_output(s, weights, list);
@@ -36,8 +36,7 @@ void forward(const Weights& weights, Pass& pass) {
     pass.project(layer.attention_output);
 
     pass.norm(layer.feed_forward_norm);
-    pass.gated_silu(layer.gate_up);
-    pass.project(layer.down);
+    pass.feed_forward(layer);
   }
   pass.norm(weights.output_norm);
   pass.logits(weights.output);

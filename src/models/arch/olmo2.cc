@@ -10,7 +10,7 @@ Result<Config> configure(const Keys& keys) {
   Config config = TRY(read_config(keys));
   config.rope.layout = kernels::RopeLayout::halves;
   if (config.shape.sliding_window == 0) return config;
-  config.shape.full_every = TRY(keys.size("attention.sliding_window_pattern", kMostPattern, 4));
+  config.shape.full_every = TRY(keys.pattern(4));
   config.window_rope = RopeConfig{.base = config.rope.base, .dims = config.rope.dims, .layout = config.rope.layout};
   return config;
 }

@@ -478,11 +478,21 @@ Result<File> File::in_memory(std::vector<std::byte> bytes, std::string name) {
   return file;
 }
 
+Result<File> File::assemble(std::string path, std::vector<std::byte> keys, std::vector<MappedFile> parts,
+                            std::vector<Tensor> tensors, std::shared_ptr<const Assembly> assembly) {
+  File file = TRY(in_memory(std::move(keys), std::move(path)));
+  file.parts_ = std::move(parts);
+  file.tensors_ = std::move(tensors);
+  file.assembly_ = std::move(assembly);
+  TRY(file.index());
+  return file;
+}
+
 Status File::index() {
   keys_by_name_ = order_by_name(keys_);
   tensors_by_name_ = order_by_name(tensors_);
   if (const Tensor* twice = find_twice(tensors_, tensors_by_name_))
-    return Error{Code::corrupt, fmt::format("{}: tensor {} appears in two parts", path_, quoted(twice->name))};
+    return Error{Code::corrupt, fmt::format("{}: tensor {} appears twice in its parts", path_, quoted(twice->name))};
   return {};
 }
 
@@ -499,8 +509,31 @@ const Value* File::find(std::string_view key) const {
 
 const Tensor* File::find_tensor(std::string_view name) const { return find_by_name(tensors_, tensors_by_name_, name); }
 
+Result<std::span<const std::byte>> File::read(const Tensor& tensor, std::vector<std::byte>& room) const {
+  if (!tensor.data.empty()) return tensor.data;
+  CHECK(assembly_ != nullptr, "a tensor without data is of an assembled file");
+  room.resize(tensor.bytes());
+  TRY(assembly_->make(tensor, room));
+  return std::span<const std::byte>(room);
+}
+
+std::vector<std::span<const std::byte>> File::sources(const Tensor& tensor) const {
+  if (!tensor.data.empty()) return {tensor.data};
+  CHECK(assembly_ != nullptr, "a tensor without data is of an assembled file");
+  return assembly_->sources(tensor);
+}
+
 void File::release(const Tensor& tensor) const {
-  if (!parts_.empty()) parts_[static_cast<std::size_t>(tensor.part)].release(tensor.data);
+  if (parts_.empty()) return;
+  // The sources of what is made may lie in several parts.
+  if (tensor.data.empty()) {
+    for (const auto& source : sources(tensor))
+      for (const MappedFile& part : parts_)
+        if (source.data() >= part.bytes().data() && source.data() < part.bytes().data() + part.bytes().size())
+          part.release(source);
+    return;
+  }
+  parts_[static_cast<std::size_t>(tensor.part)].release(tensor.data);
 }
 
 void File::release() const {
@@ -508,7 +541,8 @@ void File::release() const {
 }
 
 void File::expect_few_reads(const Tensor& tensor) const {
-  if (!parts_.empty()) parts_[static_cast<std::size_t>(tensor.part)].expect_few_reads(tensor.data);
+  if (!parts_.empty() && !tensor.data.empty())
+    parts_[static_cast<std::size_t>(tensor.part)].expect_few_reads(tensor.data);
 }
 
 template <class T>

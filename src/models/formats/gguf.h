@@ -15,6 +15,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -86,12 +87,15 @@ struct Tensor {
   kernels::Type type = kernels::Type::f32;
   int rank = 0;
   std::array<std::int64_t, 4> dims{1, 1, 1, 1};  // innermost first; all at least 1
-  std::span<const std::byte> data;
-  int part = 0;  // the file of a split model that holds it
+  std::span<const std::byte> data;               // empty: it is made when it is asked for, by File::read()
+  int part = 0;                                  // the file of a split model that holds it
+  // Column k of the rows meets element order[k] of what they are multiplied by; empty: its own. Of no GGUF file.
+  std::span<const std::int32_t> order;
 
   std::int64_t columns() const { return dims[0]; }
   std::int64_t rows() const { return dims[1] * dims[2] * dims[3]; }
   std::int64_t elements() const { return columns() * rows(); }
+  std::uint64_t bytes() const { return kernels::row_bytes(type, elements()); }
 };
 
 // "[2048, 512]", innermost first.
@@ -113,7 +117,19 @@ struct Part {
 // a tensor type that this build does not read.
 Result<Part> read_part(std::span<const std::byte> bytes, std::string_view file);
 
-// A model: one file, or all the files of a split one. Immutable; any thread.
+// What makes those tensors of a file put together from others that do not lie anywhere as they are. Immutable; any
+// thread.
+class Assembly {
+ public:
+  virtual ~Assembly() = default;
+  // All bytes of a tensor without data. `room`: [tensor.bytes()]. Errors: what its parts hold.
+  virtual Status make(const Tensor& tensor, std::span<std::byte> room) const = 0;
+  // What it is made from, pieces of the parts.
+  virtual std::vector<std::span<const std::byte>> sources(const Tensor& tensor) const = 0;
+};
+
+// A model: one file, all the files of a split one, or what is put together from files of another format. Immutable;
+// any thread.
 class File {
  public:
   // `path` may be any part of a split model (name-00001-of-00003.gguf).
@@ -123,7 +139,13 @@ class File {
   // A file that exists in memory alone; `name` is what errors call it.
   static Result<File> in_memory(std::vector<std::byte> bytes, std::string name);
 
+  // A file that exists nowhere: `keys` is one with keys alone, whose tensors have their bytes in `parts`, or are made
+  // by `assembly`, which owns their names too. `path` is what errors call it.
+  static Result<File> assemble(std::string path, std::vector<std::byte> keys, std::vector<MappedFile> parts,
+                               std::vector<Tensor> tensors, std::shared_ptr<const Assembly> assembly);
+
   const std::string& path() const { return path_; }
+  bool assembled() const { return assembly_ != nullptr; }
   std::uint32_t version() const { return version_; }
   std::uint64_t bytes() const;  // of all parts
   std::size_t files() const { return parts_.empty() ? 1 : parts_.size(); }
@@ -151,6 +173,12 @@ class File {
     return found.value_or(otherwise);
   }
 
+  // The tensor's bytes: where they lie, or made into `room`, which must then stay as it is while they are used.
+  // Errors: those of Assembly::make().
+  Result<std::span<const std::byte>> read(const Tensor& tensor, std::vector<std::byte>& room) const;
+  // What of the parts the tensor is made from: its data, if it lies there.
+  std::vector<std::span<const std::byte>> sources(const Tensor& tensor) const;
+
   // Lets go of the memory that holds the tensor's bytes; reading them again
   // brings them back from the file. Nothing happens to files in memory.
   void release(const Tensor& tensor) const;
@@ -164,7 +192,8 @@ class File {
 
   std::string path_;  // of the first part
   std::vector<MappedFile> parts_;
-  std::vector<std::byte> memory_;  // instead of parts
+  std::vector<std::byte> memory_;  // instead of parts; of an assembled file, its keys
+  std::shared_ptr<const Assembly> assembly_;
   std::uint32_t version_ = 0;
   std::vector<Key> keys_;
   std::vector<Tensor> tensors_;

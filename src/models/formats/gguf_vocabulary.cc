@@ -150,11 +150,17 @@ Result<text::Vocabulary> read_vocabulary(const File& file) {
   v.merges = TRY(read_strings(file, "tokenizer.ggml.merges"));
   v.precompiled_charsmap = TRY(read_charsmap(file));
   TRY(read_ids(file, v));
+  v.end_of_generation = TRY(read_list<text::TokenId>(file, kEndsKey, "a token", [&](const Value& x) {
+    const auto id = x.integer();
+    return id && *id >= 0 && *id < static_cast<std::int64_t>(v.tokens.size()) ? id : std::nullopt;
+  }));
+  if (v.eos < 0 && !v.end_of_generation.empty()) v.eos = v.end_of_generation.front();
   find_ends(v);
   set_defaults(v);
   v.add_bos = TRY(file.get("tokenizer.ggml.add_bos_token", v.add_bos));
   v.add_eos = TRY(file.get("tokenizer.ggml.add_eos_token", v.add_eos));
   v.add_space_prefix = TRY(file.get("tokenizer.ggml.add_space_prefix", v.add_space_prefix));
+  v.compose = TRY(file.get(kComposeKey, false));
   v.remove_extra_whitespaces = TRY(file.get("tokenizer.ggml.remove_extra_whitespaces", v.remove_extra_whitespaces));
   return v;
 }

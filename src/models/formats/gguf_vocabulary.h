@@ -10,6 +10,11 @@
 
 namespace ashlar::models {
 
+// Our own key: [i32], all tokens that end a text, as generation_config.json lists them.
+inline constexpr std::string_view kEndsKey = "ashlar.eos_token_ids";
+// And: text is composed first (NFC).
+inline constexpr std::string_view kComposeKey = "ashlar.tokenizer.compose";
+
 // corrupt: a key of the wrong type, lists whose lengths do not agree, an id out
 // of range. not_found: the file has no vocabulary.
 Result<text::Vocabulary> read_vocabulary(const gguf::File& file);

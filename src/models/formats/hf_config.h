@@ -1,6 +1,6 @@
-// config.json and generation_config.json of a Hugging Face folder: what they
-// say of a Llama, Mistral, Qwen2 or Qwen3 model. A member that is null counts as
-// absent, and what is absent is as the library that wrote it takes it to be.
+// config.json and generation_config.json of a Hugging Face folder: what they say of a model of a family that this
+// build knows. A member that is null counts as absent, and what is absent is as the library that wrote it takes it to
+// be. Of a folder that holds more than a text model, the text model.
 #pragma once
 
 #include <cstdint>
@@ -25,9 +25,12 @@ struct HfConfig {
   // Of the architecture that GGUF calls so too, vocabulary included. The rows of
   // W_q and W_k are not interleaved in such folders, so rope turns halves.
   Config config;
-  std::vector<float> rope_factors;  // Llama 3's, as GGUF's rope_freqs.weight: [rope.dims / 2], or empty
-  bool tied_embedding = false;      // the output matrix is the embedding
-  std::string quantization;         // quantization_config's quant_method, "gptq"; empty: plain weights
+  std::vector<float> rope_factors;                 // Llama 3's, as GGUF's rope_freqs.weight: [rope.dims / 2], or empty
+  std::vector<float> long_factors, short_factors;  // LongRoPE's, likewise
+  double yarn_log_multiplier = 0;                  // DeepSeek's: scores grow by (1 + this * ln(factor))^2
+  bool nested = false;                             // the text model is a part of the folder's
+  bool tied_embedding = false;                     // the output matrix is the embedding
+  std::string quantization;                        // quantization_config's quant_method, "gptq"; empty: plain weights
   std::optional<std::int32_t> bos;
   std::vector<std::int32_t> eos;  // any of these ends a text
   SamplingAdvice sampling;

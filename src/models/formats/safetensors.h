@@ -93,6 +93,9 @@ class Checkpoint {
   // nullptr: there is none.
   const Tensor* find(std::string_view name) const;
 
+  // The files, for who keeps them and the tensors' bytes from now on; shards() is empty then.
+  std::vector<MappedFile> take_shards() { return std::exchange(shards_, {}); }
+
   // Lets go of the memory that holds the tensor's bytes; reading them again
   // brings them back from the file.
   void release(const Tensor& tensor) const;

@@ -95,7 +95,9 @@ Result<std::string> describe(const std::vector<const Json*>& steps, std::string_
 Status set_byte_level(const Json& root, const std::vector<const Json*>& steps, std::string_view name,
                       text::Vocabulary& v) {
   for (const Json* step : steps_of(member(root, "normalizer"), "normalizers"))
-    if (const std::string_view type = string_of(*step, "type"); type != "NFC")  // what composed text is already
+    if (const std::string_view type = string_of(*step, "type"); type == "NFC")
+      v.compose = true;
+    else
       return unsupported(name, fmt::format("the normalizer \"{}\" is not supported in byte-level BPE", type));
   const std::string described = TRY(describe(steps, name));
   const bool ignoring = flag_of(member(root, "model"), "ignore_merges", false);
@@ -137,6 +139,8 @@ Result<bool> space_prefix(const Json& root, const std::vector<const Json*>& step
   for (const Json* step : steps) {
     const std::string_view type = string_of(*step, "type"), scheme = string_of(*step, "prepend_scheme");
     if (type == "WhitespaceSplit") continue;
+    // Gemma's: of spaces none is left by then.
+    if (type == "Split" && string_of(member(*step, "pattern"), "String") == " ") continue;
     if (type != "Metaspace")
       return unsupported(name,
                          fmt::format("the pre-tokenizer step \"{}\" is not supported with U+2581 for spaces", type));

@@ -1,0 +1,101 @@
+// POST /v1/embeddings
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <iterator>
+
+#include "api/generation.h"
+#include "api/readers.h"
+#include "api/routes.h"
+#include "base/json_full.h"
+
+namespace ashlar::api {
+namespace {
+
+constexpr std::size_t kMaxInputs = 2048;  // of one request
+
+// RFC 4648, with padding.
+void append_base64(std::string& out, std::span<const unsigned char> bytes) {
+  constexpr char kDigits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  for (std::size_t at = 0; at < bytes.size(); at += 3) {
+    const std::size_t count = std::min<std::size_t>(3, bytes.size() - at);
+    unsigned word = 0;
+    for (std::size_t i = 0; i < 3; ++i) word = word << 8 | (i < count ? bytes[at + i] : 0u);
+    for (std::size_t digit = 0; digit < 4; ++digit)
+      out.push_back(digit <= count ? kDigits[word >> (18 - 6 * digit) & 63] : '=');
+  }
+}
+
+// The elements as little-endian f32, as clients decode them.
+void append_vector(std::string& out, std::span<const float> vector, bool base64) {
+  if (!base64) {
+    out.push_back('[');
+    for (std::size_t i = 0; i < vector.size(); ++i)
+      fmt::format_to(std::back_inserter(out), "{}{}", i == 0 ? "" : ",", vector[i]);
+    out.push_back(']');
+    return;
+  }
+  static_assert(std::endian::native == std::endian::little);
+  out.push_back('"');
+  append_base64(out, {reinterpret_cast<const unsigned char*>(vector.data()), vector.size_bytes()});
+  out.push_back('"');
+}
+
+std::string embeddings_json(const std::string& model, const engine::Embeddings& answer, bool base64) {
+  std::string out = R"({"object":"list","data":[)";
+  const auto dimensions = static_cast<std::size_t>(answer.dimensions);
+  for (std::size_t i = 0; i * dimensions < answer.values.size(); ++i) {
+    fmt::format_to(std::back_inserter(out), R"({}{{"object":"embedding","index":{},"embedding":)", i == 0 ? "" : ",",
+                   i);
+    append_vector(out, std::span(answer.values).subspan(i * dimensions, dimensions), base64);
+    out.push_back('}');
+  }
+  out.append(R"(],"model":)");
+  append_json_string(out, model);
+  fmt::format_to(std::back_inserter(out), R"(,"usage":{{"prompt_tokens":{},"total_tokens":{}}}}})",
+                 answer.prompt_tokens, answer.prompt_tokens);
+  return out;
+}
+
+Outcome<bool> read_encoding(Fields& fields) {
+  std::string format = "float";
+  fields.read("encoding_format", format, 64);
+  TRY(fields.done());
+  if (format != "float" && format != "base64")
+    return bad("encoding_format", R"('encoding_format' should be "float" or "base64")");
+  return format == "base64";
+}
+
+}  // namespace
+
+Outcome<void> embeddings(Call& call) {
+  const engine::Generator& generator = *TRY(call.generator());
+  const Json body = TRY(parse_body(call.request().body));
+  Fields fields(body);
+  const auto model = TRY(find_model(generator, fields));
+  engine::Embedder* embedder = call.shared.embedder;
+  if (model.embedding == 0 || embedder == nullptr)
+    return Fault({Code::unsupported, fmt::format("the model '{}' gives no embeddings{}", model.id,
+                                                 model.ranks ? ": it ranks texts, at /v1/rerank" : "")},
+                 "model");
+
+  engine::EmbedRequest request{.model = model.id, .tenant = call.tenant};
+  const bool base64 = TRY(read_encoding(fields));
+  fields.read("dimensions", request.dimensions, {1, static_cast<double>(model.embedding)});
+  request.truncate = TRY(read_truncation(fields));
+  TRY(fields.done());
+  request.inputs = TRY(read_texts(fields, "input", model.vocabulary, kMaxInputs));
+  for (const engine::TextOrIds& input : request.inputs)
+    if (const auto* text = std::get_if<std::string>(&input); text != nullptr && text->empty())
+      return bad("input", "'input' holds an empty string");
+  request.stop = stop_when_gone(*call.exchange);
+  embedder->embed(std::move(request), [exchange = call.exchange, model = model.id, base64](auto answer) {
+    if (!answer) return respond_refusal(*exchange, std::move(answer).error(), "input");
+    exchange->respond(200, {{"content-type", "application/json"}}, embeddings_json(model, *answer, base64));
+  });
+  return {};
+}
+
+}  // namespace ashlar::api

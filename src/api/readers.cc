@@ -1,0 +1,32 @@
+#include "api/readers.h"
+
+#include <memory>
+
+namespace ashlar::api {
+
+Outcome<int> read_truncation(Fields& fields) {
+  if (!fields.has("truncate_prompt_tokens")) return -1;
+  int most = 0;
+  fields.read("truncate_prompt_tokens", most, {-1});
+  TRY(fields.done());
+  if (most == 0) return bad("truncate_prompt_tokens", "'truncate_prompt_tokens' should be -1, or at least 1");
+  return most == -1 ? 0 : most;
+}
+
+std::stop_token stop_when_gone(net::Exchange& exchange) {
+  auto source = std::make_shared<std::stop_source>();
+  exchange.on_gone([source] { source->request_stop(); });
+  return source->get_token();
+}
+
+void respond_refusal(net::Exchange& exchange, engine::Generator::Refusal refusal, std::string texts) {
+  Fault fault(std::move(refusal.error));
+  fault.retry_after = refusal.retry_after;
+  if (refusal.over_context) {
+    fault.reason = "context_length_exceeded";
+    fault.param = std::move(texts);
+  }
+  respond_fault(exchange, fault);
+}
+
+}  // namespace ashlar::api

@@ -1,0 +1,24 @@
+// What /v1/embeddings and /v1/rerank have in common.
+#pragma once
+
+#include <stop_token>
+#include <string>
+
+#include "api/errors.h"
+#include "api/fields.h"
+#include "engine/generator.h"
+#include "net/http.h"
+
+namespace ashlar::api {
+
+// vLLM's truncate_prompt_tokens: what is longer is cut to so many tokens; -1 there, 0 here: to what the model reads.
+// Absent: -1, nothing is cut.
+Outcome<int> read_truncation(Fields& fields);
+
+// Is told to stop when the client leaves.
+std::stop_token stop_when_gone(net::Exchange& exchange);
+
+// `texts` names the member whose texts were too long.
+void respond_refusal(net::Exchange& exchange, engine::Generator::Refusal refusal, std::string texts);
+
+}  // namespace ashlar::api

@@ -1,0 +1,23 @@
+// A text as windows of tokens, for what looks at a model's activations.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "models/loader.h"
+
+namespace ashlar::cli {
+
+struct Windows {
+  std::vector<std::int32_t> tokens;  // whole windows, one after another
+  int window = 0;                    // tokens of one
+};
+
+// The text cut into windows of `window` tokens, or the model's context where that is shorter; each begins with the BOS
+// token where the model adds one. The first `most` windows of more, evenly taken from all of it. invalid: the text has
+// fewer than `least` windows; the sentence says how many tokens are needed.
+Result<Windows> read_windows(const models::LoadedModel& model, const std::string& path, int window, int least, int most);
+
+}  // namespace ashlar::cli

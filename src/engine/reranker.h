@@ -1,0 +1,40 @@
+// The face of what says how well documents answer a query, beside Generator.
+#pragma once
+
+#include <functional>
+#include <stop_token>
+#include <string>
+#include <vector>
+
+#include "engine/generator.h"
+
+namespace ashlar::engine {
+
+struct RerankRequest {
+  std::string model;  // a served name; empty: the only one, or the first
+  std::string tenant;
+  std::string query;
+  std::vector<std::string> documents;
+  int document_tokens = -1;  // a document is cut to so many tokens; -1: not so
+  int truncate = -1;         // a document is cut so that it and the query have so many; 0: what the model reads; -1: no
+  bool raw_scores = false;   // as the classifier gives them; else from 0 to 1
+  Clock::time_point deadline = Clock::time_point::max();
+  std::stop_token stop;  // the client has left
+};
+
+struct Ranking {
+  std::vector<float> scores;  // of each document, in the request's order
+  int prompt_tokens = 0;
+};
+
+// Any thread may call.
+class Reranker {
+ public:
+  using Done = std::function<void(std::expected<Ranking, Generator::Refusal>)>;
+
+  virtual ~Reranker() = default;
+  // `done` as in Embedder.
+  virtual void rerank(RerankRequest request, Done done) = 0;
+};
+
+}  // namespace ashlar::engine

@@ -1,0 +1,47 @@
+// Qwen1.5-MoE and Qwen2-57B-A14B (arXiv:2407.10671): Qwen2's layers with experts, whose weights are what the softmax
+// over all of them gives, and a shared part that is weighted by a gate of its own.
+#include "models/architecture.h"
+
+namespace ashlar::models {
+namespace {
+
+Result<Config> configure(const Keys& keys) {
+  Config config = TRY(read_config(keys, {.shared_gate = true}));
+  if (config.experts.count == 0) return keys.bad("expert_count", "is missing or 0");
+  config.experts.shared_hidden = TRY(keys.size("expert_shared_feed_forward_length", kMostHidden, config.shape.hidden));
+  config.rope.layout = kernels::RopeLayout::halves;
+  return config;
+}
+
+void list_tensors(const Config& config, Weights& weights, TensorList& list) {
+  const Shape& s = config.shape;
+  list_embedding(s, weights, list);
+  for (int i = 0; i < s.layers; ++i) {
+    Layer& layer = weights.layers[static_cast<std::size_t>(i)];
+    list_attention(s, i, layer, list);
+    list_qkv_bias(s, i, layer, list, /*optional=*/false);
+    list_feed_forward(config, i, layer, list);
+  }
+  list_output(s, weights, list);
+}
+
+void forward(const Weights& weights, Pass& pass) {
+  pass.embed(weights.embedding);
+  for (const Layer& layer : weights.layers) {
+    pass.norm(layer.attention_norm);
+    pass.qkv(layer);
+    pass.rotate();
+    pass.attend(layer);
+    pass.project(layer.attention_output);
+
+    pass.norm(layer.feed_forward_norm);
+    pass.feed_forward(layer);
+  }
+  pass.norm(weights.output_norm);
+  pass.logits(weights.output);
+}
+
+const Register qwen2moe{{.name = "qwen2moe", .configure = configure, .list_tensors = list_tensors, .forward = forward}};
+
+}  // namespace
+}  // namespace ashlar::models
