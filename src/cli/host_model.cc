@@ -6,6 +6,7 @@
 #include <chrono>
 #include <ctime>
 #include <future>
+#include <mutex>
 #include <utility>
 
 #include "base/log.h"
@@ -112,11 +113,15 @@ Result<engine::Resident> load(const std::string& name, const std::string& path, 
   auto text_side = std::async(std::launch::async, [&, vocabulary = std::move(loaded.vocabulary)]() mutable {
     return make_text_side(name, std::move(vocabulary), loaded.templates.source);
   });
-  TRY(models::load_weights(loaded,
-                           {.max_rows = options.engine.max_num_batched_tokens,
-                            .max_text_tokens = options.reader.max_text_tokens,
-                            .packed_cache = models::PackedCache::from(options.packed_cache)},
-                           *shared.pool));
+  {
+    // The pool has one caller at a time: those that compute pause while the weights are packed.
+    const std::lock_guard turn(*shared.turns);
+    TRY(models::load_weights(loaded,
+                             {.max_rows = options.engine.max_num_batched_tokens,
+                              .max_text_tokens = options.reader.max_text_tokens,
+                              .packed_cache = models::PackedCache::from(options.packed_cache)},
+                             *shared.pool));
+  }
   const auto weights_ms = watch.lap();
   auto [tokenizer, chat_template] = TRY(text_side.get());
   const auto text_ms = watch.lap();
