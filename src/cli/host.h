@@ -1,9 +1,11 @@
-// Models made ready to answer: loaded, each with its engine, behind one
-// Generator. Used by serve and run.
+// Models made ready to answer: each with its engine and its reader, loaded when
+// they are needed, behind one face. Used by serve and run.
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/result.h"
@@ -24,6 +26,8 @@ struct HostOptions {
   models::PackedCacheOptions packed_cache;
   store::StoreOptions store = store::store_options_from_environment();
   std::string draft_model;
+  std::string keep_alive = "-1";
+  int max_loaded_models = 0;
   std::string isa;
   std::vector<std::string> adapter;
   int threads = 0;
@@ -34,6 +38,11 @@ struct HostOptions {
     store.fields(field);
     field("draft_model", draft_model,
           "A small model of the same vocabulary that guesses tokens ahead for the models served: a GGUF file or a Hugging Face folder.");
+    field("keep_alive", keep_alive,
+          "A model that nobody has asked for so long leaves memory and comes back when it is asked for: 5m, 1h, 90 (seconds); 0: at once; "
+          "-1: it stays until another needs its room.");
+    field("max_loaded_models", max_loaded_models,
+          "Most of the models served that are in memory at once, the longest unused leaves first; 0: as many as fit.");
     field("adapter", adapter,
           "NAME=PATH of a LoRA adapter, a PEFT folder or a GGUF file, served as NAME beside its model; MODEL:NAME=PATH "
           "where several models are served. May be given many times.");
@@ -41,6 +50,9 @@ struct HostOptions {
     field("isa", isa, "Use the kernels of this instruction set instead of the best that this processor has.");
   }
 };
+
+// "5m", "90", "1.5h", "250ms"; anything below 0: -1 ms, which is never. invalid: no such time.
+Result<std::chrono::milliseconds> parse_keep_alive(std::string_view text);
 
 class Host {
  public:

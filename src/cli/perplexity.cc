@@ -9,6 +9,7 @@
 #include "cli/commands.h"
 #include "cli/direct.h"
 #include "cli/flags.h"
+#include "cli/stored_model.h"
 #include "cli/terminal.h"
 #include "kernels/kernels.h"
 #include "models/loader.h"
@@ -44,13 +45,14 @@ double log_probability(std::span<const float> logits, std::int32_t token) {
   return static_cast<double>(logits[static_cast<std::size_t>(token)] - most) - std::log(sum);
 }
 
-Result<Score> score_text(const std::string& path, const std::string& text_path, const PerplexityOptions& options) {
+Result<Score> score_text(const std::string& model, const std::string& text_path, const PerplexityOptions& options) {
   constexpr int kChunk = 64;  // rows whose logits are held at once
   const int window = options.context;
   if (window < 4) return Error{Code::invalid, "--context: a window has at least 4 tokens"};
   if (!options.isa.empty()) TRY(kernels::select_isa(options.isa));
   const auto kv_type = TRY(models::kv_type_of(options.kv_type));
   const std::string text = TRY(read_file(text_path, std::size_t{1} << 30));
+  const std::string path = TRY(find_model(model));
   ThreadPool pool(options.threads);
   auto loaded = TRY(models::load(path, {}, pool));
   if (loaded.model == nullptr) return Error{Code::invalid, fmt::format("{}: holds no weights of a model that generates", path)};

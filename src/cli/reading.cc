@@ -16,15 +16,10 @@ bool says_rerank(std::string name) {
   return name.find("rerank") != std::string::npos;
 }
 
-bool decoder_ranks(const models::LoadedModel& loaded) {
-  if (loaded.config->pooling) return *loaded.config->pooling == models::Pooling::rank;
-  return loaded.templates.named.contains("rerank") || says_rerank(loaded.facts.name);
-}
-
 Result<std::shared_ptr<models::Encoder>> decoder_as_encoder(const Reading& reading, int max_tokens) {
   models::DecoderReading how{.pooling = reading.loaded.config->pooling.value_or(models::Pooling::last),
                              .max_tokens = std::min(reading.loaded.shape.context, max_tokens)};
-  if (decoder_ranks(reading.loaded)) {
+  if (ranks(reading.loaded)) {
     how.pooling = models::Pooling::rank;
     const std::int32_t yes = reading.tokenizer->find("yes"), no = reading.tokenizer->find("no");
     if (reading.model->head() == nullptr && (yes < 0 || no < 0))
@@ -38,8 +33,15 @@ Result<std::shared_ptr<models::Encoder>> decoder_as_encoder(const Reading& readi
 
 }  // namespace
 
+bool ranks(const models::LoadedModel& loaded) {
+  if (loaded.config->pooling) return *loaded.config->pooling == models::Pooling::rank;
+  if (loaded.config->encoder)  // a classifier is there to rank
+    return loaded.file->find_tensor("cls.weight") != nullptr || loaded.file->find_tensor("cls.output.weight") != nullptr;
+  return loaded.templates.named.contains("rerank") || says_rerank(loaded.facts.name);
+}
+
 bool only_reads(const models::LoadedModel& loaded) {
-  return loaded.config->encoder || loaded.config->pooling || decoder_ranks(loaded);
+  return loaded.config->encoder || loaded.config->pooling || ranks(loaded);
 }
 
 Result<std::unique_ptr<engine::TextReader>> make_reader(const Reading& reading,

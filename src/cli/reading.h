@@ -25,6 +25,8 @@ struct Reading {
 // The model was made to embed or to rank, not to generate: an encoder, or a decoder whose file names a pooling or
 // calls it a reranker.
 bool only_reads(const models::LoadedModel& loaded);
+// Of those, what scores documents; the others make vectors.
+bool ranks(const models::LoadedModel& loaded);
 
 // Null: a generator for whose texts there is no memory. Of a generator, the last token's row is a text's vector.
 // unsupported, exhausted: it was made to read, and cannot.

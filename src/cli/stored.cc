@@ -6,6 +6,8 @@
 #include "base/json_full.h"
 #include "cli/commands.h"
 #include "cli/flags.h"
+#include "cli/interrupts.h"
+#include "cli/pull_screen.h"
 #include "cli/terminal.h"
 #include "store/model_store.h"
 
@@ -23,8 +25,12 @@ struct ListOptions {
 
 struct GcOptions {
   bool partial = false;
+  std::string keep;
   store::StoreOptions store = store::store_options_from_environment();
   void fields(auto&& field) {
+    field("keep", keep,
+          "Bytes, as 100GiB: move the models that were used longest ago to the object store, until the others take no "
+          "more than this.");
     field("partial", partial, "Remove every unfinished download too, not only those older than two weeks.");
     store.fields(field);
   }
@@ -38,6 +44,7 @@ Status list_models(const ListOptions& options) {
     for (const auto& model : models) {
       Json each = store::manifest_json(model);
       each["bytes"] = model.bytes();
+      each["tier"] = store->is_here(model) ? "disk" : "object store";
       each["used_at"] = store::utc_text(store->used_at(model));
       all.push_back(std::move(each));
     }
@@ -63,6 +70,16 @@ Status list_models(const ListOptions& options) {
 
 void print_reclaimed(const store::Reclaimed& reclaimed) {
   fmt::print("removed {} file{}, {}\n", reclaimed.files, reclaimed.files == 1 ? "" : "s", to_string(reclaimed.bytes));
+}
+
+Result<store::Reclaimed> reclaim(const GcOptions& options) {
+  const auto store = TRY(store::ModelStore::open(options.store));
+  store::Reclaimed all = TRY(store->gc(options.partial));
+  if (options.keep.empty()) return all;
+  const Bytes most = TRY(parse_bytes(options.keep));
+  PullScreen screen("moving");
+  const store::Reclaimed moved = TRY(store->cool(most, screen.watch()));
+  return store::Reclaimed{.files = all.files + moved.files, .bytes = {all.bytes.count + moved.bytes.count}};
 }
 
 Status remove_models(const std::vector<std::string>& names, const store::StoreOptions& options) {
@@ -114,8 +131,8 @@ int gc(const Words& words) {
                        "old unfinished downloads.",
                    .options = list_options(options)};
   if (const auto status = parse(line, words)) return *status;
-  const auto store = store::ModelStore::open(options.store);
-  const auto reclaimed = store ? (*store)->gc(options.partial) : std::unexpected(store.error());
+  catch_interrupts();
+  const auto reclaimed = reclaim(options);
   if (!reclaimed) return fail("gc", reclaimed.error());
   print_reclaimed(*reclaimed);
   return 0;

@@ -1,11 +1,12 @@
 #include "cli/vocabulary.h"
 
+#include "cli/stored_model.h"
 #include "models/loader.h"
 
 namespace ashlar::cli {
 
-Result<std::shared_ptr<const text::Tokenizer>> open_tokenizer(const std::string& path) {
-  const auto file = TRY(models::open_text(path));
+Result<std::shared_ptr<const text::Tokenizer>> open_tokenizer(const std::string& model) {
+  const auto file = TRY(models::open_text(TRY(find_model(model))));
   return text::Tokenizer::create(TRY(models::read_vocabulary(file)));
 }
 

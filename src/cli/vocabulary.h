@@ -9,7 +9,7 @@
 
 namespace ashlar::cli {
 
-// As models::open_text(), read_vocabulary() and Tokenizer::create().
-Result<std::shared_ptr<const text::Tokenizer>> open_tokenizer(const std::string& path);
+// As find_model(), models::open_text(), read_vocabulary() and Tokenizer::create().
+Result<std::shared_ptr<const text::Tokenizer>> open_tokenizer(const std::string& model);
 
 }  // namespace ashlar::cli

@@ -8,7 +8,7 @@
 #include <map>
 
 #include "engine/fakes_for_test.h"
-#include "engine/generator_set.h"
+#include "engine/residents.h"
 
 namespace ashlar::engine {
 namespace {
@@ -72,7 +72,7 @@ struct AdaptedHouse {
 
 TEST(Adapters, AreChosenByTheirNameOrTheModelsAndTheirs) {
   AdaptedHouse house;
-  ASSERT_TRUE(house.engine->add_adapter("tuned", "a"));
+  ASSERT_TRUE(add_adapter(*house.engine, {.name = "tuned", .path = "a"}));
   house.cached("fake"), house.cached("tuned"), house.cached("fake:tuned");
   EXPECT_GT(house.model->rows_of[""], 100);
   EXPECT_GT(house.model->rows_of["a"], 100);
@@ -88,21 +88,21 @@ TEST(Adapters, AreChosenByTheirNameOrTheModelsAndTheirs) {
 
 TEST(Adapters, ShareNoKeysAndValues) {
   AdaptedHouse house;
-  ASSERT_TRUE(house.engine->add_adapter("one", "a"));
-  ASSERT_TRUE(house.engine->add_adapter("two", "a"));
+  ASSERT_TRUE(add_adapter(*house.engine, {.name = "one", .path = "a"}));
+  ASSERT_TRUE(add_adapter(*house.engine, {.name = "two", .path = "a"}));
   EXPECT_EQ(house.cached("fake"), 0);
   EXPECT_EQ(house.cached("one"), 0);
   EXPECT_EQ(house.cached("two"), 0);
   EXPECT_EQ(house.cached("fake"), 96);
   EXPECT_EQ(house.cached("fake:one"), 96);
   ASSERT_TRUE(house.engine->unload_adapter("one"));
-  ASSERT_TRUE(house.engine->add_adapter("one", "b"));
+  ASSERT_TRUE(add_adapter(*house.engine, {.name = "one", .path = "b"}));
   EXPECT_EQ(house.cached("one"), 0) << "another adapter of the same name";
 }
 
 TEST(Adapters, ComeAndGoWhileRequestsRun) {
   AdaptedHouse house;
-  ASSERT_TRUE(house.engine->add_adapter("tuned", "a"));
+  ASSERT_TRUE(add_adapter(*house.engine, {.name = "tuned", .path = "a"}));
   fake::Gate gate;
   auto note = house.model->before_forward;
   house.model->before_forward = [&](const models::Step& step) { gate(), note(step); };
@@ -137,7 +137,12 @@ TEST(Adapters, OfSeveralModelsHaveOneNameEach) {
   auto other = std::shared_ptr<Engine>(
       Engine::create({.names = {"other"}, .model = second.model, .tokenizer = std::make_shared<fake::Tokenizer>()}, {})
           .value());
-  const auto set = GeneratorSet::create({first.engine, other}).value();
+  const auto set =
+      Residents::create({{.card = {.id = "fake"}, .load = [&] { return Resident{.generator = first.engine}; }},
+                         {.card = {.id = "other"}, .load = [&] { return Resident{.generator = other}; }}},
+                        {})
+          .value();
+  ASSERT_TRUE(set->preload("other"));
   EXPECT_TRUE(first.load(*set, {.model = "other", .name = "a", .path = "a"}));
   EXPECT_THAT(first.load(*set, {.name = "a", .path = "a"}).error().message, HasSubstr("served already"));
   EXPECT_THAT(first.load(*set, {.name = "other", .path = "a"}).error().message, HasSubstr("served already"));

@@ -308,11 +308,6 @@ void Engine::load_adapter(AdapterOrder order, std::function<void(Status)> done) 
 
 Status Engine::unload_adapter(const std::string& name) { return state_->adapters.remove(name); }
 
-Status Engine::add_adapter(const std::string& name, const std::string& path) {
-  TRY(state_->check_name(name));
-  return state_->adapters.add(name, path, /*replace=*/false);
-}
-
 Result<Tokenized> Engine::tokenize(const std::string& model, const Prompt& prompt, bool parse_special) const {
   TRY(state_->check_model(model));
   Tokenized out{.ids = TRY(state_->prompter.tokens(prompt, parse_special, false)).ids,

@@ -54,8 +54,6 @@ class Engine : public Generator {
   Load load() const override;
   void load_adapter(AdapterOrder order, std::function<void(Status)> done) override;
   Status unload_adapter(const std::string& name) override;
-  // load_adapter() on the caller's thread.
-  Status add_adapter(const std::string& name, const std::string& path);
 
   // Refuses everything new (unavailable) and waits until the rest has ended; what
   // has not by `deadline` fails. true: all ended by themselves.

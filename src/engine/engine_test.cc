@@ -10,7 +10,7 @@
 
 #include "base/metrics.h"
 #include "engine/fakes_for_test.h"
-#include "engine/generator_set.h"
+#include "engine/residents.h"
 
 namespace ashlar::engine {
 namespace {
@@ -618,18 +618,20 @@ TEST(Engine, MetricsTellWhatHappened) {
   EXPECT_THAT(page, HasSubstr(R"(vllm:cache_config_info{model_name="measured",engine="0",block_size="16")"));
 }
 
-TEST(GeneratorSet, SendsEachRequestToItsModel) {
+TEST(Residents, SendEachRequestToItsModel) {
   const auto turns = std::make_shared<ComputeLock>();
   const auto pool = std::make_shared<ThreadPool>(2);
-  House a({.names = {"a", "a2"}, .pool = pool, .turns = turns}), b({.names = {"b"}, .pool = pool, .turns = turns});
-  const std::shared_ptr<Generator> first = std::move(a.engine), second = std::move(b.engine);
-  auto set = GeneratorSet::create({first, second});
+  House a({.names = {"a"}, .pool = pool, .turns = turns}), b({.names = {"b"}, .pool = pool, .turns = turns});
+  const auto model = [](const std::string& name, House& house) {
+    return ResidentModel{.card = {.id = name}, .load = [&] { return Resident{.generator = std::move(house.engine)}; }};
+  };
+  auto set = Residents::create({model("a", a), model("b", b)}, {});
   ASSERT_TRUE(set);
   fake::Sink sinks[8];
   std::vector<std::unique_ptr<Ticket>> tickets;
   for (int i = 0; i < 8; ++i) {
     Request asked = request("to " + std::to_string(i), 10);
-    asked.model = i % 2 == 0 ? "a2" : "b";
+    asked.model = i % 2 == 0 ? "a" : "b";
     tickets.push_back(*(*set)->start(asked, sinks[i]));
   }
   for (int i = 0; i < 8; ++i) {
@@ -644,11 +646,11 @@ TEST(GeneratorSet, SendsEachRequestToItsModel) {
   const auto refusal = (*set)->start(unknown, sink);
   ASSERT_FALSE(refusal);
   EXPECT_EQ(refusal.error().error.code, Code::not_found);
-  EXPECT_THAT(refusal.error().error.message, HasSubstr("a, a2, b"));
-  EXPECT_EQ((*set)->models().size(), 3u);
+  EXPECT_THAT(refusal.error().error.message, HasSubstr("a, b"));
+  EXPECT_EQ((*set)->models().size(), 2u);
   EXPECT_EQ((*set)->tokenize("b", {.input = "x"}, false)->ids.size(), 2u);
-  EXPECT_EQ(GeneratorSet::create({first, first}).error().code, Code::invalid);
-  EXPECT_EQ(GeneratorSet::create({}).error().code, Code::invalid);
+  EXPECT_EQ(Residents::create({model("a", a), model("a", b)}, {}).error().code, Code::invalid);
+  EXPECT_EQ(Residents::create({}, {}).error().code, Code::invalid);
 }
 
 }  // namespace

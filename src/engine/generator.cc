@@ -1,5 +1,7 @@
 #include "engine/generator.h"
 
+#include <future>
+
 namespace ashlar::engine {
 
 std::string_view name(FinishReason reason) {
@@ -26,6 +28,13 @@ std::optional<Speculation> speculation_of(std::string_view name) {
   for (const auto& [known, speculation] : kNames)
     if (known == name) return speculation;
   return std::nullopt;
+}
+
+Status add_adapter(Generator& generator, AdapterOrder order) {
+  const auto promise = std::make_shared<std::promise<Status>>();
+  auto loaded = promise->get_future();
+  generator.load_adapter(std::move(order), [promise](Status status) { promise->set_value(std::move(status)); });
+  return loaded.get();
 }
 
 }  // namespace ashlar::engine

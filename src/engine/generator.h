@@ -232,4 +232,7 @@ class Generator {
   virtual Load load() const = 0;
 };
 
+// generator.load_adapter(), waited for.
+Status add_adapter(Generator& generator, AdapterOrder order);
+
 }  // namespace ashlar::engine

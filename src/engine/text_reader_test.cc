@@ -9,7 +9,6 @@
 #include <numeric>
 
 #include "engine/fakes_for_test.h"
-#include "engine/reader_set.h"
 #include "engine/silent_generator.h"
 
 namespace ashlar::engine {
@@ -241,21 +240,6 @@ TEST(TextReader, RanksByOneScoreOrBySeveral) {
   Bench two(std::make_shared<FakeEncoder>(models::Pooling::rank, 2));
   EXPECT_EQ(two.rank({.query = "q", .documents = {"d"}, .raw_scores = true})->scores[0],
             static_cast<float>(fake::kBos + 3 * fake::kEos + 'q' + 'd'));
-}
-
-TEST(TextReader, TheSetKnowsWhoReadsWhat) {
-  std::vector<std::unique_ptr<TextReader>> readers;
-  Bench embeds, ranks(std::make_shared<FakeEncoder>(models::Pooling::rank, 1));
-  readers.push_back(std::move(embeds.reader));
-  ReaderSet set(std::move(readers));
-  std::promise<Embedded> known, unknown;
-  set.embed({.model = "m", .inputs = {"a"}}, [&](Embedded answer) { known.set_value(std::move(answer)); });
-  set.embed({.model = "n", .inputs = {"a"}}, [&](Embedded answer) { unknown.set_value(std::move(answer)); });
-  EXPECT_TRUE(known.get_future().get().has_value());
-  EXPECT_EQ(unknown.get_future().get().error().error.code, Code::unsupported);
-  std::promise<Ranked> nobody;
-  set.rerank({.query = "q", .documents = {"d"}}, [&](Ranked answer) { nobody.set_value(std::move(answer)); });
-  EXPECT_EQ(nobody.get_future().get().error().error.code, Code::unsupported);
 }
 
 TEST(TextReader, TheScoreThatSaysRelevant) {

@@ -32,6 +32,7 @@ namespace ashlar::store {
 struct FakeRequest {
   std::string method, target;  // with its query
   std::map<std::string, std::string> headers;
+  std::string body;
   std::string header(const std::string& name) const {
     const auto found = headers.find(name);
     return found == headers.end() ? "" : found->second;
@@ -98,16 +99,23 @@ class FakeServer {
   }
   void talk(int fd) {
     std::string ahead;
+    const auto more = [&] {
+      char bytes[64 << 10];
+      const auto n = ::recv(fd, bytes, sizeof bytes, 0);
+      if (n > 0) ahead.append(bytes, static_cast<std::size_t>(n));
+      return n > 0;
+    };
     while (true) {
       std::size_t end = 0;
-      while ((end = ahead.find("\r\n\r\n")) == std::string::npos) {
-        char bytes[8192];
-        const auto n = ::recv(fd, bytes, sizeof bytes, 0);
-        if (n <= 0) return;
-        ahead.append(bytes, static_cast<std::size_t>(n));
-      }
-      const FakeRequest request = parse(ahead.substr(0, end));
+      while ((end = ahead.find("\r\n\r\n")) == std::string::npos)
+        if (!more()) return;
+      FakeRequest request = parse(ahead.substr(0, end));
       ahead.erase(0, end + 4);
+      const std::size_t length = std::strtoull(request.header("content-length").c_str(), nullptr, 10);
+      while (ahead.size() < length)
+        if (!more()) return;
+      request.body = ahead.substr(0, length);
+      ahead.erase(0, length);
       {
         const std::lock_guard lock(mutex_);
         requests_.push_back(request);

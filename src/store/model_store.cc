@@ -94,7 +94,7 @@ Poll listening(const PullWatch& watch, const PullProgress& progress) {
 }  // namespace
 
 StoreOptions store_options_from_environment() {
-  StoreOptions options{.store = environment("ASHLAR_STORE")};
+  StoreOptions options{.store = environment("ASHLAR_STORE"), .object_store = environment("ASHLAR_OBJECT_STORE")};
   const std::string offline = net::lower(environment("ASHLAR_OFFLINE"));
   options.offline = !offline.empty() && offline != "0" && offline != "false" && offline != "no" && offline != "off";
   return options;
@@ -106,8 +106,8 @@ std::string default_store_folder() {
   return "";
 }
 
-ModelStore::ModelStore(Parts parts, std::string root, std::unique_ptr<Courier> courier)
-    : parts_(std::move(parts)), root_(std::move(root)), courier_(std::move(courier)) {}
+ModelStore::ModelStore(Parts parts, std::string root, std::unique_ptr<Courier> courier, std::unique_ptr<Blobs> cold)
+    : parts_(std::move(parts)), root_(std::move(root)), courier_(std::move(courier)), cold_(std::move(cold)) {}
 
 Result<std::unique_ptr<ModelStore>> ModelStore::open(Parts parts) {
   std::string root = parts.options.store.empty() ? default_store_folder() : parts.options.store;
@@ -115,8 +115,13 @@ Result<std::unique_ptr<ModelStore>> ModelStore::open(Parts parts) {
   std::error_code failed;
   root = fs::absolute(root, failed).lexically_normal().string();
   parts.courier.offline = parts.options.offline;
+  parts.download.connections = std::clamp(parts.options.pull_connections, 1, 64);
   auto courier = TRY(Courier::create(parts.courier));
-  return std::unique_ptr<ModelStore>(new ModelStore(std::move(parts), std::move(root), std::move(courier)));
+  std::unique_ptr<Blobs> cold;
+  if (!parts.options.object_store.empty())
+    cold = TRY(open_blobs(parts.options.object_store, *courier, parts.hubs, parts.download));
+  return std::unique_ptr<ModelStore>(
+      new ModelStore(std::move(parts), std::move(root), std::move(courier), std::move(cold)));
 }
 
 Result<std::unique_ptr<ModelStore>> ModelStore::open(const StoreOptions& options) {
@@ -185,9 +190,8 @@ Result<bool> ModelStore::is_intact(const std::string& digest, std::uint64_t size
   const auto look = look_of(path);
   if (!look) return false;
   if (const auto sealed = read_small_file(seal_path(digest), 256); sealed && *sealed == *look) return true;
-  auto part = PartFile::open(path, poll);
-  if (!part) return part.error();
-  const auto arrived = check_arrived({.name = path, .size = size, .sha256 = digest}, *part,
+  PartFile part = TRY(PartFile::look_at(path));
+  const auto arrived = check_arrived({.name = path, .size = size, .sha256 = digest}, part,
                                      [&](const DownloadProgress&) { return poll(); });
   if (arrived) {
     TRY(seal(digest));
@@ -195,7 +199,7 @@ Result<bool> ModelStore::is_intact(const std::string& digest, std::uint64_t size
   }
   if (arrived.error().code != Code::corrupt && arrived.error().code != Code::io) return arrived.error();
   log::warn("stored_file_damaged", {{"path", path}, {"why", arrived.error().message}});
-  TRY(part->set_aside(in("aside", fmt::format("sha256-{}.{}", digest, std::time(nullptr)))));
+  TRY(part.set_aside(in("aside", fmt::format("sha256-{}.{}", digest, std::time(nullptr)))));
   return false;
 }
 
@@ -238,25 +242,16 @@ Result<Manifest> ModelStore::pull_version(const PullRequest& request, const Refe
                     .version = listing.version,
                     .licence = listing.licence,
                     .pulled_at = std::time(nullptr)};
-  // What is here already; a file without a sha256 is known by git's name for it.
   std::vector<Wanted> missing;
-  const Poll poll = listening(watch, progress);
   for (const Wanted& wanted : listing.files) {
-    StoredFile here{.name = wanted.name,
-                    .size = wanted.size.value_or(0),
-                    .sha256 = wanted.sha256,
-                    .git_sha1 = wanted.git_sha1,
-                    .checked_by = "sha256"};
-    if (here.sha256.empty() && !wanted.git_sha1.empty() && old)
-      for (const StoredFile& file : old->files)
-        if (file.name == wanted.name && file.git_sha1 == wanted.git_sha1) here = file;
     progress.total += wanted.size.value_or(0);
-    if (!here.sha256.empty() && wanted.size && TRY(is_intact(here.sha256, *wanted.size, poll))) {
-      progress.done += *wanted.size;
-      manifest.files.push_back(std::move(here));
-    } else {
+    auto here = TRY(find_here(wanted, old ? old->files : std::vector<StoredFile>(), listening(watch, progress)));
+    if (!here) {
       missing.push_back(wanted);
+      continue;
     }
+    progress.done += here->size;
+    manifest.files.push_back(*std::move(here));
   }
   TRY(check_room(missing));
   for (const Wanted& wanted : missing) manifest.files.push_back(TRY(fetch(wanted, watch, progress)));
@@ -265,6 +260,22 @@ Result<Manifest> ModelStore::pull_version(const PullRequest& request, const Refe
   TRY(write_small_file(path, dump_json(manifest_json(manifest)) + "\n"));
   sync_folder_of(path);
   return manifest;
+}
+
+// A file without a sha256 is known by git's name for it, as it was pulled before.
+Result<std::optional<StoredFile>> ModelStore::find_here(const Wanted& wanted, const std::vector<StoredFile>& old,
+                                                        const Poll& poll) const {
+  if (!wanted.size) return std::nullopt;
+  StoredFile here{.name = wanted.name,
+                  .size = *wanted.size,
+                  .sha256 = wanted.sha256,
+                  .git_sha1 = wanted.git_sha1,
+                  .checked_by = "sha256"};
+  if (here.sha256.empty() && !wanted.git_sha1.empty())
+    for (const StoredFile& file : old)
+      if (file.name == wanted.name && file.git_sha1 == wanted.git_sha1) here = file;
+  if (here.sha256.empty() || !TRY(is_intact(here.sha256, here.size, poll))) return std::nullopt;
+  return here;
 }
 
 Status ModelStore::check_alias(const PullRequest& request) const {
@@ -295,6 +306,35 @@ Status ModelStore::check_room(const std::vector<Wanted>& missing) const {
                                      to_string(Bytes{needed}), to_string(Bytes{free}))};
 }
 
+Result<bool> ModelStore::warm(const StoredFile& file, const PullWatch& watch, PullProgress& progress) {
+  const std::uint64_t before = progress.done;
+  progress.file = file.name;
+  const DownloadWatch download_watch = [&](const DownloadProgress& now) {
+    progress.stage = now.stage;
+    if (now.stage == Stage::fetching) progress.done = before + now.done;
+    return watch(progress);
+  };
+  const Poll poll = listening(watch, progress);
+  const auto size = cold_->size(file.sha256, poll);
+  if (!size || *size != file.size) return false;
+  PartFile part = TRY(PartFile::open(in("partial", "sha256-" + file.sha256), poll));
+  const auto arrived = [&]() -> Result<Arrived> {
+    TRY(cold_->get(file.sha256, file.size, part, download_watch));
+    return check_arrived({.name = file.name, .size = file.size, .sha256 = file.sha256}, part, download_watch);
+  }();
+  if (!arrived) {
+    if (arrived.error().code == Code::cancelled || arrived.error().code == Code::io) return arrived.error();
+    log::warn("not_from_object_store", {{"file", file.name}, {"why", arrived.error().message}});
+    part.discard();
+    progress.done = before;
+    return false;
+  }
+  TRY(part.commit(blob_path(file.sha256)));
+  TRY(seal(file.sha256));
+  progress.done = before + file.size;
+  return true;
+}
+
 Result<StoredFile> ModelStore::fetch(const Wanted& wanted, const PullWatch& watch, PullProgress& progress) {
   const std::uint64_t before = progress.done;
   progress.file = wanted.name;
@@ -304,8 +344,6 @@ Result<StoredFile> ModelStore::fetch(const Wanted& wanted, const PullWatch& watc
     return watch(progress);
   };
   const Poll waiting = [&] { return download_watch({.stage = Stage::waiting}); };
-  DownloadOptions options = parts_.download;
-  options.connections = std::clamp(parts_.options.pull_connections, 1, 64);
   for (bool again = false;; again = true) {
     PartFile part = TRY(PartFile::open(in("partial", partial_name(wanted)), waiting));
     if (!wanted.sha256.empty() && wanted.size && TRY(is_intact(wanted.sha256, *wanted.size, waiting))) {
@@ -317,7 +355,7 @@ Result<StoredFile> ModelStore::fetch(const Wanted& wanted, const PullWatch& watc
                         .git_sha1 = wanted.git_sha1,
                         .checked_by = "sha256"};
     }
-    const Wanted learnt = TRY(download(*courier_, wanted, options, part, download_watch));
+    const Wanted learnt = TRY(download(*courier_, wanted, parts_.download, part, download_watch));
     auto arrived = check_arrived(learnt, part, download_watch);
     if (!arrived) {
       const Error& error = arrived.error();
@@ -379,8 +417,16 @@ Result<Found> ModelStore::ready(const std::string& name, const PullWatch& watch)
   std::vector<std::string> missing;
   for (const StoredFile& file : manifest.files) {
     progress.file = file.name;
-    if (!TRY(is_intact(file.sha256, file.size, poll))) missing.push_back(file.name);
-    progress.done += file.size;
+    progress.stage = Stage::checking;
+    const std::uint64_t before = progress.done;
+    bool here = TRY(is_intact(file.sha256, file.size, poll));
+    if (!here && cold_) {
+      TRY(make_rooms());
+      const FolderLock lock = TRY(FolderLock::take(root_ + "/lock", FolderLock::Kind::shared));
+      here = TRY(warm(file, watch, progress));
+    }
+    if (!here) missing.push_back(file.name);
+    progress.done = before + file.size;
   }
   if (!missing.empty()) {
     const Reference reference = TRY(parse_reference(manifest.reference));
@@ -428,6 +474,51 @@ Result<Reclaimed> ModelStore::gc(bool partial) {
   if (!fs::is_directory(root_, failed)) return Reclaimed{};
   const FolderLock lock = TRY(FolderLock::take(root_ + "/lock", FolderLock::Kind::exclusive));
   return sweep(partial);
+}
+
+bool ModelStore::is_here(const Manifest& manifest) const {
+  return std::ranges::all_of(manifest.files,
+                             [&](const StoredFile& file) { return look_of(blob_path(file.sha256)).has_value(); });
+}
+
+Result<Reclaimed> ModelStore::cool(Bytes most, const PullWatch& watch) {
+  if (!cold_)
+    return Error{Code::invalid,
+                 "there is no object store to move models to: set --object-store or ASHLAR_OBJECT_STORE"};
+  TRY(make_rooms());
+  const FolderLock lock = TRY(FolderLock::take(root_ + "/lock", FolderLock::Kind::exclusive));
+  std::vector<Manifest> models = TRY(list());
+  std::ranges::sort(models, std::ranges::greater(), [&](const Manifest& manifest) { return used_at(manifest); });
+  // From the latest used on, while they fit: what these need stays.
+  std::set<std::string> stays;
+  std::uint64_t bytes = 0;
+  std::vector<const StoredFile*> goes;
+  bool full = false;
+  for (const Manifest& model : models) {
+    std::uint64_t more = 0;
+    for (const StoredFile& file : model.files) more += stays.contains(file.sha256) ? 0 : file.size;
+    full = full || bytes + more > most.count;
+    if (!full) bytes += more;
+    for (const StoredFile& file : model.files)
+      if (!full)
+        stays.insert(file.sha256);
+      else
+        goes.push_back(&file);
+  }
+  Reclaimed reclaimed;
+  PullProgress progress{.stage = Stage::fetching};
+  const Poll poll = listening(watch, progress);
+  std::error_code failed;
+  for (const StoredFile* file : goes) {
+    if (!stays.insert(file->sha256).second || !look_of(blob_path(file->sha256))) continue;
+    progress.file = file->name;
+    if (!TRY(is_intact(file->sha256, file->size, poll))) continue;
+    if (TRY(cold_->size(file->sha256, poll)) != file->size)
+      TRY(cold_->put(file->sha256, blob_path(file->sha256), poll));
+    remove_file(blob_path(file->sha256), reclaimed);
+    fs::remove(seal_path(file->sha256), failed);
+  }
+  return reclaimed;
 }
 
 Result<Reclaimed> ModelStore::sweep(bool partial) const {

@@ -19,6 +19,7 @@
 
 #include "base/bytes.h"
 #include "base/result.h"
+#include "store/blobs.h"
 #include "store/courier.h"
 #include "store/hub.h"
 #include "store/manifest.h"
@@ -30,13 +31,17 @@ struct StoreOptions {
   std::string store;  // "": see default_store_folder()
   bool offline = false;
   int pull_connections = 8;
+  std::string object_store;
   void fields(auto&& field) {
     field("store", store, "Folder of the pulled models; left out: $XDG_DATA_HOME/ashlar or ~/.local/share/ashlar.");
     field("offline", offline, "Fetch nothing from anywhere: what is not on this machine is an error.");
+    field("object_store", object_store,
+          "The cold tier, s3://BUCKET/PREFIX or a folder: where `gc --keep` puts models that are seldom used, and from "
+          "where they come back.");
     field("pull_connections", pull_connections, "Parts of one file fetched at once.");
   }
 };
-// ASHLAR_STORE, ASHLAR_OFFLINE: whatever does not say no is yes.
+// ASHLAR_STORE, ASHLAR_OBJECT_STORE, ASHLAR_OFFLINE: whatever does not say no is yes.
 StoreOptions store_options_from_environment();
 std::string default_store_folder();
 
@@ -101,17 +106,29 @@ class ModelStore {
   // unavailable: somebody is pulling.
   Result<Reclaimed> gc(bool partial);
 
+  // Moves the models that were used longest ago to the object store until those
+  // on the disk take at most `most`; they come back when they are used. invalid:
+  // there is no object store; else as gc().
+  Result<Reclaimed> cool(Bytes most, const PullWatch& watch);
+  // Whether all of its bytes are on this machine's disk.
+  bool is_here(const Manifest& manifest) const;
+
   const std::string& root() const { return root_; }
 
  private:
-  ModelStore(Parts parts, std::string root, std::unique_ptr<Courier> courier);
+  ModelStore(Parts parts, std::string root, std::unique_ptr<Courier> courier, std::unique_ptr<Blobs> cold);
   std::string in(std::string_view folder, std::string_view name) const;
   std::string blob_path(const std::string& sha256) const { return in("blobs", "sha256-" + sha256); }
   std::string seal_path(const std::string& sha256) const { return in("seals", "sha256-" + sha256); }
   std::string manifest_path(const std::string& reference) const;
   Status make_rooms() const;
   Result<Manifest> pull_version(const PullRequest& request, const Reference& asked, const PullWatch& watch);
+  // From the object store. False: it is not there, or not as it should be.
+  Result<bool> warm(const StoredFile& file, const PullWatch& watch, PullProgress& progress);
   Result<StoredFile> fetch(const Wanted& wanted, const PullWatch& watch, PullProgress& progress);
+  // The file, if it is here already. `old`: what the model had when it was last pulled.
+  Result<std::optional<StoredFile>> find_here(const Wanted& wanted, const std::vector<StoredFile>& old,
+                                              const Poll& poll) const;
   Status check_alias(const PullRequest& request) const;
   Status check_room(const std::vector<Wanted>& missing) const;
   // Whether the blob is there, and is what its name says; if not it is set aside.
@@ -124,6 +141,7 @@ class ModelStore {
   const Parts parts_;
   const std::string root_;
   const std::unique_ptr<Courier> courier_;
+  const std::unique_ptr<Blobs> cold_;  // null: no object store
 };
 
 }  // namespace ashlar::store

@@ -512,6 +512,41 @@ TEST_F(ModelStoreTest, PullsFromAServerThatKnowsNoRanges) {
   EXPECT_THAT(contents(folder / ("store/manifests/" + names("manifests").at(0))), Not(HasSubstr("token")));
 }
 
+TEST_F(ModelStoreTest, WhatIsSeldomUsedGoesToTheObjectStoreAndComesBack) {
+  const std::string old = gguf_bytes(50'000, 1), recent = gguf_bytes(60'000, 2);
+  FakeHuggingFace hub({{"old.gguf", old}, {"recent.gguf", recent}});
+  auto store = *ModelStore::open({.options = {.store = folder / "store", .object_store = folder / "cold"},
+                                  .hubs = {.hf_endpoint = hub.hub.url()},
+                                  .courier = quick()});
+  EXPECT_EQ(open(hub)->cool({0}, unwatched).error().code, Code::invalid);
+  const auto first = pull(*store, "hf:acme/tiny:old.gguf");
+  ASSERT_TRUE(first) << first.error().message;
+  ASSERT_TRUE(pull(*store, "hf:acme/tiny:recent.gguf"));
+  fs::last_write_time(folder / ("store/manifests/" +
+                                [&] {
+                                  for (const auto& name : names("manifests"))
+                                    if (name.find("old.gguf") != std::string::npos) return name;
+                                  return std::string();
+                                }()),
+                      fs::file_time_type::clock::now() - std::chrono::hours(1));
+  const auto moved = store->cool({70'000}, unwatched);
+  ASSERT_TRUE(moved) << moved.error().message;
+  EXPECT_EQ(moved->bytes, Bytes{old.size()});
+  EXPECT_FALSE(store->is_here(*first));
+  EXPECT_EQ(names("blobs").size(), 1u);
+  EXPECT_EQ(store->gc(false)->files, 0);
+  const auto before = hub.hub.requests().size();
+  const auto found = store->ready("old", unwatched);
+  ASSERT_TRUE(found) << found.error().message;
+  EXPECT_EQ(contents(found->path), old);
+  EXPECT_EQ(hub.hub.requests().size(), before);
+  // What the object store has spoilt comes from the hub.
+  ASSERT_TRUE(store->cool({0}, unwatched));
+  std::ofstream(folder / ("cold/blobs/sha256-" + hex_of(old)), std::ios::binary) << gguf_bytes(50'000, 9);
+  EXPECT_EQ(contents(store->ready("old", unwatched)->path), old);
+  EXPECT_GT(hub.hub.requests().size(), before);
+}
+
 TEST(Manifests, ReadBackAndRefuseWhatIsWrong) {
   const Manifest manifest{.reference = "hf:a/b",
                           .files = {{.name = "x/y.json", .size = 3, .sha256 = std::string(64, 'a')}}};

@@ -48,8 +48,8 @@ TEST(References, ReadAsTheyAreTyped) {
   EXPECT_EQ(hf->short_name(), "Qwen3-0.6B-GGUF");
   for (const auto same : {"hf:Qwen/Qwen3-0.6B-GGUF:Q8_0", "hf:a/b@v1.0:dir/f.gguf", "hf:gpt2", "ms:a/b", "ms:a/b@dev",
                           "ollama:qwen3:0.6b", "ollama:me/mine:latest", "ollama:hf.co/a/b:Q4_K_M",
-                          "ollama:http://127.0.0.1:5000/library/x:1", "s3://bucket/a/b.gguf", "s3://bucket/folder/",
-                          "https://host/a.gguf"})
+                          "ollama:http://127.0.0.1:5000/library/x:1", "ollama:https://localhost/u/x:1",
+                          "s3://bucket/a/b.gguf", "s3://bucket/folder/", "https://host/a.gguf"})
     EXPECT_EQ(parse_reference(same).value_or(Reference{}).text(), same);
   EXPECT_EQ(parse_reference("ollama:llama3.2")->text(), "ollama:llama3.2:latest");
   EXPECT_EQ(parse_reference("https://host/a.gguf?token=secret")->text(), "https://host/a.gguf");

@@ -99,6 +99,12 @@ Result<PartFile> PartFile::open(const std::string& path, const Poll& poll) {
   }
 }
 
+Result<PartFile> PartFile::look_at(const std::string& path) {
+  PartFile file(path, ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+  if (file.fd_ < 0) return file.refused();
+  return file;
+}
+
 Error PartFile::refused() const {
   if (errno == ENOSPC || errno == EDQUOT) return Error{Code::io, fmt::format("{}: the disk is full", path_)};
   return Error{Code::io, fmt::format("{}: {}", path_, std::strerror(errno))};

@@ -41,6 +41,8 @@ class PartFile {
  public:
   // Waits while another has it, polling. io.
   static Result<PartFile> open(const std::string& path, const Poll& poll);
+  // A file that is whole, to be read only, or set aside. Not locked. io.
+  static Result<PartFile> look_at(const std::string& path);
   PartFile(PartFile&& other) noexcept;
   PartFile& operator=(PartFile&&) = delete;
   ~PartFile();

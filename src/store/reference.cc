@@ -56,14 +56,17 @@ Result<Reference> parse_repository(HubKind kind, std::string_view whole, std::st
 Result<Reference> parse_ollama(std::string_view whole, std::string_view text) {
   Reference out{.kind = HubKind::ollama, .revision = "latest"};
   std::string scheme = "https";
+  bool named = false;
   for (const std::string_view each : {"https", "http"})
     if (text.starts_with(fmt::format("{}://", each))) {
       scheme = each;
+      named = true;
       text.remove_prefix(each.size() + 3);
       break;
     }
   const std::size_t first = text.find('/');
-  if (first != text.npos && text.substr(0, first).find_first_of(".:") != text.npos) {
+  if (named && first == text.npos) return wrong(whole, "after the host comes a model");
+  if (first != text.npos && (named || text.substr(0, first).find_first_of(".:") != text.npos)) {
     out.host = fmt::format("{}://{}", scheme, text.substr(0, first));
     if (!net::parse_url(out.host)) return wrong(whole, "its host cannot be used");
     text.remove_prefix(first + 1);
@@ -130,7 +133,8 @@ std::string Reference::text() const {
                          file.empty() ? "" : ":", file);
     }
     case HubKind::ollama: {
-      const std::string where = host.starts_with("https://") ? host.substr(8) : host;
+      const bool plain_host = host.starts_with("https://") && host.find_first_of(".:", 8) != host.npos;
+      const std::string where = plain_host ? host.substr(8) : host;
       const bool official = host.empty() && repository.starts_with("library/");
       return fmt::format("ollama:{}{}{}:{}", where, where.empty() ? "" : "/",
                          official ? repository.substr(8) : repository, revision);

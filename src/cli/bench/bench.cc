@@ -11,6 +11,7 @@
 #include "cli/bench/runner.h"
 #include "cli/commands.h"
 #include "cli/flags.h"
+#include "cli/stored_model.h"
 #include "cli/terminal.h"
 #include "kernels/kernels.h"
 #include "models/loader.h"
@@ -133,8 +134,9 @@ struct Subject {
   std::unique_ptr<models::Model> model;
 };
 
-Result<Subject> open_subject(const std::string& path, const BenchOptions& options, ThreadPool& pool) {
-  if (path.empty() == options.shape.empty()) return Error{Code::invalid, "give either a MODEL file or --shape NAME"};
+Result<Subject> open_subject(const std::string& named, const BenchOptions& options, ThreadPool& pool) {
+  if (named.empty() == options.shape.empty()) return Error{Code::invalid, "give either a MODEL or --shape NAME"};
+  const std::string path = named.empty() ? named : TRY(find_model(named));
   auto loaded =
       path.empty()
           ? TRY(models::random_model(options.shape, options.type, {.max_rows = options.chunk}, pool))
