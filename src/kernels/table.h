@@ -190,6 +190,20 @@ struct MatmulJob {
   size_t ldy;
 };
 
+// Some rows against bf16 weights that few rows meet, as low-rank matrices beside a large one are: rows stand wherever
+// they stand, and nothing is converted or kept in between.
+inline constexpr int kNarrowRows = 16;
+struct NarrowJob {
+  const uint16_t* weights;
+  int inputs, outputs;
+  int rows;  // at most kNarrowRows
+  float scale;
+  const float* x[kNarrowRows];  // [inputs] each
+  float* y[kNarrowRows];        // [outputs] each
+};
+// Where weights are [outputs][inputs], rows of so many inputs: the last ones are filled up with zeros.
+inline constexpr int narrow_inputs(int inputs) { return (inputs + kLanes - 1) / kLanes * kLanes; }
+
 // The keys (or the values) of 16 positions and one KV head are head_dim * 16 elements in an order that belongs to
 // the row of the table (they are written and read by it alone), then, for int8, the scales [16 positions], f32.
 //
@@ -257,6 +271,12 @@ struct Kernels {
   void (*matmul[kFormats])(const MatmulJob* job);
   // The same on a matrix unit: null without one, and for F32. See reads_tiles() in kernels.h.
   void (*tile_matmul[kFormats])(const MatmulJob* job);
+  // y[r][o] = scale * sum over i of W[o, i] x[r][i], for more inputs than outputs: sixteen partial sums, added by
+  // halves. weights [outputs][narrow_inputs(inputs)].
+  void (*narrow_in)(const NarrowJob* job);
+  // y[r][o] += sum over i of W[o, i] x[r][i] in order, for more outputs than inputs, which are even; no scale. weights
+  // [output / 16][input / 2][16][2], as a BF16 tile; those of outputs that are not there are not used.
+  void (*narrow_out)(const NarrowJob* job);
   // x [rows <= 16, columns] into one panel; columns a multiple of 32.
   void (*quantize_panel)(const float* x, size_t ldx, int rows, int columns, PanelBlock* panel);
   // x [rows <= 16, columns] into one panel of tiles. int8: into whole groups, of `lines` lines.

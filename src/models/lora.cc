@@ -4,50 +4,78 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <functional>
 #include <map>
 #include <utility>
 
 #include "kernels/blocks.h"
-#include "models/packed_image.h"
+#include "kernels/kernels.h"
 
 namespace ashlar::models {
 namespace {
 
-// Its rows one after the other, whatever the type.
-Status check_finite(const LoraFile& file, const LoraWeight& weight, const kernels::RawMatrix& matrix) {
-  std::vector<float> row(static_cast<std::size_t>(matrix.columns));
-  const std::size_t bytes = kernels::row_bytes(matrix.type, matrix.columns);
-  for (int r = 0; r < matrix.rows; ++r) {
-    kernels::dequantize_row(matrix.type, matrix.data + bytes * static_cast<std::size_t>(r), row.data(), matrix.columns);
-    if (!std::ranges::all_of(row, [](float x) { return std::isfinite(x); }))
-      return Error{Code::corrupt, fmt::format("{}: the adapter of {} holds a value that is not finite", file.path,
-                                              gguf::quoted(weight.name))};
+constexpr int kTaskWeights = 32 * 1024;  // less is not worth waking a thread for
+
+std::size_t size(int n) { return static_cast<std::size_t>(n); }
+
+// So many of `unit` as make a task, where one has `weights`.
+int task_step(int weights, int unit) { return std::max(1, kTaskWeights / weights / unit) * unit; }
+
+// What reading costs is what an adapter costs in a step: whatever its type, it becomes BF16. That keeps 8 bits of
+// weights that change others by little.
+class Halved {
+ public:
+  // corrupt: a value that is not finite.
+  static Result<Halved> create(const LoraFile& file, const LoraWeight& weight, const kernels::RawMatrix& matrix) {
+    Halved out(matrix.columns);
+    std::vector<float> row(size(matrix.columns));
+    out.values_.resize(row.size() * size(matrix.rows));
+    const std::size_t bytes = kernels::row_bytes(matrix.type, matrix.columns);
+    for (std::size_t r = 0; r < size(matrix.rows); ++r) {
+      kernels::dequantize_row(matrix.type, matrix.data + bytes * r, row.data(), matrix.columns);
+      if (!std::ranges::all_of(row, [](float x) { return std::isfinite(x); }))
+        return Error{Code::corrupt, fmt::format("{}: the adapter of {} holds a value that is not finite", file.path,
+                                                gguf::quoted(weight.name))};
+      const std::span<std::uint16_t> to(out.values_.data() + r * row.size(), row.size());
+      kernels::quantize_row(kernels::Type::bf16, row.data(), std::as_writable_bytes(to).data(), matrix.columns);
+    }
+    return out;
   }
-  return {};
+  const std::uint16_t* row(int r) const { return values_.data() + size(r) * size(columns_); }
+
+ private:
+  explicit Halved(int columns) : columns_(columns) {}
+  int columns_;
+  std::vector<std::uint16_t> values_;
+};
+
+// A part's matrices as they come from the file.
+struct Source {
+  LoraAdapter::Part part;
+  Halved a, b;
+};
+
+// Whole lines of 64 bytes.
+std::size_t a_elements(const LoraAdapter::Part& part) {
+  return (size(part.rank) * size(kernels::narrow_inputs(part.columns)) + 31) / 32 * 32;
+}
+std::size_t b_elements(const LoraAdapter::Part& part) {
+  return size((part.rows + kernels::kLanes - 1) / kernels::kLanes * kernels::kLanes) * size(part.rank);
 }
 
-// What reading costs is what an adapter costs in a step: F32 becomes BF16, of which tiles read every product anyway.
-// That keeps 8 bits of weights that change others by little.
-struct Halved {
-  kernels::RawMatrix matrix;
-  std::vector<std::byte> bytes;
-};
-Halved halved(const kernels::RawMatrix& matrix) {
-  Halved out{.matrix = matrix};
-  if (matrix.type != kernels::Type::f32) return out;
-  const std::size_t from = kernels::row_bytes(matrix.type, matrix.columns);
-  const std::size_t to = kernels::row_bytes(kernels::Type::bf16, matrix.columns);
-  std::vector<float> row(static_cast<std::size_t>(matrix.columns));
-  out.bytes.resize(to * static_cast<std::size_t>(matrix.rows));
-  for (std::size_t r = 0; r < static_cast<std::size_t>(matrix.rows); ++r) {
-    std::memcpy(row.data(), matrix.data + from * r, from);
-    kernels::quantize_row(kernels::Type::bf16, row.data(), out.bytes.data() + to * r, matrix.columns);
+// Into zeros. `ranks`: of the file.
+void write_a(const Source& from, int ranks, std::uint16_t* to) {
+  const int columns = from.part.columns;
+  for (int r = 0; r < ranks; ++r)
+    std::copy_n(from.a.row(r), columns, to + size(r) * size(kernels::narrow_inputs(columns)));
+}
+void write_b(const Source& from, int ranks, std::uint16_t* to) {
+  constexpr std::size_t kTile = kernels::kLanes;
+  for (std::size_t o = 0; o < size(from.part.rows); ++o) {
+    const std::uint16_t* row = from.b.row(static_cast<int>(o));
+    std::uint16_t* lane = to + o / kTile * kTile * size(from.part.rank) + o % kTile * 2;
+    for (std::size_t r = 0; r < size(ranks); ++r) lane[r / 2 * 2 * kTile + r % 2] = row[r];
   }
-  out.matrix.type = kernels::Type::bf16;
-  out.matrix.data = out.bytes.data();
-  return out;
 }
 
 Result<const TensorPlace*> place_of(const LoraFile& file, const LoraWeight& weight, const TensorPlaces& places) {
@@ -69,52 +97,45 @@ Result<const TensorPlace*> place_of(const LoraFile& file, const LoraWeight& weig
 }  // namespace
 
 Result<std::shared_ptr<const LoraAdapter>> LoraAdapter::create(const LoraFile& file, const TensorPlaces& places) {
-  auto adapter = std::make_shared<LoraAdapter>();
-  // What stands beside each matrix: the A's, then the B's, with what they become.
-  struct Stack {
-    std::vector<Halved> a, b;
-  };
-  std::map<const kernels::PackedMatrix*, Stack> stacks;
+  // By matrix, in the order of memory: that of a step, mostly.
+  std::map<const kernels::PackedMatrix*, std::vector<std::pair<Source, int>>> stacks;
+  std::size_t elements = 0;
   for (const LoraWeight& weight : file.weights) {
     const TensorPlace& place = *TRY(place_of(file, weight, places));
-    TRY(check_finite(file, weight, weight.a));
-    TRY(check_finite(file, weight, weight.b));
-    Stack& stack = stacks[place.matrix];
-    Part part{.first_row = place.first_row, .scale = weight.scale};
-    for (const Halved& before : stack.a) part.first_rank += before.matrix.rows;
-    adapter->beside_[place.matrix].parts.push_back(std::move(part));
-    stack.a.push_back(halved(weight.a));
-    stack.b.push_back(halved(weight.b));
+    const int rank = weight.a.rows;
+    const Part part{.columns = place.columns,
+                    .rank = rank + rank % 2,
+                    .rows = place.rows,
+                    .first_row = place.first_row,
+                    .scale = weight.scale};
+    elements += a_elements(part) + b_elements(part);
+    Source source{part, TRY(Halved::create(file, weight, weight.a)), TRY(Halved::create(file, weight, weight.b))};
+    stacks[place.matrix].emplace_back(std::move(source), rank);
   }
-  // All in one piece of memory, in the order in which a step reads them: small matrices with pages of their own would
-  // wait for memory at each.
-  std::vector<std::vector<kernels::RawMatrix>> raw;
-  for (const auto& [matrix, stack] : stacks) {
-    raw.emplace_back();
-    for (const Halved& a : stack.a) raw.back().push_back(a.matrix);
-    for (const Halved& b : stack.b) raw.push_back({b.matrix});
-  }
-  std::vector<std::size_t> sections;
-  for (const auto& stacked : raw) sections.push_back(TRY(kernels::packed_bytes(stacked)));
-  const std::shared_ptr<PackedImage> image = TRY(PackedImage::allocate(sections));
-  adapter->bytes_ = {image->bytes().size()};
-  ThreadPool alone(1);
-  std::size_t next = 0;
-  const auto pack = [&]() -> Result<kernels::PackedMatrix> {
-    const std::size_t at = next++;
-    return kernels::pack_into(raw[at], image->room(at), image, alone);
-  };
-  for (const auto& [matrix, stack] : stacks) {
-    Beside& beside = adapter->beside_[matrix];
-    beside.a = TRY(pack());
-    for (Part& part : beside.parts) part.b = TRY(pack());
+  // All in one piece, in the order in which a step reads them.
+  auto adapter = std::make_shared<LoraAdapter>();
+  adapter->memory_ = TRY(kernels::HugeMemory::allocate(elements * sizeof(std::uint16_t)));
+  auto* to = reinterpret_cast<std::uint16_t*>(adapter->memory_.data());
+  for (const auto& [matrix, sources] : stacks) {
+    std::vector<Part>& parts = adapter->beside_[matrix];
+    for (const auto& [source, rank] : sources) {
+      parts.push_back(source.part);
+      parts.back().a = to;
+      write_a(source, rank, to);
+      to += a_elements(source.part);
+    }
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      parts[i].b = to;
+      write_b(sources[i].first, sources[i].second, to);
+      to += b_elements(parts[i]);
+    }
   }
   return adapter;
 }
 
-const LoraAdapter::Beside* LoraAdapter::beside(const kernels::PackedMatrix& matrix) const {
+std::span<const LoraAdapter::Part> LoraAdapter::beside(const kernels::PackedMatrix& matrix) const {
   const auto found = beside_.find(&matrix);
-  return found == beside_.end() ? nullptr : &found->second;
+  return found == beside_.end() ? std::span<const Part>() : found->second;
 }
 
 void LoraRows::set(std::span<const LoraAdapter* const> rows) {
@@ -126,50 +147,60 @@ void LoraRows::set(std::span<const LoraAdapter* const> rows) {
   std::ranges::sort(order_, std::less<>(), [&](int row) { return std::pair(adapter(row), row); });
   for (int i = 0; i < static_cast<int>(order_.size()); ++i) {
     const LoraAdapter* mine = adapter(order_[static_cast<std::size_t>(i)]);
-    if (runs_.empty() || runs_.back().adapter != mine || runs_.back().count == kTogether)
+    if (runs_.empty() || runs_.back().adapter != mine || runs_.back().count == kernels::kNarrowRows)
       runs_.push_back({.adapter = mine, .first = i, .count = 0});
     ++runs_.back().count;
   }
-  if (runs_.empty()) return;
-  while (static_cast<int>(benches_.size()) < pool_.size()) benches_.push_back(std::make_unique<Bench>());
 }
 
 void LoraRows::add(const kernels::PackedMatrix& matrix, const float* x, std::size_t ldx, float* y, std::size_t ldy) {
-  tasks_.clear();
+  a_tasks_.clear();
+  b_tasks_.clear();
+  std::size_t middle = 0;
+  const auto cut = [&](std::vector<Task>& tasks, Task task, int outputs, int step) {
+    for (task.first = 0; task.first < outputs; task.first += step) {
+      task.count = std::min(step, outputs - task.first);
+      tasks.push_back(task);
+    }
+  };
   for (const Run& run : runs_)
-    if (const LoraAdapter::Beside* beside = run.adapter->beside(matrix)) tasks_.push_back({&run, beside});
-  pool_.for_each(static_cast<int>(tasks_.size()), [&](int task, int worker) {
-    work(tasks_[static_cast<std::size_t>(task)], *benches_[static_cast<std::size_t>(worker)], x, ldx, y, ldy);
-  });
+    for (const LoraAdapter::Part& part : run.adapter->beside(matrix)) {
+      const Task task{.run = &run, .part = &part, .middle = middle, .first = 0, .count = 0};
+      cut(a_tasks_, task, part.rank, task_step(part.columns, 4));
+      cut(b_tasks_, task, part.rows, task_step(part.rank, 4 * kernels::kLanes));
+      middle += size(run.count) * size(part.rank);
+    }
+  if (middle_.size() < middle) middle_.resize(middle);
+  pool_.for_each(static_cast<int>(a_tasks_.size()), [&](int i, int) { multiply_a(a_tasks_[size(i)], x, ldx); });
+  pool_.for_each(static_cast<int>(b_tasks_.size()), [&](int i, int) { multiply_b(b_tasks_[size(i)], y, ldy); });
 }
 
-void LoraRows::work(const Task& task, Bench& bench, const float* x, std::size_t ldx, float* y, std::size_t ldy) const {
-  const auto& [a, parts] = *task.beside;
-  const int rows = task.run->count;
-  const auto count = static_cast<std::size_t>(rows), columns = static_cast<std::size_t>(a.columns()),
-             ranks = static_cast<std::size_t>(a.rows());
-  const std::span<const int> mine = std::span(order_).subspan(static_cast<std::size_t>(task.run->first), count);
-  const auto reserve = [](std::vector<float>& room, std::size_t floats) {
-    if (room.size() < floats) room.resize(floats);
-  };
-  reserve(bench.x, count * columns);
-  reserve(bench.middle, count * ranks);
-  for (std::size_t i = 0; i < count; ++i)
-    std::memcpy(bench.x.data() + i * columns, x + static_cast<std::size_t>(mine[i]) * ldx, columns * sizeof(float));
-  bench.activations.assign(bench.x.data(), columns, rows, a.columns(), a.forms(), bench.alone);
-  kernels::matmul(a, bench.activations, bench.middle.data(), ranks, bench.alone);
-  for (const LoraAdapter::Part& part : parts) {
-    const auto outputs = static_cast<std::size_t>(part.b.rows());
-    reserve(bench.y, count * outputs);
-    bench.activations.assign(bench.middle.data() + part.first_rank, ranks, rows, part.b.columns(), part.b.forms(),
-                             bench.alone);
-    kernels::matmul(part.b, bench.activations, bench.y.data(), outputs, bench.alone);
-    for (std::size_t i = 0; i < count; ++i) {
-      float* to = y + static_cast<std::size_t>(mine[i]) * ldy + static_cast<std::size_t>(part.first_row);
-      const float* from = bench.y.data() + i * outputs;
-      for (std::size_t r = 0; r < outputs; ++r) to[r] += part.scale * from[r];
-    }
+void LoraRows::multiply_a(const Task& task, const float* x, std::size_t ldx) {
+  const LoraAdapter::Part& part = *task.part;
+  kernels::NarrowJob job{.weights = part.a + size(task.first) * size(kernels::narrow_inputs(part.columns)),
+                         .inputs = part.columns,
+                         .outputs = task.count,
+                         .rows = task.run->count,
+                         .scale = part.scale};
+  for (int i = 0; i < job.rows; ++i) {
+    job.x[i] = x + size(order_[size(task.run->first + i)]) * ldx;
+    job.y[i] = middle_.data() + task.middle + size(i * part.rank + task.first);
   }
+  kernels::kernels().narrow_in(&job);
+}
+
+void LoraRows::multiply_b(const Task& task, float* y, std::size_t ldy) {
+  const LoraAdapter::Part& part = *task.part;
+  kernels::NarrowJob job{.weights = part.b + size(task.first) * size(part.rank),
+                         .inputs = part.rank,
+                         .outputs = task.count,
+                         .rows = task.run->count,
+                         .scale = 1};
+  for (int i = 0; i < job.rows; ++i) {
+    job.x[i] = middle_.data() + task.middle + size(i * part.rank);
+    job.y[i] = y + size(order_[size(task.run->first + i)]) * ldy + size(part.first_row + task.first);
+  }
+  kernels::kernels().narrow_out(&job);
 }
 
 }  // namespace ashlar::models

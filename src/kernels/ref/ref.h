@@ -9,6 +9,8 @@ template <Format format>
 void matmul(const MatmulJob* job);
 void matmul_floats(Format format, const MatmulJob& job);
 void matmul_quantized(Format format, const MatmulJob& job);
+void narrow_in(const NarrowJob* job);
+void narrow_out(const NarrowJob* job);
 void quantize_panel(const float* x, size_t ldx, int rows, int columns, PanelBlock* panel);
 
 void attend(const AttentionJob* job);

@@ -38,6 +38,8 @@ const Kernels kTable = {
                matmul<kQ4_1>, matmul<kQ5_0>, matmul<kQ5_1>, matmul<kQ2_K>,   matmul<kQ3_K>,
                matmul<kQ4_K>, matmul<kQ5_K>, matmul<kQ6_K>, matmul<kIQ4_NL>, matmul<kIQ4_XS>,
                matmul<kU4Z>,  matmul<kU8Z>,  matmul<kI8>,   matmul<kNF4>,    matmul<kMXFP4>},
+    .narrow_in = narrow_in,
+    .narrow_out = narrow_out,
     .quantize_panel = quantize_panel,
     .attend = attend,
     .join = join,

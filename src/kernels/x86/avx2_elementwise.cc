@@ -188,6 +188,8 @@ const Kernels kAvx2 = {
                avx2::matmul_q4_1, avx2::matmul_q5_0, avx2::matmul_q5_1, avx2::matmul_q2_k,   avx2::matmul_q3_k,
                avx2::matmul_q4_k, avx2::matmul_q5_k, avx2::matmul_q6_k, avx2::matmul_iq4_nl, avx2::matmul_iq4_xs,
                avx2::matmul_u4z,  avx2::matmul_u8z,  avx2::matmul_i8,   avx2::matmul_nf4,    avx2::matmul_mxfp4},
+    .narrow_in = avx2::narrow_in,
+    .narrow_out = avx2::narrow_out,
     .quantize_panel = avx2::quantize_panel,
     .attend = avx2::attend,
     .join = avx2::join,

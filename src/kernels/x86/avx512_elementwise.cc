@@ -189,6 +189,8 @@ const Kernels kAvx512 = {
                avx512::matmul_q2_k, avx512::matmul_q3_k,   avx512::matmul_q4_k,   avx512::matmul_q5_k,
                avx512::matmul_q6_k, avx512::matmul_iq4_nl, avx512::matmul_iq4_xs, avx512::matmul_u4z,
                avx512::matmul_u8z,  avx512::matmul_i8,     avx512::matmul_nf4,    avx512::matmul_mxfp4},
+    .narrow_in = avx512::narrow_in,
+    .narrow_out = avx512::narrow_out,
     .quantize_panel = avx512::quantize_panel,
     .attend = avx512::attend,
     .join = avx512::join,
