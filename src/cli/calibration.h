@@ -3,6 +3,8 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -17,7 +19,18 @@ struct Windows {
 
 // The text cut into windows of `window` tokens, or the model's context where that is shorter; each begins with the BOS
 // token where the model adds one. The first `most` windows of more, evenly taken from all of it. invalid: the text has
-// fewer than `least` windows; the sentence says how many tokens are needed.
-Result<Windows> read_windows(const models::LoadedModel& model, const std::string& path, int window, int least, int most);
+// fewer than `least` windows; the sentence says how many tokens are needed, of the text that is called `name`.
+Result<Windows> cut_windows(const models::LoadedModel& model, std::string_view text, const std::string& name,
+                            int window, int least, int most);
+// The same of a file.
+Result<Windows> read_windows(const models::LoadedModel& model, const std::string& path, int window, int least,
+                             int most);
+
+// Windows to calibrate on: at most `windows`, and no more than their activations have room for.
+Result<Windows> calibration_windows(const models::LoadedModel& model, std::string_view text, const std::string& name,
+                                    int window, int windows);
+
+// A text's first half and its second, cut where a line ends if one does near there.
+std::pair<std::string_view, std::string_view> halves(std::string_view text);
 
 }  // namespace ashlar::cli

@@ -2,17 +2,15 @@
 // measures it, so that figures can be set side by side.
 #include <fmt/format.h>
 
-#include <chrono>
-#include <cmath>
-
 #include "base/json_full.h"
 #include "cli/commands.h"
-#include "cli/direct.h"
 #include "cli/flags.h"
+#include "cli/scoring.h"
 #include "cli/stored_model.h"
 #include "cli/terminal.h"
 #include "kernels/kernels.h"
 #include "models/loader.h"
+#include "text/tokenizer.h"
 
 namespace ashlar::cli {
 namespace {
@@ -30,23 +28,7 @@ struct PerplexityOptions {
   }
 };
 
-struct Score {
-  double loss = 0;  // sum of -log p
-  std::int64_t tokens = 0;
-  double seconds = 0;
-  double perplexity() const { return std::exp(loss / static_cast<double>(tokens)); }
-};
-
-double log_probability(std::span<const float> logits, std::int32_t token) {
-  float most = logits[0];
-  for (const float logit : logits) most = std::max(most, logit);
-  double sum = 0;
-  for (const float logit : logits) sum += std::exp(static_cast<double>(logit - most));
-  return static_cast<double>(logits[static_cast<std::size_t>(token)] - most) - std::log(sum);
-}
-
 Result<Score> score_text(const std::string& model, const std::string& text_path, const PerplexityOptions& options) {
-  constexpr int kChunk = 64;  // rows whose logits are held at once
   const int window = options.context;
   if (window < 4) return Error{Code::invalid, "--context: a window has at least 4 tokens"};
   if (!options.isa.empty()) TRY(kernels::select_isa(options.isa));
@@ -61,27 +43,13 @@ Result<Score> score_text(const std::string& model, const std::string& text_path,
   const auto windows = tokens.size() / static_cast<std::size_t>(window);
   if (windows == 0)
     return Error{Code::invalid, fmt::format("{}: {} tokens, fewer than one window of {}", text_path, tokens.size(), window)};
-  auto direct = TRY(Direct::create(*loaded.model, 1, window, kv_type));
-  const auto& vocabulary = tokenizer->vocabulary();
-  Score score;
+  tokens.resize(windows * static_cast<std::size_t>(window));
+  start_windows(tokens, window, tokenizer->vocabulary());
   Progress progress("scoring", static_cast<std::int64_t>(windows));
-  const auto start = std::chrono::steady_clock::now();
-  for (std::size_t w = 0; w < windows; ++w) {
-    const auto span = std::span(tokens).subspan(w * static_cast<std::size_t>(window), static_cast<std::size_t>(window));
-    if (vocabulary.add_bos && vocabulary.bos >= 0) span[0] = vocabulary.bos;
-    direct.forget(0);
-    // Positions N/2+1 ... N-1 are scored, each from the logits one before it.
-    const int first = window / 2;
-    direct.feed(0, span.first(static_cast<std::size_t>(first)), 0, 512, [](int, std::span<const float>) {});
-    const auto scored = span.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(window - 1 - first));
-    direct.feed(0, scored, static_cast<int>(scored.size()), kChunk, [&](int at, std::span<const float> logits) {
-      score.loss -= log_probability(logits, span[static_cast<std::size_t>(first + at + 1)]);
-      ++score.tokens;
-    });
-    progress.at(static_cast<std::int64_t>(w + 1), fmt::format("perplexity {:.4f}", score.perplexity()));
-  }
-  score.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  return score;
+  return score_windows(*loaded.model, tokens, window, kv_type, [&](std::int64_t done, const Score& score) -> Status {
+    progress.at(done, fmt::format("perplexity {:.4f}", score.perplexity()));
+    return {};
+  });
 }
 
 }  // namespace

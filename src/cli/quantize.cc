@@ -1,10 +1,8 @@
 // ashlar quantize: a smaller version of a model.
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <chrono>
 #include <filesystem>
-#include <limits>
 #include <map>
 #include <optional>
 
@@ -13,9 +11,9 @@
 #include "cli/commands.h"
 #include "cli/flags.h"
 #include "cli/interrupts.h"
+#include "cli/quantize_file.h"
+#include "cli/quantize_report.h"
 #include "cli/terminal.h"
-#include "models/quantize.h"
-#include "models/quantizers/calibrated.h"
 
 namespace ashlar::cli {
 namespace {
@@ -23,27 +21,37 @@ namespace {
 using models::TensorChange;
 
 struct QuantizeOptions {
-  std::string type, importance, method = "rtn", calibration;
+  std::string type, importance, method = "rtn", calibration, types, methods, text;
   int window = 512, windows = 128;
   double damping = 0.01;
   bool act_order = false, resume = false;
   int threads = 0;
-  bool force = false, allow_requantize = false, force_rtn = false, json = false;
+  bool force = false, allow_requantize = false, report = false, json = false;
   void fields(auto&& field) {
     field("type", type, "What to write: " + fmt::format("{}.", fmt::join(models::mix_names(), ", ")));
-    field("importance", importance, "Weigh errors by what `ashlar importance` measured (its file, or llama.cpp's imatrix).");
+    field("importance", importance,
+          "Weigh errors by what `ashlar importance` measured (its file, or llama.cpp's imatrix).");
     field("method", method, "How to round: rtn, gptq, awq or smoothquant; all but rtn look at a text.");
-    field("calibration", calibration, "The text file that the method looks at: one like those that the model will meet.");
+    field("calibration", calibration,
+          "The text file that the method looks at: one like those that the model will meet.");
     field("windows", windows, "Take at most so many windows, from all over that text.");
     field("window", window, "Tokens in a window.");
     field("damping", damping, "gptq: how much of the mean curvature is added everywhere.");
     field("act_order", act_order, "gptq: the columns that matter most first, on scales chosen beforehand.");
     field("resume", resume, "Go on where an interrupted run of the same command was.");
     field("threads", threads, "Threads that compute; 0: one for each core.");
-    field("force", force, "Overwrite OUT if it is there, and round to nearest above 6.7 billion parameters too.");
+    field("force", force,
+          "Two things: overwrite what is there, and round to nearest a model of more than 6.7 billion parameters, "
+          "which is refused otherwise.");
     field("allow_requantize", allow_requantize, "Let weights be rounded again that are quantized already.");
-    field("force_rtn", force_rtn, "The latter alone.");
-    field("json", json, "For a script: the sizes, and the type of each tensor.");
+    field("report", report, "Size, perplexity, speed and worst layers by method and type, and what to take.");
+    field("methods", methods,
+          "Report on these methods, e.g. rtn,awq; otherwise on rtn, and gptq and awq where there is --calibration.");
+    field("types", types, "Report on these types, e.g. Q4_0,Q4_K_M; otherwise on the usual ones of each method.");
+    field("text", text,
+          "Report the perplexity of this text; otherwise of the second half of --calibration, which no method sees "
+          "then.");
+    field("json", json, "For a script: the sizes and the type of each tensor, or the report.");
   }
 };
 
@@ -63,88 +71,34 @@ struct Outcome {
 
 std::string_view type_name(kernels::Type type) { return kernels::type_info(type).name; }
 
-// What plan_quantize() refuses, with the flag that allows it.
-Result<models::QuantizePlan> make_plan(const models::LoadedModel& model, const models::Importance* importance,
-                                       const models::Mix& mix, const QuantizeOptions& options) {
-  const models::QuantizeLimits normal;
-  models::QuantizeLimits limits{.requantize = options.allow_requantize, .importance = importance};
-  const bool large = kernels::type_info(mix.type).block > 1 && model.facts.parameters > normal.rtn_parameters;
-  if (options.force_rtn || options.force) limits.rtn_parameters = std::numeric_limits<std::int64_t>::max();
-  auto plan = models::plan_quantize(model, mix, limits);
-  if (plan) {
-    if (large)
-      fmt::print(stderr, "warning: a model of more than 6.7 billion parameters is rounded to nearest; compare `ashlar perplexity` "
-                         "before and after\n");
-    return plan;
-  }
-  Error error = plan.error();
-  if (error.code == Code::too_large) error.message += "; --force does it all the same";
-  if (error.code == Code::invalid) error.message += "; --allow-requantize does it all the same";
-  return error;
-}
-
-// Layer by layer; what is done stays in `folder` for --resume.
-Result<models::MadeLayers> make_calibrated(Outcome& outcome, models::Method method, const std::string& folder,
-                                           const QuantizeOptions& options, ThreadPool& pool) {
-  constexpr std::int64_t kMostActivations = 256 << 20;  // bytes
-  constexpr int kLeastWindows = 4;
-  const models::LoadedModel& model = outcome.model;
-  if (options.calibration.empty())
-    return Error{Code::invalid, fmt::format("--calibration: {} looks at a text, and none is given", options.method)};
-  const std::int64_t room = kMostActivations / (std::int64_t{4} * model.shape.width * std::max(options.window, 1));
-  const auto windows = TRY(read_windows(model, options.calibration, options.window, kLeastWindows,
-                                        static_cast<int>(std::clamp<std::int64_t>(options.windows, 1, std::max<std::int64_t>(room, kLeastWindows)))));
-  const models::Calibration calibration{
-      .method = method,
-      .tokens = windows.tokens,
-      .window = windows.window,
-      .gptq = {.damping = static_cast<float>(options.damping), .activation_order = options.act_order},
-      .folder = folder,
-      .resume = options.resume};
-  constexpr std::int64_t kSteps = 1000;
-  Progress progress(options.method, kSteps);
-  auto layers = models::make_layers(model, outcome.plan, calibration, pool, [&](double done, int layer) -> Status {
-    if (interrupted()) return Error{Code::cancelled, "interrupted; --resume goes on from here"};
-    progress.at(static_cast<std::int64_t>(done * kSteps), fmt::format("layer {} of {}", layer + 1, model.shape.layers));
-    return {};
-  });
-  const bool resumable = !layers && layers.error().code == Code::cancelled;
-  if (!layers && !resumable) models::remove_layers(folder, model.shape.layers);
-  return layers;
-}
-
 Result<Outcome> write_quantized(const std::string& in, const std::string& path, const models::Mix& mix,
                                 const QuantizeOptions& options) {
   const auto start = std::chrono::steady_clock::now();
-  Outcome outcome;
+  Outcome outcome{.method = TRY(models::method_of(options.method))};
   auto file = TRY(models::open_file(in));
   outcome.model = TRY(models::open_model(std::move(file)));
   if (!options.importance.empty()) {
     outcome.importance = TRY(models::read_importance(options.importance));
     TRY(models::check_importance(*outcome.importance, outcome.model, options.importance));
   }
-  const models::Method method = TRY(models::method_of(options.method));
-  outcome.method = method;
-  outcome.plan = TRY(make_plan(outcome.model, outcome.importance ? &*outcome.importance : nullptr, mix, options));
-  auto out = models::NewFile::create(path, options.force);
-  if (!out) {
-    Error error = out.error();
-    if (!options.force && std::filesystem::is_regular_file(path)) error.message += "; --force overwrites it";
-    return error;
+  std::optional<Windows> windows;
+  if (outcome.method != models::Method::rtn) {
+    if (options.calibration.empty())
+      return Error{Code::invalid, fmt::format("--calibration: {} looks at a text, and none is given", options.method)};
+    const std::string text = TRY(read_file(options.calibration, std::size_t{1} << 30));
+    windows = TRY(calibration_windows(outcome.model, text, options.calibration, options.window, options.windows));
   }
+  const QuantizeJob job{.mix = &mix,
+                        .method = outcome.method,
+                        .importance = outcome.importance ? &*outcome.importance : nullptr,
+                        .windows = windows ? &*windows : nullptr,
+                        .gptq = {.damping = static_cast<float>(options.damping), .activation_order = options.act_order},
+                        .resume = options.resume,
+                        .replace = options.force,
+                        .requantize = options.allow_requantize,
+                        .large = options.force};
   ThreadPool pool(options.threads);
-  models::MadeLayers layers;
-  const std::string folder = path + ".layers";
-  if (method != models::Method::rtn) layers = TRY(make_calibrated(outcome, method, folder, options, pool));
-  Progress progress("quantizing", outcome.model.facts.parameters);
-  const auto watch = [&](std::int64_t done, std::string_view tensor) -> Status {
-    if (interrupted()) return Error{Code::cancelled, "interrupted; nothing has been written"};
-    progress.at(done, tensor);
-    return {};
-  };
-  TRY(models::quantize(outcome.model, outcome.plan, pool, watch, *out));
-  TRY(out->commit());
-  if (!layers.empty()) models::remove_layers(folder, outcome.model.shape.layers);
+  outcome.plan = TRY(quantize_file(outcome.model, job, path, pool));
   std::error_code unknown;
   outcome.bytes = std::filesystem::file_size(path, unknown);
   outcome.threads = pool.size();
@@ -199,44 +153,120 @@ void print_outcome(const Outcome& outcome, const std::string& path) {
                pair.second, pair.first, colour.plain);
 }
 
+// What is asked for: a model, a report, or both.
+struct Wanted {
+  std::string in, out, report_file;
+  const models::Mix* mix = nullptr;
+};
+
+Status write_text(const std::string& path, const std::string& text, bool replace) {
+  auto file = TRY(models::NewFile::create(path, replace));
+  TRY(file.write(text));
+  return file.commit();
+}
+
+bool is_report(std::string_view path) { return path.ends_with(".svg") || path.ends_with(".json"); }
+
+Status report(const Wanted& wanted, const QuantizeOptions& options) {
+  // Refused now rather than when all is measured.
+  const std::string& file = wanted.report_file;
+  if (!file.empty() && !options.force && std::filesystem::exists(file))
+    return Error{Code::invalid, fmt::format("{}: is there already; --force overwrites it", file)};
+  auto source = TRY(models::open_file(wanted.in));
+  const auto model = TRY(models::open_model(std::move(source)));
+  ThreadPool pool(options.threads);
+  const bool one = !options.type.empty();
+  const ReportOptions what{
+      .types = options.types,
+      .methods = options.methods,
+      .type = one ? options.type : "",
+      .method = options.method,
+      .text = options.text,
+      .calibration = options.calibration,
+      .folder = wanted.out.empty() ? "" : std::filesystem::absolute(wanted.out).parent_path().string(),
+      .window = options.window,
+      .windows = options.windows,
+      .damping = options.damping,
+      .act_order = options.act_order,
+      .large = options.force};
+  const auto measured = TRY(measure_report(model, what, pool));
+  if (file.ends_with(".svg")) TRY(write_text(file, report_svg(measured), options.force));
+  if (file.ends_with(".json")) TRY(write_text(file, dump_json(report_json(measured)) + "\n", options.force));
+  fmt::print("{}", options.json ? dump_json(report_json(measured)) + "\n" : report_text(measured));
+  return {};
+}
+
+// nullopt: go on; else the exit status, the error having been printed.
+std::optional<int> check(Wanted& wanted, QuantizeOptions& options) {
+  const auto refuse = [](const std::string& said) {
+    fmt::print(stderr, "ashlar quantize: {}\nTry `ashlar quantize --help`.\n", said);
+    return 2;
+  };
+  if (wanted.report_file.empty() && is_report(wanted.out)) std::swap(wanted.report_file, wanted.out);
+  if (!wanted.report_file.empty() && !options.report) return refuse("a .svg or .json file is written with --report");
+  if (!wanted.report_file.empty() && !is_report(wanted.report_file))
+    return refuse(fmt::format("{}: a report is written as .svg or .json", wanted.report_file));
+  if (wanted.out.empty() && !options.report) return refuse("OUT is needed");
+  wanted.mix = models::find_mix(options.type);
+  if (wanted.mix == nullptr && (!wanted.out.empty() || !options.type.empty()))
+    return refuse(
+        fmt::format("--type: {}; known are {}",
+                    options.type.empty() ? "is needed" : "no type is called " + models::gguf::quoted(options.type),
+                    fmt::join(models::mix_names(), ", ")));
+  return std::nullopt;
+}
+
+Status work(const Wanted& wanted, const QuantizeOptions& options) {
+  if (!wanted.out.empty()) {
+    const auto outcome = TRY(write_quantized(wanted.in, wanted.out, *wanted.mix, options));
+    if (!options.json)
+      print_outcome(outcome, wanted.out);
+    else if (!options.report)
+      fmt::print("{}\n", dump_json(as_json(outcome, wanted.out)));
+  }
+  return options.report ? report(wanted, options) : Status{};
+}
+
+constexpr char kExamples[] =
+    "Each block of weights is rounded to nearest by itself (RTN). Q8_0 is hardly told from the original; Q4_K_M is "
+    "the\n"
+    "usual choice, Q6_K and Q5_K_M lie between; below 4 bits the loss shows. A name that ends in _S, _M or _L is a "
+    "mix: the\n"
+    "tensors that matter most get more bits. Vectors and norms stay F32.\n"
+    "  ashlar quantize model-BF16.gguf model-Q4_K_M.gguf --type Q4_K_M\n"
+    "  ashlar quantize model-BF16.gguf --report --calibration text.txt           what each method and type would cost\n"
+    "  ashlar quantize model-BF16.gguf report.svg --report --text held-out.txt   the same as a picture, of rtn alone\n"
+    "OUT appears when it is whole: a failure or Ctrl-C leaves nothing behind. A report makes its versions beside OUT, "
+    "or\n"
+    "where temporary files go (TMPDIR), one at a time, and removes them.";
+
 }  // namespace
 
 int quantize(const Words& words) {
-  std::string in, out;
+  Wanted wanted;
   QuantizeOptions options;
   CommandLine line{
       .name = "quantize",
-      .summary = "Write a smaller version of a model: weights of fewer bits take less memory and are read faster, and\n"
-                 "cost some of the quality.",
-      .examples =
-          "Each block of weights is rounded to nearest by itself (RTN). Q8_0 is hardly told from the original; Q4_K_M is the\n"
-          "usual choice, Q6_K and Q5_K_M lie between; below 4 bits the loss shows. A name that ends in _S, _M or _L is a mix: the\n"
-          "tensors that matter most get more bits. Vectors and norms stay F32.\n"
-          "  ashlar quantize model-BF16.gguf model-Q4_K_M.gguf --type Q4_K_M\n"
-          "  ashlar perplexity model-BF16.gguf text.txt        what it costs: the same text before ...\n"
-          "  ashlar perplexity model-Q4_K_M.gguf text.txt      ... and after\n"
-          "OUT appears when it is whole: a failure or Ctrl-C leaves nothing behind.",
-      .positionals = {{.name = "IN", .help = "A GGUF file (of a split one, any part), or a Hugging Face folder.", .value = &in, .required = true},
-                      {.name = "OUT", .help = "The GGUF file to write.", .value = &out, .required = true}},
+      .summary =
+          "Write a smaller version of a model, or report what that costs: weights of fewer bits take less memory and\n"
+          "are read faster, and cost some of the quality.",
+      .examples = kExamples,
+      .positionals = {{.name = "IN",
+                       .help = "A GGUF file (of a split one, any part), or a Hugging Face folder.",
+                       .value = &wanted.in,
+                       .required = true},
+                      {.name = "OUT", .help = "The GGUF file to write; a report needs none.", .value = &wanted.out},
+                      {.name = "FILE",
+                       .help = "With --report: a .svg picture or .json file to write.",
+                       .value = &wanted.report_file}},
       .options = list_options(options)};
   if (const auto status = parse(line, words)) return *status;
-  const models::Mix* mix = models::find_mix(options.type);
-  if (mix == nullptr) {
-    fmt::print(stderr, "ashlar quantize: --type: {}; known are {}\nTry `ashlar quantize --help`.\n",
-               options.type.empty() ? "is needed" : "no type is called " + models::gguf::quoted(options.type),
-               fmt::join(models::mix_names(), ", "));
-    return 2;
-  }
+  if (const auto status = check(wanted, options)) return *status;
   catch_interrupts();
-  const auto outcome = write_quantized(in, out, *mix, options);
-  if (!outcome) {
-    const int status = fail("quantize", outcome.error());
-    return outcome.error().code == Code::cancelled ? kInterrupted : status;
+  if (const auto done = work(wanted, options); !done) {
+    const int status = fail("quantize", done.error());
+    return done.error().code == Code::cancelled ? kInterrupted : status;
   }
-  if (options.json)
-    fmt::print("{}\n", dump_json(as_json(*outcome, out)));
-  else
-    print_outcome(*outcome, out);
   return 0;
 }
 

@@ -6,7 +6,8 @@
 namespace ashlar::cli {
 
 Result<std::shared_ptr<const text::Tokenizer>> open_tokenizer(const std::string& model) {
-  const auto file = TRY(models::open_text(TRY(find_model(model))));
+  const std::string path = TRY(find_model(model));
+  const auto file = TRY(models::open_text(path));
   return text::Tokenizer::create(TRY(models::read_vocabulary(file)));
 }
 

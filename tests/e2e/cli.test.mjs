@@ -175,6 +175,22 @@ test("quantize writes a model that runs, and says what became of each tensor", (
   assert.ok(before.equals(readFileSync(out)), "threads do not change the bytes");
 });
 
+test("quantize --report measures each version and draws it", () => {
+  const place = mkdtempSync(path.join(folder, "report-"));
+  const picture = path.join(place, "report.svg");
+  const asked = ["quantize", assistant, picture, "--report", "--types", "Q4_0", "--text", path.join(root, "assets/model/data/heldout.txt"),
+    "--window", "64", "--windows", "4"];
+  const { status, out, err } = ashlar([...asked, "--json"]);
+  assert.equal(status, 0, err);
+  const told = JSON.parse(out);
+  assert.deepEqual(told.rows.map((row) => row.method), [null, "rtn"]);
+  assert.ok(told.rows[1].bytes < told.rows[0].bytes && told.rows[1].tokens_per_second > 0);
+  assert.match(told.advice, /awq/);
+  assert.match(readFileSync(picture, "utf8"), /^<svg [^]*rtn Q4_0[^]*<\/svg>\n$/);
+  assert.deepEqual(readdirSync(place), ["report.svg"]);
+  assert.match(ashlar(asked).err, /is there already.*--force/);
+});
+
 test("quantize refuses in one sentence and leaves nothing behind", () => {
   const place = mkdtempSync(path.join(folder, "refused-"));
   const out = path.join(place, "out.gguf");

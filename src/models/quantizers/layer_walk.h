@@ -58,6 +58,9 @@ class LayerWalk final : private Listener {
   // All tokens through the loaded layer; what comes out is dropped, or, with `advance`, what the next layer gets.
   Status pass(bool advance, const See& see, const Look& look);
 
+  // [tokens, width]: what the loaded layer gets, or after a pass with `advance` what the next one does. May be changed.
+  std::span<float> stream() { return x_; }
+
  private:
   struct Replaced {
     kernels::Type type;

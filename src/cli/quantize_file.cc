@@ -1,0 +1,84 @@
+#include "cli/quantize_file.h"
+
+#include <fmt/format.h>
+
+#include <filesystem>
+#include <limits>
+
+#include "cli/interrupts.h"
+#include "cli/terminal.h"
+
+namespace ashlar::cli {
+namespace {
+
+// What plan_quantize() refuses, with the flag that allows it.
+Result<models::QuantizePlan> make_plan(const models::LoadedModel& model, const QuantizeJob& job) {
+  models::QuantizeLimits limits{.requantize = job.requantize, .importance = job.importance};
+  const bool large = kernels::type_info(job.mix->type).block > 1 && model.facts.parameters > limits.rtn_parameters;
+  if (job.large) limits.rtn_parameters = std::numeric_limits<std::int64_t>::max();
+  auto plan = models::plan_quantize(model, *job.mix, limits);
+  if (plan) {
+    if (large)
+      fmt::print(
+          stderr,
+          "warning: a model of more than 6.7 billion parameters is rounded to nearest; compare `ashlar perplexity` "
+          "before and after\n");
+    return plan;
+  }
+  Error error = plan.error();
+  if (error.code == Code::too_large) error.message += "; --force does it all the same";
+  if (error.code == Code::invalid) error.message += "; --allow-requantize does it all the same";
+  return error;
+}
+
+// Layer by layer; what is done stays in `folder`.
+Result<models::MadeLayers> make_calibrated(const models::LoadedModel& model, models::QuantizePlan& plan,
+                                           const QuantizeJob& job, const std::string& folder, ThreadPool& pool) {
+  CHECK(job.windows != nullptr, "a method that looks at a text has one");
+  const models::Calibration calibration{.method = job.method,
+                                        .tokens = job.windows->tokens,
+                                        .window = job.windows->window,
+                                        .gptq = job.gptq,
+                                        .folder = folder,
+                                        .resume = job.resume};
+  constexpr std::int64_t kSteps = 1000;
+  Progress progress(std::string(models::name_of(job.method)), kSteps);
+  auto layers = models::make_layers(model, plan, calibration, pool, [&](double done, int layer) -> Status {
+    if (interrupted()) return Error{Code::cancelled, "interrupted; --resume goes on from here"};
+    progress.at(static_cast<std::int64_t>(done * kSteps), fmt::format("layer {} of {}", layer + 1, model.shape.layers));
+    return {};
+  });
+  const bool resumable = !layers && layers.error().code == Code::cancelled;
+  if (!layers && !resumable) models::remove_layers(folder, model.shape.layers);
+  return layers;
+}
+
+}  // namespace
+
+Result<models::QuantizePlan> quantize_file(const models::LoadedModel& model, const QuantizeJob& job,
+                                           const std::string& path, ThreadPool& pool) {
+  auto plan = TRY(make_plan(model, job));
+  auto out = models::NewFile::create(path, job.replace);
+  if (!out) {
+    Error error = out.error();
+    if (!job.replace && std::filesystem::is_regular_file(path)) error.message += "; --force overwrites it";
+    return error;
+  }
+  models::MadeLayers layers;
+  const std::string folder = path + ".layers";
+  if (job.method != models::Method::rtn) layers = TRY(make_calibrated(model, plan, job, folder, pool));
+  Progress progress("quantizing", model.facts.parameters);
+  TRY(models::quantize(
+      model, plan, pool,
+      [&](std::int64_t done, std::string_view tensor) -> Status {
+        if (interrupted()) return Error{Code::cancelled, "interrupted; nothing has been written"};
+        progress.at(done, tensor);
+        return {};
+      },
+      *out));
+  TRY(out->commit());
+  if (!layers.empty()) models::remove_layers(folder, model.shape.layers);
+  return plan;
+}
+
+}  // namespace ashlar::cli
