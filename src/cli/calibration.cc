@@ -50,7 +50,7 @@ Result<Windows> calibration_windows(const models::LoadedModel& model, std::strin
 std::pair<std::string_view, std::string_view> halves(std::string_view text) {
   std::size_t at = text.size() / 2;
   const std::size_t line = text.find('\n', at);
-  if (line < at + at / 8) at = line + 1;
+  if (line <= at + at / 8) at = line + 1;
   while (at < text.size() && (static_cast<unsigned char>(text[at]) & 0xc0) == 0x80) ++at;  // within a character
   return {text.substr(0, at), text.substr(at)};
 }
