@@ -26,7 +26,7 @@ class ApiImpl final : public Api {
   ApiImpl(ApiOptions options, Keys keys)
       : options_(std::move(options)),
         keys_(std::move(keys)),
-        shared_{.keeper = std::make_shared<Keeper>(options_.sse_ping)} {}
+        shared_{.keeper = std::make_shared<Keeper>(options_.sse_ping), .adapter_folder = options_.adapter_folder} {}
 
   net::Handler handler() override {
     return [this](std::shared_ptr<net::Exchange> exchange) { handle(std::move(exchange)); };

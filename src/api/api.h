@@ -17,12 +17,16 @@ namespace ashlar::api {
 struct ApiOptions {
   std::vector<std::string> api_key;
   std::string api_key_file;
+  std::string adapter_folder;
   std::string cors_origin;
   std::chrono::milliseconds sse_ping{15'000};
   void fields(auto&& field) {
     field("api_key", api_key,
           "A key that clients must show (Authorization: Bearer, or x-api-key). May be given many times.");
     field("api_key_file", api_key_file, "File of such keys: one on each line, # begins a comment.");
+    field("adapter_folder", adapter_folder,
+          "Folder of the LoRA adapters that clients may load at run time (POST /v1/load_lora_adapter); without one, "
+          "clients may only where there are no API keys.");
     field("cors_origin", cors_origin, "Web origin whose pages may call this server, or * for all; none by default.");
     field("sse_ping", sse_ping,
           "Milliseconds of silence after which a stream gets a comment, so that no proxy closes it.");

@@ -45,6 +45,26 @@ TEST(Api, EveryRouteNeedsTheKeyButTheOpenOnes) {
   EXPECT_EQ(world.ask("GET", "/nowhere")->status(), 401);
 }
 
+TEST(Api, ClientsLoadAdaptersFromTheServersFolderAlone) {
+  const auto status = [](const ApiOptions& options, const std::string& path) {
+    World world(options);
+    return world
+        .ask("POST", "/v1/load_lora_adapter", R"({"lora_name":"a","lora_path":")" + path + "\"}",
+             {{"authorization", "Bearer sk-one"}})
+        ->status();
+  };
+  constexpr int kAsked = 400;  // the generator was: it takes no adapters
+  EXPECT_EQ(status({}, "/anywhere/a"), kAsked);
+  EXPECT_EQ(status(kKeyed, "/anywhere/a"), 403);
+  for (ApiOptions options : {ApiOptions{}, kKeyed}) {
+    options.adapter_folder = "/srv/adapters";
+    EXPECT_EQ(status(options, "/srv/adapters/a"), kAsked);
+    EXPECT_EQ(status(options, "deeper/a"), kAsked);
+    for (const char* outside : {"/anywhere/a", "../a", "/srv/adapters/../a", "/srv/adapters-too/a", "/"})
+      EXPECT_EQ(status(options, outside), 403) << outside;
+  }
+}
+
 TEST(Api, TakesTheKeyInEitherHeader) {
   World world(kKeyed);
   const auto status = [&](const char* name, const char* value) {

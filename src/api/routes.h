@@ -25,6 +25,7 @@ struct Shared {
   std::atomic<engine::Reranker*> reranker = nullptr;    // or ranks
   std::atomic<Phase> phase = Phase::loading;
   std::shared_ptr<Keeper> keeper;
+  std::string adapter_folder;  // where adapters that clients load lie; "": none was named
 };
 
 // One request on its way through the room.
