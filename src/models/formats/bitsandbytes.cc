@@ -172,11 +172,8 @@ Result<Published> read_bitsandbytes(const safetensors::Checkpoint& weights, cons
   Published out;
   for (const bool nf4 : {true, false})
     for (const std::string_view name : modules_with(weights, fmt::format("{}{}", kState, nf4 ? "nf4" : "fp4")))
-      out.matrices.push_back(TRY(read_four_bits(weights, name, nf4)));
-  for (const std::string_view name : modules_with(weights, ".SCB"))
-    out.matrices.push_back(TRY(read_int8(weights, name)));
-  for (const PublishedMatrix& matrix : out.matrices)
-    for (const safetensors::Tensor* tensor : matrix.from) out.taken.insert(tensor->name);
+      out.add(TRY(read_four_bits(weights, name, nf4)));
+  for (const std::string_view name : modules_with(weights, ".SCB")) out.add(TRY(read_int8(weights, name)));
   return out;
 }
 

@@ -212,17 +212,15 @@ bool is_eight_bits(const safetensors::Tensor& tensor) {
 Result<Published> read_compressed_tensors(const safetensors::Checkpoint& weights, const QuantizationConfig& config) {
   Published out;
   for (const std::string_view name : modules_with(weights, ".weight_packed"))
-    out.matrices.push_back(TRY(read_packed(weights, name, config)));
+    out.add(TRY(read_packed(weights, name, config)));
   for (const std::string_view name : modules_with(weights, ".weight")) {
     const Module module(weights, name);
     const safetensors::Tensor& codes = *module.find(".weight");
     if (!is_eight_bits(codes)) continue;
     const safetensors::Tensor* scales = module.find(".weight_scale_inv");
     if (scales == nullptr) scales = TRY(module.need(".weight_scale"));
-    out.matrices.push_back(TRY(read_plain(module, codes, *scales, config)));
+    out.add(TRY(read_plain(module, codes, *scales, config)));
   }
-  for (const PublishedMatrix& matrix : out.matrices)
-    for (const safetensors::Tensor* tensor : matrix.from) out.taken.insert(tensor->name);
   // Of activations, and of keys and values.
   for (const safetensors::Tensor& tensor : weights.tensors())
     for (const std::string_view suffix : {".input_scale", ".input_zero_point", ".output_scale", ".k_scale", ".v_scale",

@@ -133,10 +133,8 @@ Result<PublishedMatrix> read_module(const safetensors::Checkpoint& weights, std:
 
 Result<Published> read_gptq(const safetensors::Checkpoint& weights, const QuantizationConfig& config) {
   Published out;
-  for (const std::string_view name : modules_with(weights, ".qweight")) {
-    out.matrices.push_back(TRY(read_module(weights, name, config)));
-    for (const safetensors::Tensor* tensor : out.matrices.back().from) out.taken.insert(tensor->name);
-  }
+  for (const std::string_view name : modules_with(weights, ".qweight"))
+    out.add(TRY(read_module(weights, name, config)));
   return out;
 }
 

@@ -13,6 +13,7 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -44,6 +45,12 @@ struct PublishedMatrix {
 struct Published {
   std::vector<PublishedMatrix> matrices;
   std::set<std::string_view> taken;
+
+  // The matrix, with the tensors that it is made of.
+  void add(PublishedMatrix matrix) {
+    for (const safetensors::Tensor* tensor : matrix.from) taken.insert(tensor->name);
+    matrices.push_back(std::move(matrix));
+  }
 };
 
 // One reader for each format. corrupt: a part is missing, or parts disagree; unsupported: a variant.
