@@ -115,7 +115,7 @@ TEST_F(ReadingTest, SaysWhatARerankerLacks) {
   // The small vocabulary has neither word as a token.
   EXPECT_THAT(serve([](Writer&) {}, "Stories-Reranker").error().message, HasSubstr("'yes' and 'no'"));
   EXPECT_THAT(serve([](Writer& w) {
-                const float head[kWidth] = {};
+                static constexpr float head[kWidth] = {};  // read when the file is written
                 w.add("llama.pooling_type", 4u);
                 w.add("tokenizer.chat_template.rerank", "no places");
                 w.add_tensor("cls.output.weight", kernels::Type::f32, {kWidth, 1}, std::as_bytes(std::span(head)));

@@ -175,8 +175,9 @@ TEST_F(ModelStoreTest, GoesOnWhereItWasCutOff) {
   const std::string model = gguf_bytes(1'000'000);
   FakeHuggingFace hub({{"m.gguf", model}});
   std::atomic<int> answers = 0;
+  std::atomic<bool> mended = false;
   hub.on_cdn = [&](const FakeRequest& request, const std::string& body) -> std::optional<FakeAnswer> {
-    if (request.header("range") == "bytes=0-0" || ++answers <= 8) return std::nullopt;
+    if (mended || request.header("range") == "bytes=0-0" || ++answers <= 8) return std::nullopt;
     FakeAnswer answer = give_file(request, body, "\"" + hex_of(body).substr(0, 32) + "\"");
     answer.cut = 100;
     return answer;
@@ -186,11 +187,12 @@ TEST_F(ModelStoreTest, GoesOnWhereItWasCutOff) {
   ASSERT_FALSE(failed);
   EXPECT_TRUE(names("blobs").empty());
   EXPECT_EQ(names("partial").size(), 2u);
-  hub.on_cdn = nullptr;
+  mended = true;
   const auto before = hub.cdn.requests().size();
   const auto pulled = pull(*open(hub), "hf:acme/tiny");
   ASSERT_TRUE(pulled) << pulled.error().message;
-  EXPECT_LE(hub.cdn.requests().size() - before, 10u);  // 16 pieces, of which 8 had come
+  // 16 pieces, of which 8 had come but for those that three connections were still fetching.
+  EXPECT_LE(hub.cdn.requests().size() - before, 13u);
   EXPECT_TRUE(names("partial").empty());
   EXPECT_EQ(contents(store->ready("tiny", unwatched)->path), model);
 }
