@@ -1,5 +1,5 @@
-// What do adapters cost? Steps of sixteen sequences that decode, or one that reads its prompt: without adapters, all
-// with one, and over eight.
+// What do adapters cost? Steps of sixteen sequences that decode, of fourteen that decode beside two that read a piece
+// of their prompts, or of one that reads its prompt: without adapters, all with one, and over eight.
 //
 //   models_bench [SHAPE [TYPE [RANK [ROUNDS [THREADS]]]]]
 //
@@ -24,7 +24,7 @@ namespace {
 using namespace ashlar;
 using Adapters = std::vector<std::shared_ptr<const models::Adapter>>;
 
-constexpr int kSequences = 16, kAdapters = 8, kPosition = 100, kPrompt = 512;
+constexpr int kSequences = 16, kAdapters = 8, kPosition = 100, kPrompt = 512, kPiece = 48, kReading = 2;
 
 int fail(const Error& error) {
   fmt::print(stderr, "models_bench: {}\n", error.message);
@@ -83,18 +83,20 @@ class Bench {
     for (const auto& adapter : adapters) adapters_.push_back(adapter.get());
   }
 
-  // Seconds of a step. The sequences take turns with the first `used` adapters.
-  double decode(int used) {
+  // Seconds of a step of kSequences that take turns with the first `used` adapters: the last `reading` of them with
+  // kPiece rows, the others with one.
+  double decode(int used, int reading = 0) {
     std::vector<models::Step::Sequence> sequences;
     std::vector<std::vector<int>> blocks;
     std::vector<std::int32_t> tokens;
     std::vector<int> rows;
-    for (int i = 0; i < kSequences; ++i) blocks.push_back(table(i, kPosition + 1));
+    for (int i = 0; i < kSequences; ++i) blocks.push_back(table(i, kPosition + kPiece));
     for (int i = 0; i < kSequences; ++i) {
       const auto* adapter = used == 0 ? nullptr : adapters_[static_cast<std::size_t>(i % used)];
-      sequences.push_back({i, 1, kPosition, blocks[static_cast<std::size_t>(i)], adapter});
-      tokens.push_back(i);
-      rows.push_back(i);
+      const int count = i < kSequences - reading ? 1 : kPiece, first = static_cast<int>(tokens.size());
+      sequences.push_back({first, count, kPosition, blocks[static_cast<std::size_t>(i)], adapter});
+      tokens.resize(tokens.size() + static_cast<std::size_t>(count), i);
+      rows.push_back(first + count - 1);
     }
     return seconds({.tokens = tokens, .sequences = sequences, .logit_rows = rows, .logits = logits_});
   }
@@ -107,7 +109,7 @@ class Bench {
                     .logit_rows = rows,
                     .logits = std::span(logits_).first(static_cast<std::size_t>(model_.shape().vocabulary))});
   }
-  static int blocks_needed() { return kSequences * of(kPosition + 1) + of(kPrompt); }
+  static int blocks_needed() { return kSequences * of(kPosition + kPiece) + of(kPrompt); }
 
  private:
   static int of(int positions) { return (positions + models::kBlockTokens - 1) / models::kBlockTokens; }
@@ -144,10 +146,12 @@ int main(int argc, char** argv) {
   if (!kv) return fail(kv.error());
   Bench bench(model, **kv, *adapters);
 
-  double decoding[] = {1e9, 1e9, 1e9}, reading[] = {1e9, 1e9};
+  double decoding[] = {1e9, 1e9, 1e9}, mixed[] = {1e9, 1e9, 1e9}, reading[] = {1e9, 1e9};
   const int used[] = {0, 1, kAdapters};
   for (int round = 0; round < rounds; ++round) {
     for (std::size_t i = 0; i < std::size(decoding); ++i) decoding[i] = std::min(decoding[i], bench.decode(used[i]));
+    for (std::size_t i = 0; i < std::size(mixed) && round % 4 == 0; ++i)
+      mixed[i] = std::min(mixed[i], bench.decode(used[i], kReading));
     if (round % 8 == 0)
       for (std::size_t i = 0; i < std::size(reading); ++i) reading[i] = std::min(reading[i], bench.prompt(used[i]));
   }
@@ -155,11 +159,15 @@ int main(int argc, char** argv) {
              type, pool.size(), kernels::kernels().isa, rank,
              static_cast<double>(adapters->front()->bytes().count) / 1e6);
   const auto line = [](const std::string& name, int tokens, double seconds, double base) {
-    fmt::print("{:<40}{:>9.1f}{:>8.3f}\n", name, tokens / seconds, base / seconds);
+    fmt::print("{:<48}{:>9.1f}{:>8.3f}\n", name, tokens / seconds, base / seconds);
   };
   const auto name = [](int n) { return n == 0 ? "base model" : n == 1 ? "one adapter" : "eight adapters"; };
   for (std::size_t i = 0; i < std::size(decoding); ++i)
     line(fmt::format("{} sequences decode, {}", kSequences, name(used[i])), kSequences, decoding[i], decoding[0]);
+  const int tokens = kSequences - kReading + kReading * kPiece;
+  for (std::size_t i = 0; i < std::size(mixed); ++i)
+    line(fmt::format("{} decode, {} read {} tokens, {}", kSequences - kReading, kReading, kPiece, name(used[i])),
+         tokens, mixed[i], mixed[0]);
   for (std::size_t i = 0; i < std::size(reading); ++i)
     line(fmt::format("a prompt of {}, {}", kPrompt, name(used[i])), kPrompt, reading[i], reading[0]);
   return 0;

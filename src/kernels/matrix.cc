@@ -245,13 +245,9 @@ void take_columns(const float* x, std::size_t ldx, std::span<const std::int32_t>
   });
 }
 
-void matmul(const PackedMatrix& w, const Activations& x, float* y, std::size_t ldy, ThreadPool& pool) {
-  CHECK(x.groups().size() == 1, "rows in groups have products of their own");
-  Product product{.w = &w, .group = 0, .y = y};
-  matmul(std::span(&product, 1), x, ldy, pool);
-}
+namespace {
 
-void matmul(std::span<Product> products, const Activations& x, std::size_t ldy, ThreadPool& pool) {
+void multiply(std::span<Product> products, const Activations& x, std::size_t ldy, ThreadPool& pool, const Then* then) {
   if (products.empty()) return;
   const int shares = divide_up(4 * pool.size(), static_cast<int>(products.size()));
   int tasks = 0;
@@ -276,11 +272,34 @@ void matmul(std::span<Product> products, const Activations& x, std::size_t ldy, 
         const MatmulJob job =
             job_for(segment, product, x, ldy, task * step, std::min(step, tiles - task * step), worker);
         const auto& kernel = reads_tiles(segment.type, x.columns()) ? kernels().tile_matmul : kernels().matmul;
-        return kernel[format_of(segment.type)](&job);
+        kernel[format_of(segment.type)](&job);
+        if (then != nullptr) (*then)(segment.first_row + task * step * kLanes, job.outputs);
+        return;
       }
       task -= own;
     }
   });
+}
+
+void multiply(const PackedMatrix& w, const Activations& x, float* y, std::size_t ldy, ThreadPool& pool,
+              const Then* then) {
+  CHECK(x.groups().size() == 1, "rows in groups have products of their own");
+  Product product{.w = &w, .group = 0, .y = y};
+  multiply(std::span(&product, 1), x, ldy, pool, then);
+}
+
+}  // namespace
+
+void matmul(const PackedMatrix& w, const Activations& x, float* y, std::size_t ldy, ThreadPool& pool) {
+  multiply(w, x, y, ldy, pool, nullptr);
+}
+
+void matmul(const PackedMatrix& w, const Activations& x, float* y, std::size_t ldy, ThreadPool& pool, Then then) {
+  multiply(w, x, y, ldy, pool, &then);
+}
+
+void matmul(std::span<Product> products, const Activations& x, std::size_t ldy, ThreadPool& pool) {
+  multiply(products, x, ldy, pool, nullptr);
 }
 
 }  // namespace ashlar::kernels

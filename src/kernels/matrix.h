@@ -178,6 +178,11 @@ void take_columns(const float* x, std::size_t ldx, std::span<const std::int32_t>
 // rows, nor on the pool.
 void matmul(const PackedMatrix& w, const Activations& x, float* y, std::size_t ldy, ThreadPool& pool);
 
+// The same; then(first, outputs) on the thread that has just made outputs [first, first + outputs) of all rows: some of
+// one segment, from a multiple of kLanes in it on.
+using Then = FunctionRef<void(int first, int outputs)>;
+void matmul(const PackedMatrix& w, const Activations& x, float* y, std::size_t ldy, ThreadPool& pool, Then then);
+
 // One of several products that are computed together: of the rows of a group of x. y is where its first row's results
 // go.
 struct Product {

@@ -1,13 +1,15 @@
-// Products of few rows with narrow bf16 matrices, against sums in double precision and every row of the table against
+// Products of few rows with narrow matrices, against sums in double precision and every row of the table against
 // ref.
 #include <gtest/gtest.h>
 
 #include <bit>
 #include <cmath>
+#include <limits>
 #include <random>
 #include <vector>
 
 #include "kernels/kernels.h"
+#include "kernels/narrow.h"
 
 namespace ashlar::kernels {
 namespace {
@@ -95,6 +97,125 @@ TEST(Narrow, FewInputsAreAddedToManyOutputs) {
                 c.weights[size(o * inputs + i)];
         ASSERT_NO_FATAL_FAILURE(check(c, &Kernels::narrow_out, packed, 1, 1));
       }
+}
+
+// A matrix of int8 as it was packed, and as it should have been.
+struct Case8 {
+  Case8(int rows, int inputs, int outputs)
+      : rows(rows),
+        inputs(inputs),
+        outputs(outputs),
+        x(normals(rows * inputs, 1)),
+        before(normals(rows * outputs, 2)),
+        weights(normals(outputs * inputs, 3)) {}
+  std::span<const float> weights_of(int output) const {
+    return std::span(weights).subspan(size(output * inputs), size(inputs));
+  }
+  // `kernel` for rows [first, first + count) of x, whose codes are those of ref.
+  std::vector<float> result(decltype(Kernels::narrow8_in) kernel, Narrow8Job job, int top, int first, int count) const {
+    std::vector<float> y(before.begin() + first * outputs, before.begin() + (first + count) * outputs);
+    std::vector<std::int16_t> codes(size(count * narrow8_inputs(inputs)));
+    job.rows = count;
+    for (int r = 0; r < count; ++r) {
+      std::int16_t* row = codes.data() + r * narrow8_inputs(inputs);
+      job.x_scale[r] = kernel_rows().front()->narrow_codes(x.data() + (first + r) * inputs, inputs, top, row);
+      job.x[r] = row;
+      job.y[r] = y.data() + r * outputs;
+    }
+    kernel(&job);
+    return y;
+  }
+  // Beside sums in double precision of what was packed: the root mean square of errors over that of such sums.
+  void check(decltype(&Kernels::narrow8_in) kernel, const Narrow8Job& job, int top, float of_before) const {
+    const std::vector<float> expected = result(kernel_rows().front()->*kernel, job, top, 0, rows);
+    double errors = 0, squares = 0;
+    for (int r = 0; r < rows; ++r)
+      for (int o = 0; o < outputs; ++o) {
+        double sum = 0;
+        for (int i = 0; i < inputs; ++i) {
+          const double product = double{weights[size(o * inputs + i)]} * double{x[size(r * inputs + i)]};
+          sum += product;
+          squares += product * product;
+        }
+        const auto at = size(r * outputs + o);
+        const double error = double{expected[at]} - double{of_before * before[at]} - sum;
+        errors += error * error;
+      }
+    ASSERT_LT(std::sqrt(errors / squares), rows * outputs < 40 ? 0.03 : 0.008) << inputs << " to " << outputs;
+    for (const Kernels* row : kernel_rows()) {
+      ASSERT_EQ(result(row->*kernel, job, top, 0, rows), expected) << row->isa;
+      for (int r = 0; r < rows; ++r) {
+        const auto begin = expected.begin() + r * outputs;
+        ASSERT_EQ(result(row->*kernel, job, top, r, 1), std::vector<float>(begin, begin + outputs)) << row->isa;
+      }
+    }
+  }
+
+  int rows, inputs, outputs;
+  std::vector<float> x, before, weights;
+};
+
+TEST(Narrow, Int8OfManyInputsBecomesFewOutputs) {
+  for (const int rows : {1, 2, 3, 7, 16})
+    for (const int inputs : {1, 63, 64, 65, 127, 128, 129, 200, 896, 2050})
+      for (const int outputs : {1, 2, 4, 7, 16, 19}) {
+        const Case8 c(rows, inputs, outputs);
+        NarrowIn packed(NarrowForm::int8, inputs, outputs);
+        std::vector<std::byte> memory(packed.bytes());
+        packed.place(memory.data());
+        for (int o = 0; o < outputs; ++o) packed.pack(o, c.weights_of(o));
+        ASSERT_NO_FATAL_FAILURE(c.check(&Kernels::narrow8_in, packed.job8(0, outputs), kNarrow8InTop, 0));
+      }
+}
+
+TEST(Narrow, Int8OfFewInputsIsAddedToManyOutputs) {
+  for (const int rows : {1, 2, 3, 7, 16})
+    for (const int inputs : {2, 4, 6, 16, 32, 70, 256})
+      for (const int outputs : {1, 15, 16, 17, 40, 64, 100, 271}) {
+        const Case8 c(rows, inputs, outputs);
+        NarrowOut packed(NarrowForm::int8, inputs, outputs);
+        std::vector<std::byte> memory(packed.bytes());
+        packed.place(memory.data());
+        for (int o = 0; o < outputs; ++o) packed.pack(o, c.weights_of(o));
+        ASSERT_NO_FATAL_FAILURE(c.check(&Kernels::narrow8_out, packed.job8(0, outputs), kNarrow8OutTop, 1));
+      }
+}
+
+TEST(Narrow, TheGreatestSumsOfInt8StayInTheirIntegers) {
+  for (const Kernels* row : kernel_rows()) {
+    NarrowOut packed(NarrowForm::int8, kMostNarrow8, kLanes);
+    std::vector<std::byte> memory(packed.bytes());
+    packed.place(memory.data());
+    const std::vector<float> ones(size(kMostNarrow8), 1);
+    for (int o = 0; o < kLanes; ++o) packed.pack(o, ones);
+    std::vector<std::int16_t> codes(size(kMostNarrow8));
+    std::vector<float> y(size(kLanes));
+    Narrow8Job job = packed.job8(0, kLanes);
+    job.rows = 1;
+    job.x_scale[0] = row->narrow_codes(ones.data(), kMostNarrow8, kNarrow8OutTop, codes.data());
+    job.x[0] = codes.data();
+    job.y[0] = y.data();
+    row->narrow8_out(&job);
+    for (const float found : y) ASSERT_NEAR(found, kMostNarrow8, 0.01 * kMostNarrow8) << row->isa;
+  }
+}
+
+TEST(Narrow, CodesAreTheSameEverywhereWhateverTheyAreMadeOf) {
+  const float infinity = std::numeric_limits<float>::infinity(), none = std::nanf("");
+  for (const int n : {1, 15, 16, 17, 64, 100, 896})
+    for (const float odd : {0.0f, 1e-38f, 3e38f, infinity, none}) {
+      std::vector<float> x = normals(n, 7);
+      x[size(n / 2)] = odd;
+      std::vector<std::int16_t> expected(size(narrow8_inputs(n)), 99), found = expected;
+      const float scale = kernel_rows().front()->narrow_codes(x.data(), n, kNarrow8InTop, expected.data());
+      for (int i = n; i < narrow8_inputs(n); ++i) ASSERT_EQ(expected[size(i)], 0);
+      for (int i = 0; i < n && odd == 0; ++i)
+        ASSERT_NEAR(static_cast<float>(expected[size(i)]) * scale, x[size(i)], 0.51f * scale);
+      for (const Kernels* row : kernel_rows()) {
+        ASSERT_EQ(row->narrow_codes(x.data(), n, kNarrow8InTop, found.data()), scale) << row->isa;
+        ASSERT_EQ(found, expected) << row->isa << " " << odd;
+      }
+    }
 }
 
 }  // namespace

@@ -204,6 +204,26 @@ struct NarrowJob {
 // Where weights are [outputs][inputs], rows of so many inputs: the last ones are filled up with zeros.
 inline constexpr int narrow_inputs(int inputs) { return (inputs + kLanes - 1) / kLanes * kLanes; }
 
+// The same with weights of 8 bits and activations of 16: products of codes are exact.
+struct Narrow8Job {
+  const int8_t* weights;
+  const float* scales;  // narrow8_in: of the weights
+  int inputs, outputs;
+  int rows;                       // at most kNarrowRows
+  const int16_t* x[kNarrowRows];  // [narrow8_inputs(inputs)] each
+  float x_scale[kNarrowRows];
+  float* y[kNarrowRows];  // [outputs] each
+};
+// So many codes of a row of x, or of an output of narrow8_in: the last ones are filled up with zeros.
+inline constexpr int narrow8_inputs(int inputs) { return (inputs + 63) / 64 * 64; }
+// Inputs of an output of narrow8_in that share a scale.
+inline constexpr int kNarrow8Block = 128;
+inline constexpr int narrow8_blocks(int inputs) { return (inputs + kNarrow8Block - 1) / kNarrow8Block; }
+// The greatest codes of x. Of narrow8_out one such that sums over kMostNarrow8 inputs stay integers of 32 bits.
+inline constexpr int kMostNarrow8 = 4096, kNarrow8InTop = 32767, kNarrow8OutTop = 4095;
+// Tiles of narrow8_out: bf16 scale[16], then int8 [input / 2][16][2].
+inline constexpr int narrow8_tile_bytes(int inputs) { return kLanes * (2 + inputs); }
+
 // The keys (or the values) of 16 positions and one KV head are head_dim * 16 elements in an order that belongs to
 // the row of the table (they are written and read by it alone), then, for int8, the scales [16 positions], f32.
 //
@@ -277,6 +297,15 @@ struct Kernels {
   // y[r][o] += sum over i of W[o, i] x[r][i] in order, for more outputs than inputs, which are even; no scale. weights
   // [output / 16][input / 2][16][2], as a BF16 tile; those of outputs that are not there are not used.
   void (*narrow_out)(const NarrowJob* job);
+  // y[r][o] = x_scale[r] * sum over i of W[o, i] x[r][i]: in each block of inputs, products of those in place 2l and
+  // 2l + 1 of each 32 are added in lane l, as integers; blocks are scaled and added in order, and the sixteen sums by
+  // halves. weights [outputs][narrow8_inputs(inputs)], scales [outputs][narrow8_blocks(inputs)].
+  void (*narrow8_in)(const Narrow8Job* job);
+  // y[r][o] += scale[o] * x_scale[r] * sum over i of W[o, i] x[r][i], the sum in integers. At most kMostNarrow8 inputs,
+  // which are even. weights: tiles; those of outputs that are not there are not used.
+  void (*narrow8_out)(const Narrow8Job* job);
+  // x [n] as narrow8_inputs(n) codes, the greatest of them `top`. Returns their scale.
+  float (*narrow_codes)(const float* x, int n, int top, int16_t* codes);
   // x [rows <= 16, columns] into one panel; columns a multiple of 32.
   void (*quantize_panel)(const float* x, size_t ldx, int rows, int columns, PanelBlock* panel);
   // x [rows <= 16, columns] into one panel of tiles. int8: into whole groups, of `lines` lines.

@@ -275,8 +275,9 @@ void Pass::multiply(Operation operation, const kernels::PackedMatrix& matrix, fl
   const Timed timed(
       profile_, operation, layer,
       {.bytes = static_cast<double>(matrix.bytes()), .operations = 2.0 * matrix.rows() * matrix.columns() * rows_});
-  kernels::matmul(matrix, activations_, y, ldy, pool_);
-  if (lora_.any()) lora_.add(matrix, h_.data(), h_.ld, y, ldy);
+  if (!lora_.prepare(matrix, h_.data(), h_.ld)) return kernels::matmul(matrix, activations_, y, ldy, pool_);
+  kernels::matmul(matrix, activations_, y, ldy, pool_,
+                  [&](int first, int outputs) { lora_.add(first, outputs, y, ldy); });
 }
 
 void Pass::qkv(const Layer& layer) {

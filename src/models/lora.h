@@ -12,6 +12,7 @@
 #include "base/result.h"
 #include "base/threads.h"
 #include "kernels/matrix.h"
+#include "kernels/narrow.h"
 #include "models/formats/lora_file.h"
 #include "models/model.h"
 #include "models/tensors.h"
@@ -21,13 +22,14 @@ namespace ashlar::models {
 // Frozen after create(); any thread. Knows the model that it was made for by where its matrices lie.
 class LoraAdapter final : public Adapter {
  public:
-  // Beside rows [first_row, first_row + rows) of a matrix, in the layouts of kernels::NarrowJob. A rank that is odd is
-  // filled up to an even one with zeros.
+  // Beside rows of a matrix, `first_row` the first. Int8 beside quantized weights, which are off by more than that
+  // costs, else BF16. A rank that is odd is filled up to an even one with zeros.
   struct Part {
-    const std::uint16_t *a = nullptr, *b = nullptr;
-    int columns = 0, rank = 0, rows = 0;
+    kernels::NarrowIn a;   // [rank, columns]
+    kernels::NarrowOut b;  // [rows, rank]
     int first_row = 0;
     float scale = 1;
+    int rank() const { return a.outputs(); }
   };
 
   // Packs the file's matrices on the caller's thread. invalid: it is for another base; corrupt: a value that is not
@@ -52,33 +54,49 @@ class LoraRows {
 
   // The adapters of the rows at hand: [rows], null where there is none.
   void set(std::span<const LoraAdapter* const> rows);
-  bool any() const { return !runs_.empty(); }
 
-  // y += scale * B (A x) for each row, x and y as the product with `matrix` had them.
-  void add(const kernels::PackedMatrix& matrix, const float* x, std::size_t ldx, float* y, std::size_t ldy);
+  // A x for a product with `matrix` that is about to begin. False: nothing stands beside it.
+  bool prepare(const kernels::PackedMatrix& matrix, const float* x, std::size_t ldx);
+  // y += scale * B (A x) in outputs [first, first + outputs), which the product has just given to all rows. Any thread.
+  void add(int first, int outputs, float* y, std::size_t ldy) const;
 
  private:
-  // Rows of one adapter: [first, first + count) of order_.
+  // Rows of one adapter: [first, first + count) of order_; what stands beside the matrix at hand: [first_side, + sides)
+  // of sides_.
   struct Run {
     const LoraAdapter* adapter;
     int first, count;
+    int first_side = 0, sides = 0;
   };
-  // Outputs [first, first + count) of a part's A, or of its B, for the rows of a run. What A gives, `rank` floats for
-  // each row, begins at `middle`.
-  struct Task {
+  // A part for the rows of a run. What A gives, `rank` floats for each row, begins at `middle`, its codes at `codes`,
+  // their scales at `scales`.
+  struct Side {
     const Run* run;
     const LoraAdapter::Part* part;
-    std::size_t middle;
+    std::size_t middle, codes, scales;
+  };
+  // Outputs [first, first + count) of a side's A.
+  struct Slice {
+    const Side* side;
     int first, count;
   };
-  void multiply_a(const Task& task, const float* x, std::size_t ldx);
-  void multiply_b(const Task& task, float* y, std::size_t ldy);
+  void list_sides(const kernels::PackedMatrix& matrix);
+  void convert(int first, int rows, const float* x, std::size_t ldx);
+  void multiply_a(const Slice& slice, const float* x, std::size_t ldx);
+  void convert_middle(const Side& side);
+  void multiply_b(const Side& side, int first, int outputs, float* y, std::size_t ldy) const;
 
   ThreadPool& pool_;
   std::vector<int> order_;
   std::vector<Run> runs_;
-  std::vector<Task> a_tasks_, b_tasks_;
+  std::vector<Side> sides_;
+  std::vector<Slice> slices_;
   std::vector<float> middle_;
+  // Beside quantized weights: x, row after row of order_, and the middle.
+  bool int8_ = false;
+  int columns_ = 0;
+  std::vector<std::int16_t> codes_, middle_codes_;
+  std::vector<float> scales_, middle_scales_;
 };
 
 }  // namespace ashlar::models

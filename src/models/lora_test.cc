@@ -216,8 +216,30 @@ TEST_F(LoraTest, GivesWhatTheMergedWeightsGive) {
   }
 }
 
-TEST_F(LoraTest, RowsOfManyAdaptersShareAStepAndKeepTheirBits) {
-  const TinySpec spec{.layers = 3};
+// Of the logits beside those of merged weights, where adapters stand beside a matrix's codes as int8.
+TEST_F(LoraTest, BesideQuantizedWeightsItIsAlmostWhatTheMergedWeightsGive) {
+  const TinySpec spec{.width = 64, .hidden = 96, .type = kernels::Type::q8_0};
+  const TinyModel tiny(spec);
+  LoadedModel model = open(tiny);
+  const std::vector<Low> lows = lows_of(spec, 5, 77);
+  write_peft(room / "a", lows, peft_config(5, 5));
+  TinyModel merged = tiny;
+  for (const Low& low : lows) merged.add_low_rank(low.name + ".weight", low.a, low.b, low.rank, 1);
+  const std::vector<double> expected = merged.logits(tokens).back(), base = tiny.logits(tokens).back();
+  const auto one = adapter(model, "a");
+  ASSERT_NE(one, nullptr);
+  const std::vector<float> found = logits_of(model, {{tokens, one.get()}})[0];
+  EXPECT_LT(distance(expected, found), 6e-2);
+  EXPECT_GT(distance(base, found), 0.3);
+}
+
+class LoraRowsTest : public LoraTest, public testing::WithParamInterface<kernels::Type> {};
+INSTANTIATE_TEST_SUITE_P(Types, LoraRowsTest,
+                         testing::Values(kernels::Type::f32, kernels::Type::bf16, kernels::Type::q4_0),
+                         [](const auto& info) { return std::string(kernels::type_info(info.param).name); });
+
+TEST_P(LoraRowsTest, ManyAdaptersShareAStepAndRowsKeepTheirBits) {
+  const TinySpec spec{.layers = 3, .hidden = 64, .type = GetParam()};
   LoadedModel model = open(TinyModel(spec));
   std::vector<std::shared_ptr<const Adapter>> adapters{nullptr};
   for (int i = 0; i < 5; ++i) {
