@@ -122,7 +122,7 @@ struct Case8 {
       job.x[r] = row;
       job.y[r] = y.data() + r * outputs;
     }
-    kernel(&job);
+    kernel(&job, 1);
     return y;
   }
   // Beside sums in double precision of what was packed: the root mean square of errors over that of such sums.
@@ -195,7 +195,7 @@ TEST(Narrow, TheGreatestSumsOfInt8StayInTheirIntegers) {
     job.x_scale[0] = row->narrow_codes(ones.data(), kMostNarrow8, kNarrow8OutTop, codes.data());
     job.x[0] = codes.data();
     job.y[0] = y.data();
-    row->narrow8_out(&job);
+    row->narrow8_out(&job, 1);
     for (const float found : y) ASSERT_NEAR(found, kMostNarrow8, 0.01 * kMostNarrow8) << row->isa;
   }
 }
@@ -216,6 +216,56 @@ TEST(Narrow, CodesAreTheSameEverywhereWhateverTheyAreMadeOf) {
         ASSERT_EQ(found, expected) << row->isa << " " << odd;
       }
     }
+}
+
+// Nine jobs, some of one shape, of 1 to 5 rows: each as it is alone.
+void check_jobs(decltype(&Kernels::narrow8_in) kernel, auto pack, int inputs, int outputs, int top) {
+  std::vector<std::vector<std::byte>> memory;
+  std::vector<Narrow8Job> jobs;
+  std::vector<std::vector<std::int16_t>> codes;
+  std::vector<std::vector<float>> before;
+  for (int j = 0; j < 9; ++j) {
+    const int rows = j < 4 ? 1 + j % 2 : j < 8 ? j - 3 : 5;
+    const Case8 c(rows, inputs, j == 8 ? outputs + 3 : outputs);
+    Narrow8Job job = pack(c, memory.emplace_back());
+    job.rows = rows;
+    for (int r = 0; r < rows; ++r) {
+      auto& row = codes.emplace_back(size(narrow8_inputs(inputs)));
+      job.x_scale[r] = kernel_rows().front()->narrow_codes(c.x.data() + r * inputs, inputs, top, row.data());
+      job.x[r] = row.data();
+    }
+    jobs.push_back(job);
+    before.push_back(c.before);
+  }
+  for (const Kernels* row : kernel_rows()) {
+    std::vector<std::vector<float>> alone = before, together = before;
+    for (std::size_t j = 0; j < jobs.size(); ++j) {
+      for (int r = 0; r < jobs[j].rows; ++r) jobs[j].y[r] = alone[j].data() + r * jobs[j].outputs;
+      (row->*kernel)(&jobs[j], 1);
+      for (int r = 0; r < jobs[j].rows; ++r) jobs[j].y[r] = together[j].data() + r * jobs[j].outputs;
+    }
+    (row->*kernel)(jobs.data(), static_cast<int>(jobs.size()));
+    ASSERT_EQ(together, alone) << row->isa;
+  }
+}
+
+TEST(Narrow, Int8JobsSideBySideAreAsEachAlone) {
+  const auto packed = [](auto matrix, const Case8& c, std::vector<std::byte>& memory) {
+    memory.resize(matrix.bytes());
+    matrix.place(memory.data());
+    for (int o = 0; o < c.outputs; ++o) matrix.pack(o, c.weights_of(o));
+    return matrix.job8(0, c.outputs);
+  };
+  for (const int inputs : {64, 130, 300})
+    ASSERT_NO_FATAL_FAILURE(check_jobs(
+        &Kernels::narrow8_in,
+        [&](const Case8& c, auto& memory) { return packed(NarrowIn(NarrowForm::int8, inputs, c.outputs), c, memory); },
+        inputs, 16, kNarrow8InTop));
+  for (const int inputs : {2, 16, 34})
+    ASSERT_NO_FATAL_FAILURE(check_jobs(
+        &Kernels::narrow8_out,
+        [&](const Case8& c, auto& memory) { return packed(NarrowOut(NarrowForm::int8, inputs, c.outputs), c, memory); },
+        inputs, 90, kNarrow8OutTop));
 }
 
 }  // namespace

@@ -297,13 +297,15 @@ struct Kernels {
   // y[r][o] += sum over i of W[o, i] x[r][i] in order, for more outputs than inputs, which are even; no scale. weights
   // [output / 16][input / 2][16][2], as a BF16 tile; those of outputs that are not there are not used.
   void (*narrow_out)(const NarrowJob* job);
+  // Some jobs with weights of 8 bits. Those of the same shape go best side by side: several streams from memory are
+  // faster than one.
   // y[r][o] = x_scale[r] * sum over i of W[o, i] x[r][i]: in each block of inputs, products of those in place 2l and
   // 2l + 1 of each 32 are added in lane l, as integers; blocks are scaled and added in order, and the sixteen sums by
   // halves. weights [outputs][narrow8_inputs(inputs)], scales [outputs][narrow8_blocks(inputs)].
-  void (*narrow8_in)(const Narrow8Job* job);
+  void (*narrow8_in)(const Narrow8Job* jobs, int count);
   // y[r][o] += scale[o] * x_scale[r] * sum over i of W[o, i] x[r][i], the sum in integers. At most kMostNarrow8 inputs,
   // which are even. weights: tiles; those of outputs that are not there are not used.
-  void (*narrow8_out)(const Narrow8Job* job);
+  void (*narrow8_out)(const Narrow8Job* jobs, int count);
   // x [n] as narrow8_inputs(n) codes, the greatest of them `top`. Returns their scale.
   float (*narrow_codes)(const float* x, int n, int top, int16_t* codes);
   // x [rows <= 16, columns] into one panel; columns a multiple of 32.

@@ -15,6 +15,8 @@ namespace ashlar::models {
 namespace {
 
 constexpr int kTaskWeights = 32 * 1024;  // less is not worth waking a thread for
+constexpr int kAbreast = 4;              // jobs of as many adapters side by side
+constexpr std::size_t kFewRows = 64;     // all of them are worth going side by side
 
 std::size_t size(int n) { return static_cast<std::size_t>(n); }
 
@@ -135,6 +137,9 @@ void LoraRows::list_sides(const kernels::PackedMatrix& matrix) {
     }
     run.sides = static_cast<int>(sides_.size()) - run.first_side;
   }
+  abreast_.clear();
+  for (const Side& side : sides_) abreast_.push_back(&side);
+  std::ranges::sort(abreast_, std::less<>(), [](const Side* side) { return std::pair(side->part->first_row, side); });
   int8_ = form_beside(matrix) == kernels::NarrowForm::int8;
   columns_ = matrix.columns();
   grow(middle_, middle);
@@ -145,43 +150,68 @@ void LoraRows::list_sides(const kernels::PackedMatrix& matrix) {
   grow(middle_scales_, scales);
 }
 
+// How many sides from abreast_[first] on have its shape and may go together.
+int LoraRows::alike(std::size_t first) const {
+  const LoraAdapter::Part& part = *abreast_[first]->part;
+  int count = 1;
+  for (; count < kAbreast && first + size(count) < abreast_.size(); ++count) {
+    const LoraAdapter::Part& other = *abreast_[first + size(count)]->part;
+    if (other.first_row != part.first_row || other.rank() != part.rank()) break;
+  }
+  return count;
+}
+
 bool LoraRows::prepare(const kernels::PackedMatrix& matrix, const float* x, std::size_t ldx) {
   if (runs_.empty()) return false;
   list_sides(matrix);
   if (sides_.empty()) return false;
-  const int runs = static_cast<int>(runs_.size());
-  const auto sides_of = [&](int run) {
-    return std::span(sides_).subspan(size(runs_[size(run)].first_side), size(runs_[size(run)].sides));
-  };
-  if (runs >= 2 * pool_.size()) {  // enough for all threads
-    pool_.for_each(runs, [&](int i, int) {
-      if (sides_of(i).empty()) return;
-      convert(runs_[size(i)].first, runs_[size(i)].count, x, ldx);
-      for (const Side& side : sides_of(i)) {
-        multiply_a({&side, 0, side.part->rank()}, x, ldx);
-        convert_middle(side);
-      }
-    });
-    return true;
-  }
+  if (order_.size() > kFewRows && runs_.size() >= 2 * size(pool_.size()))
+    prepare_runs(x, ldx);
+  else
+    prepare_abreast(x, ldx);
+  return true;
+}
+
+// Enough runs for all threads: what is made of a run's rows stays in its thread's caches.
+void LoraRows::prepare_runs(const float* x, std::size_t ldx) {
+  pool_.for_each(static_cast<int>(runs_.size()), [&](int i, int) {
+    const Run& run = runs_[size(i)];
+    if (run.sides == 0) return;
+    convert(run.first, run.count, x, ldx);
+    for (const Side& side : std::span(sides_).subspan(size(run.first_side), size(run.sides))) {
+      const Side* one = &side;
+      multiply_a(std::span(&one, 1), 0, side.part->rank(), x, ldx);
+      convert_middle(side);
+    }
+  });
+}
+
+void LoraRows::prepare_abreast(const float* x, std::size_t ldx) {
   const int rows = static_cast<int>(order_.size()), step = std::max(1, kTaskWeights / 2 / columns_);
   pool_.for_each((rows + step - 1) / step,
                  [&](int i, int) { convert(i * step, std::min(step, rows - i * step), x, ldx); });
   slices_.clear();
   const int outputs = task_step(columns_, 4);
-  for (const Side& side : sides_)
-    for (int first = 0; first < side.part->rank(); first += outputs)
-      slices_.push_back({&side, first, std::min(outputs, side.part->rank() - first)});
-  pool_.for_each(static_cast<int>(slices_.size()), [&](int i, int) { multiply_a(slices_[size(i)], x, ldx); });
+  for (std::size_t i = 0; i < abreast_.size(); i += size(alike(i)))
+    for (int rank = abreast_[i]->part->rank(), first = 0; first < rank; first += outputs)
+      slices_.push_back({static_cast<int>(i), alike(i), first, std::min(outputs, rank - first)});
+  pool_.for_each(static_cast<int>(slices_.size()), [&](int i, int) {
+    const Slice& slice = slices_[size(i)];
+    multiply_a(std::span(abreast_).subspan(size(slice.first_side), size(slice.sides)), slice.first, slice.count, x,
+               ldx);
+  });
   for (const Side& side : sides_) convert_middle(side);
-  return true;
 }
 
 void LoraRows::add(int first, int outputs, float* y, std::size_t ldy) const {
-  for (const Side& side : sides_) {
-    const int begin = std::max(first, side.part->first_row);
-    const int end = std::min(first + outputs, side.part->first_row + side.part->b.outputs());
-    if (begin < end) multiply_b(side, begin - side.part->first_row, end - begin, y, ldy);
+  for (std::size_t i = 0; i < abreast_.size();) {
+    const int count = alike(i);
+    const LoraAdapter::Part& part = *abreast_[i]->part;
+    const int begin = std::max(first, part.first_row);
+    const int end = std::min(first + outputs, part.first_row + part.b.outputs());
+    if (begin < end)
+      multiply_b(std::span(abreast_).subspan(i, size(count)), begin - part.first_row, end - begin, y, ldy);
+    i += size(count);
   }
 }
 
@@ -192,25 +222,28 @@ void LoraRows::convert(int first, int rows, const float* x, std::size_t ldx) {
                                                  codes_.data() + i * size(kernels::narrow8_inputs(columns_)));
 }
 
-void LoraRows::multiply_a(const Slice& slice, const float* x, std::size_t ldx) {
-  const auto& [run, part, middle, codes, scales] = *slice.side;
-  const auto filled = [&](auto job, auto set_x) {
-    job.rows = run->count;
+void LoraRows::multiply_a(std::span<const Side* const> sides, int first, int count, const float* x, std::size_t ldx) {
+  const auto fill = [&](const Side& side, auto& job, auto set_x) {
+    job.rows = side.run->count;
     for (int i = 0; i < job.rows; ++i) {
-      set_x(job, i, size(run->first + i));
-      job.y[i] = middle_.data() + middle + size(i * part->rank() + slice.first);
+      set_x(i, size(side.run->first + i));
+      job.y[i] = middle_.data() + side.middle + size(i * side.part->rank() + first);
     }
-    return job;
   };
   if (int8_) {
-    const auto job = filled(part->a.job8(slice.first, slice.count), [&](auto& to, int i, std::size_t row) {
-      to.x[i] = codes_.data() + row * size(kernels::narrow8_inputs(columns_));
-      to.x_scale[i] = scales_[row] * part->scale;
-    });
-    kernels::kernels().narrow8_in(&job);
-  } else {
-    const auto job = filled(part->a.job(slice.first, slice.count, part->scale),
-                            [&](auto& to, int i, std::size_t row) { to.x[i] = x + size(order_[row]) * ldx; });
+    kernels::Narrow8Job jobs[kAbreast];
+    for (std::size_t j = 0; j < sides.size(); ++j) {
+      jobs[j] = sides[j]->part->a.job8(first, count);
+      fill(*sides[j], jobs[j], [&](int i, std::size_t row) {
+        jobs[j].x[i] = codes_.data() + row * size(kernels::narrow8_inputs(columns_));
+        jobs[j].x_scale[i] = scales_[row] * sides[j]->part->scale;
+      });
+    }
+    return kernels::kernels().narrow8_in(jobs, static_cast<int>(sides.size()));
+  }
+  for (const Side* side : sides) {
+    kernels::NarrowJob job = side->part->a.job(first, count, side->part->scale);
+    fill(*side, job, [&](int i, std::size_t row) { job.x[i] = x + size(order_[row]) * ldx; });
     kernels::kernels().narrow_in(&job);
   }
 }
@@ -223,26 +256,29 @@ void LoraRows::convert_middle(const Side& side) {
                                         middle_codes_.data() + side.codes + i * size(kernels::narrow8_inputs(rank)));
 }
 
-void LoraRows::multiply_b(const Side& side, int first, int outputs, float* y, std::size_t ldy) const {
-  const auto& [run, part, middle, codes, scales] = side;
-  const auto filled = [&](auto job, auto set_x) {
-    job.rows = run->count;
+void LoraRows::multiply_b(std::span<const Side* const> sides, int first, int count, float* y, std::size_t ldy) const {
+  const auto fill = [&](const Side& side, auto& job, auto set_x) {
+    job.rows = side.run->count;
     for (int i = 0; i < job.rows; ++i) {
-      set_x(job, i, size(i));
-      job.y[i] = y + size(order_[size(run->first + i)]) * ldy + size(part->first_row + first);
+      set_x(i, size(i));
+      job.y[i] = y + size(order_[size(side.run->first + i)]) * ldy + size(side.part->first_row + first);
     }
-    return job;
   };
   if (int8_) {
-    const auto job = filled(part->b.job8(first, outputs), [&](auto& to, int i, std::size_t row) {
-      to.x[i] = middle_codes_.data() + codes + row * size(kernels::narrow8_inputs(part->rank()));
-      to.x_scale[i] = middle_scales_[scales + row];
-    });
-    kernels::kernels().narrow8_out(&job);
-  } else {
-    const auto job = filled(part->b.job(first, outputs), [&](auto& to, int i, std::size_t row) {
-      to.x[i] = middle_.data() + middle + row * size(part->rank());
-    });
+    kernels::Narrow8Job jobs[kAbreast];
+    for (std::size_t j = 0; j < sides.size(); ++j) {
+      jobs[j] = sides[j]->part->b.job8(first, count);
+      fill(*sides[j], jobs[j], [&](int i, std::size_t row) {
+        jobs[j].x[i] = middle_codes_.data() + sides[j]->codes + row * size(kernels::narrow8_inputs(jobs[j].inputs));
+        jobs[j].x_scale[i] = middle_scales_[sides[j]->scales + row];
+      });
+    }
+    return kernels::kernels().narrow8_out(jobs, static_cast<int>(sides.size()));
+  }
+  for (const Side* side : sides) {
+    kernels::NarrowJob job = side->part->b.job(first, count);
+    fill(*side, job,
+         [&](int i, std::size_t row) { job.x[i] = middle_.data() + side->middle + row * size(job.inputs); });
     kernels::kernels().narrow_out(&job);
   }
 }

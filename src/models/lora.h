@@ -45,9 +45,9 @@ class LoraAdapter final : public Adapter {
   kernels::HugeMemory memory_;
 };
 
-// Adds what the adapters of some rows give. Rows of one adapter go together, whatever stands between them, at most
-// kernels::kNarrowRows at once; a row's sums do not depend on the others. Owned by a Pass; its thread only. Takes
-// memory with the first rows that have adapters.
+// Adds what the adapters of some rows give: y += scale * B (A x), x and y as a product has them. Rows of one adapter go
+// together, whatever stands between them, at most kernels::kNarrowRows at once; a row's sums do not depend on the
+// others. Owned by a Pass; its thread only, but for add(). Takes memory with the first rows that have adapters.
 class LoraRows {
  public:
   explicit LoraRows(ThreadPool& pool) : pool_(pool) {}
@@ -75,21 +75,25 @@ class LoraRows {
     const LoraAdapter::Part* part;
     std::size_t middle, codes, scales;
   };
-  // Outputs [first, first + count) of a side's A.
+  // Outputs [first, first + count) of the A of some sides of one shape: [first_side, + sides) of abreast_.
   struct Slice {
-    const Side* side;
+    int first_side, sides;
     int first, count;
   };
   void list_sides(const kernels::PackedMatrix& matrix);
   void convert(int first, int rows, const float* x, std::size_t ldx);
-  void multiply_a(const Slice& slice, const float* x, std::size_t ldx);
+  void multiply_a(std::span<const Side* const> sides, int first, int count, const float* x, std::size_t ldx);
   void convert_middle(const Side& side);
-  void multiply_b(const Side& side, int first, int outputs, float* y, std::size_t ldy) const;
+  void multiply_b(std::span<const Side* const> sides, int first, int count, float* y, std::size_t ldy) const;
+  void prepare_runs(const float* x, std::size_t ldx);
+  void prepare_abreast(const float* x, std::size_t ldx);
+  int alike(std::size_t first) const;
 
   ThreadPool& pool_;
   std::vector<int> order_;
   std::vector<Run> runs_;
   std::vector<Side> sides_;
+  std::vector<const Side*> abreast_;  // by part; of each part, by run
   std::vector<Slice> slices_;
   std::vector<float> middle_;
   // Beside quantized weights: x, row after row of order_, and the middle.

@@ -25,23 +25,27 @@ float sum_in(const Narrow8Job& job, int r, int o) {
   return sum_by_halves(sums);
 }
 
-}  // namespace
-
-void narrow8_in(const Narrow8Job* job) {
-  for (int r = 0; r < job->rows; ++r)
-    for (int o = 0; o < job->outputs; ++o) job->y[r][o] = sum_in(*job, r, o) * job->x_scale[r];
+float sum_out(const Narrow8Job& job, int r, int o) {
+  const int8_t* tile = job.weights + size(o / kLanes) * size(narrow8_tile_bytes(job.inputs));
+  const int8_t* weights = tile + 2 * kLanes + o % kLanes * 2;
+  int32_t sum = 0;
+  for (int i = 0; i < job.inputs; ++i) sum += weights[i / 2 * 2 * kLanes + i % 2] * job.x[r][i];
+  const float scale = scale_at(reinterpret_cast<const uint8_t*>(tile) + o % kLanes * 2);
+  return std::fma(static_cast<float>(sum), scale * job.x_scale[r], job.y[r][o]);
 }
 
-void narrow8_out(const Narrow8Job* job) {
-  for (int r = 0; r < job->rows; ++r)
-    for (int o = 0; o < job->outputs; ++o) {
-      const int8_t* tile = job->weights + size(o / kLanes) * size(narrow8_tile_bytes(job->inputs));
-      const int8_t* weights = tile + 2 * kLanes + o % kLanes * 2;
-      int32_t sum = 0;
-      for (int i = 0; i < job->inputs; ++i) sum += weights[i / 2 * 2 * kLanes + i % 2] * job->x[r][i];
-      const float scale = scale_at(reinterpret_cast<const uint8_t*>(tile) + o % kLanes * 2);
-      job->y[r][o] = std::fma(static_cast<float>(sum), scale * job->x_scale[r], job->y[r][o]);
-    }
+}  // namespace
+
+void narrow8_in(const Narrow8Job* jobs, int count) {
+  for (const Narrow8Job* job = jobs; job < jobs + count; ++job)
+    for (int r = 0; r < job->rows; ++r)
+      for (int o = 0; o < job->outputs; ++o) job->y[r][o] = sum_in(*job, r, o) * job->x_scale[r];
+}
+
+void narrow8_out(const Narrow8Job* jobs, int count) {
+  for (const Narrow8Job* job = jobs; job < jobs + count; ++job)
+    for (int r = 0; r < job->rows; ++r)
+      for (int o = 0; o < job->outputs; ++o) job->y[r][o] = sum_out(*job, r, o);
 }
 
 float narrow_codes(const float* x, int n, int top, int16_t* codes) {

@@ -11,8 +11,8 @@ void matmul_floats(Format format, const MatmulJob& job);
 void matmul_quantized(Format format, const MatmulJob& job);
 void narrow_in(const NarrowJob* job);
 void narrow_out(const NarrowJob* job);
-void narrow8_in(const Narrow8Job* job);
-void narrow8_out(const Narrow8Job* job);
+void narrow8_in(const Narrow8Job* jobs, int count);
+void narrow8_out(const Narrow8Job* jobs, int count);
 float narrow_codes(const float* x, int n, int top, int16_t* codes);
 void quantize_panel(const float* x, size_t ldx, int rows, int columns, PanelBlock* panel);
 

@@ -93,20 +93,28 @@ static void in_rows(const Narrow8Job* job, int o) {
   if (row < job->rows) sum_in<O, 1>(job, o, row);
 }
 
-}  // namespace
-
-void narrow8_in(const Narrow8Job* job) {
+static void all_in(const Narrow8Job* job) {
   int o = 0;
   for (; o + 2 <= job->outputs; o += 2) in_rows<2>(job, o);
   if (o < job->outputs) in_rows<1>(job, o);
 }
 
-void narrow8_out(const Narrow8Job* job) {
+static void all_out(const Narrow8Job* job) {
   for (int o = 0; o < job->outputs; o += kLanes) {
     int row = 0;
     for (; row + 2 <= job->rows; row += 2) sum_out<2>(job, o, row);
     if (row < job->rows) sum_out<1>(job, o, row);
   }
+}
+
+}  // namespace
+
+void narrow8_in(const Narrow8Job* jobs, int count) {
+  for (int i = 0; i < count; ++i) all_in(jobs + i);
+}
+
+void narrow8_out(const Narrow8Job* jobs, int count) {
+  for (int i = 0; i < count; ++i) all_out(jobs + i);
 }
 
 float narrow_codes(const float* x, int n, int top, int16_t* codes) {
