@@ -102,6 +102,7 @@ void NarrowOut::pack(int output, std::span<const float> weights) {
 }
 
 NarrowJob NarrowOut::job(int first, int count) const {
+  CHECK(first % kLanes == 0, "a job begins with a tile");
   return {.weights = reinterpret_cast<const std::uint16_t*>(at_) + size(first) * size(inputs_),
           .inputs = inputs_,
           .outputs = count,
@@ -109,6 +110,7 @@ NarrowJob NarrowOut::job(int first, int count) const {
 }
 
 Narrow8Job NarrowOut::job8(int first, int count) const {
+  CHECK(first % kLanes == 0, "a job begins with a tile");
   return {
       .weights = reinterpret_cast<const std::int8_t*>(at_) + size(first / kLanes) * size(narrow8_tile_bytes(inputs_)),
       .inputs = inputs_,
