@@ -140,7 +140,8 @@ TEST(Embeddings, PassOnWhatWasAsked) {
   world.embed(R"("input":"a","dimensions":1,"truncate_prompt_tokens":-1)");
   EXPECT_EQ(world.reader.embeds.back().dimensions, 1);
   EXPECT_EQ(world.reader.embeds.back().truncate, 0);
-  world.embed(R"("input":"a","truncate_prompt_tokens":7)");
+  world.embed(R"("input":"a","truncate_prompt_tokens":7,"keep_alive":0)");
+  EXPECT_EQ(world.reader.embeds.back().keep_alive, std::chrono::milliseconds(0));
   EXPECT_EQ(world.reader.embeds.back().truncate, 7);
   world.embed(R"("input":"a")");
   EXPECT_EQ(world.reader.embeds.back().truncate, -1);
@@ -185,7 +186,9 @@ TEST(Rerank, RefusesWhatIsWrong) {
 
 TEST(Rerank, PassesOnWhatWasAsked) {
   ReadersWorld world;
-  world.rank(R"("query":"q","documents":["a"],"max_tokens_per_doc":12,"raw_scores":true,"truncate_prompt_tokens":20)");
+  world.rank(
+      R"("query":"q","documents":["a"],"max_tokens_per_doc":12,"raw_scores":true,"truncate_prompt_tokens":20,"keep_alive":"5m")");
+  EXPECT_EQ(world.reader.reranks.back().keep_alive, std::chrono::minutes(5));
   EXPECT_EQ(world.reader.reranks.back().document_tokens, 12);
   EXPECT_EQ(world.reader.reranks.back().truncate, 20);
   EXPECT_TRUE(world.reader.reranks.back().raw_scores);

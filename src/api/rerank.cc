@@ -7,7 +7,6 @@
 
 #include "api/generation.h"
 #include "api/readers.h"
-#include "api/routes.h"
 #include "base/json_full.h"
 
 namespace ashlar::api {
@@ -80,7 +79,7 @@ Outcome<void> rerank(Call& call) {
   if (!model.ranks || reranker == nullptr)
     return Fault({Code::unsupported, fmt::format("the model '{}' is not a reranker", model.id)}, "model");
 
-  engine::RerankRequest request{.model = model.id, .tenant = call.tenant};
+  auto request = TRY(begin_reading<engine::RerankRequest>(call, model, fields));
   int top = 0;
   bool show = true;
   fields.read("query", request.query, std::string::npos);
@@ -88,13 +87,11 @@ Outcome<void> rerank(Call& call) {
   fields.read("return_documents", show);
   fields.read("max_tokens_per_doc", request.document_tokens, {1});
   fields.read("raw_scores", request.raw_scores);
-  request.truncate = TRY(read_truncation(fields));
   TRY(fields.done());
   if (request.query.empty()) return bad("query", "'query' is missing: send the text to rank the documents by");
   request.documents = TRY(read_documents(fields));
   RankReply reply{.model = model.id, .top = top == 0 ? request.documents.size() : static_cast<std::size_t>(top)};
   if (show) reply.documents = request.documents;
-  request.stop = stop_when_gone(*call.exchange);
   reranker->rerank(std::move(request), [exchange = call.exchange, reply = std::move(reply)](auto answer) {
     if (!answer) return respond_refusal(*exchange, std::move(answer).error(), "documents");
     exchange->respond(200, {{"content-type", "application/json"}}, ranking_json(reply, *answer));

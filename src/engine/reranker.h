@@ -18,6 +18,7 @@ struct RerankRequest {
   int document_tokens = -1;  // a document is cut to so many tokens; -1: not so
   int truncate = -1;         // a document is cut so that it and the query have so many; 0: what the model reads; -1: no
   bool raw_scores = false;   // as the classifier gives them; else from 0 to 1
+  KeepAlive keep_alive;
   Clock::time_point deadline = Clock::time_point::max();
   std::stop_token stop;  // the client has left
 };
