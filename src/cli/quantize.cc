@@ -13,6 +13,7 @@
 #include "cli/interrupts.h"
 #include "cli/quantize_file.h"
 #include "cli/quantize_report.h"
+#include "cli/stored_model.h"
 #include "cli/terminal.h"
 
 namespace ashlar::cli {
@@ -216,7 +217,8 @@ std::optional<int> check(Wanted& wanted, QuantizeOptions& options) {
   return std::nullopt;
 }
 
-Status work(const Wanted& wanted, const QuantizeOptions& options) {
+Status work(Wanted& wanted, const QuantizeOptions& options) {
+  wanted.in = TRY(find_model(wanted.in));
   if (!wanted.out.empty()) {
     const auto outcome = TRY(write_quantized(wanted.in, wanted.out, *wanted.mix, options));
     if (!options.json)
@@ -252,7 +254,7 @@ int quantize(const Words& words) {
           "are read faster, and cost some of the quality.",
       .examples = kExamples,
       .positionals = {{.name = "IN",
-                       .help = "A GGUF file (of a split one, any part), or a Hugging Face folder.",
+                       .help = "A GGUF file (of a split one, any part), a Hugging Face folder, or the name of a pulled model.",
                        .value = &wanted.in,
                        .required = true},
                       {.name = "OUT", .help = "The GGUF file to write; a report needs none.", .value = &wanted.out},
