@@ -247,8 +247,9 @@ bool Link::answered_by_proxy(std::string_view bytes) {
   if (!reader_->done()) return true;
   if (status < 200 || status > 299) {
     refused_by_proxy(status);
-  } else if (!bytes.empty()) {
-    close({Code::corrupt, fmt::format("The proxy {} sent more than its answer.", proxy()->shown())});
+  } else if (!bytes.empty() || !channel_->all_sent()) {
+    close(
+        {Code::corrupt, fmt::format("The proxy {} sent more than an answer to what it was asked.", proxy()->shown())});
   } else {
     tunnel_asked_ = false;
     reader_.reset();
