@@ -13,7 +13,7 @@
 namespace ashlar::api {
 
 // vLLM's truncate_prompt_tokens: what is longer is cut to so many tokens; -1 there, 0 here: to what the model reads.
-// Absent: -1, nothing is cut.
+// Else "truncate", as other servers have it: true or "END", that too; false or "NONE", -1: nothing is cut. Absent: -1.
 Outcome<int> read_truncation(Fields& fields);
 
 // Is told to stop when the client leaves.

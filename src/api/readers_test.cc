@@ -28,7 +28,7 @@ class FakeReader final : public engine::Embedder, public engine::Reranker {
   void rerank(engine::RerankRequest request, engine::Reranker::Done done) override {
     reranks.push_back(request);
     if (refusal) return done(std::unexpected(*refusal));
-    engine::Ranking answer{.prompt_tokens = 9};
+    engine::Ranking answer{.scores = {}, .prompt_tokens = 9, .cut = cut};
     for (const std::string& document : request.documents)
       answer.scores.push_back(static_cast<float>(document.size()) / 8);
     std::jthread([&] { done(std::move(answer)); });
@@ -37,6 +37,7 @@ class FakeReader final : public engine::Embedder, public engine::Reranker {
   std::optional<engine::Generator::Refusal> refusal;
   std::vector<engine::EmbedRequest> embeds;
   std::vector<engine::RerankRequest> reranks;
+  int cut = 0;
 };
 
 // "vectors" embeds, "ranker" ranks, and "chat" does neither.
@@ -182,6 +183,24 @@ TEST(Rerank, RefusesWhatIsWrong) {
   EXPECT_EQ(world.ask("/v1/rerank", R"({"model":"vectors","query":"q","documents":["a"]})")->status(), 400);
   world.reader.refusal = {.error = {Code::invalid, "too long"}, .over_context = true};
   EXPECT_EQ(param(R"("query":"q","documents":["a"])"), "documents");
+}
+
+TEST(Rerank, CutsWhatIsTooLongUnlessToldOtherwiseAndSaysSo) {
+  ReadersWorld world;
+  const auto cut = [&](std::string members) {
+    world.rank(R"("query":"q","documents":["a"])" + std::move(members));
+    return world.reader.reranks.back().truncate;
+  };
+  EXPECT_EQ(cut(""), 0);
+  EXPECT_EQ(cut(R"(,"truncate":true)"), 0);
+  EXPECT_EQ(cut(R"(,"truncate":"END")"), 0);
+  EXPECT_EQ(cut(R"(,"truncate":false)"), -1);
+  EXPECT_EQ(cut(R"(,"truncate":"NONE")"), -1);
+  EXPECT_EQ(cut(R"(,"truncate":false,"truncate_prompt_tokens":9)"), 9);
+  EXPECT_EQ(world.rank(R"("query":"q","documents":["a"],"truncate":"START")")->status(), 400);
+  EXPECT_FALSE(world.rank(R"("query":"q","documents":["a"])")->json()["meta"].contains("warnings"));
+  world.reader.cut = 1;
+  EXPECT_EQ(world.rank(R"("query":"q","documents":["a"])")->json()["meta"]["warnings"].size(), 1u);
 }
 
 TEST(Rerank, PassesOnWhatWasAsked) {

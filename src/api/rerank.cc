@@ -63,8 +63,14 @@ std::string ranking_json(const RankReply& reply, const engine::Ranking& ranking)
   }
   fmt::format_to(std::back_inserter(out),
                  R"(],"usage":{{"prompt_tokens":{},"total_tokens":{}}},"meta":{{"api_version":{{"version":"1"}},)"
-                 R"("billed_units":{{"search_units":1}},"tokens":{{"input_tokens":{},"output_tokens":0}}}}}})",
+                 R"("billed_units":{{"search_units":1}},"tokens":{{"input_tokens":{},"output_tokens":0}})",
                  ranking.prompt_tokens, ranking.prompt_tokens, ranking.prompt_tokens);
+  if (ranking.cut > 0)
+    fmt::format_to(std::back_inserter(out),
+                   R"(,"warnings":["{} of the documents, with the query, were longer than the )"
+                   R"(model reads, and were cut"])",
+                   ranking.cut);
+  out.append("}}");
   return out;
 }
 
@@ -87,6 +93,8 @@ Outcome<void> rerank(Call& call) {
   fields.read("return_documents", show);
   fields.read("max_tokens_per_doc", request.document_tokens, {1});
   fields.read("raw_scores", request.raw_scores);
+  // As other servers of rerankers do; the answer says it.
+  if (!fields.has("truncate") && !fields.has("truncate_prompt_tokens")) request.truncate = 0;
   TRY(fields.done());
   if (request.query.empty()) return bad("query", "'query' is missing: send the text to rank the documents by");
   request.documents = TRY(read_documents(fields));

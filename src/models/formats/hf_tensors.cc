@@ -21,8 +21,10 @@ struct Name {
   std::string_view theirs, ours;
 };
 
-constexpr Name kOutside[] = {
-    {"model.embed_tokens", "token_embd"}, {"model.norm", "output_norm"}, {"lm_head", "output"}};
+constexpr Name kOutside[] = {{"model.embed_tokens", "token_embd"},
+                             {"model.norm", "output_norm"},
+                             {"lm_head", "output"},
+                             {"score", "cls.output"}};
 
 // Within a layer. What an architecture calls otherwise stands before what is common to them.
 constexpr Name kCommon[] = {
