@@ -456,7 +456,7 @@ void Pass::feed_forward(const Layer& layer) {
 void Pass::run_experts(const Layer& layer) {
   if (rows_ > 0) {
     multiply(Operation::route, layer.experts.router, routes_.data(), routes_.ld);
-    experts_->run(layer.experts, layer.index, h_, routes_, rows_, delta_, activations_, pool_, profile_);
+    experts_->run(layer.experts, layer.index, h_, routes_, rows_, delta_, activations_, pool_, profile_, listener_);
     if (config_.experts.shared_hidden > 0) add_shared(layer.experts);
   }
   end_branch();

@@ -132,6 +132,7 @@ class Assembly {
 // any thread.
 class File {
  public:
+  // The experts of old files appear as later ones have them (gguf_experts.h).
   // `path` may be any part of a split model (name-00001-of-00003.gguf).
   // As read_part(); not_found and io as MappedFile::open().
   static Result<File> open(const std::string& path);
@@ -145,7 +146,7 @@ class File {
                                std::vector<Tensor> tensors, std::shared_ptr<const Assembly> assembly);
 
   const std::string& path() const { return path_; }
-  bool assembled() const { return assembly_ != nullptr; }
+  bool assembled() const { return assembled_; }
   std::uint32_t version() const { return version_; }
   std::uint64_t bytes() const;  // of all parts
   std::size_t files() const { return parts_.empty() ? 1 : parts_.size(); }
@@ -194,6 +195,7 @@ class File {
   std::vector<MappedFile> parts_;
   std::vector<std::byte> memory_;  // instead of parts; of an assembled file, its keys
   std::shared_ptr<const Assembly> assembly_;
+  bool assembled_ = false;  // from another format; experts of an old file are put together too
   std::uint32_t version_ = 0;
   std::vector<Key> keys_;
   std::vector<Tensor> tensors_;

@@ -9,10 +9,12 @@
 #include <filesystem>
 #include <map>
 
+#include "base/log.h"
 #include "kernels/blocks.h"
 #include "models/formats/gguf_writer.h"
 #include "models/formats/new_file.h"
 #include "models/quantizers/dense.h"
+#include "models/quantizers/expert_rounding.h"
 #include "models/quantizers/layer_walk.h"
 #include "models/quantizers/scaling.h"
 
@@ -75,6 +77,7 @@ class LayerMaker {
       TRY(compensate(out));
     else
       TRY(rescale(out));
+    TRY(round_experts_too(out));
     return out;
   }
   // How much of a layer's work a pass over the text is, and where this one stands.
@@ -190,6 +193,22 @@ class LayerMaker {
     for (const gguf::Tensor* tensor : floats.changed())
       if (!importance.contains(tensor))
         out.push_back(rounded_tensor(*tensor, type_of(*tensor), floats.of(*tensor), {}));
+    return {};
+  }
+
+  // SmoothQuant does not look at experts.
+  Status round_experts_too(std::vector<NewTensor>& out) {
+    if (walk_.experts().empty() || calibration_.method == Method::smoothquant) return {};
+    const bool compensates = calibration_.method == Method::gptq;
+    auto made = TRY(round_experts(
+        walk_, [&](const gguf::Tensor& tensor) { return type_of(tensor); }, compensates ? &calibration_.gptq : nullptr,
+        pool_, [&] { return look(0.8); }));
+    for (auto& [tensor, bytes] : made.tensors) out.push_back({tensor, type_of(*tensor), std::move(bytes)});
+    if (made.few + made.unseen > 0)
+      log::warn("experts_seen_too_little", {{"layer", layer_},
+                                            {"matrices", made.products},
+                                            {"weighed_by_mean_squares", made.few},
+                                            {"rounded_to_nearest", made.unseen}});
     return {};
   }
 
