@@ -33,12 +33,14 @@ bool in_layer(const TensorList::Need& need, int index) {
 
 }  // namespace
 
-std::vector<float> floats_of(const gguf::Tensor& tensor, ThreadPool& pool) {
+Result<std::vector<float>> floats_of(const gguf::File& file, const gguf::Tensor& tensor, ThreadPool& pool) {
+  std::vector<std::byte> room;
+  const auto data = TRY(file.read(tensor, room));
   std::vector<float> out(static_cast<std::size_t>(tensor.elements()));
   const std::size_t columns = static_cast<std::size_t>(tensor.columns());
   const std::size_t row = kernels::row_bytes(tensor.type, tensor.columns());
   pool.for_each(static_cast<int>(tensor.rows()), [&](int r, int) {
-    kernels::dequantize_row(tensor.type, tensor.data.data() + row * static_cast<std::size_t>(r),
+    kernels::dequantize_row(tensor.type, data.data() + row * static_cast<std::size_t>(r),
                             out.data() + columns * static_cast<std::size_t>(r), tensor.columns());
   });
   return out;
@@ -76,7 +78,7 @@ Status LayerWalk::prepare() {
     all_.embedding = {.type = tensor.type,
                       .width = need.columns,
                       .row_bytes = kernels::row_bytes(tensor.type, need.columns),
-                      .rows = tensor.data,
+                      .rows = TRY(model_.file->read(tensor, embedding_)),
                       .tensor = &tensor};
   }
   one_.embedding = all_.embedding;
@@ -95,12 +97,14 @@ Status LayerWalk::prepare() {
 
 Status LayerWalk::fill(const TensorList::Need& need) {
   std::vector<kernels::RawMatrix> stack;
+  std::vector<std::vector<std::byte>> rooms(need.found.size());  // of tensors that lie in no file
   std::vector<float> joined;
-  for (const gguf::Tensor* tensor : need.found) {
+  for (std::size_t i = 0; i < need.found.size(); ++i) {
+    const gguf::Tensor* tensor = need.found[i];
     const auto replaced = replaced_.find(tensor);
     const bool other = replaced != replaced_.end();
     const kernels::Type type = other ? replaced->second.type : tensor->type;
-    const std::byte* data = other ? replaced->second.bytes.data() : tensor->data.data();
+    const std::byte* data = other ? replaced->second.bytes.data() : TRY(model_.file->read(*tensor, rooms[i])).data();
     if (need.use == TensorList::Use::matrix) {
       stack.push_back({.type = type,
                        .rows = static_cast<int>(tensor->rows()),
