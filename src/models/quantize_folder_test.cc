@@ -462,7 +462,7 @@ TEST_F(QuantizeFolder, RefusesInOneSentenceAndLeavesNothing) {
   // Not a folder; quantized already; a form that nothing fits.
   const auto file = plan_folder(model, path("in") + "/config.json", plain, {});
   EXPECT_THAT(file.error().message, HasSubstr("made of a Hugging Face folder"));
-  const LoadedModel narrow = write({.width = 24, .hidden = 40, .heads = 2, .kv_heads = 2, .head_dim = 12});
+  const LoadedModel narrow = write({.width = 32, .hidden = 40, .heads = 2, .kv_heads = 2, .head_dim = 16});
   EXPECT_THAT(refusal(narrow, form({.format = "gptq"})), HasSubstr("no matrix of it can be"));
   ASSERT_EQ(refusal(narrow, plain), "fine");
   fs::rename(path("out"), path("again"));

@@ -60,6 +60,12 @@ kernels::PackedMatrix& destination(const TensorList::Need& need, std::size_t ind
   return need.matrices == nullptr ? *need.matrix : (*need.matrices)[index];
 }
 
+// Whether two that share an input have the same columns apart.
+bool same_kept(const gguf::Tensor& a, const gguf::Tensor& b) {
+  if (a.kept == nullptr || b.kept == nullptr) return a.kept == b.kept;
+  return a.kept->columns == b.kept->columns;
+}
+
 // [count, rows, columns] to [count, columns, rows].
 std::vector<float> transposed(std::span<const float> x, std::size_t count, std::size_t rows, std::size_t columns) {
   std::vector<float> out(x.size());
@@ -154,6 +160,10 @@ Status TensorList::check_need(const TensorSource& source, Need& need) const {
       return wrong(source, part.name,
                    fmt::format("has type {}; F32, F16 or BF16 is expected", kernels::type_info(tensor->type).name),
                    Code::unsupported);
+    if (!same_kept(*tensor, need.found.empty() ? *tensor : *need.found.front()) ||
+        (need.matrix == nullptr && tensor->kept != nullptr))
+      return wrong(source, part.name, "keeps outlier columns of its own apart, which is not supported here",
+                   Code::unsupported);
     if (!std::ranges::equal(tensor->order, need.found.empty() ? tensor->order : need.found.front()->order) ||
         (need.matrix == nullptr && !tensor->order.empty()))
       return wrong(source, part.name, "has its columns in an order of its own (act-order), which is not supported here",
@@ -192,6 +202,21 @@ Status TensorList::pack(const Need& need, std::size_t first_section, TensorSourc
   return {};
 }
 
+void TensorList::take_columns(const Need& need) {
+  const gguf::Tensor& first = *need.found.front();
+  if (!first.order.empty()) need.matrix->set_order({first.order.begin(), first.order.end()});
+  if (first.kept == nullptr) return;
+  auto kept = std::make_shared<kernels::KeptColumns>();
+  kept->columns = first.kept->columns;
+  for (std::size_t k = 0; k < kept->columns.size(); ++k)
+    for (const gguf::Tensor* tensor : need.found) {
+      const auto rows = static_cast<std::size_t>(tensor->rows());
+      const auto from = tensor->kept->weights.begin() + static_cast<std::ptrdiff_t>(k * rows);
+      kept->weights.insert(kept->weights.end(), from, from + static_cast<std::ptrdiff_t>(rows));
+    }
+  need.matrix->set_kept(std::move(kept));
+}
+
 Status TensorList::fill_matrices(TensorSource& source, ThreadPool& pool) const {
   struct Place {
     const Need* need;
@@ -207,10 +232,8 @@ Status TensorList::fill_matrices(TensorSource& source, ThreadPool& pool) const {
     if (need.matrices != nullptr) need.matrices->resize(count);
   }
   const auto take_orders = [&] {
-    for (const Place& place : places) {
-      const std::span<const std::int32_t> order = place.need->found.front()->order;
-      if (!order.empty()) place.need->matrix->set_order({order.begin(), order.end()});
-    }
+    for (const Place& place : places)
+      if (place.need->matrix != nullptr) take_columns(*place.need);
   };
   const std::shared_ptr<PackedImage> image = TRY(source.image(sections, pool));
   if (image->origin() != PackedImage::Origin::fresh) {

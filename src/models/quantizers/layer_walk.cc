@@ -119,10 +119,12 @@ Status LayerWalk::fill(const TensorList::Need& need) {
       return Error{Code::corrupt, fmt::format("{}: tensor {} holds a value that is not finite", model_.file->path(),
                                               gguf::quoted(tensor->name))};
   }
-  if (need.use == TensorList::Use::matrix)
+  if (need.use == TensorList::Use::matrix) {
     *need.matrix = TRY(kernels::pack(stack, pool_));
-  else
+    TensorList::take_columns(need);
+  } else {
     *need.vector = std::move(joined);
+  }
   return {};
 }
 
