@@ -92,6 +92,7 @@ Status LayerWalk::prepare() {
   look_up_ = keep_ = true;
   TRY(run({}));
   look_up_ = false;
+  if (all_.embedding.tensor != nullptr) model_.file->release(*all_.embedding.tensor);
   return {};
 }
 
