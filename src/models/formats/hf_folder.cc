@@ -146,8 +146,14 @@ Result<gguf::File> open_encoder_folder(const std::string& folder, const HfEncode
   const FolderText text = TRY(read_folder_text(folder));
   TRY(check_vocabulary(text.vocabulary, rows, folder));
   auto tensors = std::make_shared<FolderTensors>(TRY(safetensors::Checkpoint::open(folder)), folder);
-  for (Stored& stored : TRY(stored_tensors(tensors->weights(), HfConfig{}, whom)))
+  for (Stored& stored : TRY(stored_tensors(tensors->weights(), HfConfig{}, whom))) {
+    if (!stored.order.empty() || stored.kept != nullptr)
+      return Error{Code::unsupported,
+                   fmt::format("{}: tensor {} has columns in an order of its own or kept apart, which encoders here do "
+                               "not take",
+                               folder, gguf::quoted(stored.name))};
     if (auto renamed = TRY(rename_encoder(std::move(stored), encoder, folder))) tensors->add(std::move(*renamed));
+  }
   gguf::Writer keys;
   add_encoder_keys(encoder, tensors->file_type(), folder, keys);
   add_vocabulary_keys(text, rows, keys);
