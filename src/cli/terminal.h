@@ -2,6 +2,7 @@
 // stderr, errors in one sentence.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <string>
@@ -32,8 +33,9 @@ Result<std::string> read_stdin(std::size_t limit);
 // All of a file, at most `limit` bytes (too_large; not_found; io).
 Result<std::string> read_file(const std::string& path, std::size_t limit);
 
-// A bar on stderr, drawn only on a terminal and only when it moved; erased by
-// its destructor.
+// A bar on stderr with the time left, drawn on a terminal when it moved and erased
+// by its destructor; elsewhere a line each half minute, so that a log shows that
+// long work goes on.
 class Progress {
  public:
   Progress(std::string label, std::int64_t total);
@@ -43,10 +45,15 @@ class Progress {
   void at(std::int64_t done, std::string_view note = {});
 
  private:
+  void write_line(std::int64_t done, std::string_view note);
+  std::string left(std::int64_t done) const;
+
   std::string label_;
   std::int64_t total_;
-  int shown_ = -1;
-  bool enabled_;
+  std::chrono::steady_clock::time_point began_;
+  std::chrono::steady_clock::time_point line_at_;  // when the next line is due
+  int shown_ = -1;                                 // permille, on a terminal
+  bool terminal_;
 };
 
 }  // namespace ashlar::cli

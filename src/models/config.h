@@ -86,6 +86,7 @@ struct Config {
   float logit_cap = 0;
   ExpertsConfig experts;
   LatentConfig latent;
+  bool further_layers = false;  // the file may have some behind those of the shape, which predict further tokens
 };
 
 // The keys of one architecture: "block_count" is "llama.block_count" in the file.

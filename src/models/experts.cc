@@ -63,6 +63,7 @@ void list_experts(const Config& config, int layer, Experts& experts, TensorList&
   list.exact_matrix(std::move(router), width, experts.router);
   list.matrices({{name("ffn_gate_exps.weight"), c.hidden}, {name("ffn_up_exps.weight"), c.hidden}}, width, c.count,
                 experts.gate_up);
+  list.or_merged({name("ffn_gate_up_exps.weight"), 2 * c.hidden});
   list.matrices({{name("ffn_down_exps.weight"), width}}, c.hidden, c.count, experts.down);
   if (c.choice_bias) list.optional_vector({{name("exp_probs_b.bias"), c.count}}, experts.choice_bias);
   if (c.biases) {
@@ -157,6 +158,32 @@ void ExpertRunner::group(int rows) {
   }
 }
 
+// To each place its row.
+void ExpertRunner::gather(const FloatRows& h, int rows, ThreadPool& pool) {
+  for_each(rows, config_.used * width_, pool, [&](int row) {
+    for (std::size_t i = size(row * config_.used); i < size((row + 1) * config_.used); ++i)
+      std::memcpy(narrow_.row(places_[i]), h.row(row), size(width_) * sizeof(float));
+  });
+}
+
+void ExpertRunner::tell(std::span<const kernels::PackedMatrix> matrices, const FloatRows& rows,
+                        Listener* listener) const {
+  int place = 0;
+  for (std::size_t i = 0; i < experts_.size() && listener != nullptr; place += group_rows_[i++])
+    listener->input(matrices[size(experts_[i])], rows.row(place), rows.ld, group_rows_[i]);
+}
+
+// Where matrices have their columns in an order of their own.
+void ExpertRunner::reorder(std::span<const kernels::PackedMatrix> matrices, FloatRows& rows, ThreadPool& pool) const {
+  if (matrices.front().order().empty()) return;
+  for_each(starts_.back(), matrices.front().columns(), pool, [&](int place) {
+    const auto order = matrices[size(expert_of_[size(place)])].order();
+    float* row = rows.row(place);
+    const std::vector<float> before(row, row + order.size());
+    for (std::size_t c = 0; c < order.size(); ++c) row[c] = before[size(order[c])];
+  });
+}
+
 // A product of each expert that has rows. `one_group`: the activations are one row, which all of them read.
 void ExpertRunner::multiply(Operation operation, int layer, std::span<const kernels::PackedMatrix> matrices,
                             bool one_group, kernels::Activations& activations, const FloatRows& to, ThreadPool& pool,
@@ -203,29 +230,33 @@ void ExpertRunner::add_up(const Experts& experts, int rows, FloatRows& out, Thre
 }
 
 void ExpertRunner::run(const Experts& experts, int layer, const FloatRows& h, const FloatRows& logits, int rows,
-                       FloatRows& out, kernels::Activations& activations, ThreadPool& pool, Profile* profile) {
+                       FloatRows& out, kernels::Activations& activations, ThreadPool& pool, Profile* profile,
+                       Listener* listener) {
+  const bool alone = rows == 1 && listener == nullptr && experts.gate_up.front().order().empty();
   {
     const Timed timed(profile, Operation::route, layer);
     choose(experts, logits, rows, pool);
     group(rows);
-    if (rows > 1)
-      for_each(rows, config_.used * width_, pool, [&](int row) {
-        for (std::size_t i = size(row * config_.used); i < size((row + 1) * config_.used); ++i)
-          std::memcpy(narrow_.row(places_[i]), h.row(row), size(width_) * sizeof(float));
-      });
+    if (!alone) {
+      gather(h, rows, pool);
+      tell(experts.gate_up, narrow_, listener);
+      reorder(experts.gate_up, narrow_, pool);
+    }
   }
   {
     const Timed timed(profile, Operation::quantize, layer);
     const kernels::Forms forms = experts.gate_up.front().forms();
-    if (rows == 1)
+    if (alone)
       activations.assign(h.data(), h.ld, 1, width_, forms, pool);
     else
       activations.assign_groups(narrow_.data(), narrow_.ld, group_rows_, config_.count, width_, forms, pool);
   }
-  multiply(Operation::gate_up, layer, experts.gate_up, rows == 1, activations, wide_, pool, profile);
+  multiply(Operation::gate_up, layer, experts.gate_up, alone, activations, wide_, pool, profile);
   {
     const Timed timed(profile, Operation::activation, layer);
     activate(experts, pool);
+    tell(experts.down, wide_, listener);
+    reorder(experts.down, wide_, pool);
   }
   {
     const Timed timed(profile, Operation::quantize, layer);

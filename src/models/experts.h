@@ -27,6 +27,8 @@ struct Experts {
   kernels::PackedMatrix shared_down;           // and [width, shared_hidden]
 };
 
+class Listener;
+
 void list_experts(const Config& config, int layer, Experts& experts, TensorList& list);
 
 struct Choice {
@@ -53,13 +55,17 @@ class ExpertRunner {
   static Result<ExpertRunner> create(const ExpertsConfig& config, int width, int max_rows);
 
   // out [rows, width] = the sum over each row's experts of weight times what they give for h [rows, width]. `logits`
-  // [rows, count]: the router's. `layer` is for the profile, which may be null.
+  // [rows, count]: the router's. `layer` is for the profile, which may be null. The listener, too, may be null; it is
+  // told of each expert's product.
   void run(const Experts& experts, int layer, const FloatRows& h, const FloatRows& logits, int rows, FloatRows& out,
-           kernels::Activations& activations, ThreadPool& pool, Profile* profile);
+           kernels::Activations& activations, ThreadPool& pool, Profile* profile, Listener* listener);
 
  private:
   void choose(const Experts& experts, const FloatRows& logits, int rows, ThreadPool& pool);
   void group(int rows);
+  void gather(const FloatRows& h, int rows, ThreadPool& pool);
+  void tell(std::span<const kernels::PackedMatrix> matrices, const FloatRows& rows, Listener* listener) const;
+  void reorder(std::span<const kernels::PackedMatrix> matrices, FloatRows& rows, ThreadPool& pool) const;
   void multiply(Operation operation, int layer, std::span<const kernels::PackedMatrix> matrices, bool one_group,
                 kernels::Activations& activations, const FloatRows& to, ThreadPool& pool, Profile* profile);
   void activate(const Experts& experts, ThreadPool& pool);

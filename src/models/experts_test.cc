@@ -136,5 +136,167 @@ TEST(Experts, ATokenCostsWhatItMeets) {
   EXPECT_EQ(loaded.model->work_per_token().weights, attention + router + experts + 40 * 32);
 }
 
+// A model's file written anew: with other keys and tensors.
+struct Rewritten {
+  gguf::File from;
+  gguf::Writer writer;
+  std::vector<std::vector<std::byte>> made;
+
+  explicit Rewritten(const TinyModel& tiny) : from(file_of(tiny.writer())) {}
+  static gguf::File file_of(const gguf::Writer& writer) {
+    const std::string bytes = writer.bytes().value();
+    const auto view = std::as_bytes(std::span(bytes));
+    return gguf::File::in_memory({view.begin(), view.end()}, "model.gguf").value();
+  }
+  void keys_but(std::string_view left_out = "") {
+    for (const gguf::Key& key : from.keys())
+      if (key.name != left_out) writer.add(key.name, key.value);
+  }
+  void add(std::string_view name, const gguf::Tensor& tensor) {
+    writer.add_tensor(name, tensor.type, {tensor.dims.begin(), tensor.dims.begin() + tensor.rank}, tensor.data);
+  }
+  Result<LoadedModel> load() const {
+    static ThreadPool pool(2);
+    const std::string bytes = writer.bytes().value();
+    const auto view = std::as_bytes(std::span(bytes));
+    return models::load(TRY(gguf::File::in_memory({view.begin(), view.end()}, "model.gguf")), {}, pool);
+  }
+};
+
+std::vector<std::int32_t> some_tokens() { return {5, 17, 30, 4, 39, 12, 7, 21}; }
+
+std::vector<float> logits_of(const LoadedModel& loaded) {
+  const auto tokens = some_tokens();
+  auto kv = loaded.model->make_kv_store(4, KvType::f16).value();
+  const std::vector<int> rows{0, 1, 2, 3, 4, 5, 6, 7}, blocks{0, 1};
+  std::vector<float> logits(tokens.size() * static_cast<std::size_t>(loaded.shape.vocabulary));
+  const std::vector<Step::Sequence> sequences{{0, 8, 0, blocks}};
+  loaded.model->forward({tokens, sequences, rows, logits}, *kv);
+  return logits;
+}
+
+void expect_the_plain_pass(const TinyModel& tiny, const Result<LoadedModel>& loaded) {
+  ASSERT_TRUE(loaded.has_value()) << loaded.error().message;
+  const auto found = logits_of(*loaded);
+  double off = 0, all = 0;
+  std::size_t at = 0;
+  for (const auto& row : tiny.logits(some_tokens()))
+    for (const double expected : row) {
+      off += std::pow(expected - double{found[at++]}, 2);
+      all += expected * expected;
+    }
+  EXPECT_LT(std::sqrt(off / all), 0.02);
+}
+
+TEST(ExpertFiles, GateAndUpMayBeOneTensor) {
+  for (const int used : {3, 6}) {
+    TinySpec spec = kSpec;
+    spec.experts_used = used, spec.halves = true, spec.normalize = true;
+    const TinyModel tiny(spec);
+    Rewritten file(tiny);
+    file.keys_but();
+    for (const gguf::Tensor& tensor : file.from.tensors()) {
+      const std::string name(tensor.name);
+      const std::size_t gate = name.find("ffn_gate_exps");
+      if (name.find("ffn_up_exps") != name.npos) continue;
+      if (gate == name.npos) {
+        file.add(name, tensor);
+        continue;
+      }
+      const gguf::Tensor& up = *file.from.find_tensor(std::string(name).replace(gate, 13, "ffn_up_exps"));
+      std::vector<std::byte>& both = file.made.emplace_back();
+      const std::size_t each = tensor.data.size() / static_cast<std::size_t>(spec.experts);
+      for (std::size_t e = 0; e < static_cast<std::size_t>(spec.experts); ++e)
+        for (const gguf::Tensor* half : {&tensor, &up}) {
+          const auto part = half->data.subspan(e * each, each);
+          both.insert(both.end(), part.begin(), part.end());
+        }
+      file.writer.add_tensor(std::string(name).replace(gate, 13, "ffn_gate_up_exps"), tensor.type,
+                             {tensor.dims[0], 2 * tensor.dims[1], tensor.dims[2]}, both);
+    }
+    const auto loaded = file.load();
+    expect_the_plain_pass(tiny, loaded);
+    Rewritten same(tiny);
+    same.keys_but();
+    for (const gguf::Tensor& tensor : same.from.tensors()) same.add(tensor.name, tensor);
+    EXPECT_EQ(logits_of(*loaded), logits_of(same.load().value()));
+  }
+}
+
+// As converters wrote Mixtral early in 2024. `leave_out`: of the tensors that they wrote.
+Rewritten old_mixtral(const TinyModel& tiny, const std::string& leave_out = "") {
+  Rewritten file(tiny);
+  file.keys_but();
+  for (const gguf::Tensor& tensor : file.from.tensors()) {
+    const std::string name(tensor.name);
+    const std::size_t at = name.find("_exps.");
+    if (at == name.npos) {
+      file.add(name, tensor);
+      continue;
+    }
+    const std::size_t each = tensor.data.size() / static_cast<std::size_t>(tensor.dims[2]);
+    for (std::size_t e = 0; e < static_cast<std::size_t>(tensor.dims[2]); ++e) {
+      const std::string own = name.substr(0, at) + "." + std::to_string(e) + ".weight";
+      if (own != leave_out)
+        file.writer.add_tensor(own, tensor.type, {tensor.dims[0], tensor.dims[1]}, tensor.data.subspan(e * each, each));
+    }
+  }
+  return file;
+}
+
+TEST(ExpertFiles, OldOnesHaveATensorForEachExpert) {
+  const TinyModel tiny({.experts = 12, .experts_used = 2, .expert_hidden = 48, .normalize = true});
+  const Rewritten file = old_mixtral(tiny);
+  expect_the_plain_pass(tiny, file.load());
+  const gguf::File opened = Rewritten::file_of(file.writer);
+  EXPECT_FALSE(opened.assembled());
+  for (const gguf::Tensor& expected : file.from.tensors()) {
+    const gguf::Tensor* found = opened.find_tensor(expected.name);
+    ASSERT_NE(found, nullptr) << expected.name;
+    std::vector<std::byte> room;
+    EXPECT_EQ(gguf::dims_text(*found), gguf::dims_text(expected));
+    EXPECT_TRUE(std::ranges::equal(opened.read(*found, room).value(), expected.data)) << expected.name;
+  }
+}
+
+TEST(ExpertFiles, AnOldOneThatLacksAnExpertIsRefused) {
+  const TinyModel tiny({.experts = 4, .experts_used = 2, .expert_hidden = 48});
+  EXPECT_EQ(old_mixtral(tiny, "blk.1.ffn_up.2.weight").load().error().message,
+            "model.gguf: there is tensor 'blk.1.ffn_up.3.weight', but none of the kind for expert 2");
+  EXPECT_EQ(old_mixtral(tiny, "blk.1.ffn_up.3.weight").load().error().message,
+            "model.gguf: tensor 'blk.1.ffn_up_exps.weight' is [32, 48, 3]; [32, 48, 4] is expected");
+}
+
+TEST(ExpertFiles, LayersThatPredictFurtherTokensAreLeftOut) {
+  const TinySpec spec{.architecture = "deepseek2",
+                      .head_dim = 24,
+                      .rope_dims = 8,
+                      .experts = 4,
+                      .shared_hidden = 24,
+                      .dense_layers = 1,
+                      .normalize = true,
+                      .latent_rank = 16,
+                      .value_dim = 16,
+                      .expert_keys = true};
+  const TinyModel tiny(spec);
+  for (const std::uint32_t counted : {2u, 3u}) {  // with and without the layer
+    Rewritten file(tiny);
+    file.keys_but("deepseek2.block_count");
+    file.writer.add("deepseek2.block_count", counted);
+    file.writer.add("deepseek2.nextn_predict_layers", std::uint32_t{1});
+    for (const gguf::Tensor& tensor : file.from.tensors()) {
+      file.add(tensor.name, tensor);
+      if (tensor.name.starts_with("blk.1.")) file.add("blk.2." + std::string(tensor.name.substr(6)), tensor);
+    }
+    const gguf::Tensor& some = *file.from.find_tensor("blk.0.attn_norm.weight");
+    file.add("blk.2.nextn.eh_proj.weight", some);
+    file.add("blk.2.nextn.enorm.weight", some);
+    const auto loaded = file.load();
+    expect_the_plain_pass(tiny, loaded);
+    EXPECT_EQ(loaded->shape.layers, 2);
+    ASSERT_TRUE(check_tensors(*loaded));
+  }
+}
+
 }  // namespace
 }  // namespace ashlar::models

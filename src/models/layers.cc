@@ -252,13 +252,17 @@ void Pass::post_norm(std::span<const float> weight) {
 // h as activations for the matrix.
 void Pass::convert(const kernels::PackedMatrix& matrix) {
   const FloatRows* x = &h_;
-  if (!matrix.order().empty()) {
+  if (!matrix.order().empty() || matrix.kept() != nullptr) {
     if (ordered_.ld < h_.ld) {
       auto fresh = FloatRows::allocate(max_rows_, static_cast<int>(h_.ld));
       CHECK(fresh.has_value(), "no memory for ordered activations");
       ordered_ = std::move(*fresh);
     }
-    kernels::take_columns(h_.data(), h_.ld, matrix.order(), rows_, ordered_.data(), ordered_.ld, pool_);
+    if (matrix.kept() != nullptr)  // of formats whose columns keep their order
+      kernels::clear_kept_columns(h_.data(), h_.ld, *matrix.kept(), rows_, matrix.columns(), ordered_.data(),
+                                  ordered_.ld, pool_);
+    else
+      kernels::take_columns(h_.data(), h_.ld, matrix.order(), rows_, ordered_.data(), ordered_.ld, pool_);
     x = &ordered_;
   }
   activations_.assign(x->data(), x->ld, rows_, matrix.columns(), matrix.forms(), pool_);
@@ -275,9 +279,13 @@ void Pass::multiply(Operation operation, const kernels::PackedMatrix& matrix, fl
   const Timed timed(
       profile_, operation, layer,
       {.bytes = static_cast<double>(matrix.bytes()), .operations = 2.0 * matrix.rows() * matrix.columns() * rows_});
-  if (!lora_.prepare(matrix, h_.data(), h_.ld)) return kernels::matmul(matrix, activations_, y, ldy, pool_);
-  kernels::matmul(matrix, activations_, y, ldy, pool_,
-                  [&](int first, int outputs) { lora_.add(first, outputs, y, ldy); });
+  if (lora_.prepare(matrix, h_.data(), h_.ld))
+    kernels::matmul(matrix, activations_, y, ldy, pool_,
+                    [&](int first, int outputs) { lora_.add(first, outputs, y, ldy); });
+  else
+    kernels::matmul(matrix, activations_, y, ldy, pool_);
+  if (matrix.kept() != nullptr)
+    kernels::add_kept_columns(h_.data(), h_.ld, *matrix.kept(), rows_, matrix.rows(), y, ldy, pool_);
 }
 
 void Pass::qkv(const Layer& layer) {
@@ -457,7 +465,7 @@ void Pass::feed_forward(const Layer& layer) {
 void Pass::run_experts(const Layer& layer) {
   if (rows_ > 0) {
     multiply(Operation::route, layer.experts.router, routes_.data(), routes_.ld);
-    experts_->run(layer.experts, layer.index, h_, routes_, rows_, delta_, activations_, pool_, profile_);
+    experts_->run(layer.experts, layer.index, h_, routes_, rows_, delta_, activations_, pool_, profile_, listener_);
     if (config_.experts.shared_hidden > 0) add_shared(layer.experts);
   }
   end_branch();

@@ -119,7 +119,7 @@ Type choose_type(const Mix& mix, const Shape& shape, const MatrixPlace& place) {
       type = Type::q6_k;
   } else if (place.name.ends_with("attn_v.weight")) {
     type = value_type(mix, shape, place.layer);
-  } else if (place.name.ends_with("ffn_down.weight")) {
+  } else if (place.name.contains("ffn_down")) {
     type = down_type(mix, shape, place.layer, place.importance);
   } else if (place.name.ends_with("attn_output.weight")) {
     type = attention_output_type(mix);

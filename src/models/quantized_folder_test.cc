@@ -3,8 +3,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <filesystem>
 #include <functional>
+#include <map>
+#include <random>
 
 #include "kernels/kernels.h"
 #include "models/convert.h"
@@ -32,9 +35,12 @@ using Packer = std::function<Packed(const std::string& module, const TinyModel::
 Packed pack_gptq(const std::string& module, const TinyModel::Values& w, bool by_activation) {
   Codes codes = packing::quantized(w.values, w.rows, w.columns, 64, 4, true);
   if (by_activation) {
-    // The same for all that share their input, as GPTQ has it.
+    // The same for all that share their input, as GPTQ has it: gate and up of an expert.
+    constexpr std::string_view kExperts = ".experts.";
+    const std::size_t at = module.find(kExperts);
+    const int expert = at == module.npos ? 0 : std::atoi(module.c_str() + at + kExperts.size());
     std::vector<std::int32_t> group = codes.group;
-    std::shuffle(group.begin(), group.end(), std::mt19937(static_cast<unsigned>(w.columns)));
+    std::shuffle(group.begin(), group.end(), std::mt19937(static_cast<unsigned>(w.columns + expert)));
     codes.group = group;
   }
   return {packing::gptq(module, codes, 4, false), codes.values()};
@@ -130,7 +136,10 @@ std::vector<Case> cases() {
   return {{"gptq", gptq + "false", by_activation(false)},
           {"gptq_by_activation", gptq + "true", by_activation(true)},
           {"gptq_llama", gptq + "true", by_activation(true), "llama"},
+          {"gptq_experts", gptq + "false", by_activation(false), "qwen3moe"},
+          {"gptq_experts_by_activation", gptq + "true", by_activation(true), "qwen3moe"},
           {"awq", awq, pack_awq},
+          {"awq_experts", awq, pack_awq, "qwen3moe"},
           {"awq_llama", awq, pack_awq, "llama"},
           {"int8",
            R"("quant_method":"compressed-tensors","format":"int-quantized","config_groups":{"g":{"targets":["Linear"],)"
@@ -138,29 +147,59 @@ std::vector<Case> cases() {
            pack_int8},
           {"fp8", R"("quant_method":"fp8","activation_scheme":"dynamic","fmt":"e4m3","weight_block_size":[128,128])",
            pack_fp8},
+          {"fp8_deepseek",
+           R"("quant_method":"fp8","activation_scheme":"dynamic","fmt":"e4m3","weight_block_size":[128,128])", pack_fp8,
+           "deepseek2"},
           {"nf4", R"("quant_method":"bitsandbytes","load_in_4bit":true,"bnb_4bit_quant_type":"nf4")", pack_nf4}};
 }
 
-// A model whose matrices are wide enough for every kind of product.
+// Matrices are wide enough for every kind of product. All experts are used, for rounding would choose.
+TinySpec spec_of(const std::string& architecture) {
+  TinySpec s{.architecture = architecture,
+             .layers = 1,
+             .width = 128,
+             .hidden = 832,
+             .heads = 4,
+             .kv_heads = 2,
+             .head_dim = 32,
+             .vocabulary = kVocabulary,
+             .halves = architecture.starts_with("qwen"),
+             .qkv_bias = architecture == "qwen2"};
+  if (architecture == "qwen3moe") s.head_norms = true;
+  if (architecture == "deepseek2") {
+    s.head_dim = 48, s.rope_dims = 16, s.latent_rank = s.query_rank = 64, s.value_dim = 32, s.shared_hidden = 832;
+    s.expert_keys = s.choice_bias = true, s.scores = "sigmoid";
+  }
+  if (architecture == "qwen2" || architecture == "llama") return s;
+  s.experts = s.experts_used = 4, s.expert_hidden = 832, s.normalize = true;
+  return s;
+}
+
+std::string config_of(const std::string& architecture) {
+  if (architecture == "llama") return R"("model_type":"llama","architectures":["LlamaForCausalLM"])";
+  if (architecture == "qwen2") return R"("model_type":"qwen2","architectures":["Qwen2ForCausalLM"])";
+  if (architecture == "qwen3moe")
+    return R"("model_type":"qwen3_moe","architectures":["Qwen3MoeForCausalLM"],"head_dim":32,"num_experts":4,)"
+           R"("num_experts_per_tok":4,"norm_topk_prob":true,"moe_intermediate_size":832)";
+  return R"("model_type":"deepseek_v3","architectures":["DeepseekV3ForCausalLM"],"n_routed_experts":4,)"
+         R"("num_experts_per_tok":4,"n_shared_experts":1,"norm_topk_prob":true,"moe_intermediate_size":832,)"
+         R"("first_k_dense_replace":0,"n_group":1,"topk_group":1,"routed_scaling_factor":1.0,"scoring_func":"sigmoid",)"
+         R"("kv_lora_rank":64,"q_lora_rank":64,"qk_nope_head_dim":32,"qk_rope_head_dim":16,"v_head_dim":32,)"
+         R"("num_nextn_predict_layers":1)";
+}
+
 struct Written {
   TinyModel tiny;
   packing::Folder folder;
-  explicit Written(const Case& c)
-      : tiny({.architecture = c.architecture,
-              .layers = 1,
-              .width = 128,
-              .hidden = 832,
-              .heads = 4,
-              .kv_heads = 2,
-              .head_dim = 32,
-              .vocabulary = kVocabulary,
-              .halves = c.architecture == "qwen2",
-              .qkv_bias = c.architecture == "qwen2"}),
-        folder("folder_" + c.name) {
+  explicit Written(const Case& c) : tiny(spec_of(c.architecture)), folder("folder_" + c.name) {
     std::vector<Entry> entries;
     for (const auto& [name, w] : tiny.values()) {
+      if (name.find("_exps.") != name.npos) {
+        add_experts(c, name, w, entries);
+        continue;
+      }
       const std::string theirs = their_name(name);
-      const bool linear = theirs.ends_with("_proj.weight");
+      const bool linear = theirs.find("_proj") != theirs.npos && theirs.ends_with(".weight");
       if (!linear) {
         std::vector<float> values(w.values.begin(), w.values.end());
         const std::vector<std::int64_t> shape =
@@ -179,17 +218,45 @@ struct Written {
       source.values = std::move(packed.values);
       tiny.set_values(name, rows_in_order(source, heads, false));
     }
+    if (c.architecture == "deepseek2") add_further_layer(c, entries);
     folder.write_weights(entries);
-    const std::string type = c.architecture == "llama" ? R"("model_type":"llama","architectures":["LlamaForCausalLM"])"
-                                                       : R"("model_type":"qwen2","architectures":["Qwen2ForCausalLM"])";
     folder.write(
         "config.json",
-        "{" + type +
+        "{" + config_of(c.architecture) +
             R"(,"hidden_size":128,"intermediate_size":832,"num_hidden_layers":1,)"
             R"("num_attention_heads":4,"num_key_value_heads":2,"vocab_size":512,"max_position_embeddings":128,)"
             R"("rms_norm_eps":1e-5,"rope_theta":10000.0,"tie_word_embeddings":false,"quantization_config":{)" +
             c.members + "}}");
     fs::copy_file(kTokenizer, fs::path(folder.path()) / "tokenizer.model");
+  }
+
+  // Each expert's matrices by themselves.
+  void add_experts(const Case& c, const std::string& name, const TinyModel::Values& w, std::vector<Entry>& entries) {
+    const std::string part = name.substr(name.find("ffn_") + 4, name.find("_exps") - name.find("ffn_") - 4);
+    const int experts = tiny.spec().experts, rows = w.rows / experts;
+    std::vector<double> values;
+    for (int e = 0; e < experts; ++e) {
+      const auto begin = w.values.begin() + std::ptrdiff_t{e} * rows * w.columns;
+      const Packed packed = c.pack("model.layers.0.mlp.experts." + std::to_string(e) + "." + part + "_proj",
+                                   {rows, w.columns, {begin, begin + std::ptrdiff_t{rows} * w.columns}});
+      entries.insert(entries.end(), packed.entries.begin(), packed.entries.end());
+      values.insert(values.end(), packed.values.begin(), packed.values.end());
+    }
+    tiny.set_values(name, std::move(values));
+  }
+
+  // One that predicts a second token.
+  static void add_further_layer(const Case& c, std::vector<Entry>& entries) {
+    const TinyModel::Values w{8, 128, std::vector<double>(8 * 128, 0.5)};
+    for (const char* module : {"eh_proj", "self_attn.q_a_proj", "mlp.experts.0.gate_proj", "shared_head.head"}) {
+      const Packed packed = c.pack(std::string("model.layers.1.") + module, w);
+      entries.insert(entries.end(), packed.entries.begin(), packed.entries.end());
+    }
+    for (const char* vector : {"enorm", "hnorm", "shared_head.norm", "embed_tokens"})
+      entries.push_back({std::string("model.layers.1.") + vector + ".weight",
+                         "F32",
+                         {2},
+                         packing::bytes_of(std::vector<float>{1, 2})});
   }
 
   static std::string their_name(const std::string& name) {
@@ -198,12 +265,28 @@ struct Written {
     if (name == "output.weight") return "lm_head.weight";
     const std::size_t dot = name.find('.', 4), end = name.rfind('.');
     const std::string part = name.substr(dot + 1, end - dot - 1), kind = name.substr(end);
-    const std::map<std::string, std::string> parts{
-        {"attn_norm", "input_layernorm"}, {"ffn_norm", "post_attention_layernorm"},
-        {"attn_q", "self_attn.q_proj"},   {"attn_k", "self_attn.k_proj"},
-        {"attn_v", "self_attn.v_proj"},   {"attn_output", "self_attn.o_proj"},
-        {"ffn_gate", "mlp.gate_proj"},    {"ffn_up", "mlp.up_proj"},
-        {"ffn_down", "mlp.down_proj"}};
+    if (part == "exp_probs_b") return "model.layers.0.mlp.gate.e_score_correction_bias";
+    const std::map<std::string, std::string> parts{{"attn_q_norm", "self_attn.q_norm"},
+                                                   {"attn_k_norm", "self_attn.k_norm"},
+                                                   {"attn_q_a", "self_attn.q_a_proj"},
+                                                   {"attn_q_a_norm", "self_attn.q_a_layernorm"},
+                                                   {"attn_q_b", "self_attn.q_b_proj"},
+                                                   {"attn_kv_a_mqa", "self_attn.kv_a_proj_with_mqa"},
+                                                   {"attn_kv_b", "self_attn.kv_b_proj"},
+                                                   {"attn_kv_a_norm", "self_attn.kv_a_layernorm"},
+                                                   {"ffn_gate_inp", "mlp.gate"},
+                                                   {"ffn_gate_shexp", "mlp.shared_experts.gate_proj"},
+                                                   {"ffn_up_shexp", "mlp.shared_experts.up_proj"},
+                                                   {"ffn_down_shexp", "mlp.shared_experts.down_proj"},
+                                                   {"attn_norm", "input_layernorm"},
+                                                   {"ffn_norm", "post_attention_layernorm"},
+                                                   {"attn_q", "self_attn.q_proj"},
+                                                   {"attn_k", "self_attn.k_proj"},
+                                                   {"attn_v", "self_attn.v_proj"},
+                                                   {"attn_output", "self_attn.o_proj"},
+                                                   {"ffn_gate", "mlp.gate_proj"},
+                                                   {"ffn_up", "mlp.up_proj"},
+                                                   {"ffn_down", "mlp.down_proj"}};
     return "model.layers." + name.substr(4, dot - 4) + "." + parts.at(part) + kind;
   }
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <cstring>
 #include <deque>
@@ -28,6 +29,7 @@ struct KnownShape {
   float rope_base, rms_epsilon;
   double llama3_factor = 0;  // rope frequencies are stretched as Llama 3.1 does it; 0: not
   int sliding_window = 0;
+  int experts = 0, experts_used = 0;  // each of `hidden`; 0: none
 };
 
 // From the publishers' config.json.
@@ -42,13 +44,26 @@ constexpr KnownShape kShapes[] = {
     {"qwen3-4b", "qwen3", 36, 2560, 9728, 32, 8, 128, 151936, true, 40960, 1e6f, 1e-6f},
     {"tinyllama-1.1b", "llama", 22, 2048, 5632, 32, 4, 64, 32000, false, 2048, 1e4f, 1e-5f},
     {"mistral-7b", "llama", 32, 4096, 14336, 32, 8, 128, 32000, false, 32768, 1e4f, 1e-5f, 0, 4096},
+    {"mixtral-8x7b", "llama", 32, 4096, 14336, 32, 8, 128, 32000, false, 32768, 1e6f, 1e-5f, 0, 0, 8, 2},
+    {"qwen3-30b-a3b", "qwen3moe", 48, 2048, 768, 32, 4, 128, 151936, false, 40960, 1e6f, 1e-6f, 0, 0, 128, 8},
 };
 
-Result<const KnownShape*> find_shape(std::string_view name) {
-  const auto found = std::ranges::find(kShapes, name, &KnownShape::name);
-  if (found != std::end(kShapes)) return &*found;
-  return Error{Code::invalid,
-               fmt::format("no shape is called {}; known are {}", gguf::quoted(name), fmt::join(shape_names(), ", "))};
+// "qwen3-30b-a3b:4" is the first four layers of it.
+Result<KnownShape> find_shape(std::string_view name) {
+  const std::size_t colon = name.find(':');
+  const auto found = std::ranges::find(kShapes, name.substr(0, colon), &KnownShape::name);
+  if (found == std::end(kShapes))
+    return Error{Code::invalid, fmt::format("no shape is called {}; known are {}", gguf::quoted(name),
+                                            fmt::join(shape_names(), ", "))};
+  KnownShape shape = *found;
+  if (colon == std::string_view::npos) return shape;
+  const std::string_view layers = name.substr(colon + 1);
+  const auto read = std::from_chars(layers.data(), layers.data() + layers.size(), shape.layers);
+  if (read.ec != std::errc() || read.ptr != layers.data() + layers.size() || shape.layers < 1 ||
+      shape.layers > found->layers)
+    return Error{Code::invalid,
+                 fmt::format("{}: 1 to {} layers are expected behind the colon", gguf::quoted(name), found->layers)};
+  return shape;
 }
 
 Result<const Mix*> need_mix(std::string_view name) {
@@ -75,6 +90,11 @@ void add_keys(const KnownShape& s, const Mix& mix, gguf::Writer& writer) {
   size("rope.dimension_count", s.head_dim);
   size("vocab_size", s.vocabulary);
   if (s.sliding_window > 0) size("attention.sliding_window", s.sliding_window);
+  if (s.experts > 0) {
+    size("expert_count", s.experts);
+    size("expert_used_count", s.experts_used);
+    size("expert_feed_forward_length", s.hidden);
+  }
   writer.add(key("rope.freq_base"), s.rope_base);
   writer.add(key("attention.layer_norm_rms_epsilon"), s.rms_epsilon);
 }
@@ -141,7 +161,7 @@ class RandomSource final : public TensorSource {
     tensors_.push_back(tensor);
   }
 
-  const KnownShape& known_;
+  KnownShape known_;
   std::string name_;
   ThreadPool& pool_;
   std::deque<std::string> names_;
@@ -174,7 +194,7 @@ Result<std::span<const std::byte>> RandomSource::data(const gguf::Tensor& tensor
 
 // All that is decided before a weight is made.
 struct Plan {
-  const KnownShape& known;
+  KnownShape known;
   const Mix& mix;
   gguf::Writer keys;
   const Architecture* architecture;
@@ -182,7 +202,7 @@ struct Plan {
 };
 
 Result<Plan> make_plan(std::string_view shape, std::string_view type) {
-  Plan plan{.known = *TRY(find_shape(shape)), .mix = *TRY(need_mix(type))};
+  Plan plan{.known = TRY(find_shape(shape)), .mix = *TRY(need_mix(type))};
   add_keys(plan.known, plan.mix, plan.keys);
   const std::string bytes = TRY(plan.keys.bytes());
   const auto view = std::as_bytes(std::span(bytes));

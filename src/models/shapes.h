@@ -13,8 +13,8 @@ namespace ashlar::models {
 
 std::vector<std::string_view> shape_names();  // "llama-3.2-1b", ...
 
-// A model of the shape, in memory, its matrices of `type`: the name of a mix
-// (mix.h). It has neither vocabulary nor template. invalid: an unknown shape or
+// A model of the shape, or with a number behind a colon of that many of its layers ("mixtral-8x7b:2"), in memory, its
+// matrices of `type`: the name of a mix (mix.h). It has neither vocabulary nor template. invalid: an unknown shape or
 // type, with the names that are known; exhausted: no memory.
 Result<LoadedModel> random_model(std::string_view shape, std::string_view type, const LoadOptions& options,
                                  ThreadPool& pool);

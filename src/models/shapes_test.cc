@@ -50,6 +50,7 @@ TEST(Mix, ChoosesAsPublishedFilesDo) {
   for (int i = 0; i < 16; ++i) q4_k_m += choose("Q4_K_M", "blk.0.attn_v.weight", i, 2048) == "Q6_K" ? '6' : '4';
   EXPECT_EQ(q4_k_m, "6644644644644666");
   EXPECT_EQ(choose("Q4_K_M", "blk.0.ffn_down.weight", 0, 8192), "Q6_K");
+  EXPECT_EQ(choose("Q4_K_M", "blk.0.ffn_down_exps.weight", 0, 768), "Q6_K");
   EXPECT_EQ(choose("Q4_K_M", "blk.0.attn_q.weight", 0, 2048), "Q4_K");
   EXPECT_EQ(choose("Q4_K_M", "blk.0.attn_q.weight", 0, 896), "Q5_0");
   EXPECT_EQ(choose("Q4_K_M", "blk.0.attn_v.weight", 0, 896), "Q8_0");
@@ -67,15 +68,27 @@ TEST(Mix, ChoosesAsPublishedFilesDo) {
 TEST(Shapes, HaveTheirPublishedNumberOfParameters) {
   ThreadPool pool(1);
   const std::pair<std::string_view, double> published[] = {
-      {"llama-3.2-1b", 1.236e9},   {"llama-3.2-3b", 3.213e9}, {"llama-3.1-8b", 8.030e9}, {"qwen2.5-0.5b", 0.494e9},
-      {"qwen2.5-1.5b", 1.544e9},   {"qwen2.5-7b", 7.616e9},   {"qwen3-0.6b", 0.596e9},   {"qwen3-4b", 4.022e9},
-      {"tinyllama-1.1b", 1.100e9}, {"mistral-7b", 7.242e9}};
+      {"llama-3.2-1b", 1.236e9},   {"llama-3.2-3b", 3.213e9}, {"llama-3.1-8b", 8.030e9},  {"qwen2.5-0.5b", 0.494e9},
+      {"qwen2.5-1.5b", 1.544e9},   {"qwen2.5-7b", 7.616e9},   {"qwen3-0.6b", 0.596e9},    {"qwen3-4b", 4.022e9},
+      {"tinyllama-1.1b", 1.100e9}, {"mistral-7b", 7.242e9},   {"mixtral-8x7b", 46.703e9}, {"qwen3-30b-a3b", 30.532e9}};
   EXPECT_EQ(shape_names().size(), std::size(published));
   for (const auto& [name, parameters] : published) {
     const auto model = random_model(name, "Q4_K_M", {.weights = false}, pool);
     ASSERT_TRUE(model) << model.error().message;
     EXPECT_NEAR(static_cast<double>(model->facts.parameters) / parameters, 1, 1e-3) << name;
   }
+}
+
+TEST(Shapes, CanBeCutToSomeLayers) {
+  ThreadPool pool(1);
+  const auto whole = random_model("mixtral-8x7b", "Q4_0", {.weights = false}, pool);
+  const auto cut = random_model("mixtral-8x7b:2", "Q4_0", {.weights = false}, pool);
+  ASSERT_TRUE(whole && cut);
+  EXPECT_EQ(cut->shape.layers, 2);
+  const std::int64_t outside = 2 * 32000 * 4096 + 4096;
+  EXPECT_EQ((cut->facts.parameters - outside) * 16, whole->facts.parameters - outside);
+  for (const char* name : {"mixtral-8x7b:0", "mixtral-8x7b:33", "mixtral-8x7b:", "mixtral-8x7b:2x"})
+    EXPECT_THAT(random_model(name, "Q4_0", {}, pool).error().message, HasSubstr("1 to 32 layers")) << name;
 }
 
 TEST(Shapes, UnknownNamesAreAnsweredWithTheKnownOnes) {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <functional>
 #include <set>
@@ -38,8 +39,7 @@ bool plain(kernels::Type type) {
 }
 
 // Blocks do not outlive a transposition.
-kernels::Type packed_type(const TensorList::Need& need, std::size_t part) {
-  const kernels::Type type = need.found[part]->type;
+kernels::Type packed_type(const TensorList::Need& need, std::size_t part, kernels::Type type) {
   if (need.parts[part].turned > 0 && !plain(type)) return kernels::Type::f16;
   return need.exact && plain(type) ? kernels::Type::f32 : type;
 }
@@ -48,7 +48,8 @@ kernels::Type packed_type(const TensorList::Need& need, std::size_t part) {
 std::vector<kernels::RawMatrix> stack_of(const TensorList::Need& need) {
   std::vector<kernels::RawMatrix> stack;
   for (std::size_t i = 0; i < need.found.size(); ++i)
-    stack.push_back({.type = packed_type(need, i), .rows = need.parts[i].rows, .columns = need.columns});
+    stack.push_back(
+        {.type = packed_type(need, i, need.found[i]->type), .rows = need.parts[i].rows, .columns = need.columns});
   return stack;
 }
 
@@ -60,6 +61,12 @@ kernels::PackedMatrix& destination(const TensorList::Need& need, std::size_t ind
   return need.matrices == nullptr ? *need.matrix : (*need.matrices)[index];
 }
 
+// Whether two that share an input have the same columns apart.
+bool same_kept(const gguf::Tensor& a, const gguf::Tensor& b) {
+  if (a.kept == nullptr || b.kept == nullptr) return a.kept == b.kept;
+  return a.kept->columns == b.kept->columns;
+}
+
 // [count, rows, columns] to [count, columns, rows].
 std::vector<float> transposed(std::span<const float> x, std::size_t count, std::size_t rows, std::size_t columns) {
   std::vector<float> out(x.size());
@@ -69,26 +76,35 @@ std::vector<float> transposed(std::span<const float> x, std::size_t count, std::
   return out;
 }
 
-// A part's bytes as they are packed; `buffer` holds them where the source's cannot serve.
-Result<std::span<const std::byte>> bytes_of(const TensorList::Need& need, std::size_t part, TensorSource& source,
-                                            std::vector<std::byte>& buffer) {
+// "blk.7.attn_q.weight" of the layers from 7 on.
+bool is_from_layer(std::string_view name, int first) {
+  constexpr std::string_view kLayers = "blk.";
+  if (!name.starts_with(kLayers)) return false;
+  int layer = -1;
+  std::from_chars(name.data() + kLayers.size(), name.data() + name.size(), layer);
+  return layer >= first;
+}
+
+}  // namespace
+
+kernels::RawMatrix raw_part(const TensorList::Need& need, std::size_t part, kernels::Type from,
+                            std::span<const std::byte> data, std::vector<std::byte>& buffer) {
   const gguf::Tensor& tensor = *need.found[part];
-  const auto data = TRY(source.data(tensor));
-  const kernels::Type type = packed_type(need, part);
+  const kernels::Type type = packed_type(need, part, from);
   const auto turned = static_cast<std::size_t>(need.parts[part].turned);
-  if (type == tensor.type && turned == 0) return data;
+  kernels::RawMatrix raw{.type = type, .rows = need.parts[part].rows, .columns = need.columns, .data = data.data()};
+  if (type == from && turned == 0) return raw;
   std::vector<float> values(static_cast<std::size_t>(tensor.elements()));
-  kernels::dequantize_row(tensor.type, data.data(), values.data(), tensor.elements());
+  kernels::dequantize_row(from, data.data(), values.data(), tensor.elements());
   if (turned > 0) {
     const auto columns = static_cast<std::size_t>(tensor.columns());
     values = transposed(values, turned, values.size() / (turned * columns), columns);
   }
   buffer.resize(kernels::row_bytes(type, tensor.elements()));
   kernels::quantize_row(type, values.data(), buffer.data(), tensor.elements());
-  return std::span<const std::byte>(buffer);
+  raw.data = buffer.data();
+  return raw;
 }
-
-}  // namespace
 
 void TensorList::matrix(std::vector<Rows> stacked, int columns, kernels::PackedMatrix& out) {
   needs_.push_back({.use = Use::matrix, .columns = columns, .parts = std::move(stacked), .matrix = &out});
@@ -97,6 +113,11 @@ void TensorList::matrix(std::vector<Rows> stacked, int columns, kernels::PackedM
 void TensorList::matrices(std::vector<Rows> stacked, int columns, int count, std::vector<kernels::PackedMatrix>& out) {
   needs_.push_back(
       {.use = Use::matrix, .columns = columns, .experts = count, .parts = std::move(stacked), .matrices = &out});
+}
+
+void TensorList::or_merged(Rows merged) {
+  CHECK(needs_.back().use == Use::matrix, "matrices are merged");
+  needs_.back().merged = {std::move(merged)};
 }
 
 void TensorList::exact_matrix(std::vector<Rows> stacked, int columns, kernels::PackedMatrix& out) {
@@ -136,6 +157,7 @@ void TensorList::ignore(std::string name) { ignored_.push_back(std::move(name));
 
 Status TensorList::check_need(const TensorSource& source, Need& need) const {
   if (!need.otherwise.empty() && source.find(need.parts[0].name) == nullptr) need.parts[0].name = need.otherwise;
+  if (!need.merged.empty() && source.find(need.merged[0].name) != nullptr) need.parts = need.merged;
   need.found.clear();
   const auto present = [&](const Rows& part) { return source.find(part.name) != nullptr; };
   if (need.optional && std::ranges::none_of(need.parts, present)) return {};
@@ -154,8 +176,12 @@ Status TensorList::check_need(const TensorSource& source, Need& need) const {
       return wrong(source, part.name,
                    fmt::format("has type {}; F32, F16 or BF16 is expected", kernels::type_info(tensor->type).name),
                    Code::unsupported);
+    if (!same_kept(*tensor, need.found.empty() ? *tensor : *need.found.front()) ||
+        (need.matrix == nullptr && tensor->kept != nullptr))
+      return wrong(source, part.name, "keeps outlier columns of its own apart, which is not supported here",
+                   Code::unsupported);
     if (!std::ranges::equal(tensor->order, need.found.empty() ? tensor->order : need.found.front()->order) ||
-        (need.matrix == nullptr && !tensor->order.empty()))
+        (need.use != Use::matrix && !tensor->order.empty()))
       return wrong(source, part.name, "has its columns in an order of its own (act-order), which is not supported here",
                    Code::unsupported);
     need.found.push_back(tensor);
@@ -171,7 +197,7 @@ Status TensorList::check(const TensorSource& source) {
   }
   // A tensor left over means that the model is not what we would compute.
   for (const gguf::Tensor& tensor : source.tensors())
-    if (!known.contains(tensor.name))
+    if (!known.contains(tensor.name) && !is_from_layer(tensor.name, first_ignored_layer_))
       return wrong(source, tensor.name, "has no place in this architecture", Code::unsupported);
   return {};
 }
@@ -179,10 +205,12 @@ Status TensorList::check(const TensorSource& source) {
 // All matrices of a need, which stand in sections from `first_section` on.
 Status TensorList::pack(const Need& need, std::size_t first_section, TensorSource& source,
                         const std::shared_ptr<PackedImage>& image, ThreadPool& pool) const {
-  std::vector<kernels::RawMatrix> stack = stack_of(need);
-  std::vector<std::vector<std::byte>> buffers(stack.size());
-  for (std::size_t part = 0; part < stack.size(); ++part)
-    stack[part].data = TRY(bytes_of(need, part, source, buffers[part])).data();
+  std::vector<kernels::RawMatrix> stack;
+  std::vector<std::vector<std::byte>> buffers(need.found.size());
+  for (std::size_t part = 0; part < buffers.size(); ++part) {
+    const gguf::Tensor& tensor = *need.found[part];
+    stack.push_back(raw_part(need, part, tensor.type, TRY(source.data(tensor)), buffers[part]));
+  }
   for (std::size_t i = 0; i < matrices_of(need); ++i) {
     destination(need, i) = TRY(kernels::pack_into(stack, image->room(first_section + i), image, pool));
     for (kernels::RawMatrix& raw : stack)
@@ -190,6 +218,28 @@ Status TensorList::pack(const Need& need, std::size_t first_section, TensorSourc
   }
   for (const gguf::Tensor* tensor : need.found) source.release(*tensor, looked_up(tensor));
   return {};
+}
+
+void TensorList::take_columns(const Need& need) {
+  const gguf::Tensor& first = *need.found.front();
+  if (const std::span<const std::int32_t> order = first.order; !order.empty()) {
+    const auto columns = static_cast<std::size_t>(need.columns);
+    CHECK(order.size() == columns * matrices_of(need), "each matrix has an order of its columns");
+    for (std::size_t i = 0; i < matrices_of(need); ++i) {
+      const auto own = order.subspan(i * columns, columns);
+      destination(need, i).set_order({own.begin(), own.end()});
+    }
+  }
+  if (first.kept == nullptr) return;  // those of experts have none
+  auto kept = std::make_shared<kernels::KeptColumns>();
+  kept->columns = first.kept->columns;
+  for (std::size_t k = 0; k < kept->columns.size(); ++k)
+    for (const gguf::Tensor* tensor : need.found) {
+      const auto rows = static_cast<std::size_t>(tensor->rows());
+      const auto from = tensor->kept->weights.begin() + static_cast<std::ptrdiff_t>(k * rows);
+      kept->weights.insert(kept->weights.end(), from, from + static_cast<std::ptrdiff_t>(rows));
+    }
+  need.matrix->set_kept(std::move(kept));
 }
 
 Status TensorList::fill_matrices(TensorSource& source, ThreadPool& pool) const {
@@ -207,10 +257,7 @@ Status TensorList::fill_matrices(TensorSource& source, ThreadPool& pool) const {
     if (need.matrices != nullptr) need.matrices->resize(count);
   }
   const auto take_orders = [&] {
-    for (const Place& place : places) {
-      const std::span<const std::int32_t> order = place.need->found.front()->order;
-      if (!order.empty()) place.need->matrix->set_order({order.begin(), order.end()});
-    }
+    for (const Place& place : places) take_columns(*place.need);
   };
   const std::shared_ptr<PackedImage> image = TRY(source.image(sections, pool));
   if (image->origin() != PackedImage::Origin::fresh) {

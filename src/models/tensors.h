@@ -3,6 +3,7 @@
 // anything is computed, and then filled.
 #pragma once
 
+#include <climits>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -81,6 +82,9 @@ class TensorList {
   void vector_rows(Rows rows, int columns, std::vector<float>& out);
   void vector(std::vector<Rows> joined, std::vector<float>& out);
   void embedding(std::string name, int rows, int width, Embedding& out);
+  // Where the file has this instead of what the last matrix() or matrices() stacks, it is taken: all their rows, in the
+  // same order.
+  void or_merged(Rows merged);
   // As matrix() and vector(), for what a file may lack: `out` stays empty then.
   // Of a stack all must be there or none.
   void optional_vector(std::vector<Rows> joined, std::vector<float>& out);
@@ -89,6 +93,8 @@ class TensorList {
   void matrix_or(std::string name, std::string otherwise, int rows, int columns, kernels::PackedMatrix& out);
   // A tensor that may be in the file and is not used.
   void ignore(std::string name);
+  // None of the layers from this one on is used.
+  void ignore_layers_from(int layer) { first_ignored_layer_ = layer; }
 
   // All tensors are there, with the dims that are wanted and a type that can be
   // used so, and there is no other. corrupt, unsupported: one sentence with the
@@ -108,7 +114,8 @@ class TensorList {
     int experts = 0;     // 0: no third dimension
     bool exact = false;  // F16 and BF16 become F32
     std::vector<Rows> parts;
-    std::string otherwise;  // stands in where the file lacks the one part; may be empty
+    std::string otherwise;     // stands in where the file lacks the one part; may be empty
+    std::vector<Rows> merged;  // the part that stands in for all where the file has it; may be empty
     kernels::PackedMatrix* matrix = nullptr;
     std::vector<kernels::PackedMatrix>* matrices = nullptr;  // instead, where there are experts
     std::vector<float>* vector = nullptr;
@@ -116,6 +123,8 @@ class TensorList {
     std::vector<const gguf::Tensor*> found;  // set by check(); empty: an optional need that is not met
   };
   std::span<const Need> needs() const { return needs_; }
+  // Tells filled matrices the order of their columns, and which of them are kept apart.
+  static void take_columns(const Need& need);
 
   // Where each tensor's rows stand in the matrices, but for an embedding that is one too. After check().
   TensorPlaces places() const;
@@ -129,6 +138,12 @@ class TensorList {
 
   std::vector<Need> needs_;
   std::vector<std::string> ignored_;
+  int first_ignored_layer_ = INT_MAX;
 };
+
+// A part of a need as it is packed, from bytes of this type, the tensor's or what stands in for them. `buffer` holds
+// what those cannot serve for.
+kernels::RawMatrix raw_part(const TensorList::Need& need, std::size_t part, kernels::Type type,
+                            std::span<const std::byte> data, std::vector<std::byte>& buffer);
 
 }  // namespace ashlar::models

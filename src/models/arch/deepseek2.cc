@@ -9,6 +9,18 @@
 namespace ashlar::models {
 namespace {
 
+// The last layers of some files predict further tokens; they are not run.
+Status leave_out_layers(const Keys& keys, Config& config) {
+  const auto further = TRY(keys.get<std::int64_t>("nextn_predict_layers", 0));
+  if (further < 0 || further > kMostLayers)
+    return keys.bad("nextn_predict_layers", fmt::format("is {}; 0 to {} are possible", further, kMostLayers));
+  config.further_layers = further > 0;
+  int& layers = config.shape.layers;  // with or without them
+  for (std::int64_t i = 0; i < further && layers > 1; ++i)
+    if (keys.file().find_tensor(tensor_name(layers - 1, "nextn.eh_proj.weight")) != nullptr) --layers;
+  return {};
+}
+
 // Files that keep what makes keys apart from what makes values say the sizes of the short vector under the usual names,
 // and those of a head under their own.
 Status read_latent(const Keys& keys, Shape& s, LatentConfig& c) {
@@ -63,6 +75,7 @@ Status read_layers(const Keys& keys, const Shape& s, ExpertsConfig& e) {
 
 Result<Config> configure(const Keys& keys) {
   Config config = TRY(read_sizes(keys));
+  TRY(leave_out_layers(keys, config));
   Shape& s = config.shape;
   TRY(read_latent(keys, s, config.latent));
   TRY(read_rope(keys, s, config.rope));
@@ -86,6 +99,7 @@ void list_tensors(const Config& config, Weights& weights, TensorList& list) {
     list_feed_forward(config, i, layer, list);
   }
   list_output(s, weights, list);
+  if (config.further_layers) list.ignore_layers_from(s.layers);
 }
 
 void forward(const Weights& weights, Pass& pass) {

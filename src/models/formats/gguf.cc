@@ -9,6 +9,8 @@
 #include <limits>
 #include <numeric>
 
+#include "models/formats/gguf_experts.h"
+
 namespace ashlar::models::gguf {
 namespace {
 
@@ -484,11 +486,13 @@ Result<File> File::assemble(std::string path, std::vector<std::byte> keys, std::
   file.parts_ = std::move(parts);
   file.tensors_ = std::move(tensors);
   file.assembly_ = std::move(assembly);
+  file.assembled_ = true;
   TRY(file.index());
   return file;
 }
 
 Status File::index() {
+  if (assembly_ == nullptr) assembly_ = TRY(stack_old_experts(tensors_, path_));
   keys_by_name_ = order_by_name(keys_);
   tensors_by_name_ = order_by_name(tensors_);
   if (const Tensor* twice = find_twice(tensors_, tensors_by_name_))

@@ -26,6 +26,10 @@
 #include "base/result.h"
 #include "kernels/types.h"
 
+namespace ashlar::kernels {
+struct KeptColumns;
+}
+
 namespace ashlar::models::gguf {
 
 enum class ValueType : std::uint32_t {
@@ -91,6 +95,7 @@ struct Tensor {
   int part = 0;                                  // the file of a split model that holds it
   // Column k of the rows meets element order[k] of what they are multiplied by; empty: its own. Of no GGUF file.
   std::span<const std::int32_t> order;
+  const kernels::KeptColumns* kept = nullptr;  // columns that are 0 in the rows; nullptr: none. Of no GGUF file
 
   std::int64_t columns() const { return dims[0]; }
   std::int64_t rows() const { return dims[1] * dims[2] * dims[3]; }
@@ -132,6 +137,7 @@ class Assembly {
 // any thread.
 class File {
  public:
+  // The experts of old files appear as later ones have them (gguf_experts.h).
   // `path` may be any part of a split model (name-00001-of-00003.gguf).
   // As read_part(); not_found and io as MappedFile::open().
   static Result<File> open(const std::string& path);
@@ -145,7 +151,7 @@ class File {
                                std::vector<Tensor> tensors, std::shared_ptr<const Assembly> assembly);
 
   const std::string& path() const { return path_; }
-  bool assembled() const { return assembly_ != nullptr; }
+  bool assembled() const { return assembled_; }
   std::uint32_t version() const { return version_; }
   std::uint64_t bytes() const;  // of all parts
   std::size_t files() const { return parts_.empty() ? 1 : parts_.size(); }
@@ -194,6 +200,7 @@ class File {
   std::vector<MappedFile> parts_;
   std::vector<std::byte> memory_;  // instead of parts; of an assembled file, its keys
   std::shared_ptr<const Assembly> assembly_;
+  bool assembled_ = false;  // from another format; experts of an old file are put together too
   std::uint32_t version_ = 0;
   std::vector<Key> keys_;
   std::vector<Tensor> tensors_;

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <map>
 #include <memory>
+#include <numeric>
 #include <optional>
 
 namespace ashlar::models {
@@ -48,6 +49,7 @@ Status make_one(const Stored& stored, std::span<std::byte> room) {
 Result<Stored> stack(std::string name, std::map<int, Stored> experts, std::string_view place) {
   const Stored& first = experts.begin()->second;
   Stored out{.name = std::move(name), .type = first.type, .shape = first.shape};
+  const bool ordered = std::ranges::any_of(experts, [](const auto& e) { return !e.second.order.empty(); });
   auto parts = std::make_shared<std::vector<Stored>>();
   for (auto& [index, expert] : experts) {
     if (index != static_cast<int>(parts->size()))
@@ -55,6 +57,11 @@ Result<Stored> stack(std::string name, std::map<int, Stored> experts, std::strin
     if (expert.type != out.type || expert.shape != out.shape || expert.shape.size() != 2)
       return bad(place, expert.name, "differs from that of other experts");
     out.from.insert(out.from.end(), expert.from.begin(), expert.from.end());
+    if (ordered && expert.order.empty()) {
+      expert.order.resize(size(expert.shape[1]));
+      std::iota(expert.order.begin(), expert.order.end(), 0);
+    }
+    out.order.insert(out.order.end(), expert.order.begin(), expert.order.end());
     parts->push_back(std::move(expert));
   }
   out.shape.insert(out.shape.begin(), static_cast<std::int64_t>(parts->size()));

@@ -119,6 +119,33 @@ Result<Importance> read_old(std::span<const std::byte> bytes, const std::string&
   return out;
 }
 
+// Of what one matrix is multiplied with.
+struct Squares {
+  std::vector<double> sums;
+  std::int64_t rows = 0;
+
+  void add(const float* h, std::size_t ld, int count, int columns) {
+    sums.resize(static_cast<std::size_t>(columns));
+    rows += count;
+    for (int r = 0; r < count; ++r)
+      for (std::size_t c = 0; c < sums.size(); ++c) {
+        const double x = h[static_cast<std::size_t>(r) * ld + c];
+        sums[c] += x * x;
+      }
+  }
+};
+
+// One of the matrices that a tensor stacks. Experts that no row was routed to have a count of 0.
+void note(const Squares& squares, const gguf::Tensor& tensor, std::int64_t matrix, std::int64_t matrices,
+          Importance& out) {
+  Importance::Entry& entry = out.entries[std::string(tensor.name)];
+  const auto columns = static_cast<std::size_t>(tensor.columns()), at = static_cast<std::size_t>(matrix);
+  entry.sums.resize(columns * static_cast<std::size_t>(matrices));
+  entry.counts.resize(static_cast<std::size_t>(matrices));
+  entry.counts[at] = static_cast<float>(squares.rows);
+  std::ranges::copy(squares.sums, entry.sums.begin() + static_cast<std::ptrdiff_t>(columns * at));
+}
+
 }  // namespace
 
 std::vector<float> Importance::weights_of(const gguf::Tensor& tensor) const {
@@ -184,27 +211,19 @@ Result<Importance> measure_importance(const LoadedModel& model, std::span<const 
   Importance out{.windows = walk->tokens() / window, .window = window};
   const std::int64_t total = out.windows * walk->layers();
   std::int64_t done = 0;
-  std::map<const std::byte*, std::vector<double>> sums;
+  std::map<const std::byte*, Squares> seen;
   const LayerWalk::See see = [&](const LayerWalk::Product& product, float* h, std::size_t ld, int rows) {
-    std::vector<double>& sum = sums[product.packed];
-    sum.resize(static_cast<std::size_t>(product.columns()));
-    for (int r = 0; r < rows; ++r)
-      for (std::size_t c = 0; c < sum.size(); ++c) {
-        const double x = h[static_cast<std::size_t>(r) * ld + c];
-        sum[c] += x * x;
-      }
+    seen[product.packed].add(h, ld, rows, product.columns());
   };
   for (int layer = 0; layer < walk->layers(); ++layer) {
     TRY(walk->load(layer));
-    sums.clear();
-    TRY(walk->pass(true, see, [&] { return watch(done++, total); }));
+    seen.clear();
+    TRY(walk->pass(true, see, [&] { return watch(done++, total); }, see));
     for (const LayerWalk::Product& product : walk->products())
-      for (const gguf::Tensor* tensor : product.tensors) {
-        const std::vector<double>& sum = sums[product.packed];
-        if (sum.empty()) continue;
-        out.entries[std::string(tensor->name)] = {.sums = {sum.begin(), sum.end()},
-                                                  .counts = {static_cast<float>(walk->tokens())}};
-      }
+      for (const gguf::Tensor* tensor : product.tensors) note(seen[product.packed], *tensor, 0, 1, out);
+    for (const LayerWalk::Product& product : walk->experts())
+      for (const gguf::Tensor* tensor : product.tensors)
+        note(seen[product.packed], *tensor, product.expert, tensor->dims[2], out);
   }
   return out;
 }

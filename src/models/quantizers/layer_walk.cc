@@ -33,12 +33,14 @@ bool in_layer(const TensorList::Need& need, int index) {
 
 }  // namespace
 
-std::vector<float> floats_of(const gguf::Tensor& tensor, ThreadPool& pool) {
+Result<std::vector<float>> floats_of(const gguf::File& file, const gguf::Tensor& tensor, ThreadPool& pool) {
+  std::vector<std::byte> room;
+  const auto data = TRY(file.read(tensor, room));
   std::vector<float> out(static_cast<std::size_t>(tensor.elements()));
   const std::size_t columns = static_cast<std::size_t>(tensor.columns());
   const std::size_t row = kernels::row_bytes(tensor.type, tensor.columns());
   pool.for_each(static_cast<int>(tensor.rows()), [&](int r, int) {
-    kernels::dequantize_row(tensor.type, tensor.data.data() + row * static_cast<std::size_t>(r),
+    kernels::dequantize_row(tensor.type, data.data() + row * static_cast<std::size_t>(r),
                             out.data() + columns * static_cast<std::size_t>(r), tensor.columns());
   });
   return out;
@@ -76,7 +78,7 @@ Status LayerWalk::prepare() {
     all_.embedding = {.type = tensor.type,
                       .width = need.columns,
                       .row_bytes = kernels::row_bytes(tensor.type, need.columns),
-                      .rows = tensor.data,
+                      .rows = TRY(model_.file->read(tensor, embedding_)),
                       .tensor = &tensor};
   }
   one_.embedding = all_.embedding;
@@ -90,22 +92,23 @@ Status LayerWalk::prepare() {
   look_up_ = keep_ = true;
   TRY(run({}));
   look_up_ = false;
+  if (all_.embedding.tensor != nullptr) model_.file->release(*all_.embedding.tensor);
   return {};
 }
 
 Status LayerWalk::fill(const TensorList::Need& need) {
   std::vector<kernels::RawMatrix> stack;
+  std::vector<std::vector<std::byte>> rooms(need.found.size());  // of tensors that lie in no file
+  std::vector<std::vector<std::byte>> buffers(need.found.size());
   std::vector<float> joined;
-  for (const gguf::Tensor* tensor : need.found) {
+  for (std::size_t i = 0; i < need.found.size(); ++i) {
+    const gguf::Tensor* tensor = need.found[i];
     const auto replaced = replaced_.find(tensor);
     const bool other = replaced != replaced_.end();
     const kernels::Type type = other ? replaced->second.type : tensor->type;
-    const std::byte* data = other ? replaced->second.bytes.data() : tensor->data.data();
+    const std::byte* data = other ? replaced->second.bytes.data() : TRY(model_.file->read(*tensor, rooms[i])).data();
     if (need.use == TensorList::Use::matrix) {
-      stack.push_back({.type = type,
-                       .rows = static_cast<int>(tensor->rows()),
-                       .columns = static_cast<int>(tensor->columns()),
-                       .data = data});
+      stack.push_back(raw_part(need, i, type, {data, kernels::row_bytes(type, tensor->elements())}, buffers[i]));
       continue;
     }
     const std::size_t begin = joined.size();
@@ -115,11 +118,39 @@ Status LayerWalk::fill(const TensorList::Need& need) {
       return Error{Code::corrupt, fmt::format("{}: tensor {} holds a value that is not finite", model_.file->path(),
                                               gguf::quoted(tensor->name))};
   }
-  if (need.use == TensorList::Use::matrix)
-    *need.matrix = TRY(kernels::pack(stack, pool_));
-  else
-    *need.vector = std::move(joined);
+  if (need.use == TensorList::Use::matrix) return pack(need, std::move(stack));
+  *need.vector = std::move(joined);
   return {};
+}
+
+Status LayerWalk::pack(const TensorList::Need& need, std::vector<kernels::RawMatrix> stack) const {
+  if (need.matrices == nullptr) {
+    *need.matrix = TRY(kernels::pack(stack, pool_));
+    TensorList::take_columns(need);
+    return {};
+  }
+  need.matrices->clear();
+  for (int expert = 0; expert < need.experts; ++expert) {
+    need.matrices->push_back(TRY(kernels::pack(stack, pool_)));
+    for (kernels::RawMatrix& raw : stack)
+      raw.data += kernels::row_bytes(raw.type, raw.columns) * static_cast<std::size_t>(raw.rows);
+  }
+  TensorList::take_columns(need);
+  return {};
+}
+
+// A tensor whose matrices are turned meets something else in the file's form than in ours.
+void LayerWalk::list_products(const TensorList::Need& need) {
+  std::vector<const gguf::Tensor*> tensors;
+  for (std::size_t i = 0; i < need.found.size(); ++i)
+    if (need.parts[i].turned == 0) tensors.push_back(need.found[i]);
+  if (tensors.empty()) return;
+  if (need.matrices == nullptr) {
+    products_.push_back({need.matrix->data(), std::move(tensors)});
+    return;
+  }
+  for (int expert = 0; expert < need.experts; ++expert)
+    experts_.push_back({(*need.matrices)[static_cast<std::size_t>(expert)].data(), tensors, expert});
 }
 
 Status LayerWalk::load(int index) {
@@ -136,11 +167,12 @@ Status LayerWalk::load(int index) {
 
 Status LayerWalk::reload() {
   products_.clear();
+  experts_.clear();
   one_.layers.clear();
   for (const TensorList::Need& need : list_.needs()) {
     if (need.found.empty() || !in_layer(need, loaded_)) continue;
     TRY(fill(need));
-    if (need.use == TensorList::Use::matrix) products_.push_back({need.matrix->data(), need.found});
+    if (need.use == TensorList::Use::matrix) list_products(need);
   }
   one_.layers.push_back(std::move(all_.layers[static_cast<std::size_t>(loaded_)]));
   all_.layers[static_cast<std::size_t>(loaded_)] = {.index = loaded_};
@@ -151,8 +183,9 @@ void LayerWalk::replace(const gguf::Tensor& tensor, kernels::Type type, std::vec
   replaced_[&tensor] = {type, std::move(bytes)};
 }
 
-Status LayerWalk::pass(bool advance, const See& see, const Look& look) {
+Status LayerWalk::pass(bool advance, const See& see, const Look& look, const See& see_experts) {
   see_ = see ? &see : nullptr;
+  see_experts_ = see_experts ? &see_experts : nullptr;
   keep_ = advance;
   return run(look);
 }
@@ -180,9 +213,13 @@ bool LayerWalk::enter(float* x, std::size_t ld, int rows) {
 }
 
 void LayerWalk::input(const kernels::PackedMatrix& matrix, float* h, std::size_t ld, int rows) {
-  if (see_ == nullptr) return;
-  const auto product = std::ranges::find(products_, matrix.data(), &Product::packed);
-  if (product != products_.end()) (*see_)(*product, h, ld, rows);
+  const auto show = [&](std::span<const Product> products, const See* see) {
+    if (see == nullptr) return;
+    const auto product = std::ranges::find(products, matrix.data(), &Product::packed);
+    if (product != products.end()) (*see)(*product, h, ld, rows);
+  };
+  show(products_, see_);
+  show(experts_, see_experts_);
 }
 
 void LayerWalk::leave(const float* x, std::size_t ld, int rows) {

@@ -18,8 +18,8 @@
 
 namespace ashlar::models {
 
-// Float tensors as rows of floats.
-std::vector<float> floats_of(const gguf::Tensor& tensor, ThreadPool& pool);
+// A tensor of the file as rows of floats. Errors: what a tensor that lies in no file is made of.
+Result<std::vector<float>> floats_of(const gguf::File& file, const gguf::Tensor& tensor, ThreadPool& pool);
 
 // Belongs to one thread, which the pool helps. Not movable: layers point into it.
 class LayerWalk final : private Listener {
@@ -28,6 +28,7 @@ class LayerWalk final : private Listener {
   struct Product {
     const std::byte* packed = nullptr;  // which tells it from others
     std::vector<const gguf::Tensor*> tensors;
+    int expert = -1;  // of an expert: which of the matrices that each tensor stacks
     int columns() const { return static_cast<int>(tensors.front()->columns()); }
   };
   // Rows of a product's input, which may be changed before they are multiplied.
@@ -41,6 +42,7 @@ class LayerWalk final : private Listener {
                                                    int window, ThreadPool& pool);
   LayerWalk(const LayerWalk&) = delete;
 
+  const gguf::File& file() const { return *model_.file; }
   int layers() const { return config_.shape.layers; }
   std::int64_t tokens() const { return static_cast<std::int64_t>(tokens_.size()); }
 
@@ -48,6 +50,8 @@ class LayerWalk final : private Listener {
   Status load(int index);
   // Of the layer loaded, in the order in which they are used.
   std::span<const Product> products() const { return products_; }
+  // Those of the layer's experts; each sees the rows that are routed to it.
+  std::span<const Product> experts() const { return experts_; }
   // Of the loaded layer, or another one: nullptr if there is none.
   const gguf::Tensor* find(std::string_view name) const { return model_.file->find_tensor(name); }
 
@@ -56,7 +60,7 @@ class LayerWalk final : private Listener {
   Status reload();
 
   // All tokens through the loaded layer; what comes out is dropped, or, with `advance`, what the next layer gets.
-  Status pass(bool advance, const See& see, const Look& look);
+  Status pass(bool advance, const See& see, const Look& look, const See& see_experts = {});
 
   // [tokens, width]: what the loaded layer gets, or after a pass with `advance` what the next one does. May be changed.
   std::span<float> stream() { return x_; }
@@ -69,6 +73,8 @@ class LayerWalk final : private Listener {
   LayerWalk(const LoadedModel& model, std::span<const std::int32_t> tokens, int window, ThreadPool& pool);
   Status prepare();
   Status fill(const TensorList::Need& need);
+  Status pack(const TensorList::Need& need, std::vector<kernels::RawMatrix> stack) const;
+  void list_products(const TensorList::Need& need);
   Status run(const Look& look);
 
   bool enter(float* x, std::size_t ld, int rows) override;
@@ -82,17 +88,18 @@ class LayerWalk final : private Listener {
   int window_;
   ThreadPool& pool_;
   TensorList list_;
-  Weights all_;  // where the list's needs point
-  Weights one_;  // the embedding, and the one layer that is loaded, or none
+  std::vector<std::byte> embedding_;  // its rows, where they lie in no file
+  Weights all_;                       // where the list's needs point
+  Weights one_;                       // the embedding, and the one layer that is loaded, or none
   int loaded_ = -1;
-  std::vector<Product> products_;
+  std::vector<Product> products_, experts_;
   std::map<const gguf::Tensor*, Replaced> replaced_;
   std::unique_ptr<Pass> pass_;
   std::unique_ptr<BlockStore> kv_;
   std::vector<float> x_;  // [tokens, width], before the loaded layer
   bool look_up_ = false, keep_ = false;
   std::size_t at_ = 0;  // the first token of the window at work
-  const See* see_ = nullptr;
+  const See *see_ = nullptr, *see_experts_ = nullptr;
 };
 
 }  // namespace ashlar::models

@@ -12,6 +12,7 @@
 #include "kernels/blocks.h"
 #include "models/quantizers/calibrated.h"
 #include "models/quantizers/dense.h"
+#include "models/quantizers/expert_rounding.h"
 #include "models/quantizers/gptq.h"
 #include "models/quantizers/importance.h"
 #include "models/quantizers/layer_walk.h"
@@ -225,8 +226,8 @@ TEST_F(Calibrated, ImportanceIsTheMeanSquareOfInputs) {
   ASSERT_TRUE(measured) << measured.error().message;
   EXPECT_EQ(measured->entries.size(), 14u);  // seven matrices in two layers
   // The first norm's output, by hand.
-  const auto embedding = floats_of(*loaded.file->find_tensor("token_embd.weight"), pool_);
-  const auto norm = floats_of(*loaded.file->find_tensor("blk.0.attn_norm.weight"), pool_);
+  const auto embedding = floats_of(*loaded.file, *loaded.file->find_tensor("token_embd.weight"), pool_).value();
+  const auto norm = floats_of(*loaded.file, *loaded.file->find_tensor("blk.0.attn_norm.weight"), pool_).value();
   std::vector<double> expected(256);
   for (const std::int32_t token : text) {
     const float* x = embedding.data() + 256 * token;
@@ -341,6 +342,113 @@ TEST_F(Calibrated, NamesTheTensorThatIsNotFinite) {
   const auto made = make(loaded, Method::gptq, "Q4_0", false, [](double, int) -> Status { return {}; });
   EXPECT_THAT(made.error().message, HasSubstr("tensor 'blk.1.ffn_up.weight' holds a value that is not finite"));
   EXPECT_FALSE(fs::exists(path("out.gguf")));
+}
+
+const TinySpec kExperts{.architecture = "qwen3moe",
+                        .width = 256,
+                        .hidden = 256,
+                        .heads = 4,
+                        .head_dim = 64,
+                        .halves = true,
+                        .head_norms = true,
+                        .experts = 6,
+                        .experts_used = 2,
+                        .expert_hidden = 256,
+                        .normalize = true};
+
+TEST_F(Calibrated, ImportanceOfExpertsCountsTheRowsThatAreRoutedToEach) {
+  const LoadedModel loaded = model(kExperts);
+  const auto text = tokens();
+  const auto measured =
+      measure_importance(loaded, text, 64, pool_, [](std::int64_t, std::int64_t) -> Status { return {}; });
+  ASSERT_TRUE(measured) << measured.error().message;
+  for (const char* part : {"ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"})
+    for (const char* blk : {"blk.0.", "blk.1."}) {
+      const auto& entry = measured->entries.at(std::string(blk) + part + ".weight");
+      EXPECT_EQ(entry.sums.size(), 6u * 256u);
+      ASSERT_EQ(entry.counts.size(), 6u);
+      double rows = 0;
+      for (const float count : entry.counts) rows += count;
+      EXPECT_EQ(rows, 2.0 * static_cast<double>(text.size()));
+    }
+  // Every row goes to two experts, so over all of them the sums of gate are twice those of the router.
+  const auto& gate = measured->entries.at("blk.1.ffn_gate_exps.weight").sums;
+  const auto& router = measured->entries.at("blk.1.ffn_gate_inp.weight").sums;
+  for (std::size_t c = 0; c < 256; ++c) {
+    double sum = 0;
+    for (std::size_t e = 0; e < 6; ++e) sum += double{gate[e * 256 + c]};
+    ASSERT_NEAR(sum, 2 * double{router[c]}, 1e-4 * sum) << c;
+  }
+  std::ofstream(path("new.gguf"), std::ios::binary) << importance_file(*measured);
+  const auto again = read_importance(path("new.gguf"));
+  ASSERT_TRUE(again) << again.error().message;
+  EXPECT_TRUE(check_importance(*again, loaded, "new.gguf"));
+  EXPECT_EQ(again->entries.at("blk.1.ffn_down_exps.weight").counts,
+            measured->entries.at("blk.1.ffn_down_exps.weight").counts);
+  // Means of each expert are its own.
+  const auto weights = again->weights_of(*loaded.file->find_tensor("blk.1.ffn_gate_exps.weight"));
+  const auto& counts = measured->entries.at("blk.1.ffn_gate_exps.weight").counts;
+  for (std::size_t i = 0; i < weights.size(); i += 37) {
+    const float expected = counts[i / 256] > 0 ? gate[i] / counts[i / 256] : 1;
+    EXPECT_EQ(weights[i], expected);
+  }
+}
+
+TEST_F(Calibrated, ExpertsAreRoundedByWhatIsRoutedToThem) {
+  const LoadedModel loaded = model(kExperts);
+  const auto before = logits(path("in.gguf"));
+  const auto error_of = [&](Method method, const char* type) {
+    const auto made = make(loaded, method, type, false, [](double, int) -> Status { return {}; });
+    EXPECT_TRUE(made) << made.error().message;
+    const auto after = logits(path("out.gguf"));
+    double off = 0, all = 0;
+    for (std::size_t i = 0; i < before.size(); ++i) {
+      off += std::pow(after[i] - before[i], 2);
+      all += std::pow(before[i], 2);
+    }
+    return off / all;
+  };
+  for (const Method method : {Method::gptq, Method::awq, Method::smoothquant})
+    EXPECT_LT(error_of(method, "Q8_0"), 0.01) << name_of(method);
+
+  // Against rounding to nearest, by the rows that each expert saw.
+  LoadedModel same = model(kExperts);
+  const auto text = tokens(1024);
+  auto walk = LayerWalk::create(same, text, 64, pool_).value();
+  ASSERT_TRUE(walk->load(0));
+  std::map<int, std::vector<float>> seen;
+  ASSERT_TRUE(walk->pass(false, {}, {}, [&](const LayerWalk::Product& product, float* h, std::size_t ld, int rows) {
+    if (!product.tensors.front()->name.ends_with("gate_exps.weight")) return;
+    for (int r = 0; r < rows; ++r) {
+      const float* row = h + static_cast<std::size_t>(r) * ld;
+      seen[product.expert].insert(seen[product.expert].end(), row, row + 256);
+    }
+  }));
+  const GptqOptions options;
+  const auto made = round_experts(*walk, [](const gguf::Tensor&) { return Type::q4_0; }, &options, pool_, {});
+  ASSERT_TRUE(made) << made.error().message;
+  EXPECT_EQ(made->products, 12);
+  EXPECT_EQ(made->tensors.size(), 3u);
+  const gguf::Tensor& gate = *loaded.file->find_tensor("blk.0.ffn_gate_exps.weight");
+  const auto found = std::ranges::find(made->tensors, gate.name, [](const auto& t) { return t.tensor->name; });
+  ASSERT_NE(found, made->tensors.end());
+  const auto w = floats_of(gate, pool_);
+  const std::size_t each = 256 * 256, bytes = found->bytes.size() / 6;
+  int better = 0, judged = 0;
+  for (const auto& [expert, rows] : seen) {
+    if (rows.size() < 64 * 256) continue;
+    const auto from = w.begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(expert) * each);
+    const std::vector<float> own(from, from + each);
+    std::vector<std::byte> nearest(bytes);
+    kernels::quantize_row(Type::q4_0, own.data(), nearest.data(), each);
+    const auto h = mean_products(rows, 256);
+    const auto at = found->bytes.begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(expert) * bytes);
+    const std::vector<std::byte> ours(at, at + static_cast<std::ptrdiff_t>(bytes));
+    ++judged;
+    better += cost(own, Type::q4_0, ours, h, 256) < 0.9 * cost(own, Type::q4_0, nearest, h, 256) ? 1 : 0;
+  }
+  EXPECT_GE(judged, 3);
+  EXPECT_EQ(better, judged);
 }
 
 }  // namespace
