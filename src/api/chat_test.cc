@@ -170,7 +170,7 @@ TEST(Chat, HandsEveryParameterToTheGenerator) {
   world.chat(hi(R"("temperature":0.5,"top_k":40,"top_p":0.9,"min_p":0.1,"typical_p":0.8,"repetition_penalty":1.1,
     "presence_penalty":-1,"frequency_penalty":2,"logit_bias":{"7":-100},"allowed_token_ids":[1,2],"seed":-1,
     "max_tokens":9,"max_completion_tokens":8,"min_tokens":2,"stop":["a","b"],"stop_token_ids":[3],"ignore_eos":true,
-    "include_stop_str_in_output":true,"n":2,"skip_special_tokens":false,"priority":-3,"cache_salt":"s",
+    "include_stop_str_in_output":true,"n":2,"skip_special_tokens":false,"priority":-3,"cache_salt":"s","keep_alive":"1h30m",
     "speculation":"ngram","speculative_tokens":4,"prediction":{"type":"content","content":[{"type":"text","text":"He"},{"type":"text","text":"llo"}]},
     "logprobs":true,"top_logprobs":20,"add_special_tokens":true,"chat_template":"{{x}}","chat_template_kwargs":{"enable_thinking":false},
     "reasoning_effort":"low","tools":[{"type":"function","function":{"name":"f"}}],"tool_choice":"auto","unknown_field":{"deep":[1]})"));
@@ -196,6 +196,7 @@ TEST(Chat, HandsEveryParameterToTheGenerator) {
   EXPECT_FALSE(request.skip_special_tokens);
   EXPECT_EQ(request.priority, -3);
   EXPECT_EQ(request.cache_salt, "s");
+  EXPECT_EQ(request.keep_alive, std::chrono::minutes(90));
   EXPECT_EQ(request.speculating.by, engine::Speculation::ngram);
   EXPECT_EQ(request.speculating.most, 4);
   EXPECT_EQ(request.speculating.prediction, "Hello");
@@ -223,6 +224,22 @@ TEST(Chat, SpeculationMayBeSwitchedOffAndIsCounted) {
   const Json json = world.chat(hi(R"("n":1)"))->json();
   EXPECT_EQ(json["usage"]["completion_tokens_details"]["accepted_prediction_tokens"], 3);
   EXPECT_EQ(json["usage"]["completion_tokens_details"]["rejected_prediction_tokens"], 2);
+}
+
+TEST(Chat, KeepAliveIsSecondsOrATimeAsText) {
+  World world;
+  const std::pair<const char*, engine::KeepAlive> cases[] = {{R"("n":1)", {}},
+                                                             {R"("keep_alive":null)", {}},
+                                                             {R"("keep_alive":0)", std::chrono::milliseconds(0)},
+                                                             {R"("keep_alive":2.5)", std::chrono::milliseconds(2500)},
+                                                             {R"("keep_alive":-7)", std::chrono::milliseconds(-1)},
+                                                             {R"("keep_alive":"-1")", std::chrono::milliseconds(-1)},
+                                                             {R"("keep_alive":"5m")", std::chrono::minutes(5)},
+                                                             {R"("keep_alive":1e300)", std::chrono::days(3650)}};
+  for (const auto& [members, expected] : cases) {
+    world.chat(hi(members));
+    EXPECT_EQ(world.generator.seen().back().keep_alive, expected) << members;
+  }
 }
 
 TEST(Chat, NullCountsAsAbsent) {
@@ -298,6 +315,8 @@ TEST(Chat, RefusesWrongTypesAndRangesAndNamesTheField) {
       {R"("presence_penalty":3)", "presence_penalty"},
       {R"("frequency_penalty":-2.5)", "frequency_penalty"},
       {R"("repetition_penalty":0)", "repetition_penalty"},
+      {R"("keep_alive":true)", "keep_alive"},
+      {R"("keep_alive":"soon")", "keep_alive"},
       {R"("n":0)", "n"},
       {R"("n":129)", "n"},
       {R"("n":true)", "n"},

@@ -1,32 +1,18 @@
 // POST /v1/embeddings
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <bit>
-#include <cstring>
 #include <iterator>
 
 #include "api/generation.h"
 #include "api/readers.h"
-#include "api/routes.h"
+#include "base/base64.h"
 #include "base/json_full.h"
 
 namespace ashlar::api {
 namespace {
 
 constexpr std::size_t kMaxInputs = 2048;  // of one request
-
-// RFC 4648, with padding.
-void append_base64(std::string& out, std::span<const unsigned char> bytes) {
-  constexpr char kDigits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  for (std::size_t at = 0; at < bytes.size(); at += 3) {
-    const std::size_t count = std::min<std::size_t>(3, bytes.size() - at);
-    unsigned word = 0;
-    for (std::size_t i = 0; i < 3; ++i) word = word << 8 | (i < count ? bytes[at + i] : 0u);
-    for (std::size_t digit = 0; digit < 4; ++digit)
-      out.push_back(digit <= count ? kDigits[word >> (18 - 6 * digit) & 63] : '=');
-  }
-}
 
 // The elements as little-endian f32, as clients decode them.
 void append_vector(std::string& out, std::span<const float> vector, bool base64) {
@@ -81,16 +67,14 @@ Outcome<void> embeddings(Call& call) {
                                                  model.ranks ? ": it ranks texts, at /v1/rerank" : "")},
                  "model");
 
-  engine::EmbedRequest request{.model = model.id, .tenant = call.tenant};
+  auto request = TRY(begin_reading<engine::EmbedRequest>(call, model, fields));
   const bool base64 = TRY(read_encoding(fields));
   fields.read("dimensions", request.dimensions, {1, static_cast<double>(model.embedding)});
-  request.truncate = TRY(read_truncation(fields));
   TRY(fields.done());
   request.inputs = TRY(read_texts(fields, "input", model.vocabulary, kMaxInputs));
   for (const engine::TextOrIds& input : request.inputs)
     if (const auto* text = std::get_if<std::string>(&input); text != nullptr && text->empty())
       return bad("input", "'input' holds an empty string");
-  request.stop = stop_when_gone(*call.exchange);
   embedder->embed(std::move(request), [exchange = call.exchange, model = model.id, base64](auto answer) {
     if (!answer) return respond_refusal(*exchange, std::move(answer).error(), "input");
     exchange->respond(200, {{"content-type", "application/json"}}, embeddings_json(model, *answer, base64));

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "base/duration.h"
 #include "base/json_full.h"
 
 namespace ashlar::api {
@@ -126,6 +127,20 @@ void Fields::read_ids(std::string_view name, std::vector<std::int32_t>& out, int
   auto ids = read_token_ids(*value, name, vocabulary);
   if (!ids) return fail(std::move(ids).error());
   out = std::move(*ids);
+}
+
+void Fields::read(std::string_view name, std::optional<std::chrono::milliseconds>& out) {
+  const Json* value = find(name);
+  if (value == nullptr) return;
+  if (!value->is_number() && !value->is_string())
+    return fail(wrong_type(name, "a number of seconds or a text such as \"5m\"", *value));
+  const auto time =
+      value->is_string() ? parse_duration(value->get_ref<const std::string&>()) : duration_of(value->get<double>());
+  if (!time)
+    return fail(bad(std::string(name), fmt::format("'{}' should be a number of seconds or a text such as \"5m\", "
+                                                   "\"1h30m\" or \"-1\"",
+                                                   name)));
+  out = *time;
 }
 
 const Json* Fields::read_object(std::string_view name) {

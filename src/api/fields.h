@@ -2,6 +2,7 @@
 // members are ignored, a wrong type or range is a fault that names the member.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <limits>
 #include <optional>
@@ -47,6 +48,8 @@ class Fields {
   void read(std::string_view name, std::string& out, std::size_t max_bytes = 1 << 20);
   // A list of token ids, each in [0, vocabulary).
   void read_ids(std::string_view name, std::vector<std::int32_t>& out, int vocabulary);
+  // A number of seconds, or a text such as "5m"; below 0: -1 ms.
+  void read(std::string_view name, std::optional<std::chrono::milliseconds>& out);
   const Json* read_object(std::string_view name);
   const Json* read_array(std::string_view name);
 

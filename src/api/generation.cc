@@ -196,6 +196,7 @@ void read_generation(Fields& fields, const engine::ModelCard& model, engine::Req
   fields.read("skip_special_tokens", request.skip_special_tokens);
   fields.read("priority", request.priority);
   fields.read("cache_salt", request.cache_salt, 1024);
+  fields.read("keep_alive", request.keep_alive);
   request.model = model.id;
   refuse_what_is_not_served(fields);
 }

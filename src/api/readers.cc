@@ -2,10 +2,16 @@
 
 #include <memory>
 
+#include "base/json_full.h"
+
 namespace ashlar::api {
 
 Outcome<int> read_truncation(Fields& fields) {
-  if (!fields.has("truncate_prompt_tokens")) return -1;
+  const Json* truncate = fields.find("truncate");
+  const bool cut = truncate != nullptr && (*truncate == true || *truncate == "END");
+  if (truncate != nullptr && !cut && *truncate != false && *truncate != "NONE")
+    return bad("truncate", R"('truncate' should be true, false, "END" or "NONE")");
+  if (!fields.has("truncate_prompt_tokens")) return cut ? 0 : -1;
   int most = 0;
   fields.read("truncate_prompt_tokens", most, {-1});
   TRY(fields.done());

@@ -28,7 +28,7 @@ class FakeReader final : public engine::Embedder, public engine::Reranker {
   void rerank(engine::RerankRequest request, engine::Reranker::Done done) override {
     reranks.push_back(request);
     if (refusal) return done(std::unexpected(*refusal));
-    engine::Ranking answer{.prompt_tokens = 9};
+    engine::Ranking answer{.scores = {}, .prompt_tokens = 9, .cut = cut};
     for (const std::string& document : request.documents)
       answer.scores.push_back(static_cast<float>(document.size()) / 8);
     std::jthread([&] { done(std::move(answer)); });
@@ -37,6 +37,7 @@ class FakeReader final : public engine::Embedder, public engine::Reranker {
   std::optional<engine::Generator::Refusal> refusal;
   std::vector<engine::EmbedRequest> embeds;
   std::vector<engine::RerankRequest> reranks;
+  int cut = 0;
 };
 
 // "vectors" embeds, "ranker" ranks, and "chat" does neither.
@@ -140,7 +141,8 @@ TEST(Embeddings, PassOnWhatWasAsked) {
   world.embed(R"("input":"a","dimensions":1,"truncate_prompt_tokens":-1)");
   EXPECT_EQ(world.reader.embeds.back().dimensions, 1);
   EXPECT_EQ(world.reader.embeds.back().truncate, 0);
-  world.embed(R"("input":"a","truncate_prompt_tokens":7)");
+  world.embed(R"("input":"a","truncate_prompt_tokens":7,"keep_alive":0)");
+  EXPECT_EQ(world.reader.embeds.back().keep_alive, std::chrono::milliseconds(0));
   EXPECT_EQ(world.reader.embeds.back().truncate, 7);
   world.embed(R"("input":"a")");
   EXPECT_EQ(world.reader.embeds.back().truncate, -1);
@@ -183,9 +185,29 @@ TEST(Rerank, RefusesWhatIsWrong) {
   EXPECT_EQ(param(R"("query":"q","documents":["a"])"), "documents");
 }
 
+TEST(Rerank, CutsWhatIsTooLongUnlessToldOtherwiseAndSaysSo) {
+  ReadersWorld world;
+  const auto cut = [&](std::string members) {
+    world.rank(R"("query":"q","documents":["a"])" + std::move(members));
+    return world.reader.reranks.back().truncate;
+  };
+  EXPECT_EQ(cut(""), 0);
+  EXPECT_EQ(cut(R"(,"truncate":true)"), 0);
+  EXPECT_EQ(cut(R"(,"truncate":"END")"), 0);
+  EXPECT_EQ(cut(R"(,"truncate":false)"), -1);
+  EXPECT_EQ(cut(R"(,"truncate":"NONE")"), -1);
+  EXPECT_EQ(cut(R"(,"truncate":false,"truncate_prompt_tokens":9)"), 9);
+  EXPECT_EQ(world.rank(R"("query":"q","documents":["a"],"truncate":"START")")->status(), 400);
+  EXPECT_FALSE(world.rank(R"("query":"q","documents":["a"])")->json()["meta"].contains("warnings"));
+  world.reader.cut = 1;
+  EXPECT_EQ(world.rank(R"("query":"q","documents":["a"])")->json()["meta"]["warnings"].size(), 1u);
+}
+
 TEST(Rerank, PassesOnWhatWasAsked) {
   ReadersWorld world;
-  world.rank(R"("query":"q","documents":["a"],"max_tokens_per_doc":12,"raw_scores":true,"truncate_prompt_tokens":20)");
+  world.rank(
+      R"("query":"q","documents":["a"],"max_tokens_per_doc":12,"raw_scores":true,"truncate_prompt_tokens":20,"keep_alive":"5m")");
+  EXPECT_EQ(world.reader.reranks.back().keep_alive, std::chrono::minutes(5));
   EXPECT_EQ(world.reader.reranks.back().document_tokens, 12);
   EXPECT_EQ(world.reader.reranks.back().truncate, 20);
   EXPECT_TRUE(world.reader.reranks.back().raw_scores);

@@ -7,7 +7,6 @@
 
 #include "api/generation.h"
 #include "api/readers.h"
-#include "api/routes.h"
 #include "base/json_full.h"
 
 namespace ashlar::api {
@@ -64,8 +63,14 @@ std::string ranking_json(const RankReply& reply, const engine::Ranking& ranking)
   }
   fmt::format_to(std::back_inserter(out),
                  R"(],"usage":{{"prompt_tokens":{},"total_tokens":{}}},"meta":{{"api_version":{{"version":"1"}},)"
-                 R"("billed_units":{{"search_units":1}},"tokens":{{"input_tokens":{},"output_tokens":0}}}}}})",
+                 R"("billed_units":{{"search_units":1}},"tokens":{{"input_tokens":{},"output_tokens":0}})",
                  ranking.prompt_tokens, ranking.prompt_tokens, ranking.prompt_tokens);
+  if (ranking.cut > 0)
+    fmt::format_to(std::back_inserter(out),
+                   R"(,"warnings":["{} of the documents, with the query, were longer than the )"
+                   R"(model reads, and were cut"])",
+                   ranking.cut);
+  out.append("}}");
   return out;
 }
 
@@ -80,7 +85,7 @@ Outcome<void> rerank(Call& call) {
   if (!model.ranks || reranker == nullptr)
     return Fault({Code::unsupported, fmt::format("the model '{}' is not a reranker", model.id)}, "model");
 
-  engine::RerankRequest request{.model = model.id, .tenant = call.tenant};
+  auto request = TRY(begin_reading<engine::RerankRequest>(call, model, fields));
   int top = 0;
   bool show = true;
   fields.read("query", request.query, std::string::npos);
@@ -88,13 +93,13 @@ Outcome<void> rerank(Call& call) {
   fields.read("return_documents", show);
   fields.read("max_tokens_per_doc", request.document_tokens, {1});
   fields.read("raw_scores", request.raw_scores);
-  request.truncate = TRY(read_truncation(fields));
+  // As other servers of rerankers do; the answer says it.
+  if (!fields.has("truncate") && !fields.has("truncate_prompt_tokens")) request.truncate = 0;
   TRY(fields.done());
   if (request.query.empty()) return bad("query", "'query' is missing: send the text to rank the documents by");
   request.documents = TRY(read_documents(fields));
   RankReply reply{.model = model.id, .top = top == 0 ? request.documents.size() : static_cast<std::size_t>(top)};
   if (show) reply.documents = request.documents;
-  request.stop = stop_when_gone(*call.exchange);
   reranker->rerank(std::move(request), [exchange = call.exchange, reply = std::move(reply)](auto answer) {
     if (!answer) return respond_refusal(*exchange, std::move(answer).error(), "documents");
     exchange->respond(200, {{"content-type", "application/json"}}, ranking_json(reply, *answer));

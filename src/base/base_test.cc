@@ -7,7 +7,9 @@
 #include <fstream>
 #include <thread>
 
+#include "base/base64.h"
 #include "base/bytes.h"
+#include "base/duration.h"
 #include "base/mapped_file.h"
 #include "base/metrics.h"
 #include "base/options.h"
@@ -18,6 +20,36 @@ namespace ashlar {
 namespace {
 
 using testing::HasSubstr;
+
+// RFC 4648, 10.
+TEST(Base64, WritesThePublishedExamples) {
+  const std::string_view foobar = "foobar";
+  const char* const expected[] = {"", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"};
+  for (std::size_t size = 0; size <= foobar.size(); ++size) {
+    std::string out;
+    append_base64(out, {reinterpret_cast<const unsigned char*>(foobar.data()), size});
+    EXPECT_EQ(out, expected[size]);
+  }
+}
+
+TEST(Duration, IsReadAsPeopleWriteIt) {
+  const std::pair<const char*, long> good[] = {
+      {"90", 90'000}, {"5m", 300'000}, {"1h30m", 5'400'000}, {"1.5h", 5'400'000}, {"250ms", 250}, {"1m0.5s", 60'500},
+      {"0", 0}, {"0s", 0}, {"-0", 0}, {"-1", -1}, {"-5m", -1}, {"+1s", 1000}, {"1us", 0},
+      {"99999999h", 10l * 365 * 86'400'000}};
+  for (const auto& [text, ms] : good) {
+    const auto read = parse_duration(text);
+    ASSERT_TRUE(read) << text;
+    EXPECT_EQ(read->count(), ms) << text;
+  }
+  for (const char* bad : {"", "-", "--1", "m", "5 m", "5x", "5m3", "1h-30m", "nan", "inf", "1e400", "soon", "5m ", "1e3s"})
+    EXPECT_FALSE(parse_duration(bad)) << bad;
+  EXPECT_THAT(parse_duration("soon").error().message, HasSubstr("'soon'"));
+  EXPECT_EQ(duration_of(2.5)->count(), 2500);
+  EXPECT_EQ(duration_of(-0.1)->count(), -1);
+  EXPECT_EQ(duration_of(1e300)->count(), 10l * 365 * 86'400'000);
+  EXPECT_FALSE(duration_of(0.0 / 0.0));
+}
 
 TEST(Utf8, DecodesWhatRfc3629Allows) {
   const struct {

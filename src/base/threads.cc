@@ -10,6 +10,7 @@
 
 #include "base/cores.h"
 #include "base/futex.h"
+#include "base/guest_loops.h"
 #include "base/result.h"
 
 namespace ashlar {
@@ -224,6 +225,7 @@ int ThreadPool::size() const { return state_->size; }
 void ThreadPool::for_each(int count, FunctionRef<void(int, int)> fn) {
   State& s = *state_;
   if (count <= 0) return;
+  if (GuestLoops* const guest = GuestLoops::here(); guest != nullptr && count > 1) return guest->run(*this, count, fn);
   if (s.size == 1 || count == 1) {
     for (int index = 0; index < count; ++index) fn(index, 0);
     return;

@@ -12,6 +12,7 @@
 
 #include "base/cores.h"
 #include "base/futex.h"
+#include "base/guest_loops.h"
 
 namespace ashlar {
 namespace {
@@ -67,6 +68,73 @@ TEST(ThreadPool, ServesCallersInTurn) {
         run_loops(pool, 1);
       }
     });
+}
+
+// A fair lock that tells how many wait for it.
+class Turns {
+ public:
+  void lock() {
+    const int mine = last_.fetch_add(1);
+    for (int now; (now = next_.load()) != mine;) next_.wait(now);
+  }
+  void unlock() {
+    next_.fetch_add(1);
+    next_.notify_all();
+  }
+  bool is_wanted() const { return last_.load() - next_.load() > 1; }
+  int taken() const { return next_.load(); }
+
+ private:
+  std::atomic<int> last_{0}, next_{0};
+};
+
+TEST(GuestLoops, DoEachIndexOnceAndLeaveTheLoopsOfOthersAlone) {
+  for (const int threads : {1, 3}) {
+    ThreadPool pool(threads);
+    Turns turns;
+    {
+      const GuestLoops guest(turns, {.least = std::chrono::microseconds(1), .most = std::chrono::microseconds(1)});
+      run_loops(pool, 5);
+      EXPECT_GT(turns.taken(), 5) << "a loop takes several turns";
+      const int before = turns.taken();
+      pool.for_each(1, [](int, int) {});
+      EXPECT_EQ(turns.taken(), before);
+      std::jthread([&] { run_loops(pool, 1); }).join();
+      EXPECT_EQ(turns.taken(), before);
+    }
+    const int before = turns.taken();
+    run_loops(pool, 1);
+    EXPECT_EQ(turns.taken(), before);
+  }
+}
+
+TEST(GuestLoops, LetOthersInBetweenSlices) {
+  ThreadPool pool(2);
+  Turns turns;
+  std::atomic<int> came{0}, done{0};
+  std::atomic<bool> over{false};
+  std::jthread other([&] {
+    while (!over) {
+      const std::lock_guard turn(turns);
+      ++came;
+      pool.for_each(4, [&](int, int) { done.fetch_add(1); });
+    }
+  });
+  const GuestLoops guest(turns, {.least = std::chrono::microseconds(0), .most = std::chrono::microseconds(0)});
+  constexpr int kLoops = 20;
+  for (int loop = 0; loop < kLoops; ++loop) {
+    int before = 0;
+    pool.for_each(100, [&](int index, int) {
+      if (index == 0) {
+        while (!turns.is_wanted()) std::this_thread::yield();
+        before = came.load();
+      }
+      if (index == 99) EXPECT_GT(came.load(), before) << "who waits has a turn before the next slice";
+    });
+  }
+  over = true;
+  other.join();
+  EXPECT_EQ(done.load(), 4 * came.load());
 }
 
 TEST(Futex, SleepsUntilTheWordChangesOrTheTimeIsOver) {

@@ -13,6 +13,7 @@
 #include "cli/commands.h"
 #include "cli/flags.h"
 #include "cli/interrupts.h"
+#include "cli/stored_model.h"
 #include "cli/terminal.h"
 
 namespace ashlar::cli {
@@ -29,8 +30,9 @@ struct ConvertOptions {
   }
 };
 
-Result<models::ConvertFacts> write_converted(const std::string& folder, const std::string& path,
+Result<models::ConvertFacts> write_converted(const std::string& model, const std::string& path,
                                              const ConvertOptions& options) {
+  const std::string folder = TRY(find_model(model));
   auto out = models::NewFile::create(path, options.force);
   if (!out) {
     Error error = out.error();
@@ -64,7 +66,7 @@ int convert(const Words& words) {
           "  ashlar convert Qwen3-0.6B/ tuned.gguf --merge-adapter my-lora/\n"
           "OUT appears when it is whole: a failure or Ctrl-C leaves nothing behind.",
       .positionals = {{.name = "MODEL",
-                       .help = "A folder as the model's publisher offers it; with --merge-adapter a GGUF file, too.",
+                       .help = "A folder as the model's publisher offers it, or the name of a pulled one; with --merge-adapter a GGUF file, too.",
                        .value = &folder,
                        .required = true},
                       {.name = "OUT", .help = "The GGUF file to write.", .value = &out, .required = true}},

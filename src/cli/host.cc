@@ -3,10 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <filesystem>
 #include <utility>
 
+#include "base/duration.h"
 #include "cli/default_model.h"
 #include "cli/host_model.h"
 #include "cli/stored_model.h"
@@ -52,7 +52,8 @@ class LoadedHost final : public Host {
                 .turns = std::make_shared<engine::ComputeLock>()} {}
 
   Status open(const std::vector<std::string>& models) {
-    const auto keep_alive = TRY(parse_keep_alive(options_.keep_alive));
+    const auto keep_alive = parse_duration(options_.keep_alive);
+    if (!keep_alive) return Error{Code::invalid, "--keep-alive: " + keep_alive.error().message};
     if (!options_.draft_model.empty()) {
       const std::string path = TRY(path_of(options_.draft_model, options_));
       TRY(load_draft(path, options_, shared_));
@@ -66,7 +67,7 @@ class LoadedHost final : public Host {
     const std::vector<engine::ResidentModel> plan = all;
     residents_ = TRY(engine::Residents::create(
         std::move(all),
-        {.keep_alive = keep_alive, .max_loaded = options_.max_loaded_models, .available = engine::available_memory}));
+        {.keep_alive = *keep_alive, .max_loaded = options_.max_loaded_models, .available = engine::available_memory}));
     // An adapter brings its model, so that one which does not fit it is told of now.
     for (const std::string& adapter : options_.adapter) TRY(add_adapter(adapter));
     return preload(plan);
@@ -114,18 +115,6 @@ class LoadedHost final : public Host {
 };
 
 }  // namespace
-
-Result<std::chrono::milliseconds> parse_keep_alive(std::string_view text) {
-  constexpr std::pair<std::string_view, double> kUnits[] = {{"", 1000}, {"ms", 1}, {"s", 1000}, {"m", 60'000}, {"h", 3'600'000}};
-  double number = 0;
-  const auto [end, failed] = std::from_chars(text.data(), text.data() + text.size(), number);
-  const std::string_view unit(end, text.data() + text.size());
-  const auto found = std::ranges::find(kUnits, unit, &std::pair<std::string_view, double>::first);
-  if (failed != std::errc{} || found == std::end(kUnits) || !(number < 1e6))
-    return Error{Code::invalid, fmt::format("keep_alive: '{}' is no time such as 5m, 1h, 90 (seconds) or -1", text)};
-  if (number < 0) return std::chrono::milliseconds(-1);
-  return std::chrono::milliseconds(static_cast<std::int64_t>(number * found->second));
-}
 
 Result<std::unique_ptr<Host>> Host::open(const std::vector<std::string>& models, const HostOptions& options) {
   if (!options.isa.empty()) TRY(kernels::select_isa(options.isa));

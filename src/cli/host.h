@@ -2,10 +2,8 @@
 // they are needed, behind one face. Used by serve and run.
 #pragma once
 
-#include <chrono>
 #include <memory>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "base/result.h"
@@ -50,9 +48,6 @@ struct HostOptions {
     field("isa", isa, "Use the kernels of this instruction set instead of the best that this processor has.");
   }
 };
-
-// "5m", "90", "1.5h", "250ms"; anything below 0: -1 ms, which is never. invalid: no such time.
-Result<std::chrono::milliseconds> parse_keep_alive(std::string_view text);
 
 class Host {
  public:

@@ -6,9 +6,9 @@
 #include <chrono>
 #include <ctime>
 #include <future>
-#include <mutex>
 #include <utility>
 
+#include "base/guest_loops.h"
 #include "base/log.h"
 #include "cli/reading.h"
 #include "engine/engine.h"
@@ -114,8 +114,8 @@ Result<engine::Resident> load(const std::string& name, const std::string& path, 
     return make_text_side(name, std::move(vocabulary), loaded.templates.source);
   });
   {
-    // The pool has one caller at a time: those that compute pause while the weights are packed.
-    const std::lock_guard turn(*shared.turns);
+    // The other models answer meanwhile: they and the packing take turns at the pool.
+    const GuestLoops beside_the_others(*shared.turns);
     TRY(models::load_weights(loaded,
                              {.max_rows = options.engine.max_num_batched_tokens,
                               .max_text_tokens = options.reader.max_text_tokens,

@@ -8,6 +8,7 @@
 #include "cli/commands.h"
 #include "cli/flags.h"
 #include "cli/interrupts.h"
+#include "cli/stored_model.h"
 #include "cli/terminal.h"
 #include "models/formats/new_file.h"
 #include "models/quantizers/importance.h"
@@ -28,10 +29,11 @@ struct ImportanceOptions {
   }
 };
 
-Status write_importance(const std::string& path, const std::string& text, const ImportanceOptions& options) {
+Status write_importance(const std::string& named, const std::string& text, const ImportanceOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   if (options.windows < 1) return Error{Code::invalid, "--windows: at least one window is read"};
-  auto file = TRY(models::gguf::File::open(path));
+  const std::string path = TRY(find_model(named));
+  auto file = TRY(models::open_file(path));
   const auto model = TRY(models::open_model(std::move(file)));
   if (!model.config) return Error{Code::unsupported, fmt::format("{}: has a vocabulary but no weights", path)};
   const auto windows = TRY(read_windows(model, text, options.window, 1, options.windows));
@@ -66,7 +68,7 @@ int importance(const Words& words) {
                        "  ashlar importance model-BF16.gguf text.txt -o model.imatrix.gguf\n"
                        "  ashlar quantize model-BF16.gguf model-Q3_K_M.gguf --type Q3_K_M --importance model.imatrix.gguf\n"
                        "Other tools' quantizers read the file too, as we read theirs.",
-                   .positionals = {{.name = "MODEL", .help = "A GGUF file.", .value = &model, .required = true},
+                   .positionals = {{.name = "MODEL", .help = "A GGUF file, a Hugging Face folder, or the name of a pulled model.", .value = &model, .required = true},
                                    {.name = "TEXT", .help = "A text file.", .value = &text, .required = true}},
                    .options = list_options(options)};
   if (const auto status = parse(line, words)) return *status;

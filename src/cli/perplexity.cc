@@ -61,7 +61,7 @@ int perplexity(const Words& words) {
                    .summary = "How well a model predicts a text: lower is better.",
                    .examples = "The text is tokenized once and cut into windows of --context N tokens, an incomplete last one dropped; each\n"
                                "window's first token becomes BOS where the model adds one; positions N/2+1 to N-1 are scored.",
-                   .positionals = {{.name = "MODEL", .help = "A GGUF file or a Hugging Face folder.", .value = &model, .required = true},
+                   .positionals = {{.name = "MODEL", .help = "A GGUF file, a Hugging Face folder, or the name of a pulled model.", .value = &model, .required = true},
                                    {.name = "FILE", .help = "A text.", .value = &text, .required = true}},
                    .options = list_options(options)};
   if (const auto status = parse(line, words)) return *status;

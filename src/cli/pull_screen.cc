@@ -22,7 +22,8 @@ std::string stage_text(const store::PullProgress& progress) {
     case store::Stage::listing:
       return "asking the hub";
     case store::Stage::waiting:
-      return "waiting for another pull of " + store::plain(progress.file);
+      return progress.file.empty() ? "waiting for another process, which is at work in the store"
+                                   : "waiting for another pull of " + store::plain(progress.file);
     case store::Stage::checking:
       return "checking " + store::plain(progress.file);
     case store::Stage::fetching:

@@ -12,7 +12,9 @@
 #include "cli/flags.h"
 #include "cli/interrupts.h"
 #include "cli/quantize_file.h"
+#include "cli/quantize_folder.h"
 #include "cli/quantize_report.h"
+#include "cli/stored_model.h"
 #include "cli/terminal.h"
 
 namespace ashlar::cli {
@@ -21,17 +23,29 @@ namespace {
 using models::TensorChange;
 
 struct QuantizeOptions {
-  std::string type, importance, method = "rtn", calibration, types, methods, text;
+  std::string type, format, importance, method = "rtn", calibration, types, methods, text, scales;
+  int bits = 0, group = 0;
   int window = 512, windows = 128;
-  double damping = 0.01;
-  bool act_order = false, resume = false;
+  double damping = 0.01, outliers = 6;
+  bool symmetric = false, asymmetric = false, act_order = false, resume = false;
   int threads = 0;
   bool force = false, allow_requantize = false, report = false, json = false;
   void fields(auto&& field) {
-    field("type", type, "What to write: " + fmt::format("{}.", fmt::join(models::mix_names(), ", ")));
+    field("type", type,
+          fmt::format("What to write: {}; or of a compressed-tensors folder W4A16, W8A16, W8A8, F8_E4M3, F8_E5M2.",
+                      fmt::join(models::mix_names(), ", ")));
+    field("format", format,
+          "Write gguf, the usual, or a Hugging Face folder as others read it: gptq, awq, compressed-tensors or "
+          "bitsandbytes.");
+    field("bits", bits, "Of a folder's weights: 4; gptq also 2, 3, 8, compressed-tensors 8.");
+    field("group", group, "Of a folder: columns that share a scale, 32, 64, 128 (the usual), or -1 for all of a row.");
+    field("symmetric", symmetric, "Of a folder: no zeros beside the scales; the usual of all but awq.");
+    field("asymmetric", asymmetric, "Of a folder: zeros beside the scales; the usual of awq.");
+    field("scales", scales, "Of F8_E4M3 and F8_E5M2: one for each channel (the usual), or one for each tensor.");
+    field("outliers", outliers, "llm.int8: columns that meet inputs above this stay in 16 bits.");
     field("importance", importance,
           "Weigh errors by what `ashlar importance` measured (its file, or llama.cpp's imatrix).");
-    field("method", method, "How to round: rtn, gptq, awq or smoothquant; all but rtn look at a text.");
+    field("method", method, "How to round: rtn, gptq, awq, smoothquant or llm.int8; all but rtn look at a text.");
     field("calibration", calibration,
           "The text file that the method looks at: one like those that the model will meet.");
     field("windows", windows, "Take at most so many windows, from all over that text.");
@@ -69,6 +83,20 @@ struct Outcome {
   }
 };
 
+// The text that the method looks at; empty: it looks at none.
+Result<std::optional<Windows>> read_calibration(const models::LoadedModel& model, models::Method method,
+                                                const QuantizeOptions& options) {
+  if (method == models::Method::rtn) return std::nullopt;
+  if (options.calibration.empty())
+    return Error{Code::invalid, fmt::format("--calibration: {} looks at a text, and none is given", options.method)};
+  const std::string text = TRY(read_file(options.calibration, std::size_t{1} << 30));
+  return std::optional(TRY(calibration_windows(model, text, options.calibration, options.window, options.windows)));
+}
+
+models::GptqOptions gptq_options(const QuantizeOptions& options) {
+  return {.damping = static_cast<float>(options.damping), .activation_order = options.act_order};
+}
+
 std::string_view type_name(kernels::Type type) { return kernels::type_info(type).name; }
 
 Result<Outcome> write_quantized(const std::string& in, const std::string& path, const models::Mix& mix,
@@ -81,18 +109,14 @@ Result<Outcome> write_quantized(const std::string& in, const std::string& path, 
     outcome.importance = TRY(models::read_importance(options.importance));
     TRY(models::check_importance(*outcome.importance, outcome.model, options.importance));
   }
-  std::optional<Windows> windows;
-  if (outcome.method != models::Method::rtn) {
-    if (options.calibration.empty())
-      return Error{Code::invalid, fmt::format("--calibration: {} looks at a text, and none is given", options.method)};
-    const std::string text = TRY(read_file(options.calibration, std::size_t{1} << 30));
-    windows = TRY(calibration_windows(outcome.model, text, options.calibration, options.window, options.windows));
-  }
+  if (outcome.method == models::Method::llm_int8)
+    return Error{Code::invalid, "--method: llm.int8 makes bitsandbytes folders, not GGUF files"};
+  const auto windows = TRY(read_calibration(outcome.model, outcome.method, options));
   const QuantizeJob job{.mix = &mix,
                         .method = outcome.method,
                         .importance = outcome.importance ? &*outcome.importance : nullptr,
                         .windows = windows ? &*windows : nullptr,
-                        .gptq = {.damping = static_cast<float>(options.damping), .activation_order = options.act_order},
+                        .gptq = gptq_options(options),
                         .resume = options.resume,
                         .replace = options.force,
                         .requantize = options.allow_requantize,
@@ -157,7 +181,27 @@ void print_outcome(const Outcome& outcome, const std::string& path) {
 struct Wanted {
   std::string in, out, report_file;
   const models::Mix* mix = nullptr;
+  std::optional<models::FolderForm> form;  // instead: of a folder
 };
+
+Status write_folder(const Wanted& wanted, const QuantizeOptions& options) {
+  auto file = TRY(models::open_file(wanted.in));
+  const auto model = TRY(models::open_model(std::move(file)));
+  const auto windows = TRY(read_calibration(model, wanted.form->method, options));
+  const FolderJob job{.form = *wanted.form,
+                      .windows = windows ? &*windows : nullptr,
+                      .gptq = gptq_options(options),
+                      .resume = options.resume,
+                      .replace = options.force,
+                      .large = options.force};
+  ThreadPool pool(options.threads);
+  const auto outcome = TRY(quantize_folder(model, wanted.in, job, wanted.out, pool));
+  if (options.json)
+    fmt::print("{}\n", dump_json(folder_json(outcome, wanted.out)));
+  else
+    fmt::print("{}", folder_text(outcome, wanted.out));
+  return {};
+}
 
 Status write_text(const std::string& path, const std::string& text, bool replace) {
   auto file = TRY(models::NewFile::create(path, replace));
@@ -196,6 +240,27 @@ Status report(const Wanted& wanted, const QuantizeOptions& options) {
   return {};
 }
 
+std::optional<int> check_folder(Wanted& wanted, const QuantizeOptions& options, auto&& refuse) {
+  if (options.report) return refuse("--report: compares formats with --types; leave --format and --type out");
+  if (!options.importance.empty()) return refuse("--importance: is of GGUF types");
+  const auto method = models::method_of(options.method);
+  if (!method) return refuse(method.error().message);
+  auto form = models::form_of({.format = options.format == "gguf" ? "" : options.format,
+                               .type = options.type,
+                               .scales = options.scales,
+                               .method = *method,
+                               .bits = options.bits,
+                               .group = options.group,
+                               .symmetric = options.symmetric,
+                               .asymmetric = options.asymmetric});
+  if (!form) return refuse(form.error().message);
+  form->outliers = static_cast<float>(options.outliers);
+  form->damping = static_cast<float>(options.damping);
+  if (!(form->outliers >= 0)) return refuse("--outliers: at least 0 is expected");
+  wanted.form = *form;
+  return std::nullopt;
+}
+
 // nullopt: go on; else the exit status, the error having been printed.
 std::optional<int> check(Wanted& wanted, QuantizeOptions& options) {
   const auto refuse = [](const std::string& said) {
@@ -207,6 +272,11 @@ std::optional<int> check(Wanted& wanted, QuantizeOptions& options) {
   if (!wanted.report_file.empty() && !is_report(wanted.report_file))
     return refuse(fmt::format("{}: a report is written as .svg or .json", wanted.report_file));
   if (wanted.out.empty() && !options.report) return refuse("OUT is needed");
+  const bool folder = (!options.format.empty() && options.format != "gguf") || models::is_folder_type(options.type) ||
+                      (options.method == "llm.int8" && options.format.empty());
+  if (folder) return check_folder(wanted, options, refuse);
+  if (options.bits != 0 || options.group != 0 || options.symmetric || options.asymmetric || !options.scales.empty())
+    return refuse("--bits, --group, --symmetric, --asymmetric and --scales are of folders: name a --format");
   wanted.mix = models::find_mix(options.type);
   if (wanted.mix == nullptr && (!wanted.out.empty() || !options.type.empty()))
     return refuse(
@@ -216,7 +286,9 @@ std::optional<int> check(Wanted& wanted, QuantizeOptions& options) {
   return std::nullopt;
 }
 
-Status work(const Wanted& wanted, const QuantizeOptions& options) {
+Status work(Wanted& wanted, const QuantizeOptions& options) {
+  wanted.in = TRY(find_model(wanted.in));
+  if (wanted.form) return write_folder(wanted, options);
   if (!wanted.out.empty()) {
     const auto outcome = TRY(write_quantized(wanted.in, wanted.out, *wanted.mix, options));
     if (!options.json)
@@ -234,6 +306,10 @@ constexpr char kExamples[] =
     "mix: the\n"
     "tensors that matter most get more bits. Vectors and norms stay F32.\n"
     "  ashlar quantize model-BF16.gguf model-Q4_K_M.gguf --type Q4_K_M\n"
+    "  ashlar quantize FOLDER SMALLER --format gptq --bits 4 --method gptq --calibration text.txt\n"
+    "  ashlar quantize FOLDER SMALLER --type W8A8 --method smoothquant --calibration text.txt\n"
+    "  ashlar quantize FOLDER SMALLER --type F8_E4M3                             folders, as vLLM and others read "
+    "them\n"
     "  ashlar quantize model-BF16.gguf --report --calibration text.txt           what each method and type would cost\n"
     "  ashlar quantize model-BF16.gguf report.svg --report --text held-out.txt   the same as a picture, of rtn alone\n"
     "OUT appears when it is whole: a failure or Ctrl-C leaves nothing behind. A report makes its versions beside OUT, "
@@ -252,10 +328,12 @@ int quantize(const Words& words) {
           "are read faster, and cost some of the quality.",
       .examples = kExamples,
       .positionals = {{.name = "IN",
-                       .help = "A GGUF file (of a split one, any part), or a Hugging Face folder.",
+                       .help = "A GGUF file (of a split one, any part), a Hugging Face folder, or the name of a pulled model.",
                        .value = &wanted.in,
                        .required = true},
-                      {.name = "OUT", .help = "The GGUF file to write; a report needs none.", .value = &wanted.out},
+                      {.name = "OUT",
+                       .help = "The GGUF file or the folder to write; a report needs none.",
+                       .value = &wanted.out},
                       {.name = "FILE",
                        .help = "With --report: a .svg picture or .json file to write.",
                        .value = &wanted.report_file}},

@@ -13,6 +13,7 @@
 #include "cli/bench/runner.h"
 #include "cli/interrupts.h"
 #include "cli/quantize_file.h"
+#include "cli/quantize_folder.h"
 #include "cli/scoring.h"
 #include "cli/terminal.h"
 #include "kernels/kernels.h"
@@ -33,9 +34,11 @@ constexpr std::size_t kWorst = 3;
 
 struct Version {
   Method method;
-  const models::Mix* mix;
-  bool operator==(const Version&) const = default;
-  std::string name() const { return fmt::format("{} {}", models::name_of(method), mix->name); }
+  const models::Mix* mix = nullptr;  // of a GGUF file, or
+  models::FolderForm form;           // of a folder
+  std::string type;                  // "Q4_K_M", "W8A8"
+  std::string name() const { return fmt::format("{} {}", models::name_of(method), type); }
+  bool operator==(const Version& other) const { return method == other.method && type == other.type; }
 };
 
 std::vector<std::string_view> split(std::string_view list) {
@@ -52,31 +55,57 @@ Result<Version> find_version(std::string_view method, std::string_view type, con
   const Method found = TRY(models::method_of(method));
   if (found != Method::rtn && options.calibration.empty())
     return Error{Code::invalid, fmt::format("--calibration: {} looks at a text, and none is given", method)};
+  if (found == Method::llm_int8)
+    return Version{.method = found, .form = TRY(models::form_of({.method = found})), .type = "INT8"};
+  if (models::is_folder_type(type)) {
+    const auto form = TRY(models::form_of({.type = std::string(type), .method = found}));
+    return Version{.method = found, .form = form, .type = std::string(type)};
+  }
   const models::Mix* mix = models::find_mix(type);
   if (mix == nullptr)
-    return Error{Code::invalid, fmt::format("--types: no type is called {}; known are {}", models::gguf::quoted(type),
-                                            fmt::join(models::mix_names(), ", "))};
-  return Version{found, mix};
+    return Error{Code::invalid,
+                 fmt::format("--types: no type is called {}; known are {}, and of folders W4A16, W8A16, W8A8, F8_E4M3, "
+                             "F8_E5M2",
+                             models::gguf::quoted(type), fmt::join(models::mix_names(), ", "))};
+  return Version{.method = found, .mix = mix, .type = std::string(mix->name)};
 }
 
-std::vector<std::string_view> usual_types(std::string_view method) {
-  if (method == "rtn") return {std::begin(kRoundedTypes), std::end(kRoundedTypes)};
-  if (method == "smoothquant") return {"Q8_0"};
-  return {std::begin(kCalibratedTypes), std::end(kCalibratedTypes)};
+// `folder`: of a model that lies in one, from which others can be made.
+std::vector<std::string_view> usual_types(std::string_view method, bool folder) {
+  std::vector<std::string_view> out;
+  if (method == "rtn")
+    out.assign(std::begin(kRoundedTypes), std::end(kRoundedTypes));
+  else if (method == "smoothquant")
+    out = {"Q8_0"};
+  else if (method == "llm.int8")
+    out = {"INT8"};
+  else
+    out.assign(std::begin(kCalibratedTypes), std::end(kCalibratedTypes));
+  if (!folder || method == "llm.int8") return out;
+  if (method == "rtn") out.insert(out.end(), {"W8A8", "F8_E4M3"});
+  out.push_back(method == "smoothquant" ? "W8A8" : "W4A16");
+  return out;
 }
 
-Result<std::vector<Version>> list_versions(const ReportOptions& options) {
+// Folders that a method does not make become notes.
+Result<std::vector<Version>> list_versions(const ReportOptions& options, bool folder, std::vector<std::string>& notes) {
   std::vector<std::string_view> methods = split(options.methods);
   if (methods.empty()) methods = {"rtn"};
   if (options.methods.empty() && !options.calibration.empty()) methods = {"rtn", "gptq", "awq"};
   std::vector<Version> out;
   const auto add = [&](std::string_view method, std::string_view type) -> Status {
+    if (models::is_folder_type(type))
+      if (const auto form = models::form_of({.type = std::string(type), .method = TRY(models::method_of(method))});
+          !form) {
+        notes.push_back(form.error().message);
+        return {};
+      }
     const Version version = TRY(find_version(method, type, options));
     if (std::ranges::find(out, version) == out.end()) out.push_back(version);
     return {};
   };
   for (const std::string_view method : methods)
-    for (const std::string_view type : options.types.empty() ? usual_types(method) : split(options.types))
+    for (const std::string_view type : options.types.empty() ? usual_types(method, folder) : split(options.types))
       TRY(add(method, type));
   if (!options.type.empty()) TRY(add(options.method, options.type));
   return out;
@@ -147,27 +176,48 @@ class Reporter {
   }
 
   Result<ReportRow> version(const Version& version, const std::string& path) {
-    const QuantizeJob job{
-        .mix = version.mix,
-        .method = version.method,
-        .windows = texts_.seen ? &*texts_.seen : nullptr,
-        .gptq = {.damping = static_cast<float>(options_.damping), .activation_order = options_.act_order},
-        .replace = true,
-        .requantize = true,
-        .large = options_.large};
-    const auto plan = TRY(quantize_file(model_, job, path, pool_));
-    ReportRow row{.method = std::string(models::name_of(version.method)), .type = std::string(version.mix->name)};
-    std::error_code unknown;
-    row.bytes = fs::file_size(path, unknown);
-    row.bits = bits_of(plan.bytes());
+    ReportRow row{.method = std::string(models::name_of(version.method)), .type = version.type};
+    TRY(version.mix != nullptr ? make_file(version, path, row) : make_folder(version, path, row));
     TRY(measure(path, version.name(), row));
     row.change = 100 * (row.perplexity / perplexity_ - 1);
     TRY(find_worst(path, version.name(), row));
-    fs::remove(path, unknown);
+    std::error_code unknown;
+    fs::remove_all(path, unknown);
     return row;
   }
 
  private:
+  models::GptqOptions gptq() const {
+    return {.damping = static_cast<float>(options_.damping), .activation_order = options_.act_order};
+  }
+
+  Status make_folder(const Version& version, const std::string& path, ReportRow& row) {
+    const FolderJob job{.form = version.form,
+                        .windows = texts_.seen ? &*texts_.seen : nullptr,
+                        .gptq = gptq(),
+                        .replace = true,
+                        .large = options_.large};
+    const auto made = TRY(quantize_folder(model_, model_.file->path(), job, path, pool_));
+    row.bytes = made.bytes;
+    row.bits = bits_of(made.bytes);
+    return {};
+  }
+
+  Status make_file(const Version& version, const std::string& path, ReportRow& row) {
+    const QuantizeJob job{.mix = version.mix,
+                          .method = version.method,
+                          .windows = texts_.seen ? &*texts_.seen : nullptr,
+                          .gptq = gptq(),
+                          .replace = true,
+                          .requantize = true,
+                          .large = options_.large};
+    const auto plan = TRY(quantize_file(model_, job, path, pool_));
+    std::error_code unknown;
+    row.bytes = fs::file_size(path, unknown);
+    row.bits = bits_of(plan.bytes());
+    return {};
+  }
+
   double bits_of(std::uint64_t bytes) const {
     return 8 * static_cast<double>(bytes) / static_cast<double>(model_.facts.parameters);
   }
@@ -238,7 +288,8 @@ bool leave_out(Code code) { return code == Code::unsupported || code == Code::to
 
 Result<QuantizeReport> measure_report(const models::LoadedModel& model, const ReportOptions& options,
                                       ThreadPool& pool) {
-  const auto versions = TRY(list_versions(options));
+  std::vector<std::string> notes;
+  const auto versions = TRY(list_versions(options, model.file->assembled(), notes));
   const Texts texts = TRY(read_texts(model, options));
   const auto folder =
       TRY(TemporaryFolder::create(options.folder.empty() ? fs::temp_directory_path().string() : options.folder));
@@ -249,11 +300,17 @@ Result<QuantizeReport> measure_report(const models::LoadedModel& model, const Re
                                   (texts.scored.window - 1 - texts.scored.window / 2),
                         .twice = quantized(model),
                         .threads = pool.size(),
-                        .isa = std::string(kernels::kernels().isa)};
+                        .isa = std::string(kernels::kernels().isa),
+                        .notes = std::move(notes)};
   Reporter reporter(model, options, texts, pool);
   report.rows.push_back(TRY(reporter.original()));
+  if (const double perplexity = report.rows.front().perplexity; !(perplexity < model.shape.vocabulary))
+    report.notes.push_back(
+        fmt::format("the model as it is has a perplexity of {:.0f} on this text, no less than a guess among its {} "
+                    "tokens: the text is none of its kind, and the changes below say nothing",
+                    perplexity, model.shape.vocabulary));
   for (const Version& version : versions) {
-    auto row = reporter.version(version, folder.file("version.gguf"));
+    auto row = reporter.version(version, folder.file(version.mix != nullptr ? "version.gguf" : "version"));
     if (row)
       report.rows.push_back(std::move(*row));
     else if (leave_out(row.error().code))

@@ -11,7 +11,9 @@ namespace ashlar::cli {
 namespace {
 
 // Versions of four bits, as their names have it.
-bool four_bits(const ReportRow& row) { return row.type.starts_with("Q4") || row.type.starts_with("IQ4"); }
+bool four_bits(const ReportRow& row) {
+  return row.type.starts_with("Q4") || row.type.starts_with("IQ4") || row.type.starts_with("W4");
+}
 std::string row_name(const ReportRow& row) { return fmt::format("{} {}", row.method, row.type); }
 
 // The least by `key` of the versions that `take` takes; nullptr: none.

@@ -8,6 +8,7 @@
 #include "base/json_full.h"
 #include "cli/commands.h"
 #include "cli/flags.h"
+#include "cli/stored_model.h"
 #include "cli/terminal.h"
 #include "models/loader.h"
 #include "text/chat_template.h"
@@ -44,8 +45,16 @@ Result<std::time_t> parse_time(const std::string& text) {
   return Error{Code::invalid, fmt::format("--now: '{}' is not a time: write it as 2026-07-04T12:30", text)};
 }
 
-Result<Source> read_source(const std::string& path, const std::string& name) {
-  if (!path.ends_with(".gguf") && !std::filesystem::is_directory(path)) return Source{.text = TRY(read_file(path, kMaxTemplate))};
+// A file that is there and no model is a template.
+bool is_template(const std::string& model) {
+  if (model.ends_with(".jinja")) return true;
+  std::error_code unknown;
+  return !model.ends_with(".gguf") && std::filesystem::is_regular_file(model, unknown);
+}
+
+Result<Source> read_source(const std::string& model, const std::string& name) {
+  if (is_template(model)) return Source{.text = TRY(read_file(model, kMaxTemplate))};
+  const std::string path = TRY(find_model(model));
   const auto file = TRY(models::open_text(path));
   const auto templates = TRY(models::read_chat_templates(file));
   Source source{.text = templates.source};
@@ -86,7 +95,7 @@ int render(const Words& words) {
       .examples = "CONTEXT.json is an object of the template's variables:\n"
                   "  {\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}], \"add_generation_prompt\": true}\n"
                   "bos_token and eos_token come from the model file where CONTEXT.json has none.",
-      .positionals = {{.name = "MODEL", .help = "A GGUF file, a Hugging Face folder, or a template: FILE.jinja.", .value = &model, .required = true},
+      .positionals = {{.name = "MODEL", .help = "A GGUF file, a Hugging Face folder, the name of a pulled model, or a template: FILE.jinja.", .value = &model, .required = true},
                       {.name = "CONTEXT", .help = "A JSON file.", .value = &context, .required = true}},
       .options = list_options(options)};
   if (const auto status = parse(line, words)) return *status;

@@ -38,7 +38,8 @@ struct GcOptions {
 
 Status list_models(const ListOptions& options) {
   const auto store = TRY(store::ModelStore::open(options.store));
-  const auto models = TRY(store->list());
+  const auto [models, damaged] = store->list();
+  for (const Error& each : damaged) fmt::print(stderr, "warning: {}\n", each.message);
   if (options.json) {
     Json all = Json::array();
     for (const auto& model : models) {

@@ -102,7 +102,7 @@ int tokenize(const Words& words) {
   CommandLine line{.name = "tokenize",
                    .summary = "Text on standard input to token ids, on one line.",
                    .examples = "Example:\n  echo -n 'Hello there' | ashlar tokenize model.gguf",
-                   .positionals = {{.name = "MODEL", .help = "A GGUF file or a Hugging Face folder; one with a vocabulary alone will do.", .value = &model, .required = true}},
+                   .positionals = {{.name = "MODEL", .help = "A GGUF file or a Hugging Face folder, where one with a vocabulary alone will do, or the name of a pulled model.", .value = &model, .required = true}},
                    .options = list_options(options)};
   if (const auto status = parse(line, words)) return *status;
   if (const auto done = tokenize_stdin(model, options); !done) return fail("tokenize", done.error());
@@ -115,7 +115,7 @@ int detokenize(const Words& words) {
   CommandLine line{.name = "detokenize",
                    .summary = "Token ids on standard input to text. No newline is added.",
                    .examples = "Example:\n  echo 9906 1070 | ashlar detokenize model.gguf",
-                   .positionals = {{.name = "MODEL", .help = "A GGUF file or a Hugging Face folder; one with a vocabulary alone will do.", .value = &model, .required = true}},
+                   .positionals = {{.name = "MODEL", .help = "A GGUF file or a Hugging Face folder, where one with a vocabulary alone will do, or the name of a pulled model.", .value = &model, .required = true}},
                    .options = list_options(options)};
   if (const auto status = parse(line, words)) return *status;
   if (const auto done = detokenize_stdin(model, options); !done) return fail("detokenize", done.error());

@@ -20,6 +20,7 @@ struct EmbedRequest {
   std::vector<TextOrIds> inputs;
   int dimensions = 0;  // the first so many of each vector, at length 1 again; 0: all
   int truncate = -1;   // a text is cut to so many tokens; 0: to what the model reads; -1: too long is an error
+  KeepAlive keep_alive;
   Clock::time_point deadline = Clock::time_point::max();
   std::stop_token stop;  // the client has left
 };

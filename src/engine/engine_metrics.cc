@@ -10,15 +10,13 @@ Labels with(Labels labels, const Labels& more) {
   return labels;
 }
 
-double seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
-
 constexpr const char* kSuccess = "vllm:request_success_total";
 constexpr const char* kSuccessHelp = "Requests that ended, by the reason of the answer that ended last.";
 
 }  // namespace
 
 EngineMetrics::EngineMetrics(const std::string& model, Labels cache)
-    : labels{{"model_name", model}, {"engine", "0"}},
+    : ModelMetrics(model, "0"),
       cache_config("vllm:cache_config_info", "The KV cache's configuration; always 1.", with(labels, cache)),
       success_stop(kSuccess, kSuccessHelp, with(labels, {{"finished_reason", "stop"}})),
       success_length(kSuccess, kSuccessHelp, with(labels, {{"finished_reason", "length"}})),

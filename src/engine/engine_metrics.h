@@ -5,9 +5,8 @@
 #include <array>
 #include <string>
 
-#include "base/metrics.h"
-#include "engine/generator.h"
 #include "engine/job.h"
+#include "engine/model_metrics.h"
 
 namespace ashlar::engine {
 
@@ -28,14 +27,12 @@ inline constexpr std::array kStep = {0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005
 }  // namespace buckets
 
 // The engine thread moves them, but for `refused`.
-struct EngineMetrics {
+struct EngineMetrics : ModelMetrics {
   // `cache`: what cache_config_info says besides the model's name.
   EngineMetrics(const std::string& model, Labels cache);
 
   // When a request has ended well.
   void request_done(const Job& job, Clock::time_point now, int answer_tokens);
-
-  Labels labels;
 
   Counter steps{"engine_steps_total", "Forward passes.", labels};
   Counter failed_steps{"engine_step_failures_total", "Forward passes that ended in an internal error.", labels};
@@ -51,7 +48,6 @@ struct EngineMetrics {
   Gauge kv_used{"vllm:kv_cache_usage_perc", "Share of KV blocks held by running answers; 1 is all.", labels};
   Gauge gpu_kv_used{"vllm:gpu_cache_usage_perc", "As vllm:kv_cache_usage_perc, under its older name.", labels};
   Gauge cache_config;
-  Counter prompt_tokens{"vllm:prompt_tokens_total", "Prompt tokens of requests that began to be answered.", labels};
   Counter generation_tokens{"vllm:generation_tokens_total", "Generated tokens.", labels};
   Counter preemptions{"vllm:num_preemptions_total", "Answers that gave their blocks back and wait to recompute.",
                       labels};

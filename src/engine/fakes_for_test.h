@@ -374,4 +374,22 @@ inline std::vector<std::int32_t> alone(std::vector<std::int32_t> tokens, int max
   return answer;
 }
 
+// A clock that moves when it is told to.
+struct HandClock {
+  std::shared_ptr<std::atomic<Clock::duration>> offset =
+      std::make_shared<std::atomic<Clock::duration>>(Clock::duration(0));
+  Clock::time_point start = Clock::now();
+  std::function<Clock::time_point()> function() const {
+    return [begin = start, by = offset] { return begin + by->load(); };
+  }
+  void move(Clock::duration by) { offset->store(offset->load() + by); }
+};
+
+// Why the engine does not even begin; empty: it did.
+inline Error refused(Engine& engine, Request asked) {
+  Sink sink;
+  auto ticket = engine.start(std::move(asked), sink);
+  return ticket ? Error{} : ticket.error().error;
+}
+
 }  // namespace ashlar::engine::fake

@@ -72,6 +72,10 @@ struct Speculating {
   std::string prediction;         // text that much of the answer may repeat
 };
 
+// How long its model stays in memory once nobody uses it, where models come and go: 0: it leaves at once; below 0: it
+// stays until another needs its room; nothing: as the request before it said, or else the server's options.
+using KeepAlive = std::optional<std::chrono::milliseconds>;
+
 // Lower is more urgent. A class is served before the next; within one, tenants
 // take turns by the tokens they used.
 struct Request {
@@ -89,6 +93,7 @@ struct Request {
   int prompt_logprobs = -1;  // the same for the prompt's own tokens
   bool skip_special_tokens = true;
   bool echo = false;  // the prompt's text comes first
+  KeepAlive keep_alive;
   Clock::time_point arrived = Clock::now();
   Clock::time_point deadline = Clock::time_point::max();
 };

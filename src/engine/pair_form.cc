@@ -103,15 +103,22 @@ std::vector<std::int32_t> PairForm::fill(std::string_view query, std::string_vie
   return ids;
 }
 
-PairForm::Pair PairForm::with_separators(std::string_view query, std::vector<std::int32_t> document, int most) const {
+PairForm::Pair PairForm::with_separators(std::vector<std::int32_t> query, std::vector<std::int32_t> document,
+                                         int most) const {
   Pair pair;
-  pair.ids = encode(query);
+  const std::size_t around = 2 + static_cast<std::size_t>(between_), both = query.size() + document.size();
+  if (most >= 0 && both + around > static_cast<std::size_t>(most)) {
+    const std::size_t all = static_cast<std::size_t>(most), room = all - std::min(all, around);
+    auto& longer = query.size() > document.size() ? query : document;
+    auto& shorter = query.size() > document.size() ? document : query;
+    const std::size_t less = std::min(shorter.size(), room / 2);
+    shorter.resize(less);
+    longer.resize(room - less);
+    pair.cut = true;
+  }
+  pair.ids = std::move(query);
   pair.ids.insert(pair.ids.begin(), begin_);
   pair.ids.insert(pair.ids.end(), static_cast<std::size_t>(between_), separator_);
-  if (most >= 0) {
-    const std::size_t room = static_cast<std::size_t>(most), before = pair.ids.size() + 1;
-    document.resize(std::min(document.size(), room > before ? room - before : 0));
-  }
   pair.types.assign(pair.ids.size(), 0);
   pair.ids.insert(pair.ids.end(), document.begin(), document.end());
   pair.ids.push_back(separator_);
@@ -124,11 +131,11 @@ PairForm::Pair PairForm::write(std::string_view query, std::string_view document
   std::vector<std::int32_t> ids;
   if (parts_.empty() || cut) ids = encode(document);
   if (document_tokens >= 0) ids.resize(std::min(ids.size(), static_cast<std::size_t>(document_tokens)));
-  if (parts_.empty()) return with_separators(query, std::move(ids), most);
+  if (parts_.empty()) return with_separators(encode(query), std::move(ids), most);
   if (!cut) return {.ids = fill(query, document), .types = {}};
   // Text and tokens at the seam need not add up, so what is still too long is cut again.
-  for (;;) {
-    Pair pair{.ids = fill(query, tokenizer_->decode(ids)), .types = {}};
+  for (bool again = false;; again = true) {
+    Pair pair{.ids = fill(query, tokenizer_->decode(ids)), .types = {}, .cut = again};
     const std::size_t room = most < 0 ? pair.ids.size() : static_cast<std::size_t>(most);
     if (pair.ids.size() <= room || ids.empty()) return pair;
     ids.resize(ids.size() - std::min(ids.size(), pair.ids.size() - room));

@@ -25,9 +25,11 @@ class PairForm {
   struct Pair {
     std::vector<std::int32_t> ids;
     std::vector<std::uint8_t> types;  // of each token: 0 up to the document, 1 from there on; empty with a pattern
+    bool cut = false;                 // to `most`
   };
-  // The document is cut to `document_tokens` if it has more (-1: not), and further until the pair has at most `most`
-  // (-1: not so).
+  // The document is cut to `document_tokens` if it has more (-1: not). Then, until the pair has at most `most` (-1: not
+  // so), with a pattern the document is; with separators the longer of the two, and both where half of `most` is too
+  // little for either, as such models' own tokenizers do it ("longest_first").
   Pair write(std::string_view query, std::string_view document, int document_tokens, int most) const;
 
  private:
@@ -40,7 +42,7 @@ class PairForm {
   explicit PairForm(std::shared_ptr<const text::Tokenizer> tokenizer) : tokenizer_(std::move(tokenizer)) {}
   void take_pattern(std::string_view pattern);
   std::vector<std::int32_t> fill(std::string_view query, std::string_view document) const;
-  Pair with_separators(std::string_view query, std::vector<std::int32_t> document, int most) const;
+  Pair with_separators(std::vector<std::int32_t> query, std::vector<std::int32_t> document, int most) const;
   std::vector<std::int32_t> encode(std::string_view text) const;
 
   std::shared_ptr<const text::Tokenizer> tokenizer_;

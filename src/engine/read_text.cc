@@ -42,7 +42,7 @@ Result<ReadText> TextTokens::pair(const RerankRequest& request, std::size_t inde
   CHECK(pair_form_.has_value(), "who reads pairs knows how they are written");
   auto pair =
       pair_form_->write(request.query, request.documents[index], request.document_tokens, most(request.truncate));
-  ReadText text{.index = index, .ids = std::move(pair.ids), .types = std::move(pair.types)};
+  ReadText text{.index = index, .ids = std::move(pair.ids), .types = std::move(pair.types), .cut = pair.cut};
   TRY(check(text, "the query with document"));
   return text;
 }

@@ -19,6 +19,7 @@ struct ReadText {
   std::size_t index = 0;
   std::vector<std::int32_t> ids;
   std::vector<std::uint8_t> types;  // of each token, or empty: all 0
+  bool cut = false;                 // a query and a document, to what the model reads or the request allows
 };
 
 // Immutable; any thread.

@@ -16,8 +16,10 @@ struct RerankRequest {
   std::string query;
   std::vector<std::string> documents;
   int document_tokens = -1;  // a document is cut to so many tokens; -1: not so
-  int truncate = -1;         // a document is cut so that it and the query have so many; 0: what the model reads; -1: no
-  bool raw_scores = false;   // as the classifier gives them; else from 0 to 1
+  // A pair is cut to so many tokens, as PairForm does it; 0: to what the model reads; -1: too long is an error.
+  int truncate = -1;
+  bool raw_scores = false;  // as the classifier gives them; else from 0 to 1
+  KeepAlive keep_alive;
   Clock::time_point deadline = Clock::time_point::max();
   std::stop_token stop;  // the client has left
 };
@@ -25,6 +27,7 @@ struct RerankRequest {
 struct Ranking {
   std::vector<float> scores;  // of each document, in the request's order
   int prompt_tokens = 0;
+  int cut = 0;  // of the documents, so many were cut, or their query was
 };
 
 // Any thread may call.

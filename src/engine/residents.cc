@@ -24,6 +24,11 @@ Counter models_loaded{"engine_models_loaded_total", "Models brought into memory 
 Counter models_unloaded{"engine_models_unloaded_total", "Models that left memory, idle or for another's sake."};
 Gauge models_resident{"engine_models_resident", "Models in memory, of those that come and go."};
 
+struct Waiter {
+  std::function<void(Loaded)> call;
+  KeepAlive keep_alive;
+};
+
 struct Slot {
   std::string name;              // fixed
   ResidentModel model;           // fixed
@@ -33,7 +38,8 @@ struct Slot {
   int users = 0;         // tickets and calls; it stays while there are any
   bool leaving = false;  // takes nobody new: another waits for its room
   Clock::time_point used;
-  std::deque<std::function<void(Loaded)>> waiting;  // each becomes a user, unless it gets an error
+  KeepAlive keep_alive;        // as a request asked; nothing: the options'
+  std::deque<Waiter> waiting;  // each becomes a user, unless it gets an error
 
   bool loaded() const { return resident.generator != nullptr; }
   std::vector<ModelCard> cards() const { return loaded() ? resident.generator->models() : known; }
@@ -81,7 +87,7 @@ class Residents::State : public std::enable_shared_from_this<State> {
       }
       Resident resident = std::exchange(slot.resident, {});
       lock.unlock();
-      for (const auto& each : waiting) each(Error{Code::unavailable, "the server is shutting down"});
+      for (const Waiter& each : waiting) each.call(Error{Code::unavailable, "the server is shutting down"});
       resident = {};  // fails what still runs
       lock.lock();
     }
@@ -124,14 +130,14 @@ class Residents::State : public std::enable_shared_from_this<State> {
 
   // The model, if it can be used at once; else nothing, and `later` is called with it
   // on our thread. Either way the caller must leave() it.
-  std::optional<Resident> enter(Slot& slot, std::function<void(Loaded)> later) {
+  std::optional<Resident> enter(Slot& slot, KeepAlive keep_alive, std::function<void(Loaded)> later) {
     const std::lock_guard lock(mutex_);
     slot.used = Clock::now();
     if (slot.loaded() && !slot.leaving) {
-      ++slot.users;
+      admit(slot, keep_alive);
       return slot.resident;
     }
-    slot.waiting.push_back(std::move(later));
+    slot.waiting.push_back({.call = std::move(later), .keep_alive = keep_alive});
     stir();
     return std::nullopt;
   }
@@ -150,20 +156,20 @@ class Residents::State : public std::enable_shared_from_this<State> {
   Loaded wait_for(Slot& slot) {
     const auto promise = std::make_shared<std::promise<Loaded>>();
     auto future = promise->get_future();
-    if (auto resident = enter(slot, [promise](Loaded loaded) { promise->set_value(std::move(loaded)); }))
+    if (auto resident = enter(slot, {}, [promise](Loaded loaded) { promise->set_value(std::move(loaded)); }))
       return std::move(*resident);
     return future.get();
   }
 
   // Calls it with the model, at once or on our thread. What goes on after the call has to stay().
-  void with(Slot& slot, std::function<void(const Loaded&)> call) {
+  void with(Slot& slot, KeepAlive keep_alive, std::function<void(const Loaded&)> call) {
     const auto run = [self = shared_from_this(), &slot, call = std::move(call)](Loaded loaded) {
       call(loaded);
       if (!loaded) return;
       loaded = Resident{};  // our thread is to be the last to have it
       self->leave(slot);
     };
-    if (auto resident = enter(slot, run)) run(std::move(*resident));
+    if (auto resident = enter(slot, keep_alive, run)) run(std::move(*resident));
   }
 
   template <class F>
@@ -196,17 +202,19 @@ class Residents::State : public std::enable_shared_from_this<State> {
     const auto found = find_reader(request.model, ranks);
     if (!found) return done(std::unexpected(found.error()));
     Slot* slot = *found;
-    with(*slot, [self = shared_from_this(), slot, face, ask, held = std::make_shared<Request>(std::move(request)),
-                 done = std::move(done)](const Loaded& loaded) {
-      if (!loaded) return done(std::unexpected(Generator::Refusal{.error = loaded.error()}));
-      Face* reader = ((*loaded).*face).get();
-      if (reader == nullptr) return done(std::unexpected(no_reader(slot->name)));
-      self->stay(*slot);
-      (reader->*ask)(std::move(*held), [self, slot, done](Answer answer) {
-        done(std::move(answer));
-        self->leave(*slot);
-      });
-    });
+    const KeepAlive keep_alive = request.keep_alive;
+    with(*slot, keep_alive,
+         [self = shared_from_this(), slot, face, ask, held = std::make_shared<Request>(std::move(request)),
+          done = std::move(done)](const Loaded& loaded) {
+           if (!loaded) return done(std::unexpected(Generator::Refusal{.error = loaded.error()}));
+           Face* reader = ((*loaded).*face).get();
+           if (reader == nullptr) return done(std::unexpected(no_reader(slot->name)));
+           self->stay(*slot);
+           (reader->*ask)(std::move(*held), [self, slot, done](Answer answer) {
+             done(std::move(answer));
+             self->leave(*slot);
+           });
+         });
   }
 
   std::vector<ModelCard> cards() {
@@ -258,12 +266,23 @@ class Residents::State : public std::enable_shared_from_this<State> {
     }
   }
 
+  static void admit(Slot& slot, KeepAlive keep_alive) {
+    ++slot.users;
+    if (keep_alive) slot.keep_alive = keep_alive;
+  }
+
+  // When an idle model leaves because nobody asks for it.
+  std::optional<Clock::time_point> end_of(const Slot& slot) const {
+    const auto keep_alive = slot.keep_alive.value_or(options_.keep_alive);
+    if (!slot.loaded() || slot.users > 0 || keep_alive.count() < 0) return std::nullopt;
+    return slot.used + keep_alive;
+  }
+
   // When to look again if nobody calls.
   Clock::time_point next_look() const {
     auto when = Clock::now() + std::chrono::hours(1);
     for (const Slot& slot : slots_)
-      if (slot.loaded() && slot.users == 0 && options_.keep_alive.count() >= 0)
-        when = std::min(when, slot.used + options_.keep_alive);
+      if (const auto end = end_of(slot)) when = std::min(when, *end);
     return when;
   }
 
@@ -299,12 +318,12 @@ class Residents::State : public std::enable_shared_from_this<State> {
   }
 
   void hand_out(Slot& slot, Lock& lock) {
-    auto waiting = std::exchange(slot.waiting, {});
-    slot.users += static_cast<int>(waiting.size());
+    const auto waiting = std::exchange(slot.waiting, {});
+    for (const Waiter& each : waiting) admit(slot, each.keep_alive);
     slot.used = Clock::now();
     const Resident resident = slot.resident;
     lock.unlock();
-    for (auto& each : waiting) each(resident);
+    for (const Waiter& each : waiting) each.call(resident);
     lock.lock();
   }
 
@@ -316,9 +335,9 @@ class Residents::State : public std::enable_shared_from_this<State> {
         return true;
       }
     log::warn("model_not_loaded", {{"model", slot.name}, {"why", error.message}});
-    auto waiting = std::exchange(slot.waiting, {});
+    const auto waiting = std::exchange(slot.waiting, {});
     lock.unlock();
-    for (auto& each : waiting) each(error);
+    for (const Waiter& each : waiting) each.call(error);
     lock.lock();
     return true;
   }
@@ -357,8 +376,8 @@ class Residents::State : public std::enable_shared_from_this<State> {
     const auto now = Clock::now();
     for (Slot& slot : slots_) {
       if (!slot.loaded() || slot.users > 0) continue;
-      const bool idle = options_.keep_alive.count() >= 0 && now >= slot.used + options_.keep_alive;
-      if (!idle && !slot.leaving) continue;
+      const auto end = end_of(slot);
+      if (!(end && now >= *end) && !slot.leaving) continue;
       evict(slot, lock);
       return true;
     }
@@ -369,6 +388,7 @@ class Residents::State : public std::enable_shared_from_this<State> {
     slot.known = slot.cards();
     Resident resident = std::exchange(slot.resident, {});
     slot.leaving = false;
+    slot.keep_alive.reset();
     lock.unlock();
     resident = {};  // waits for its threads
     lock.lock();
@@ -442,6 +462,7 @@ std::expected<std::unique_ptr<Ticket>, Generator::Refusal> Residents::start(Requ
   const Result<Slot*> slot = state_->find(request.model);
   if (!slot) return std::unexpected(Refusal{.error = slot.error()});
   const auto waiting = std::make_shared<Waiting>();
+  const KeepAlive keep_alive = request.keep_alive;
   const auto held = std::make_shared<Request>(std::move(request));
   const auto later = [state = state_, slot = *slot, waiting, held, &sink](Loaded loaded) {
     const std::lock_guard lock(waiting->mutex);
@@ -460,7 +481,7 @@ std::expected<std::unique_ptr<Ticket>, Generator::Refusal> Residents::start(Requ
     loaded = Resident{};
     state->leave(*slot);
   };
-  if (const auto resident = state_->enter(**slot, later)) {
+  if (const auto resident = state_->enter(**slot, keep_alive, later)) {
     auto ticket = resident->generator->start(std::move(*held), sink);
     if (!ticket) {
       state_->leave(**slot);
@@ -493,7 +514,7 @@ void Residents::load_adapter(AdapterOrder order, std::function<void(Status)> don
   if (state_->taken(order.name, **slot))
     return done(
         Error{Code::invalid, fmt::format("'{}' is served already; the adapter needs another name", order.name)});
-  state_->with(**slot,
+  state_->with(**slot, {},
                [state = state_, slot = *slot, order = std::move(order), done = std::move(done)](const Loaded& loaded) {
                  if (!loaded) return done(loaded.error());
                  state->stay(*slot);

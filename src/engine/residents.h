@@ -40,7 +40,8 @@ struct ResidentModel {
 // ticket at once, and what goes wrong then comes as Failed. A model in use stays;
 // one that must make room takes no further requests, which wait, so that it falls
 // idle. tokenize(), detokenize() and render() wait for the model on the caller's
-// thread. A model that comes back has its adapters again. Any thread.
+// thread. A model that comes back has its adapters again. What a request says of
+// keep_alive holds until another says otherwise, or the model leaves. Any thread.
 class Residents final : public Generator, public Embedder, public Reranker {
  public:
   // invalid: no model, or two of one name. Loads nothing yet.

@@ -224,6 +224,35 @@ TEST_F(ResidentsTest, IdleModelsLeaveAfterTheirTime) {
   EXPECT_EQ(ledger.loads["a"], 2);
 }
 
+TEST_F(ResidentsTest, ARequestSaysHowLongItsModelStays) {
+  const auto residents = make({"a", "b"}, {.keep_alive = std::chrono::hours(1)});
+  const auto ask_for = [&](const std::string& name, KeepAlive keep_alive) {
+    CountingSink sink;
+    Request request{.id = "1", .model = name};
+    request.keep_alive = keep_alive;
+    const auto ticket = residents->start(std::move(request), sink);
+    ASSERT_TRUE(ticket);
+    EXPECT_EQ(sink.wait_for(1), 1);
+  };
+  const auto gone = [&](const std::string& name) { return ledger.wait([&](Ledger& l) { return l.alive[name] == 0; }); };
+  ask_for("a", milliseconds(0));
+  EXPECT_TRUE(gone("a")) << "loaded for it, it leaves after the answer";
+  ask_for("a", {});
+  ask_for("b", milliseconds(0));
+  EXPECT_TRUE(gone("b"));
+  EXPECT_THAT(residents->loaded(), ElementsAre("a")) << "back in memory it stays as the options say";
+  ask_for("a", milliseconds(-1));
+  ask_for("a", milliseconds(0));
+  EXPECT_TRUE(gone("a")) << "the latest that says so counts";
+  // What waits while the model leaves is heard after it has come back.
+  ask_for("a", {});
+  ask_for("a", milliseconds(0));
+  ask_for("a", milliseconds(-1));
+  ask_for("b", milliseconds(0));
+  EXPECT_TRUE(gone("b"));
+  EXPECT_THAT(residents->loaded(), ElementsAre("a"));
+}
+
 TEST_F(ResidentsTest, FailuresReachWhoWaits) {
   const auto residents = make({"broken", "a"}, {});
   CountingSink sink;

@@ -35,43 +35,25 @@ struct Work {
   std::vector<ReadText> waiting;  // the longest first: taken from the back
   std::size_t unfinished = 0;     // texts that have no result yet
   std::vector<float> results;     // [texts, outputs]
-  int prompt_tokens = 0;
+  int prompt_tokens = 0, cut = 0;
 
   void fail(Refusal refusal) {
     std::visit([&](auto& tell) { tell(std::unexpected(std::move(refusal))); }, done);
   }
 };
 
-void normalize(std::span<float> vector) {
-  double squares = 0;
-  for (const float value : vector) squares += static_cast<double>(value) * static_cast<double>(value);
-  if (squares == 0) return;
-  const double over = 1 / std::sqrt(squares);
-  for (float& value : vector) value = static_cast<float>(static_cast<double>(value) * over);
-}
-
-// From what the classifier says to a share from 0 to 1.
-float relevance(std::span<const float> scores, int relevant) {
-  if (scores.size() == 1) return static_cast<float>(1 / (1 + std::exp(-static_cast<double>(scores[0]))));
-  const double most = static_cast<double>(*std::ranges::max_element(scores));
-  double sum = 0;
-  for (const float score : scores) sum += std::exp(static_cast<double>(score) - most);
-  return static_cast<float>(std::exp(static_cast<double>(scores[size(relevant)]) - most) / sum);
+template <class Request, class Done>
+std::unique_ptr<Work> work_of(Request request, Done done, std::size_t texts) {
+  auto work = std::make_unique<Work>();
+  work->texts = texts;
+  work->deadline = request.deadline;
+  work->stop = request.stop;
+  work->request = std::move(request);
+  work->done = std::move(done);
+  return work;
 }
 
 }  // namespace
-
-Result<int> relevant_score(int outputs, const std::vector<std::string>& labels) {
-  for (const std::string_view yes : {"yes", "Yes", "relevant", "RELEVANT"}) {
-    const auto found = std::ranges::find(labels, yes);
-    if (found != labels.end() && found - labels.begin() < outputs) return static_cast<int>(found - labels.begin());
-  }
-  if (outputs > 2)
-    return Error{
-        Code::unsupported,
-        fmt::format("the model's classifier has {} scores, and no label says which of them is relevance", outputs)};
-  return outputs - 1;
-}
 
 struct TextReader::State {
   TextReaderParts parts;
@@ -180,6 +162,7 @@ void TextReader::State::end(std::unique_ptr<Work> work, std::optional<Refusal> r
 Status TextReader::State::tokenize(Work& work) const {
   const auto take = [&](ReadText text) {
     work.prompt_tokens += static_cast<int>(text.ids.size());
+    work.cut += text.cut ? 1 : 0;
     work.waiting.push_back(std::move(text));
   };
   for (std::size_t i = 0; i < work.texts && !over(work); ++i) {
@@ -291,7 +274,7 @@ void TextReader::State::step() {
     log::error("reader_step_threw", {{"what", e.what()}});
     broken = Refusal{{Code::internal, "the texts could not be read"}};
   }
-  metrics.step_done(std::chrono::duration<double>(Clock::now() - start).count(), ids.size());
+  metrics.step_done(Clock::now() - start, ids.size());
   for (std::size_t i = 0; i < batch.size(); ++i) {
     std::copy_n(out.begin() + static_cast<std::ptrdiff_t>(i * outputs), outputs,
                 batch[i].work->results.begin() + static_cast<std::ptrdiff_t>(batch[i].text.index * outputs));
@@ -316,8 +299,7 @@ void TextReader::State::step() {
 
 // The answer, on the computing thread.
 void TextReader::State::give(Work& work) {
-  metrics.request_done(std::chrono::duration<double>(parts.clock() - work.arrived).count(), work.texts,
-                       work.prompt_tokens);
+  metrics.request_done(parts.clock() - work.arrived, work.texts, work.prompt_tokens);
   const std::size_t outputs = size(parts.encoder->outputs());
   if (auto* embed = std::get_if<EmbedRequest>(&work.request)) {
     const std::size_t wanted = embed->dimensions == 0 ? outputs : size(embed->dimensions);
@@ -331,7 +313,7 @@ void TextReader::State::give(Work& work) {
     return std::get<Embedder::Done>(work.done)(std::move(answer));
   }
   const auto& rerank = std::get<RerankRequest>(work.request);
-  Ranking answer{.prompt_tokens = work.prompt_tokens};
+  Ranking answer{.scores = {}, .prompt_tokens = work.prompt_tokens, .cut = work.cut};
   for (std::size_t i = 0; i < work.texts; ++i) {
     const auto scores = std::span(work.results).subspan(i * outputs, outputs);
     answer.scores.push_back(rerank.raw_scores ? scores[size(parts.relevant)] : relevance(scores, parts.relevant));
@@ -383,25 +365,15 @@ void TextReader::embed(EmbedRequest request, Embedder::Done done) {
     refusal = Refusal{{Code::invalid, fmt::format("dimensions is {}, but the model's vectors have {}",
                                                   request.dimensions, dimensions())}};
   if (refusal) return done(std::unexpected(std::move(*refusal)));
-  auto work = std::make_unique<Work>();
-  work->texts = request.inputs.size();
-  work->deadline = request.deadline;
-  work->stop = request.stop;
-  work->request = std::move(request);
-  work->done = std::move(done);
-  state_->submit(std::move(work));
+  const std::size_t texts = request.inputs.size();
+  state_->submit(work_of(std::move(request), std::move(done), texts));
 }
 
 void TextReader::rerank(RerankRequest request, Reranker::Done done) {
   if (auto refusal = state_->check(request.model, request.documents.size(), kTasksRank))
     return done(std::unexpected(std::move(*refusal)));
-  auto work = std::make_unique<Work>();
-  work->texts = request.documents.size();
-  work->deadline = request.deadline;
-  work->stop = request.stop;
-  work->request = std::move(request);
-  work->done = std::move(done);
-  state_->submit(std::move(work));
+  const std::size_t texts = request.documents.size();
+  state_->submit(work_of(std::move(request), std::move(done), texts));
 }
 
 const std::vector<std::string>& TextReader::names() const { return state_->parts.names; }

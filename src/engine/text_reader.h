@@ -12,6 +12,7 @@
 #include "engine/compute_lock.h"
 #include "engine/embedder.h"
 #include "engine/pair_form.h"
+#include "engine/relevance.h"
 #include "engine/reranker.h"
 #include "models/encoder.h"
 #include "text/tokenizer.h"
@@ -41,10 +42,6 @@ struct TextReaderParts {
   std::chrono::milliseconds request_timeout{0};  // 0: no bound
   std::function<Clock::time_point()> clock = Clock::now;
 };
-
-// Which score of a classifier says "relevant", by its labels ("yes"; else of two the second).
-// unsupported: more than two, and none of them says.
-Result<int> relevant_score(int outputs, const std::vector<std::string>& labels);
 
 // A text's tokens, too many for one text, are an error that says both numbers. Texts of all requests are computed in
 // batches without padding, a request's own in order of length; requests take turns. Destruction fails what waits

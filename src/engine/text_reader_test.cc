@@ -274,6 +274,24 @@ TEST(PairForm, SeparatesAsEncodersWereTrained) {
   EXPECT_EQ(pair.types, (std::vector<std::uint8_t>{0, 0, 0, 0, 0, 1, 1}));
   EXPECT_EQ(form.write("ab", "cdefg", -1, 8).ids.size(), 8u);
   EXPECT_EQ(form.write("ab", "cdefg", 1, -1).ids.size(), 7u);
+  EXPECT_FALSE(form.write("ab", "cdefg", 1, -1).cut);
+}
+
+TEST(PairForm, CutsTheLongerOfTheTwo) {
+  const auto tokenizer = std::make_shared<fake::Tokenizer>();
+  const auto form = PairForm::create(tokenizer, "").value();
+  const struct {
+    std::string query, document;
+    int most;
+    int of_query, of_document;
+  } cases[] = {{"ab", "cdefg", 11, 2, 5},   {"ab", "cdefg", 10, 2, 4},   {"abcde", "fg", 10, 4, 2},
+               {"abcde", "fghij", 9, 2, 3}, {"abcdef", "ghij", 9, 3, 2}, {"abc", "def", 4, 0, 0}};
+  for (const auto& one : cases) {
+    const PairForm::Pair pair = form.write(one.query, one.document, -1, one.most);
+    EXPECT_EQ(std::ranges::count(pair.types, 0), one.of_query + 3);
+    EXPECT_EQ(std::ranges::count(pair.types, 1), one.of_document + 1);
+    EXPECT_EQ(pair.cut, one.most < 11);
+  }
 }
 
 TEST(SilentGenerator, RefusesByName) {

@@ -245,6 +245,31 @@ void take_columns(const float* x, std::size_t ldx, std::span<const std::int32_t>
   });
 }
 
+void clear_kept_columns(const float* x, std::size_t ldx, const KeptColumns& kept, int rows, int columns, float* out,
+                        std::size_t ld_out, ThreadPool& pool) {
+  pool.for_each(rows, [&](int row, int) {
+    float* to = out + static_cast<std::size_t>(row) * ld_out;
+    std::copy_n(x + static_cast<std::size_t>(row) * ldx, columns, to);
+    for (const std::int32_t column : kept.columns) to[column] = 0;
+  });
+}
+
+void add_kept_columns(const float* x, std::size_t ldx, const KeptColumns& kept, int rows, int out, float* y,
+                      std::size_t ldy, ThreadPool& pool) {
+  constexpr int kPiece = 1024;  // of the outputs, so that a piece stays in the first cache for all columns
+  const int pieces = (out + kPiece - 1) / kPiece;
+  pool.for_each(rows * pieces, [&](int task, int) {
+    const auto row = static_cast<std::size_t>(task / pieces);
+    const int first = task % pieces * kPiece, count = std::min(kPiece, out - first);
+    float* to = y + row * ldy + first;
+    for (std::size_t k = 0; k < kept.columns.size(); ++k) {
+      const float factor = x[row * ldx + static_cast<std::size_t>(kept.columns[k])];
+      const float* w = kept.weights.data() + k * static_cast<std::size_t>(out) + first;
+      for (int o = 0; o < count; ++o) to[o] += factor * w[o];
+    }
+  });
+}
+
 void matmul(const PackedMatrix& w, const Activations& x, float* y, std::size_t ldy, ThreadPool& pool) {
   CHECK(x.groups().size() == 1, "rows in groups have products of their own");
   Product product{.w = &w, .group = 0, .y = y};

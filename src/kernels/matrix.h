@@ -56,6 +56,13 @@ struct Forms {
   bool covers(Forms other) const { return (*this | other) == *this; }
 };
 
+// Columns of a matrix whose weights are not among its codes, since what they meet is too large for int8 beside the
+// others (LLM.int8(), arXiv:2208.07339): the product with them is added in floats.
+struct KeptColumns {
+  std::vector<std::int32_t> columns;  // rising
+  std::vector<float> weights;         // [columns, rows of the matrix]
+};
+
 // Counts the layouts of packed weights: raise it with every change to what pack() writes, so that bytes which an
 // older program kept are not taken for today's.
 inline constexpr std::uint32_t kPackedVersion = 2;
@@ -89,6 +96,10 @@ class PackedMatrix {
   std::span<const std::int32_t> order() const { return order_; }
   void set_order(std::vector<std::int32_t> order) { order_ = std::move(order); }
 
+  // nullptr: there are none. Whoever multiplies gives Activations 0 in their place, and calls add_kept_columns().
+  const KeptColumns* kept() const { return kept_.get(); }
+  void set_kept(std::shared_ptr<const KeptColumns> kept) { kept_ = std::move(kept); }
+
  private:
   friend struct PackedPlan;
   int rows_ = 0;
@@ -97,6 +108,7 @@ class PackedMatrix {
   std::span<const std::byte> bytes_;
   std::shared_ptr<const void> owner_;  // of the bytes
   std::vector<std::int32_t> order_;
+  std::shared_ptr<const KeptColumns> kept_;
 };
 
 // Stacks matrices of equal columns, possibly of different types, in this order: so one product serves
@@ -172,6 +184,14 @@ class Activations {
 // out[r, k] = x[r, order[k]], for a matrix with an order. Rows `ldx` and `ld_out` floats apart; they do not overlap.
 void take_columns(const float* x, std::size_t ldx, std::span<const std::int32_t> order, int rows, float* out,
                   std::size_t ld_out, ThreadPool& pool);
+
+// out = x, but 0 in the kept columns. Rows `ldx` and `ld_out` floats apart; they do not overlap.
+void clear_kept_columns(const float* x, std::size_t ldx, const KeptColumns& kept, int rows, int columns, float* out,
+                        std::size_t ld_out, ThreadPool& pool);
+// y[r, o] += sum over the kept columns k of w[k, o] x[r, columns[k]]; y [rows, `out`]. A row's result does not depend
+// on the other rows, nor on the pool.
+void add_kept_columns(const float* x, std::size_t ldx, const KeptColumns& kept, int rows, int out, float* y,
+                      std::size_t ldy, ThreadPool& pool);
 
 // y[r, o] = sum over k of W[o, k] x[r, k]; y [x.rows(), w.rows()], rows `ldy` floats apart.
 // x has the columns and at least the forms of w. A row's result does not depend on the other

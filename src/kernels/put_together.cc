@@ -4,6 +4,7 @@
 
 #include "base/result.h"
 #include "kernels/blocks.h"
+#include "kernels/codes.h"
 
 namespace ashlar::kernels {
 namespace {
@@ -12,8 +13,6 @@ void write16(std::uint8_t* p, std::uint16_t value) {
   p[0] = static_cast<std::uint8_t>(value);
   p[1] = static_cast<std::uint8_t>(value >> 8);
 }
-
-std::uint8_t byte(int value) { return static_cast<std::uint8_t>(value); }
 
 void put_nibbles(const std::uint8_t* codes, std::uint8_t* qs) {
   for (int i = 0; i < 16; ++i) qs[i] = byte((codes[i] & 15) | (codes[i + 16] & 15) << 4);

@@ -1,13 +1,13 @@
 // Choosing scales and codes for the quantized types. The tries, their weights and their order are those that
 // llama.cpp's quantizers publish, so that a file written here is worth what one written there is.
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
 
 #include "base/result.h"
 #include "kernels/blocks.h"
+#include "kernels/codes.h"
 #include "kernels/kernels.h"
 
 namespace ashlar::kernels {
@@ -16,24 +16,13 @@ namespace {
 constexpr float kNothing = 1e-15f;            // scales below are 0
 constexpr int kElements = 256 * kMostBlocks;  // of all the blocks of one call
 
-std::uint8_t byte(int value) { return static_cast<std::uint8_t>(value); }
-
-// To the nearest, ties to even; not-a-number becomes `low`. Adding 1.5 * 2^23 leaves the whole number in the low bits.
-int nearest(float value, int low, int high) {
-  value = value > static_cast<float>(low) ? value : static_cast<float>(low);
-  value = value < static_cast<float>(high) ? value : static_cast<float>(high);
-  return std::bit_cast<std::int32_t>(value + kLiftValue) - kLift;
-}
-
-// The same, ties upwards.
+// As nearest(), ties upwards.
 int nearest_up(float value, int low, int high) {
   value += 0.5f;
   value = value > static_cast<float>(low) ? value : static_cast<float>(low);
   value = value < static_cast<float>(high) ? value : static_cast<float>(high);
   return static_cast<int>(std::floor(value));
 }
-
-float reciprocal(float d) { return d != 0 ? 1 / d : 0; }
 
 float table_value(int code) { return static_cast<float>(kIq4Table[code]) - 128; }
 

@@ -4,20 +4,11 @@
 #include <cstring>
 
 #include "kernels/blocks.h"
+#include "kernels/codes.h"
 #include "kernels/float8.h"
 
 namespace ashlar::kernels {
 namespace {
-
-std::uint8_t byte(int value) { return static_cast<std::uint8_t>(value); }
-
-// Not-a-number becomes `low`.
-int nearest(float value, int low, int high) {
-  value = value > static_cast<float>(low) ? value : static_cast<float>(low);
-  return static_cast<int>(std::nearbyint(std::min(value, static_cast<float>(high))));
-}
-
-float reciprocal(float d) { return d != 0 ? 1 / d : 0; }
 
 void put_codes(Type type, const std::uint8_t* codes, std::uint8_t* out) {
   if (type != Type::u4z && type != Type::nf4) {

@@ -147,6 +147,74 @@ std::vector<Case> cases() {
 INSTANTIATE_TEST_SUITE_P(Folder, EveryFolder, testing::ValuesIn(cases()),
                          [](const auto& info) { return info.param.name; });
 
+// What publishers call the same tensors, and what they leave out.
+TEST_F(FolderTest, TensorsByOtherNames) {
+  const TinySpec qwen{.architecture = "qwen3", .head_dim = 16, .tied = true, .halves = true, .head_norms = true};
+  TinySpec untied = qwen, gemma{.architecture = "gemma3",
+                                .head_dim = 16,
+                                .window = 7,
+                                .tied = true,
+                                .halves = true,
+                                .head_norms = true,
+                                .gelu = true,
+                                .full_every = 6,
+                                .window_rope_base = 10000,
+                                .post_norms = true,
+                                .rope_base = 1e6,
+                                .embedding_scale = std::sqrt(32.0)};
+  untied.tied = false;
+  const auto bare = [](std::string name) { return name.starts_with("lm_head") ? "" : name.substr(name.find('.') + 1); };
+  const auto newer = [](std::string name) { return "model.language_model." + name.substr(21); };
+  const auto scored = [](std::string name) { return name.starts_with("lm_head") ? "score.weight" : name; };
+  const auto headless = [](std::string name) { return name.starts_with("lm_head") ? "" : name; };
+  const std::string model = R"({"architectures":["Qwen3Model"]})";
+  const std::string classifier =
+      R"({"architectures":["Qwen3ForSequenceClassification"],"id2label":{"0":"no","1":"yes"}})";
+  const struct {
+    const char* what;
+    TinySpec spec;
+    TinyFolderOptions options;
+    std::optional<Pooling> pooling;
+    std::string error;
+  } cases[] = {
+      {"embeds", qwen, {.config = model, .name = bare}, Pooling::last, ""},
+      {"embeds, not tied", untied, {.config = model, .name = bare}, Pooling::last, ""},
+      {"wrapped as newer writers do it", gemma, {.wrapped = true, .name = newer}, {}, ""},
+      {"classifies", untied, {.config = classifier, .name = scored}, Pooling::rank, ""},
+      {"classifies with nothing", untied, {.config = classifier, .name = headless}, {}, "there is no score.weight"},
+      {"no output matrix", untied, {.name = headless}, {}, "there is no lm_head.weight"},
+      {"a tied one stored too", untied, {.config = R"({"tie_word_embeddings":true})"}, {}, ""},
+      {"bidirectional", qwen, {.config = R"({"is_causal":false})"}, {}, "is_causal"},
+  };
+  for (const auto& one : cases) {
+    SCOPED_TRACE(one.what);
+    fs::remove_all(room / "hf");
+    write_tiny_folder(TinyModel(one.spec), room / "hf", one.options);
+    if (!one.error.empty()) {
+      EXPECT_THAT(refusal(), HasSubstr(one.error));
+      continue;
+    }
+    const auto loaded = load(room / "hf", {}, pool);
+    ASSERT_TRUE(loaded) << loaded.error().message;
+    EXPECT_EQ(loaded->config->pooling, one.pooling);
+    EXPECT_EQ(loaded->model->head() != nullptr, one.pooling == Pooling::rank);
+    if (one.pooling == Pooling::rank) EXPECT_THAT(loaded->config->labels, testing::ElementsAre("no", "yes"));
+  }
+}
+
+TEST_F(FolderTest, FilesBesideTheModelDoNotMatter) {
+  write_tiny_folder(TinyModel({}), room / "hf", {.sharded = true});
+  fs::create_directories(room / "hf/original");
+  for (const char* file :
+       {"consolidated.safetensors", "original/consolidated.00.pth", "pytorch_model.bin", "params.json"})
+    std::ofstream(room / "hf" / file) << "no weights at all";
+  EXPECT_EQ(refusal(), "fine");
+  for (const char* gone :
+       {"model.safetensors.index.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"})
+    fs::remove(room / "hf" / gone);
+  EXPECT_THAT(refusal(), HasSubstr("pytorch_model.bin: pickles and zip archives are not read"));
+}
+
 TEST_F(FolderTest, TakesEndsAndAdviceOfItsGenerationConfig) {
   write_tiny_folder(TinyModel({}), room / "hf",
                     {.generation = R"({"eos_token_id": [3, 7], "temperature": 0.6, "top_p": 0.9, "top_k": 20,
@@ -182,7 +250,7 @@ TEST_F(FolderTest, PackedWeightsAreKeptUntilAShardOrTheConfigChanges) {
 TEST_F(FolderTest, RefusesWhatDoesNotBelongTogether) {
   write_tiny_folder(TinyModel({.architecture = "qwen2", .halves = true, .qkv_bias = true}), room / "hf");
   fs::remove(room / "hf/vocab.json");
-  EXPECT_THAT(refusal(), HasSubstr("there is no tokenizer.json"));
+  EXPECT_THAT(refusal(), HasSubstr("there is no vocabulary; one of tokenizer.json"));
   write_tiny_folder(TinyModel({.vocabulary = 30}), room / "other");
   fs::copy_file(room / "other/vocab.json", room / "hf/vocab.json");
   fs::copy_file(room / "other/model.safetensors", room / "hf/model.safetensors", fs::copy_options::overwrite_existing);

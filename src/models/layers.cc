@@ -252,13 +252,17 @@ void Pass::post_norm(std::span<const float> weight) {
 // h as activations for the matrix.
 void Pass::convert(const kernels::PackedMatrix& matrix) {
   const FloatRows* x = &h_;
-  if (!matrix.order().empty()) {
+  if (!matrix.order().empty() || matrix.kept() != nullptr) {
     if (ordered_.ld < h_.ld) {
       auto fresh = FloatRows::allocate(max_rows_, static_cast<int>(h_.ld));
       CHECK(fresh.has_value(), "no memory for ordered activations");
       ordered_ = std::move(*fresh);
     }
-    kernels::take_columns(h_.data(), h_.ld, matrix.order(), rows_, ordered_.data(), ordered_.ld, pool_);
+    if (matrix.kept() != nullptr)  // of formats whose columns keep their order
+      kernels::clear_kept_columns(h_.data(), h_.ld, *matrix.kept(), rows_, matrix.columns(), ordered_.data(),
+                                  ordered_.ld, pool_);
+    else
+      kernels::take_columns(h_.data(), h_.ld, matrix.order(), rows_, ordered_.data(), ordered_.ld, pool_);
     x = &ordered_;
   }
   activations_.assign(x->data(), x->ld, rows_, matrix.columns(), matrix.forms(), pool_);
@@ -276,6 +280,8 @@ void Pass::multiply(Operation operation, const kernels::PackedMatrix& matrix, fl
       profile_, operation, layer,
       {.bytes = static_cast<double>(matrix.bytes()), .operations = 2.0 * matrix.rows() * matrix.columns() * rows_});
   kernels::matmul(matrix, activations_, y, ldy, pool_);
+  if (matrix.kept() != nullptr)
+    kernels::add_kept_columns(h_.data(), h_.ld, *matrix.kept(), rows_, matrix.rows(), y, ldy, pool_);
   if (lora_.any()) lora_.add(matrix, h_.data(), h_.ld, y, ldy);
 }
 

@@ -17,6 +17,7 @@
 #include <filesystem>
 #include <vector>
 
+#include "base/descriptor.h"
 #include "base/log.h"
 #include "kernels/kernels.h"
 
@@ -90,13 +91,6 @@ class Aside {
   int fd_;
   bool ours_ = false;
 };
-
-void sync_folder(const std::string& folder) {
-  const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) return;
-  ::fsync(fd);  // if it fails, the file may be missing after a power cut: no harm
-  ::close(fd);
-}
 
 // Removes what a writer that was killed left behind.
 void remove_orphan(const fs::path& path) { static_cast<void>(Aside::create(path)); }
@@ -235,7 +229,7 @@ Status PackedCache::keep(const std::string& path, const PackedImage& image, Func
   TRY(make_room(path, image.bytes().size()));
   TRY(aside.write(image.bytes(), stopped));
   TRY(aside.rename_to(path));
-  sync_folder(folder_);
+  sync_folder_of(path);
   return {};
 }
 

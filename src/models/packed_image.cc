@@ -15,6 +15,8 @@
 #include <cstring>
 #include <fstream>
 
+#include "base/descriptor.h"
+
 namespace ashlar::models {
 namespace {
 
@@ -42,20 +44,6 @@ std::uint64_t mixed(std::uint64_t x) {
 }
 
 Error corrupt(std::string what) { return Error{Code::corrupt, std::move(what)}; }
-
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  ~Descriptor() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
 
 // All of `out` from `offset` on; what went wrong, if not.
 Status read_at(int fd, std::span<std::byte> out, std::size_t offset) {

@@ -61,6 +61,12 @@ kernels::PackedMatrix& destination(const TensorList::Need& need, std::size_t ind
   return need.matrices == nullptr ? *need.matrix : (*need.matrices)[index];
 }
 
+// Whether two that share an input have the same columns apart.
+bool same_kept(const gguf::Tensor& a, const gguf::Tensor& b) {
+  if (a.kept == nullptr || b.kept == nullptr) return a.kept == b.kept;
+  return a.kept->columns == b.kept->columns;
+}
+
 // [count, rows, columns] to [count, columns, rows].
 std::vector<float> transposed(std::span<const float> x, std::size_t count, std::size_t rows, std::size_t columns) {
   std::vector<float> out(x.size());
@@ -170,6 +176,10 @@ Status TensorList::check_need(const TensorSource& source, Need& need) const {
       return wrong(source, part.name,
                    fmt::format("has type {}; F32, F16 or BF16 is expected", kernels::type_info(tensor->type).name),
                    Code::unsupported);
+    if (!same_kept(*tensor, need.found.empty() ? *tensor : *need.found.front()) ||
+        (need.matrix == nullptr && tensor->kept != nullptr))
+      return wrong(source, part.name, "keeps outlier columns of its own apart, which is not supported here",
+                   Code::unsupported);
     if (!std::ranges::equal(tensor->order, need.found.empty() ? tensor->order : need.found.front()->order) ||
         (need.use != Use::matrix && !tensor->order.empty()))
       return wrong(source, part.name, "has its columns in an order of its own (act-order), which is not supported here",
@@ -210,6 +220,28 @@ Status TensorList::pack(const Need& need, std::size_t first_section, TensorSourc
   return {};
 }
 
+void TensorList::take_columns(const Need& need) {
+  const gguf::Tensor& first = *need.found.front();
+  if (const std::span<const std::int32_t> order = first.order; !order.empty()) {
+    const auto columns = static_cast<std::size_t>(need.columns);
+    CHECK(order.size() == columns * matrices_of(need), "each matrix has an order of its columns");
+    for (std::size_t i = 0; i < matrices_of(need); ++i) {
+      const auto own = order.subspan(i * columns, columns);
+      destination(need, i).set_order({own.begin(), own.end()});
+    }
+  }
+  if (first.kept == nullptr) return;  // those of experts have none
+  auto kept = std::make_shared<kernels::KeptColumns>();
+  kept->columns = first.kept->columns;
+  for (std::size_t k = 0; k < kept->columns.size(); ++k)
+    for (const gguf::Tensor* tensor : need.found) {
+      const auto rows = static_cast<std::size_t>(tensor->rows());
+      const auto from = tensor->kept->weights.begin() + static_cast<std::ptrdiff_t>(k * rows);
+      kept->weights.insert(kept->weights.end(), from, from + static_cast<std::ptrdiff_t>(rows));
+    }
+  need.matrix->set_kept(std::move(kept));
+}
+
 Status TensorList::fill_matrices(TensorSource& source, ThreadPool& pool) const {
   struct Place {
     const Need* need;
@@ -225,16 +257,7 @@ Status TensorList::fill_matrices(TensorSource& source, ThreadPool& pool) const {
     if (need.matrices != nullptr) need.matrices->resize(count);
   }
   const auto take_orders = [&] {
-    for (const Place& place : places) {
-      const std::span<const std::int32_t> order = place.need->found.front()->order;
-      if (order.empty()) continue;
-      const auto columns = static_cast<std::size_t>(place.need->columns);
-      CHECK(order.size() == columns * matrices_of(*place.need), "each matrix has an order of its columns");
-      for (std::size_t i = 0; i < matrices_of(*place.need); ++i) {
-        const auto own = order.subspan(i * columns, columns);
-        destination(*place.need, i).set_order({own.begin(), own.end()});
-      }
-    }
+    for (const Place& place : places) take_columns(*place.need);
   };
   const std::shared_ptr<PackedImage> image = TRY(source.image(sections, pool));
   if (image->origin() != PackedImage::Origin::fresh) {

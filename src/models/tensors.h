@@ -123,6 +123,8 @@ class TensorList {
     std::vector<const gguf::Tensor*> found;  // set by check(); empty: an optional need that is not met
   };
   std::span<const Need> needs() const { return needs_; }
+  // Tells filled matrices the order of their columns, and which of them are kept apart.
+  static void take_columns(const Need& need);
 
   // Where each tensor's rows stand in the matrices, but for an embedding that is one too. After check().
   TensorPlaces places() const;

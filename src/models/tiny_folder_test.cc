@@ -196,7 +196,8 @@ void write_tiny_folder(const TinyModel& model, const std::filesystem::path& fold
     if (s.architecture.starts_with("gemma") && tensor.name.ends_with("norm.weight"))
       plain.bytes = plus(tensor.data, -1);
     if (options.wrapped) plain.name = "language_" + std::string("model.") + plain.name;
-    tensors.push_back(std::move(plain));
+    if (options.name) plain.name = options.name(plain.name);
+    if (!plain.name.empty()) tensors.push_back(std::move(plain));
   }
   if (options.wrapped) tensors.push_back({"vision_tower.eye.weight", "F32", {2}, std::vector<std::byte>(8)});
   if (options.sharded) {
@@ -219,6 +220,7 @@ void write_tiny_folder(const TinyModel& model, const std::filesystem::path& fold
                               {"short_factor", numbers(*file.find_tensor("rope_factors_short.weight"))},
                               {"original_max_position_embeddings", s.original_context},
                               {"attention_factor", s.rope_length}};
+  if (!options.config.empty()) config.update(parse_json(options.config).value());
   write(folder / "config.json", dump_json(config));
   if (!options.generation.empty()) write(folder / "generation_config.json", options.generation);
   Json vocabulary = Json::object();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <string>
 
 #include "models/tiny_model_test.h"
@@ -10,9 +11,11 @@ namespace ashlar::models {
 
 struct TinyFolderOptions {
   bool sharded = false;
-  bool wrapped = false;    // Gemma 3 as a part of a model that sees, with a tensor of its eyes
-  bool new_rope = false;   // rope_parameters, as transformers 5 writes them
-  std::string generation;  // generation_config.json
+  bool wrapped = false;                          // Gemma 3 as a part of a model that sees, with a tensor of its eyes
+  bool new_rope = false;                         // rope_parameters, as transformers 5 writes them
+  std::string generation;                        // generation_config.json
+  std::string config;                            // an object: members set over config.json's
+  std::function<std::string(std::string)> name;  // a tensor's, by what it would be called; empty: it is left out
 };
 
 void write_tiny_folder(const TinyModel& model, const std::filesystem::path& folder,

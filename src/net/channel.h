@@ -56,6 +56,9 @@ class Channel {
   // does not speak TLS.
   void drop_tls() { tls_.reset(); }
 
+  // What follows goes under TLS, where it was plain so far and all of that is sent.
+  void start_tls(std::unique_ptr<TlsSession> tls) { tls_ = std::move(tls); }
+
   // Says that we send no more; the peer may still.
   void end_output();
   // With `reset`, the peer sees that the stream was cut. Pending waits end

@@ -63,6 +63,7 @@ class Task {
   // The client's thread only.
   ClientRequest request;
   Url url;
+  std::optional<Proxy> proxy;  // on the way to it
   TimePoint until = kNever;
   bool retried = false;
   std::weak_ptr<Link> link;  // what serves it now
@@ -90,6 +91,9 @@ class Link final : public ChannelOwner, public std::enable_shared_from_this<Link
  private:
   void connect_to(const Resolver::results_type& found);
   void connected(Socket socket);
+  void ask_for_tunnel();
+  bool answered_by_proxy(std::string_view bytes);
+  void refused_by_proxy(int status);
   void send_request();
   bool received(std::string_view bytes);
   void ended();
@@ -97,6 +101,10 @@ class Link final : public ChannelOwner, public std::enable_shared_from_this<Link
   void pump();
   void set_deadline();
   void expire();
+
+  const Proxy* proxy() const { return task_ && task_->proxy ? &*task_->proxy : nullptr; }
+  // " by the proxy http://..." or nothing, for sentences.
+  std::string by_proxy() const { return proxy() != nullptr ? " by the proxy " + proxy()->shown() : ""; }
 
   Client& client_;
   const std::string key_;  // scheme, host and port
@@ -107,6 +115,7 @@ class Link final : public ChannelOwner, public std::enable_shared_from_this<Link
   std::optional<ResponseReader> reader_;
   Deadlines::Entry deadline_;
   TimePoint quiet_until_ = kNever;
+  bool tunnel_asked_ = false;  // of a proxy, whose answer is awaited
   bool request_sent_ = false;  // put into the channel
   bool reused_ = false;
   bool closed_ = false;
@@ -161,22 +170,24 @@ void Link::connect(std::shared_ptr<Task> task) {
   task_->link = weak_from_this();
   quiet_until_ = Clock::now() + client_.options.connect_timeout;
   set_deadline();
-  const Url& url = task_->url;
+  const std::string& host = proxy() != nullptr ? proxy()->host : task_->url.host;
+  const int port = proxy() != nullptr ? proxy()->port : task_->url.port;
   boost::system::error_code is_a_name;
-  const auto address = asio::ip::make_address(url.host, is_a_name);
+  const auto address = asio::ip::make_address(host, is_a_name);
   if (!is_a_name) {
-    const asio::ip::tcp::endpoint endpoint(address, static_cast<std::uint16_t>(url.port));
-    return connect_to(Resolver::results_type::create(endpoint, url.host, ""));
+    const asio::ip::tcp::endpoint endpoint(address, static_cast<std::uint16_t>(port));
+    return connect_to(Resolver::results_type::create(endpoint, host, ""));
   }
   resolver_.emplace(client_.thread->io);
   resolver_->async_resolve(
-      url.host, fmt::format("{}", url.port), Resolver::numeric_service,
-      [self = shared_from_this()](const boost::system::error_code& failed, const Resolver::results_type& found) {
+      host, fmt::format("{}", port), Resolver::numeric_service,
+      [self = shared_from_this(), host](const boost::system::error_code& failed, const Resolver::results_type& found) {
         if (self->closed_) return;
         self->resolver_.reset();
         if (failed)
-          self->close({Code::unavailable,
-                       fmt::format("Cannot find the host '{}': {}.", self->task_->url.host, failed.message())});
+          self->close(
+              {Code::unavailable, fmt::format("Cannot find the {} '{}': {}.",
+                                              self->proxy() != nullptr ? "proxy" : "host", host, failed.message())});
         else
           self->connect_to(found);
       });
@@ -188,8 +199,11 @@ void Link::connect_to(const Resolver::results_type& found) {
       *connecting_, found, [self = shared_from_this()](const boost::system::error_code& failed, const auto&) {
         if (self->closed_) return;
         if (failed)
-          return self->close({Code::unavailable, fmt::format("Cannot connect to {}: {}.", self->task_->url.authority(),
-                                                             failed.message())});
+          return self->close(
+              {Code::unavailable, fmt::format("Cannot connect to {}: {}.",
+                                              self->proxy() != nullptr ? "the proxy " + self->proxy()->shown()
+                                                                       : self->task_->url.authority(),
+                                              failed.message())});
         Socket socket = std::move(*self->connecting_);
         self->connecting_.reset();
         self->connected(std::move(socket));
@@ -199,10 +213,62 @@ void Link::connect_to(const Resolver::results_type& found) {
 void Link::connected(Socket socket) {
   boost::system::error_code ignored;
   socket.native_non_blocking(true, ignored);
+  const bool tls = task_->url.tls, tunnel = tls && proxy() != nullptr;
   channel_ = std::make_unique<Channel>(*client_.thread, std::move(socket),
-                                       task_->url.tls ? TlsSession::connect(client_.tls, task_->url.host) : nullptr);
-  if (!task_->url.tls) send_request();
+                                       tls && !tunnel ? TlsSession::connect(client_.tls, task_->url.host) : nullptr);
+  if (tunnel)
+    ask_for_tunnel();
+  else if (!tls)
+    send_request();
   pump();
+}
+
+// RFC 9110, 9.3.6.
+void Link::ask_for_tunnel() {
+  const Url& url = task_->url;
+  const std::string host = url.host.find(':') == url.host.npos ? url.host : "[" + url.host + "]";
+  const std::string to = fmt::format("{}:{}", host, url.port);
+  std::string head = fmt::format("CONNECT {} HTTP/1.1\r\nhost: {}\r\n", to, to);
+  if (const std::string& who = proxy()->authorization; !who.empty())
+    head.append("proxy-authorization: ").append(who).append("\r\n");
+  channel_->out().append(head + "\r\n");
+  reader_.emplace("HEAD", client_.options.max_header, client_.options.max_body);  // an answer without a body
+  tunnel_asked_ = true;
+}
+
+// False: reading stops for now, or the connection is closed.
+bool Link::answered_by_proxy(std::string_view bytes) {
+  int status = 0;
+  const ResponseReader::Events events{.head = [&](ResponseHead&& head) { status = head.status; }, .content = {}};
+  if (Status read = reader_->read(bytes, events); !read) {
+    close({read.error().code, fmt::format("The proxy {}: {}", proxy()->shown(), read.error().message)});
+    return false;
+  }
+  if (!reader_->done()) return true;
+  if (status < 200 || status > 299) {
+    refused_by_proxy(status);
+  } else if (!bytes.empty() || !channel_->all_sent()) {
+    close(
+        {Code::corrupt, fmt::format("The proxy {} sent more than an answer to what it was asked.", proxy()->shown())});
+  } else {
+    tunnel_asked_ = false;
+    reader_.reset();
+    channel_->start_tls(TlsSession::connect(client_.tls, task_->url.host));
+  }
+  return false;
+}
+
+void Link::refused_by_proxy(int status) {
+  const std::string shown = proxy()->shown(), to = task_->url.authority();
+  if (status == 407)
+    return close(
+        {Code::unauthorized,
+         fmt::format("The proxy {} wants a user name and a password{}: {}_proxy=http://USER:PASSWORD@HOST:PORT "
+                     "gives them.",
+                     shown, proxy()->authorization.empty() ? "" : ", and not these",
+                     task_->url.tls ? "https" : "http")});
+  const Code code = status == 403 ? Code::forbidden : Code::unavailable;
+  close({code, fmt::format("The proxy {} does not connect to {}: {} {}.", shown, to, status, reason(status))});
 }
 
 void Link::serve(std::shared_ptr<Task> task) {
@@ -215,8 +281,13 @@ void Link::serve(std::shared_ptr<Task> task) {
 
 void Link::send_request() {
   const ClientRequest& request = task_->request;
+  const Url& url = task_->url;
+  const bool handed_over = proxy() != nullptr && !url.tls;  // to a proxy, which wants the whole address
   std::string head =
-      fmt::format("{} {} HTTP/1.1\r\nhost: {}\r\n", request.method, task_->url.target, task_->url.authority());
+      fmt::format("{} {}{} HTTP/1.1\r\nhost: {}\r\n", request.method,
+                  handed_over ? "http://" + url.authority() : std::string(), url.target, url.authority());
+  if (handed_over && !proxy()->authorization.empty())
+    head.append("proxy-authorization: ").append(proxy()->authorization).append("\r\n");
   for (const auto& [name, value] : request.headers)
     if (may_send(name) && !equals_ignoring_case(name, "host"))
       head.append(name).append(": ").append(safe_value(value)).append("\r\n");
@@ -253,16 +324,29 @@ bool Link::received(std::string_view bytes) {
     if (!bytes.empty()) close({});
     return !closed_;
   }
+  if (tunnel_asked_) return answered_by_proxy(bytes);
   if (!request_sent_) send_request();
   quiet_until_ = Clock::now() + client_.options.response_timeout;
   const auto task = task_;
-  const ResponseReader::Events events{.head = [&](ResponseHead&& head) { task->head(head.status, head.headers); },
-                                      .content = [&](std::string_view piece) { task->data(piece); }};
+  bool unknown_to_proxy = false;
+  const ResponseReader::Events events{.head =
+                                          [&](ResponseHead&& head) {
+                                            unknown_to_proxy = head.status == 407 && task->proxy && !task->url.tls;
+                                            if (!unknown_to_proxy) task->head(head.status, head.headers);
+                                          },
+                                      .content =
+                                          [&](std::string_view piece) {
+                                            if (!unknown_to_proxy) task->data(piece);
+                                          }};
   if (Status read = reader_->read(bytes, events); !read) {
     close(std::move(read).error());
     return false;
   }
   if (closed_) return false;
+  if (unknown_to_proxy) {
+    refused_by_proxy(407);
+    return false;
+  }
   if (!reader_->done()) return true;
   const bool reusable = reader_->keep_alive() && channel_->all_sent() && bytes.empty();
   if (reusable) {
@@ -288,6 +372,9 @@ void Link::finish() {
 
 void Link::ended() {
   if (!task_) return close({});
+  if (tunnel_asked_)
+    return close(
+        {Code::unavailable, fmt::format("The proxy {} closed the connection before it answered.", proxy()->shown())});
   if (!reader_)
     return close({Code::unavailable, fmt::format("{} closed the connection before the TLS handshake was done.", key_)});
   Status end = reader_->read_end();
@@ -328,8 +415,8 @@ void Link::expire() {
     return close({Code::deadline,
                   fmt::format("{} did not finish its answer within {} ms.", key_, task_->request.timeout.count())});
   if (!request_sent_)
-    return close({Code::unavailable,
-                  fmt::format("{} could not be reached within {} ms.", key_, client_.options.connect_timeout.count())});
+    return close({Code::unavailable, fmt::format("{} could not be reached{} within {} ms.", key_, by_proxy(),
+                                                 client_.options.connect_timeout.count())});
   close({Code::deadline, fmt::format("{} was silent for {} ms.", key_, client_.options.response_timeout.count())});
 }
 
@@ -377,6 +464,9 @@ void Client::start(std::shared_ptr<Task> task) {
   auto url = parse_url(task->request.url);
   if (!url) return task->done(std::unexpected(url.error()));
   task->url = std::move(*url);
+  auto proxy = options.proxies.find(task->url);
+  if (!proxy) return task->done(std::unexpected(proxy.error()));
+  task->proxy = std::move(*proxy);
   const std::string key = fmt::format("{}://{}", task->url.tls ? "https" : "http", task->url.authority());
   if (const auto found = idle_.find(key); found != idle_.end() && !task->retried) {
     const auto link = found->second.back();

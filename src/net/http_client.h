@@ -1,5 +1,6 @@
 // The HTTP client: for the load generator, for upstreams, for whatever speaks to
-// another server. HTTP/1.1, plain or TLS, with connections kept for reuse.
+// another server. HTTP/1.1, plain or TLS, with connections kept for reuse, by a
+// proxy where there is one.
 // Follows no redirects and decodes no compression: it asks for neither.
 #pragma once
 
@@ -12,6 +13,7 @@
 #include "base/bytes.h"
 #include "base/result.h"
 #include "net/http.h"
+#include "net/proxy.h"
 #include "net/url.h"
 
 namespace ashlar::net {
@@ -27,6 +29,7 @@ struct ClientOptions {
   bool tls_verify = true;
   std::string tls_cert;  // PEM, for servers that ask who we are; both or neither
   std::string tls_key;
+  ProxyRules proxies;  // none, unless told
 };
 
 struct ClientRequest {
@@ -44,7 +47,8 @@ struct ClientCallbacks {
   std::function<void(int status, const Headers& headers)> on_head;
   std::function<void(std::string_view piece)> on_data;
   // unavailable: no connection; deadline: a timeout; corrupt: not HTTP, or cut;
-  // too_large: over a limit; invalid: the URL or method; cancelled: the client ends.
+  // too_large: over a limit; invalid: the URL, the method or the proxy's address;
+  // unauthorized, forbidden: so says the proxy; cancelled: the client ends.
   std::function<void(Status)> on_done;
 };
 

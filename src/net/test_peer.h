@@ -12,6 +12,7 @@
 #include <mutex>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #include "net/http.h"
@@ -88,6 +89,33 @@ class Peer {
 
 // Listens on a free port of 127.0.0.1; ends the test if it cannot.
 std::unique_ptr<HttpServer> serve(Handler handler, ServerOptions options = {});
+
+// A proxy for HTTP that looks up no names: every address's port is one of 127.0.0.1.
+class FakeProxy {
+ public:
+  // `authorization`: what the field proxy-authorization must be; empty: nothing. Other statuses than 200 are what it
+  // answers whoever asks for a tunnel; 0: nothing, and it closes.
+  explicit FakeProxy(std::string authorization = "", int status = 200);
+  ~FakeProxy();
+  int port() const { return port_; }
+  std::string url(std::string_view who = "") const {
+    return "http://" + std::string(who) + "127.0.0.1:" + std::to_string(port_);
+  }
+  // The head of each connection's first request, in their order.
+  std::vector<std::string> heads();
+
+ private:
+  void serve(int client);
+
+  const std::string authorization_;
+  const int status_;
+  int listener_, port_ = 0;
+  std::mutex mutex_;
+  std::vector<std::string> heads_;     // GUARDED_BY(mutex_)
+  std::vector<int> clients_;           // GUARDED_BY(mutex_)
+  std::vector<std::jthread> threads_;  // the accepting thread's, then the destructor's
+  std::jthread accepting_;
+};
 
 // A handler that answers 200 with "METHOD path?query body".
 void echo(const std::shared_ptr<Exchange>& exchange);

@@ -6,6 +6,7 @@
 #include <sys/time.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <utility>
 
 #include "net/http1_response.h"
@@ -64,6 +65,80 @@ std::string Peer::read_until(std::string_view mark) {
     if (more.empty()) return all;
     all.append(more);
   }
+}
+
+FakeProxy::FakeProxy(std::string authorization, int status)
+    : authorization_(std::move(authorization)), status_(status), listener_(::socket(AF_INET, SOCK_STREAM, 0)) {
+  sockaddr_in address{.sin_family = AF_INET, .sin_port = 0, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+  socklen_t size = sizeof address;
+  EXPECT_EQ(::bind(listener_, reinterpret_cast<sockaddr*>(&address), size), 0);
+  EXPECT_EQ(::listen(listener_, 10), 0);
+  ::getsockname(listener_, reinterpret_cast<sockaddr*>(&address), &size);
+  port_ = ntohs(address.sin_port);
+  accepting_ = std::jthread([this] {
+    for (int client; (client = ::accept(listener_, nullptr, nullptr)) >= 0;) {
+      {
+        const std::lock_guard lock(mutex_);
+        clients_.push_back(client);
+      }
+      threads_.emplace_back([this, client] { serve(client); });
+    }
+  });
+}
+
+FakeProxy::~FakeProxy() {
+  ::shutdown(listener_, SHUT_RDWR);
+  accepting_.join();
+  for (const int client : clients_) ::shutdown(client, SHUT_RDWR);
+  threads_.clear();
+  for (const int client : clients_) ::close(client);
+  ::close(listener_);
+}
+
+std::vector<std::string> FakeProxy::heads() {
+  const std::lock_guard lock(mutex_);
+  return heads_;
+}
+
+void FakeProxy::serve(int client) {
+  std::string seen;
+  char bytes[16 << 10];
+  const auto read_from = [&](int fd) { return ::recv(fd, bytes, sizeof bytes, 0); };
+  while (seen.find("\r\n\r\n") == seen.npos) {
+    const ssize_t got = read_from(client);
+    if (got <= 0) return;
+    seen.append(bytes, static_cast<std::size_t>(got));
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    heads_.push_back(seen.substr(0, seen.find("\r\n\r\n") + 2));
+  }
+  const bool tunnel = seen.starts_with("CONNECT ");
+  const bool known =
+      authorization_.empty() || seen.find("proxy-authorization: " + authorization_ + "\r\n") != seen.npos;
+  const auto say = [&](std::string_view text) { ::send(client, text.data(), text.size(), MSG_NOSIGNAL); };
+  if (!known) say("HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 4\r\n\r\nwho?");
+  if (tunnel && known && status_ >= 100 && status_ != 200) say("HTTP/1.1 " + std::to_string(status_) + " No\r\n\r\n");
+  if (!known || (tunnel && status_ != 200)) {
+    ::shutdown(client, SHUT_RDWR);
+    return;
+  }
+  // "CONNECT host:port" or "GET http://host:port/".
+  const std::size_t colon = seen.find(':', tunnel ? 0 : seen.find("://") + 3);
+  Peer server(std::atoi(seen.c_str() + colon + 1));
+  if (tunnel)
+    say("HTTP/1.1 200 Connection established\r\n\r\n");
+  else
+    server.send(seen);
+  const auto carry = [](int from, int to) {
+    char piece[16 << 10];
+    for (ssize_t got; (got = ::recv(from, piece, sizeof piece, 0)) > 0;)
+      if (::send(to, piece, static_cast<std::size_t>(got), MSG_NOSIGNAL) != got) break;
+    ::shutdown(to, SHUT_RDWR);
+    ::shutdown(from, SHUT_RDWR);
+  };
+  const std::jthread back([&] { carry(server.fd(), client); });
+  carry(client, server.fd());
 }
 
 Reply Peer::read_reply(std::string_view method) {

@@ -34,7 +34,7 @@ class Identity {
     X509_NAME_add_entry_by_txt(X509_get_subject_name(certificate_), "CN", MBSTRING_ASC,
                                reinterpret_cast<const unsigned char*>(name.c_str()), -1, -1, 0);
     X509_set_issuer_name(certificate_, X509_get_subject_name(issuer ? issuer->certificate_ : certificate_));
-    add(NID_subject_alt_name, "DNS:localhost,IP:127.0.0.1");
+    add(NID_subject_alt_name, "DNS:localhost,DNS:hub.test,IP:127.0.0.1");
     add(NID_basic_constraints, issuer ? "CA:FALSE" : "critical,CA:TRUE");
     X509_sign(certificate_, issuer ? issuer->key_ : key_, EVP_sha256());
 
@@ -125,6 +125,31 @@ TEST(Tls, AsksClientsForTheirCertificate) {
   EXPECT_TRUE(ask(server->port(), {.tls_ca = trusted, .tls_cert = client.certificate(), .tls_key = client.key()}));
   EXPECT_FALSE(ask(server->port(), {.tls_ca = trusted}));
   EXPECT_FALSE(ask(server->port(), {.tls_ca = trusted, .tls_cert = stranger.certificate(), .tls_key = stranger.key()}));
+}
+
+TEST(Tls, GoesThroughATunnelOfAProxy) {
+  const Identity identity("localhost");
+  const auto server = serve(echo, options_for(identity));
+  FakeProxy proxy("Basic bWU6YTpi");  // me:a:b
+  ClientOptions options{.tls_ca = identity.certificate(), .proxies = ProxyRules({.https = proxy.url("me:a%3Ab@")})};
+  const auto client = std::move(*HttpClient::create(options));
+  const std::string to = "hub.test:" + std::to_string(server->port());
+  for (const std::size_t size : {2, 300'000}) {
+    const std::string body(size, 'x');
+    const auto reply = fetch(*client, {.method = "POST", .url = "https://" + to + "/p", .body = body});
+    ASSERT_TRUE(reply) << reply.error().message;
+    EXPECT_EQ(reply->body, "POST /p? " + body);
+  }
+  ASSERT_EQ(proxy.heads().size(), 1u) << "the connection is kept";
+  EXPECT_EQ(proxy.heads()[0],
+            "CONNECT " + to + " HTTP/1.1\r\nhost: " + to + "\r\nproxy-authorization: Basic bWU6YTpi\r\n");
+
+  // The server's certificate is checked all the same, through the tunnel.
+  const Identity other("localhost");
+  options.tls_ca = other.certificate();
+  const auto reply = fetch(**HttpClient::create(options), {.url = "https://" + to + "/"});
+  ASSERT_FALSE(reply);
+  EXPECT_NE(reply.error().message.find("certificate"), std::string::npos) << reply.error().message;
 }
 
 TEST(Tls, TellsPlainHttpWhatToDo) {

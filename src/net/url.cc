@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <boost/asio/ip/address.hpp>
 
 #include "net/http_text.h"
 
@@ -11,6 +12,19 @@ namespace ashlar::net {
 std::string Url::authority() const {
   const std::string name = host.find(':') == host.npos ? host : "[" + host + "]";
   return port == (tls ? 443 : 80) ? name : fmt::format("{}:{}", name, port);
+}
+
+bool Url::is_this_machine() const {
+  boost::system::error_code is_a_name;
+  const auto address = boost::asio::ip::make_address(host, is_a_name);
+  if (!is_a_name) {
+    const bool mapped = address.is_v6() && address.to_v6().is_v4_mapped();
+    return mapped ? boost::asio::ip::make_address_v4(boost::asio::ip::v4_mapped, address.to_v6()).is_loopback()
+                  : address.is_loopback();
+  }
+  std::string name = lower(host);
+  if (name.ends_with('.')) name.pop_back();
+  return name == "localhost" || name.ends_with(".localhost");
 }
 
 Result<Url> parse_url(std::string_view text) {

@@ -16,6 +16,8 @@ struct Url {
 
   // For the host field: "example.org", "[::1]:8080".
   std::string authority() const;
+  // "localhost" or an address that never leaves it: 127.0.0.0/8, ::1.
+  bool is_this_machine() const;
 };
 
 // "http://host[:port][/path][?query]"; a fragment is dropped. invalid: another

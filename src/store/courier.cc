@@ -82,7 +82,8 @@ Result<std::unique_ptr<Courier>> Courier::create(CourierOptions options) {
     client = TRY(net::HttpClient::create({.connect_timeout = options.connect_timeout,
                                           .response_timeout = options.silence,
                                           .max_body = {std::uint64_t{1} << 62},
-                                          .tls_ca = options.tls_ca}));
+                                          .tls_ca = options.tls_ca,
+                                          .proxies = options.proxies}));
   return std::unique_ptr<Courier>(new Courier(std::move(options), std::move(client)));
 }
 

@@ -24,6 +24,7 @@ struct CourierOptions {
   std::chrono::milliseconds connect_timeout{15'000};
   std::chrono::milliseconds silence{60'000};  // of a server in the midst of an answer
   std::string tls_ca;                         // PEM; empty: the system's authorities
+  net::ProxyRules proxies;                    // on the way to any of them
 };
 
 // Says who we are, by fields that depend on the request (AWS Signature 4). Any thread.

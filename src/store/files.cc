@@ -13,6 +13,8 @@
 #include <filesystem>
 #include <utility>
 
+#include "base/descriptor.h"
+
 namespace ashlar::store {
 namespace {
 
@@ -21,21 +23,6 @@ Error refused(const std::string& path) {
   if (why == ENOSPC || why == EDQUOT) return Error{Code::io, fmt::format("{}: the disk is full", path)};
   return Error{why == ENOENT ? Code::not_found : Code::io, fmt::format("{}: {}", path, std::strerror(why))};
 }
-
-// Closes when it dies.
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  ~Descriptor() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
 
 Status write_all(int fd, const std::string& path, std::string_view text) {
   while (!text.empty()) {
@@ -89,12 +76,6 @@ Status make_folders(const std::string& path) {
   if (::mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) return refused(path);
   if (!std::filesystem::is_directory(path, failed)) return Error{Code::io, fmt::format("{}: is not a folder", path)};
   return {};
-}
-
-void sync_folder_of(const std::string& path) {
-  const std::string folder = std::filesystem::path(path).parent_path().string();
-  const Descriptor file(::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (file.get() >= 0) ::fsync(file.get());
 }
 
 Result<FolderLock> FolderLock::take(const std::string& path, Kind kind) {

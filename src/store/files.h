@@ -18,10 +18,6 @@ Status write_small_file(const std::string& path, std::string_view text);
 // The folder and those above it, for its owner alone. io.
 Status make_folders(const std::string& path);
 
-// The name in the folder is on the disk too. If that fails, the file may be
-// missing after a power cut, never half there.
-void sync_folder_of(const std::string& path);
-
 // A lock on a file that is there for nothing else. Move-only.
 class FolderLock {
  public:

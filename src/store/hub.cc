@@ -172,8 +172,7 @@ HubSettings hub_settings_from_environment() {
 net::Headers bearer(const std::string& endpoint, const std::string& token) {
   if (token.empty()) return {};
   const auto url = net::parse_url(endpoint);
-  const bool here = url && (url->host == "localhost" || url->host == "::1" || url->host.starts_with("127."));
-  if (!url || (!url->tls && !here)) return {};
+  if (!url || (!url->tls && !url->is_this_machine())) return {};
   return {{"authorization", "Bearer " + token}};
 }
 

@@ -19,7 +19,7 @@ namespace {
 constexpr std::size_t kMostFiles = 100'000;
 constexpr std::uint64_t kLargest = std::uint64_t{1} << 46;
 
-Error damaged(std::string_view why) { return Error{Code::corrupt, fmt::format("the manifest is damaged: {}", why)}; }
+Error damaged(std::string_view why) { return Error{Code::corrupt, std::string(why)}; }
 
 Result<StoredFile> read_file(const Json& json) {
   StoredFile file{.name = text_of(json, "name"), .checked_by = text_of(json, "checked_by")};

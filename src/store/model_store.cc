@@ -13,7 +13,9 @@
 #include <ctime>
 #include <filesystem>
 #include <set>
+#include <utility>
 
+#include "base/descriptor.h"
 #include "base/json_full.h"
 #include "base/log.h"
 #include "net/http_text.h"
@@ -125,7 +127,9 @@ Result<std::unique_ptr<ModelStore>> ModelStore::open(Parts parts) {
 }
 
 Result<std::unique_ptr<ModelStore>> ModelStore::open(const StoreOptions& options) {
-  return open({.options = options, .hubs = hub_settings_from_environment()});
+  return open({.options = options,
+               .hubs = hub_settings_from_environment(),
+               .courier = {.proxies = net::ProxyRules(net::proxy_settings_from_environment())}});
 }
 
 std::string ModelStore::in(std::string_view folder, std::string_view name) const {
@@ -146,20 +150,36 @@ Status ModelStore::make_rooms() const {
 
 // --- what is here
 
-Result<std::vector<Manifest>> ModelStore::list() const {
-  std::vector<Manifest> out;
+Shelf ModelStore::list() const {
+  Shelf shelf;
   for (const fs::path& path : entries_of(root_ + "/manifests")) {
     if (path.extension() != ".json") continue;
-    auto manifest = read_manifest(TRY(read_small_file(path.string(), kMostManifest)));
-    if (!manifest) return Error{Code::corrupt, fmt::format("{}: {}", path.string(), manifest.error().message)};
-    out.push_back(std::move(*manifest));
+    auto manifest = [&]() -> Result<Manifest> {
+      Manifest read = TRY(read_manifest(TRY(read_small_file(path.string(), kMostManifest))));
+      if (path.filename() != slot_of(read.reference) + ".json")
+        return Error{Code::corrupt, "it is of " + read.reference};
+      return read;
+    }();
+    if (manifest)
+      shelf.models.push_back(std::move(*manifest));
+    else if (manifest.error().code != Code::not_found)  // removed by somebody, between two looks
+      shelf.damaged.push_back({Code::corrupt, fmt::format("{}: the manifest cannot be used: {}; pull its model again, "
+                                                          "or remove this file",
+                                                          path.string(), manifest.error().message)});
   }
-  std::ranges::sort(out, {}, &Manifest::reference);
-  return out;
+  std::ranges::sort(shelf.models, {}, &Manifest::reference);
+  return shelf;
+}
+
+Result<std::vector<Manifest>> ModelStore::all_models() const {
+  Shelf shelf = list();
+  if (!shelf.damaged.empty()) return shelf.damaged.front();
+  return std::move(shelf.models);
 }
 
 Result<Manifest> ModelStore::find(const std::string& name) const {
-  const std::vector<Manifest> all = TRY(list());
+  const Shelf shelf = list();
+  const std::vector<Manifest>& all = shelf.models;
   // "ollama:qwen3" is "ollama:qwen3:latest".
   const auto parsed = looks_like_reference(name) ? parse_reference(name) : Result<Reference>(Error{});
   const std::string wanted = net::lower(parsed ? parsed->text() : name);
@@ -173,7 +193,9 @@ Result<Manifest> ModelStore::find(const std::string& name) const {
     if (holds(names.loose)) loose.push_back(&manifest);
   }
   if (loose.size() == 1) return *loose.front();
-  if (loose.empty()) return Error{Code::not_found, not_here(name, all)};
+  if (loose.empty())
+    return Error{Code::not_found,
+                 not_here(name, all) + (shelf.damaged.empty() ? "" : "; " + shelf.damaged.front().message)};
   std::vector<std::string> references;
   for (const Manifest* each : loose) references.push_back(each->reference);
   return Error{Code::invalid,
@@ -211,6 +233,19 @@ Status ModelStore::seal(const std::string& digest) const {
 
 // --- what comes
 
+Result<FolderLock> ModelStore::share(PullProgress& progress, const PullWatch& watch) const {
+  const Stage before = std::exchange(progress.stage, Stage::waiting);
+  while (true) {
+    auto lock = FolderLock::take(root_ + "/lock", FolderLock::Kind::shared);
+    if (!lock && lock.error().code == Code::unavailable) {
+      TRY(wait_polling(std::chrono::milliseconds(50), listening(watch, progress)));
+      continue;
+    }
+    progress.stage = before;
+    return lock;
+  }
+}
+
 Result<Manifest> ModelStore::pull(const PullRequest& request, const PullWatch& watch) {
   return pull_version(request, request.reference, watch);
 }
@@ -219,8 +254,9 @@ Result<Manifest> ModelStore::pull(const PullRequest& request, const PullWatch& w
 Result<Manifest> ModelStore::pull_version(const PullRequest& request, const Reference& asked, const PullWatch& watch) {
   TRY(courier_->check_online(request.reference.text()));
   TRY(make_rooms());
-  const FolderLock lock = TRY(FolderLock::take(root_ + "/lock", FolderLock::Kind::shared));
-  PullProgress progress{.stage = Stage::listing};
+  PullProgress progress{.stage = Stage::waiting};
+  const FolderLock lock = TRY(share(progress, watch));
+  progress.stage = Stage::listing;
   Listing listing = TRY(list_model(*courier_, parts_.hubs, asked, listening(watch, progress)));
   if (!request.sha256.empty()) {
     if (listing.files.size() != 1)
@@ -283,7 +319,7 @@ Status ModelStore::check_alias(const PullRequest& request) const {
   if (looks_like_reference(request.alias) || request.alias.find('=') != std::string::npos ||
       !check_file_name(request.alias))
     return Error{Code::invalid, fmt::format("'{}' cannot be a model's name", plain(request.alias))};
-  for (const Manifest& other : TRY(list()))
+  for (const Manifest& other : list().models)
     if (net::lower(other.alias) == net::lower(request.alias) && other.reference != request.reference.text())
       return Error{Code::invalid, fmt::format("'{}' is already the name of {}", plain(request.alias), other.reference)};
   return {};
@@ -422,7 +458,7 @@ Result<Found> ModelStore::ready(const std::string& name, const PullWatch& watch)
     bool here = TRY(is_intact(file.sha256, file.size, poll));
     if (!here && cold_) {
       TRY(make_rooms());
-      const FolderLock lock = TRY(FolderLock::take(root_ + "/lock", FolderLock::Kind::shared));
+      const FolderLock lock = TRY(share(progress, watch));
       here = TRY(warm(file, watch, progress));
     }
     if (!here) missing.push_back(file.name);
@@ -458,8 +494,10 @@ Result<Reclaimed> ModelStore::remove(const std::string& name) {
   Reclaimed reclaimed;
   const auto lock = FolderLock::take(root_ + "/lock", FolderLock::Kind::exclusive);
   if (!lock) return reclaimed;  // somebody is pulling, perhaps the same bytes: they are left to gc
+  const auto others = all_models();
+  if (!others) return reclaimed;  // who knows what that one needs
   std::set<std::string> needed;
-  for (const Manifest& other : TRY(list()))
+  for (const Manifest& other : *others)
     for (const StoredFile& file : other.files) needed.insert(file.sha256);
   for (const StoredFile& file : manifest.files) {
     if (!needed.insert(file.sha256).second) continue;
@@ -487,7 +525,7 @@ Result<Reclaimed> ModelStore::cool(Bytes most, const PullWatch& watch) {
                  "there is no object store to move models to: set --object-store or ASHLAR_OBJECT_STORE"};
   TRY(make_rooms());
   const FolderLock lock = TRY(FolderLock::take(root_ + "/lock", FolderLock::Kind::exclusive));
-  std::vector<Manifest> models = TRY(list());
+  std::vector<Manifest> models = TRY(all_models());
   std::ranges::sort(models, std::ranges::greater(), [&](const Manifest& manifest) { return used_at(manifest); });
   // From the latest used on, while they fit: what these need stays.
   std::set<std::string> stays;
@@ -523,7 +561,7 @@ Result<Reclaimed> ModelStore::cool(Bytes most, const PullWatch& watch) {
 
 Result<Reclaimed> ModelStore::sweep(bool partial) const {
   std::set<std::string> needed, slots;
-  for (const Manifest& manifest : TRY(list())) {
+  for (const Manifest& manifest : TRY(all_models())) {
     slots.insert(slot_of(manifest.reference));
     for (const StoredFile& file : manifest.files) needed.insert("sha256-" + file.sha256);
   }

@@ -21,6 +21,7 @@
 #include "base/result.h"
 #include "store/blobs.h"
 #include "store/courier.h"
+#include "store/files.h"
 #include "store/hub.h"
 #include "store/manifest.h"
 #include "store/reference.h"
@@ -65,6 +66,12 @@ struct Found {
   std::string path;  // of the file, or of the folder
 };
 
+// What the manifests say. One that cannot be read hides its own model and no other.
+struct Shelf {
+  std::vector<Manifest> models;  // by reference
+  std::vector<Error> damaged;    // a sentence for each of the others, with what mends it
+};
+
 struct Reclaimed {
   int files = 0;
   Bytes bytes;
@@ -84,13 +91,12 @@ class ModelStore {
   // With the environment's settings.
   static Result<std::unique_ptr<ModelStore>> open(const StoreOptions& options);
 
-  // Fetches what is not here yet of a model, and keeps it. Errors as list_model()
-  // and download(); corrupt: what came is twice not what the hub said. What came
-  // before an error is kept for the next try.
+  // Fetches what is not here yet of a model, and keeps it; waits for who removes
+  // something just now. Errors as list_model() and download(); corrupt: what came is twice not what the hub said. What
+  // came before an error is kept for the next try.
   Result<Manifest> pull(const PullRequest& request, const PullWatch& watch);
 
-  // All, by reference. corrupt: a damaged manifest.
-  Result<std::vector<Manifest>> list() const;
+  Shelf list() const;
   // not_found, with what to type; invalid: more than one goes by that name.
   Result<Manifest> find(const std::string& name) const;
   // find(), with every file there and checked: one that is damaged is set aside,
@@ -103,7 +109,8 @@ class ModelStore {
   Result<Reclaimed> remove(const std::string& name);
   // Removes what no model needs: blobs, what was set aside, and downloads that
   // nobody has gone on with for two weeks (all of them, with `partial`).
-  // unavailable: somebody is pulling.
+  // unavailable: somebody is pulling; corrupt: a damaged manifest, whose model may
+  // need any of it.
   Result<Reclaimed> gc(bool partial);
 
   // Moves the models that were used longest ago to the object store until those
@@ -121,6 +128,10 @@ class ModelStore {
   std::string blob_path(const std::string& sha256) const { return in("blobs", "sha256-" + sha256); }
   std::string seal_path(const std::string& sha256) const { return in("seals", "sha256-" + sha256); }
   std::string manifest_path(const std::string& reference) const;
+  // All of list(). corrupt: one is damaged.
+  Result<std::vector<Manifest>> all_models() const;
+  // Of those who add; it waits for who holds the folder alone.
+  Result<FolderLock> share(PullProgress& progress, const PullWatch& watch) const;
   Status make_rooms() const;
   Result<Manifest> pull_version(const PullRequest& request, const Reference& asked, const PullWatch& watch);
   // From the object store. False: it is not there, or not as it should be.

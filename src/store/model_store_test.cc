@@ -372,6 +372,98 @@ TEST_F(ModelStoreTest, ModelsShareBytesAndRemovingKeepsTheOthers) {
   EXPECT_EQ(store->gc(true)->files, 1);
 }
 
+TEST_F(ModelStoreTest, ADamagedManifestHidesItsOwnModelOnly) {
+  const std::string model = gguf_bytes(30'000), other = gguf_bytes(20'000);
+  FakeHuggingFace hub({{"a.gguf", model}, {"b.gguf", other}});
+  const auto store = open(hub);
+  const auto one = pull(*store, "hf:acme/tiny:a.gguf", "one");
+  ASSERT_TRUE(pull(*store, "hf:acme/tiny:b.gguf", "two"));
+  std::string path;
+  for (const std::string& name : names("manifests"))
+    if (name.find("a.gguf") != name.npos) path = folder / ("store/manifests/" + name);
+  const std::string good = contents(path);
+  std::string misplaced = good;
+  misplaced.replace(misplaced.find("a.gguf"), 6, "b.gguf");
+  for (const std::string& bad : {std::string(), std::string("{"), std::string(good, 0, good.size() / 2), misplaced,
+                                 std::string("{\"format\": 2}")}) {
+    std::ofstream(path) << bad;
+    EXPECT_EQ(store->list().models.size(), 1u);
+    ASSERT_EQ(store->list().damaged.size(), 1u);
+    EXPECT_THAT(store->list().damaged[0].message, HasSubstr(path + ": the manifest cannot be used: "));
+    EXPECT_EQ(contents(store->ready("two", unwatched)->path), other);
+    const auto lost = store->find("one");
+    EXPECT_EQ(lost.error().code, Code::not_found);
+    EXPECT_THAT(lost.error().message, HasSubstr("pull its model again, or remove this file"));
+    // Nothing of it is thrown away by mistake.
+    EXPECT_EQ(store->gc(true).error().code, Code::corrupt);
+    EXPECT_EQ(names("blobs").size(), 2u);
+    const std::size_t asked = hub.cdn.requests().size();
+    ASSERT_TRUE(pull(*store, "hf:acme/tiny:a.gguf", "one"));
+    EXPECT_EQ(hub.cdn.requests().size(), asked) << "its bytes were still here";
+    EXPECT_TRUE(store->list().damaged.empty());
+    EXPECT_EQ(contents(store->ready("one", unwatched)->path), model);
+  }
+  std::ofstream(path) << "damage";
+  EXPECT_EQ(store->remove("two")->files, 0) << "who knows what the other one needs";
+  std::filesystem::remove(path);
+  EXPECT_EQ(store->gc(false)->files, 2);
+}
+
+TEST_F(ModelStoreTest, RemovingMayBeCutOffAnywhere) {
+  const std::string model = gguf_bytes(30'000);
+  FakeHuggingFace hub({{"m.gguf", model}});
+  const auto store = open(hub);
+  const std::string root = folder / "store";
+  // In the order in which remove() goes about it: a process that was killed has done so many of them.
+  const std::vector<std::string> steps = {"manifests", "models", "blobs", "seals"};
+  for (std::size_t done = 1; done <= steps.size(); ++done) {
+    ASSERT_TRUE(pull(*store, "hf:acme/tiny"));
+    for (std::size_t step = 0; step < done; ++step)
+      for (const std::string& name : names(steps[step])) fs::remove_all(root + "/" + steps[step] + "/" + name);
+    EXPECT_EQ(store->find("tiny").error().code, Code::not_found);
+    // Pulled again, it is whole; or gc finds what is left.
+    ASSERT_TRUE(pull(*store, "hf:acme/tiny"));
+    EXPECT_EQ(contents(store->ready("tiny", unwatched)->path), model);
+    for (std::size_t step = 0; step < done; ++step)
+      for (const std::string& name : names(steps[step])) fs::remove_all(root + "/" + steps[step] + "/" + name);
+    ASSERT_TRUE(store->gc(false));
+    for (const std::string& room : steps) EXPECT_TRUE(names(room).empty()) << room << " after " << done;
+  }
+}
+
+TEST_F(ModelStoreTest, WhoRemovesAndWhoPullsKeepOutOfEachOthersWay) {
+  const std::string model = gguf_bytes(300'000), other = gguf_bytes(1000);
+  FakeHuggingFace hub({{"m.gguf", model}, {"other.gguf", other}});
+  std::atomic<bool> looked = false;
+  hub.on_cdn = [&](const FakeRequest& request, const std::string& body) -> std::optional<FakeAnswer> {
+    // In the midst of the pull.
+    if (body == model && request.header("range") != "" && !looked.exchange(true)) {
+      EXPECT_EQ(open(hub)->gc(true).error().code, Code::unavailable);
+      const auto removed = open(hub)->remove("other");
+      EXPECT_TRUE(removed && removed->files == 0) << "its bytes are left to gc";
+      EXPECT_FALSE(names("partial").empty());
+    }
+    return std::nullopt;
+  };
+  const auto store = open(hub);
+  ASSERT_TRUE(pull(*store, "hf:acme/tiny:other.gguf"));
+  ASSERT_TRUE(pull(*store, "hf:acme/tiny:m.gguf"));
+  EXPECT_TRUE(looked);
+  EXPECT_EQ(contents(store->ready("m", unwatched)->path), model);
+  EXPECT_EQ(store->gc(false)->bytes, Bytes{other.size()});
+
+  // A pull waits for who holds the store alone, and says so.
+  auto lock = std::make_optional(*FolderLock::take(folder / "store/lock", FolderLock::Kind::exclusive));
+  int waited = 0;
+  const auto pulled =
+      store->pull({.reference = *parse_reference("hf:acme/tiny:other.gguf")}, [&](const PullProgress& progress) {
+        if (progress.stage == Stage::waiting && ++waited == 3) lock.reset();
+        return Status();
+      });
+  ASSERT_TRUE(pulled) << pulled.error().message;
+  EXPECT_GE(waited, 3);
+}
+
 TEST_F(ModelStoreTest, SplitModelsComeWhole) {
   FakeHuggingFace hub({{"m-00001-of-00002.gguf", gguf_bytes(100)},
                        {"m-00002-of-00002.gguf", gguf_bytes(200)},

@@ -179,7 +179,7 @@ std::vector<TokenId> BasicTokenizer::encode(std::string_view text, EncodeOptions
       if (match.id >= 0) {
         words_to(at);
         ids.push_back(match.id);
-        beginning = true;
+        beginning = !vocabulary_.prefix_once;
         at += match.length;
         if (swallows_space(match.id)) at = std::min(text.find_first_not_of(" \t\n\v\f\r", at), text.size());
         done = at;
@@ -212,8 +212,8 @@ std::string BasicTokenizer::decode(std::span<const TokenId> ids, bool special) c
   for (const TokenId id : ids) {
     std::string_view next = piece(id, special);
     if (drop_space && next.starts_with(' ') && !is_special(id)) next.remove_prefix(1);
-    drop_space = prefixed && is_special(id);
     text += next;
+    drop_space = prefixed && is_special(id) && !(vocabulary_.prefix_once && !text.empty());
   }
   return text;
 }

@@ -36,7 +36,7 @@ class BasicTokenizer : public Tokenizer {
   Status prepare();
 
   // Appends the ids of `text`, in which no special token is left. `beginning`:
-  // nothing or a special token stands before it.
+  // a space prefix belongs before it.
   virtual void encode_words(std::string_view text, bool beginning, std::vector<TokenId>& out) const = 0;
 
   // What add_special puts before and after.

@@ -19,6 +19,7 @@ class ByteLevelBpe final : public BasicTokenizer {
   ByteLevelBpe(Vocabulary vocabulary, const PreTokenizer& pre)
       : BasicTokenizer(std::move(vocabulary)),
         pre_(pre),
+        ignore_merges_(this->vocabulary().ignore_merges.value_or(pre.ignore_merges)),
         words_(this->vocabulary().tokens.size(), Bytes{this}),
         whole_(this->vocabulary().tokens.size()) {}
 
@@ -27,7 +28,7 @@ class ByteLevelBpe final : public BasicTokenizer {
   // For WordRun.
   std::uint64_t hash(std::string_view word) const { return words_.hash(word); }
   TokenId word_id(std::string_view word, std::uint64_t hash) const { return words_.find(word, hash); }
-  bool takes_whole(TokenId) const { return pre_.ignore_merges; }
+  bool takes_whole(TokenId) const { return ignore_merges_; }
   const WholeTokens& whole_tokens() const { return whole_; }
   void merge_word(std::string_view word, MergeScratch& scratch, std::vector<TokenId>& out) const;
 
@@ -49,6 +50,7 @@ class ByteLevelBpe final : public BasicTokenizer {
   }
 
   const PreTokenizer& pre_;
+  bool ignore_merges_;
   TokenIndex<Bytes> words_;  // what a word of the text can be
   WholeTokens whole_;
   MergeTable merges_;

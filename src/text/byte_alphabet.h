@@ -4,6 +4,7 @@
 #pragma once
 
 #include <array>
+#include <string>
 #include <string_view>
 
 #include "base/utf8.h"
@@ -38,6 +39,20 @@ inline bool append_spelled(std::string_view token, std::string& bytes) {
     token.remove_prefix(step.bytes);
   }
   return true;
+}
+
+// The token that spells these bytes.
+inline std::string spelled(std::string_view bytes) {
+  static constexpr auto kCodes = [] {
+    std::array<char32_t, 256> codes{};
+    char32_t next = 256;
+    for (int byte = 0; byte < 256; ++byte)
+      codes[static_cast<std::size_t>(byte)] = stands_for_itself(byte) ? static_cast<char32_t>(byte) : next++;
+    return codes;
+  }();
+  std::string token;
+  for (const char byte : bytes) utf8::append(token, kCodes[static_cast<unsigned char>(byte)]);
+  return token;
 }
 
 }  // namespace ashlar::text

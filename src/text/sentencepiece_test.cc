@@ -45,6 +45,24 @@ TEST(SentencePieceBpe, WithoutByteTokensTheyAreOneUnknown) {
   EXPECT_THAT(tokens(*tokenizer, "aüöa"), ElementsAre("▁a", "<unk>", "a"));
 }
 
+TEST(SentencePieceBpe, ASpaceMayGoBeforeTheTextAlone) {
+  for (const char* model : {"llama", "t5"}) {
+    Vocabulary vocabulary = small_sentencepiece(model);
+    vocabulary.prefix_once = true;
+    const auto tokenizer = make(vocabulary);
+    EXPECT_THAT(tokens(*tokenizer, "a</s>a", kSpecial), ElementsAre("▁a", "</s>", "a"));
+    EXPECT_THAT(tokens(*tokenizer, "</s>a", kSpecial), ElementsAre("</s>", "a"));
+    for (const char* text : {"a</s>a", "a</s> a", "</s> a", "</s>a", "a"}) {
+      const auto ids = tokenizer->encode(text, kSpecial);
+      EXPECT_EQ(tokenizer->decode(ids, true), text);
+      StreamDecoder stream(*tokenizer, true, false);
+      std::string streamed;
+      for (const TokenId id : ids) streamed += stream.push(id);
+      EXPECT_EQ(streamed, text);
+    }
+  }
+}
+
 TEST(SentencePieceBpe, ASpaceGoesBeforeTheTextAndAfterSpecialTokens) {
   Vocabulary vocabulary = small_sentencepiece();
   EXPECT_THAT(tokens(*make(vocabulary), "a</s>a", kSpecial), ElementsAre("▁a", "</s>", "▁a"));

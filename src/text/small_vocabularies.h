@@ -3,7 +3,6 @@
 
 #include <string>
 
-#include "base/utf8.h"
 #include "text/byte_alphabet.h"
 #include "text/tokenizer.h"
 
@@ -19,12 +18,7 @@ inline void add_token(Vocabulary& vocabulary, std::string text, TokenType type =
 // <|begin|> and <|end|>.
 inline Vocabulary small_bpe() {
   Vocabulary vocabulary{.model = "gpt2", .pre = "gpt-2"};
-  char32_t shifted = 256;
-  for (int byte = 0; byte < 256; ++byte) {
-    std::string text;
-    utf8::append(text, stands_for_itself(byte) ? static_cast<char32_t>(byte) : shifted++);
-    add_token(vocabulary, text);
-  }
+  for (int byte = 0; byte < 256; ++byte) add_token(vocabulary, spelled(std::string(1, static_cast<char>(byte))));
   for (const char* merge : {"h e", "l o", "l l", "he l", "hel lo", "Ġ hel"}) {
     vocabulary.merges.emplace_back(merge);
     std::string joined = merge;

@@ -40,12 +40,17 @@ bool Tokenizer::space_prefixed() const {
 }
 
 StreamDecoder::StreamDecoder(const Tokenizer& tokenizer, bool special, bool keep_space_prefix)
-    : tokenizer_(tokenizer), special_(special), drop_space_(!keep_space_prefix && tokenizer.space_prefixed()) {}
+    : tokenizer_(tokenizer),
+      special_(special),
+      drop_space_(!keep_space_prefix && tokenizer.space_prefixed()),
+      begun_(keep_space_prefix) {}
 
 std::string StreamDecoder::push(TokenId id) {
   std::string_view next = tokenizer_.piece(id, special_);
   if (drop_space_ && next.starts_with(' ') && !tokenizer_.is_special(id)) next.remove_prefix(1);
-  drop_space_ = tokenizer_.space_prefixed() && tokenizer_.is_special(id);
+  begun_ = begun_ || !next.empty();
+  drop_space_ =
+      tokenizer_.space_prefixed() && tokenizer_.is_special(id) && !(begun_ && tokenizer_.vocabulary().prefix_once);
   held_ += next;
   const std::size_t whole = utf8::complete_prefix(held_);
   std::string text = utf8::sanitize(std::string_view(held_).substr(0, whole));

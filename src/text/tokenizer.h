@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -30,7 +31,13 @@ struct Vocabulary {
   TokenId bos = -1, eos = -1, eot = -1, eom = -1, unknown = -1, separator = -1, padding = -1, cls = -1, mask = -1;
   std::vector<TokenId> end_of_generation;  // further ids that end an answer
   bool add_bos = false, add_eos = false, add_space_prefix = true, remove_extra_whitespaces = false;
-  bool compose = false;  // byte-level BPE: text is brought to Unicode's form NFC first, special tokens aside
+  bool prefix_once = false;  // the space prefix stands before a text alone, not behind special tokens too
+  bool compose = false;      // byte-level BPE: text is brought to Unicode's form NFC first, special tokens aside
+  // Byte-level BPE: a word that is a token is that token, whatever the merges say. Empty: as `pre` has it.
+  std::optional<bool> ignore_merges;
+  // WordPiece: capitals become small letters, accents go. Empty: capitals stay where the tokens have some; accents go
+  // with them.
+  std::optional<bool> lower_case, strip_accents;
 };
 
 struct EncodeOptions {
@@ -87,6 +94,7 @@ class StreamDecoder {
   const Tokenizer& tokenizer_;
   bool special_;
   bool drop_space_;
+  bool begun_;
   std::string held_;
 };
 

@@ -96,8 +96,13 @@ TEST(ByteLevelBpe, IgnoringMergesAWordThatIsATokenIsThatToken) {
   vocabulary.types.push_back(TokenType::normal);
   vocabulary.pre = "gpt-2";
   EXPECT_THAT(pieces(*make(vocabulary), "oleh"), ElementsAre("o", "l", "e", "h"));
-  vocabulary.pre = "llama-bpe";
+  vocabulary.ignore_merges = true;
   EXPECT_THAT(pieces(*make(vocabulary), "oleh"), ElementsAre("oleh"));
+  vocabulary.pre = "llama-bpe";
+  vocabulary.ignore_merges = std::nullopt;
+  EXPECT_THAT(pieces(*make(vocabulary), "oleh"), ElementsAre("oleh"));
+  vocabulary.ignore_merges = false;
+  EXPECT_THAT(pieces(*make(vocabulary), "oleh"), ElementsAre("o", "l", "e", "h"));
 }
 
 TEST(ByteLevelBpe, AWordOfAMillionLettersIsNoTrouble) {

@@ -23,7 +23,7 @@ class Unigram final : public SentencePiece {
   void encode_words(std::string_view text, bool beginning, std::vector<TokenId>& out) const override;
 
  private:
-  std::string normalize(std::string_view text) const;
+  std::string normalize(std::string_view text, bool beginning) const;
 
   Charsmap charsmap_;
   PrefixMatcher pieces_;
@@ -50,7 +50,7 @@ Status Unigram::load() {
 
 // Replacements by the charsmap, then spaces: one before the text, and, where the
 // model says so, none but single ones within.
-std::string Unigram::normalize(std::string_view text) const {
+std::string Unigram::normalize(std::string_view text, bool beginning) const {
   std::string out;
   out.reserve(text.size() + text.size() / 2 + kSpaceMark.size());
   const bool single_spaces = vocabulary().remove_extra_whitespaces;
@@ -65,7 +65,7 @@ std::string Unigram::normalize(std::string_view text) const {
     text.remove_prefix(match.length);
     while (after_space && match.replacement.starts_with(' ')) match.replacement.remove_prefix(1);
     if (match.replacement.empty()) continue;
-    if (!begun && vocabulary().add_space_prefix) out += kSpaceMark;
+    if (!begun && beginning && vocabulary().add_space_prefix) out += kSpaceMark;
     begun = true;
     append_escaped(match.replacement, out);
     after_space = single_spaces && match.replacement.ends_with(' ');
@@ -74,8 +74,8 @@ std::string Unigram::normalize(std::string_view text) const {
   return out;
 }
 
-void Unigram::encode_words(std::string_view raw, bool, std::vector<TokenId>& out) const {
-  const std::string text = normalize(raw);
+void Unigram::encode_words(std::string_view raw, bool beginning, std::vector<TokenId>& out) const {
+  const std::string text = normalize(raw, beginning);
   // The best way to each position: where its last token begins, and which it is.
   struct Way {
     float score = -std::numeric_limits<float>::infinity();

@@ -54,7 +54,7 @@ class WordPiece final : public BasicTokenizer {
 
   PrefixMatcher firsts_;         // of a word, U+2581 before them
   PrefixMatcher continuations_;  // the rest
-  bool lower_case_ = true;
+  bool lower_case_ = true, strip_accents_ = true;
   TokenId unknown_ = -1, cls_ = -1, separator_ = -1;
 };
 
@@ -76,6 +76,8 @@ Status WordPiece::load() {
     // A vocabulary with capitals is one of a model that was trained on them.
     if (text[0] != '[' && std::ranges::any_of(text, [](char c) { return c >= 'A' && c <= 'Z'; })) lower_case_ = false;
   }
+  lower_case_ = v.lower_case.value_or(lower_case_);
+  strip_accents_ = v.strip_accents.value_or(lower_case_);
   firsts_ = PrefixMatcher(std::move(firsts));
   continuations_ = PrefixMatcher(std::move(continuations));
   return {};
@@ -104,19 +106,22 @@ void WordPiece::encode_words(std::string_view text, bool, std::vector<TokenId>& 
     const Char c = read(at, end);
     at += c.bytes;
     if (c.code == 0 || c.code == 0xFFFD || is_removed(c.code)) continue;
-    if (!lower_case_ || c.code < 128) {
+    if (c.code < 128 || (!lower_case_ && !strip_accents_)) {
       add(lower_case_ && c.code >= 'A' && c.code <= 'Z' ? c.code + 32 : c.code, word, out);
       continue;
     }
     if (is_chinese(c.code)) finish(word, out);
-    // Accents go: the canonical decomposition without its nonspacing marks.
+    const auto put = [&](utf8proc_int32_t part) {
+      add(static_cast<char32_t>(lower_case_ ? utf8proc_tolower(part) : part), word, out);
+    };
     utf8proc_int32_t parts[8];
     int boundary = 0;
-    const auto count = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(c.code), parts, std::size(parts),
-                                               UTF8PROC_DECOMPOSE, &boundary);
+    utf8proc_ssize_t count = 1;
+    parts[0] = static_cast<utf8proc_int32_t>(c.code);
+    if (strip_accents_)  // the canonical decomposition without its nonspacing marks
+      count = utf8proc_decompose_char(parts[0], parts, std::size(parts), UTF8PROC_DECOMPOSE, &boundary);
     for (utf8proc_ssize_t i = 0; i < std::min<utf8proc_ssize_t>(count, std::size(parts)); ++i)
-      if (utf8proc_category(parts[i]) != UTF8PROC_CATEGORY_MN)
-        add(static_cast<char32_t>(utf8proc_tolower(parts[i])), word, out);
+      if (!strip_accents_ || utf8proc_category(parts[i]) != UTF8PROC_CATEGORY_MN) put(parts[i]);
     if (is_chinese(c.code)) finish(word, out);
   }
   finish(word, out);

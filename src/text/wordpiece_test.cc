@@ -37,6 +37,24 @@ TEST(WordPiece, AVocabularyWithCapitalsKeepsThem) {
               ElementsAre("▁Hello", "▁hello", "[UNK]"));
 }
 
+TEST(WordPiece, MayBeToldOfCapitalsAndAccents) {
+  Vocabulary vocabulary = small_wordpiece();
+  for (const char* text : {"▁Hello", "▁h\u00E9", "▁H\u00E9", "▁He"}) {
+    vocabulary.tokens.emplace_back(text);
+    vocabulary.types.push_back(TokenType::normal);
+  }
+  const struct {
+    std::optional<bool> lower, strip;
+    const char *hello, *he;  // of "Hello" and of "Hé"
+  } cases[] = {{{}, {}, "▁Hello", "▁H\u00E9"},       {true, {}, "▁hello", "▁he"},
+               {true, false, "▁hello", "▁h\u00E9"},  {false, true, "▁Hello", "▁He"},
+               {false, false, "▁Hello", "▁H\u00E9"}, {{}, true, "▁Hello", "▁He"}};
+  for (const auto& one : cases) {
+    vocabulary.lower_case = one.lower, vocabulary.strip_accents = one.strip;
+    EXPECT_THAT(tokens("Hello H\u00E9", {.add_special = false}, vocabulary), ElementsAre(one.hello, one.he));
+  }
+}
+
 TEST(WordPiece, PunctuationAndChineseCharactersStandAlone) {
   EXPECT_THAT(tokens("hello,hello!中国"), ElementsAre("▁hello", "▁,", "▁hello", "▁!", "▁中", "▁国"));
 }

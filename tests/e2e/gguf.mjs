@@ -23,8 +23,13 @@ export function writeBert(path, { width = 32, hidden = 64, layers = 2, heads = 4
   let state = seed * 2654435761 % 4294967296;
   const uniform = () => (state = (state * 1664525 + 1013904223) % 4294967296) / 4294967296 - 0.5;
   const tensors = [];
-  const add = (name, dims, spread, mean = 0) =>
-    tensors.push({ name, dims, data: Float32Array.from({ length: dims.reduce((a, b) => a * b) }, () => mean + spread * uniform()) });
+  const add = (name, dims, spread, mean = 0) => {
+    const data = new Float32Array(dims.reduce((a, b) => a * b));
+    const drawn = Math.min(data.length, 1 << 16);  // what is larger repeats itself
+    for (let i = 0; i < drawn; ++i) data[i] = mean + spread * uniform();
+    for (let at = drawn; at < data.length; at *= 2) data.copyWithin(at, 0, at);
+    tensors.push({ name, dims, data });
+  };
   const layer = (name, rows, columns) => { add(name + ".weight", [columns, rows], 3.5 / Math.sqrt(columns)); add(name + ".bias", [rows], 1); };
   const norm = (name) => { add(name + ".weight", [width], 0.5, 1); add(name + ".bias", [width], 0.5); };
   add("token_embd.weight", [width, tokens.length], 3.5);

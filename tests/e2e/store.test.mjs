@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { createHash, randomFillSync } from "node:crypto";
-import { closeSync, mkdtempSync, openSync, readFileSync, readdirSync, chmodSync, rmSync, statSync, writeSync } from "node:fs";
+import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, readdirSync, chmodSync, rmSync, statSync, writeFileSync, writeSync } from "node:fs";
 import http from "node:http";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -85,16 +85,17 @@ after(() => {
   rmSync(folder, { recursive: true });
 });
 
-function start(args, env = {}) {
+function start(args, env = {}, input = "") {
   const child = spawn(binary, args, { env: { PATH: process.env.PATH, HOME: folder, HF_ENDPOINT: url(hub.server), HF_TOKEN: token, ...env } });
-  child.stdin.end();
+  child.stdin.on("error", () => {});  // it may end without reading
+  child.stdin.end(input);
   let out = "", err = "";
   child.stdout.on("data", (data) => (out += data));
   child.stderr.on("data", (data) => (err += data));
   child.done = new Promise((resolve) => child.on("close", (status, signal) => resolve({ status, signal, out, err })));
   return child;
 }
-const ashlar = (args, env) => start(args, env).done;
+const ashlar = (args, env, input) => start(args, env, input).done;
 const store = path.join(folder, ".local/share/ashlar");
 const rooms = (room) => { try { return readdirSync(path.join(store, room)); } catch { return []; } };
 
@@ -121,6 +122,69 @@ test("a pulled model answers by its name, and the token stays with the hub", asy
   assert.equal(answer.status, 0, answer.err);
   assert.ok(answer.out.length > 5);
   assert.equal((await ashlar(["run", "tiny", "What is Ashlar?", "--temperature", "0", "--max-tokens", "8", "--threads", "1"])).out, answer.out);
+});
+
+test("every command takes a pulled model's name", async () => {
+  const text = path.join(folder, "text.txt"), context = path.join(folder, "context.json"), out = (name) => path.join(folder, name);
+  writeFileSync(text, "Ashlar serves large language models, one program for all of it. ".repeat(60));
+  writeFileSync(context, JSON.stringify({ messages: [{ role: "user", content: "Hi" }], add_generation_prompt: true }));
+  const few = ["--threads", "1"];
+  const cases = [
+    { args: ["show", "tiny"], says: /architecture/ },
+    { args: ["tokenize", "tiny"], input: "What is Ashlar?", says: /^\d+( \d+)*\s*$/ },
+    { args: ["render", "tiny", context], says: /Hi/ },
+    { args: ["perplexity", "tiny", text, "--context", "64", ...few], says: /perplexity \d/ },
+    { args: ["bench", "tiny", "--prompt", "16", "--generate", "4", "--repeat", "1", ...few], says: /./ },
+    { args: ["importance", "tiny", text, "--output", out("tiny.imatrix.gguf"), "--window", "32", "--windows", "2", ...few], makes: "tiny.imatrix.gguf" },
+    { args: ["quantize", "tiny", out("tiny-Q4_0.gguf"), "--type", "Q4_0", "--allow-requantize", ...few], makes: "tiny-Q4_0.gguf" },
+    { args: ["convert", "tiny", out("tiny.gguf")], refuses: /tiny-Q8_0\.gguf/ },
+    { args: ["run", "tiny", "Hi", "--max-tokens", "2", ...few], says: /./ },
+  ];
+  for (const { args, input, says, makes, refuses } of cases) {
+    const done = await ashlar(args, { ASHLAR_OFFLINE: "1" }, input);
+    assert.equal(done.status, refuses ? 1 : 0, `${args.join(" ")}: ${done.err}`);
+    if (says) assert.match(done.out, says, args.join(" "));
+    if (refuses) assert.match(done.err, refuses, args.join(" "));
+    if (makes) assert.ok(existsSync(out(makes)), args.join(" "));
+    const unknown = await ashlar(args.map((arg) => (arg === "tiny" ? "acme/none" : arg)), { ASHLAR_OFFLINE: "1" }, input);
+    assert.equal(unknown.status, 1, args.join(" "));
+    assert.match(unknown.err, /ashlar pull hf:acme\/none/, args.join(" "));
+  }
+});
+
+test("a proxy is asked where the environment names one", async (t) => {
+  const asked = [];
+  const proxy = await listen((req, res) => {
+    asked.push(req.url);
+    if (req.headers["proxy-authorization"] !== `Basic ${btoa("me:a secret")}`) return void res.writeHead(407).end();
+    const { port, pathname, search } = new URL(req.url);
+    const { "proxy-authorization": _, ...headers } = req.headers;
+    req.pipe(http.request({ port, path: pathname + search, method: req.method, headers }, (answer) => {
+      res.writeHead(answer.statusCode, answer.headers);
+      answer.pipe(res);
+    }).on("error", () => res.destroy()));
+    res.on("error", () => {});
+  });
+  t.after(() => { proxy.close(); proxy.closeAllConnections(); });
+  const where = `127.0.0.1:${proxy.address().port}`;
+  // No name server knows it: the proxy does.
+  const what = `http://files.test:${hub.cdnServer.address().port}/tiny-Q8_0.gguf`;
+  const offline = await ashlar(["pull", what, "--offline"], { http_proxy: `http://me:a%20secret@${where}` });
+  assert.equal(offline.status, 1);
+  assert.equal(asked.length, 0);
+  const refused = await ashlar(["pull", what], { http_proxy: `http://me:another@${where}` });
+  assert.equal(refused.status, 1);
+  assert.match(refused.err, new RegExp(`The proxy http://${where} wants a user name and a password, and not these`));
+  assert.ok(!refused.err.includes("another@"));
+  const pulled = await ashlar(["pull", what, "--name", "proxied"], { all_proxy: `me:a%20secret@${where}` });
+  assert.equal(pulled.status, 0, pulled.err);
+  assert.ok(asked.length > 1 && asked.every((url) => url.startsWith("http://files.test:")));
+  assert.equal((await ashlar(["remove", "proxied"])).status, 0);
+  // What is on this machine is never asked for by a proxy.
+  const before = asked.length;
+  const direct = await ashlar(["pull", "hf:acme/tiny:Q8_0"], { all_proxy: `http://me:a%20secret@${where}` });
+  assert.equal(direct.status, 0, direct.err);
+  assert.equal(asked.length, before);
 });
 
 test("killed in the middle, the next pull goes on", async () => {

@@ -1,11 +1,13 @@
 // What strangers tell the model store: hubs' listings, manifests, journals, S3's
-// XML, redirects, ranges, names. The first byte chooses which.
+// XML, redirects, ranges, names; and the environment of proxies. The first byte
+// chooses which.
 #include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
 
 #include "base/json_full.h"
+#include "net/proxy.h"
 #include "store/digest.h"
 #include "store/hub.h"
 #include "store/manifest.h"
@@ -82,12 +84,26 @@ void follow(std::string_view location) {
   CHECK(to->headers.empty() || *origin_of(to->url) == "https://hub.example", "credentials stay with their server");
 }
 
+// A proxy's address, then after a newline who needs none, then a server.
+void ask_proxy(std::string_view text) {
+  const std::size_t first = text.find('\n'), second = text.find('\n', first == text.npos ? first : first + 1);
+  if (second == text.npos) return;
+  const auto proxy = net::parse_proxy(text.substr(0, first), "p");
+  CHECK(!proxy || (proxy->port > 0 && net::parse_url(proxy->shown())), "a proxy has an address");
+  const auto url = net::parse_url(text.substr(second + 1));
+  if (!url) return;
+  const std::string none(text.substr(first + 1, second - first - 1));
+  const auto found = net::ProxyRules({.http = std::string(text.substr(0, first)), .none = none}).find(*url);
+  CHECK(!found || !*found || !(url->is_this_machine() || net::is_listed(none, *url)), "it is asked for others only");
+  CHECK(net::is_listed(none + ",*", *url), "a star is everybody");
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   if (size < 1) return 0;
   const std::string_view text(reinterpret_cast<const char*>(data) + 1, size - 1);
-  switch (data[0] % 9) {
+  switch (data[0] % 10) {
     case 0:
       read_repository(read_hugging_face(text));
       break;
@@ -112,6 +128,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       break;
     case 7:
       follow(text);
+      break;
+    case 9:
+      ask_proxy(text);
       break;
     default:
       (void)parse_content_range(text);

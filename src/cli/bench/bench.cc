@@ -218,7 +218,7 @@ int bench(const Words& words) {
       .name = "bench",
       .summary = "Prefill and decode in tokens per second, and their share of this machine's measured limits.",
       .examples = kExamples,
-      .positionals = {{.name = "MODEL", .help = "A GGUF file or a Hugging Face folder.", .value = &model}},
+      .positionals = {{.name = "MODEL", .help = "A GGUF file, a Hugging Face folder, or the name of a pulled model.", .value = &model}},
       .options = list_options(options)};
   if (const auto status = parse(line, words)) return *status;
   if (const auto done = bench_all(model, options); !done) return fail("bench", done.error());

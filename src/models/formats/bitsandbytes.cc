@@ -11,6 +11,11 @@
 //   weight_format  U8                   0: rows as they are
 //
 // What LLM.int8() does with columns of outliers concerns activations; our scales of those are for 32 columns each.
+// Where a text has told which columns meet outliers, our own quantizer keeps their weights besides, and other readers
+// find codes for them all the same:
+//
+//   outlier_columns I32 [n]                  rising
+//   outlier_weight  F32, F16 or BF16 [out, n]
 #include <fmt/format.h>
 
 #include <array>
@@ -18,6 +23,7 @@
 #include <cstring>
 #include <memory>
 #include <numeric>
+#include <utility>
 
 #include "base/json_full.h"
 #include "models/formats/gguf.h"
@@ -135,6 +141,36 @@ Result<PublishedMatrix> read_four_bits(const safetensors::Checkpoint& weights, s
   return m;
 }
 
+Result<std::shared_ptr<const kernels::KeptColumns>> read_outliers(const Module& module, PublishedMatrix& m) {
+  const safetensors::Tensor* columns = module.find(".outlier_columns");
+  if (columns == nullptr) return nullptr;
+  const safetensors::Tensor& weights = *TRY(module.need(".outlier_weight"));
+  const Floats floats = TRY(Floats::of(module, weights));
+  const std::int64_t count = columns->elements();
+  if (!is_words(*columns) || columns->shape.size() != 1 || count < 1 || count > m.columns)
+    return module.bad_shape(*columns, fmt::format("I32 [1 to {}]", m.columns));
+  if (!has_shape(weights, {m.rows, count})) return module.bad_shape(weights, fmt::format("[{}, {}]", m.rows, count));
+  kernels::KeptColumns kept;
+  for (std::size_t k = 0; k < static_cast<std::size_t>(count); ++k) {
+    const std::uint32_t column = word_at(*columns, k);
+    const bool rising = kept.columns.empty() || std::cmp_less(kept.columns.back(), column);
+    if (!rising || std::cmp_greater_equal(column, m.columns))
+      return module.bad(*columns, fmt::format("are not rising columns below {}", m.columns));
+    kept.columns.push_back(static_cast<std::int32_t>(column));
+  }
+  kept.weights.resize(static_cast<std::size_t>(weights.elements()));
+  const auto n = static_cast<std::size_t>(count), rows = static_cast<std::size_t>(m.rows);
+  for (std::size_t r = 0; r < rows; ++r)
+    for (std::size_t k = 0; k < n; ++k) {
+      const float value = floats[r * n + k];
+      if (!std::isfinite(value)) return module.bad(weights, "holds a value that is not finite");
+      kept.weights[k * rows + r] = value;
+    }
+  m.from.push_back(columns);
+  m.from.push_back(&weights);
+  return std::make_shared<const kernels::KeptColumns>(std::move(kept));
+}
+
 Result<PublishedMatrix> read_int8(const safetensors::Checkpoint& weights, std::string_view name) {
   const Module module(weights, name);
   const safetensors::Tensor& codes = *TRY(module.need(".weight"));
@@ -163,6 +199,7 @@ Result<PublishedMatrix> read_int8(const safetensors::Checkpoint& weights, std::s
     scales[0] = greatest[static_cast<std::size_t>(row)] / 127;
     zeros[0] = 128;
   };
+  m.kept = TRY(read_outliers(module, m));
   return m;
 }
 

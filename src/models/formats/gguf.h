@@ -26,6 +26,10 @@
 #include "base/result.h"
 #include "kernels/types.h"
 
+namespace ashlar::kernels {
+struct KeptColumns;
+}
+
 namespace ashlar::models::gguf {
 
 enum class ValueType : std::uint32_t {
@@ -91,6 +95,7 @@ struct Tensor {
   int part = 0;                                  // the file of a split model that holds it
   // Column k of the rows meets element order[k] of what they are multiplied by; empty: its own. Of no GGUF file.
   std::span<const std::int32_t> order;
+  const kernels::KeptColumns* kept = nullptr;  // columns that are 0 in the rows; nullptr: none. Of no GGUF file
 
   std::int64_t columns() const { return dims[0]; }
   std::int64_t rows() const { return dims[1] * dims[2] * dims[3]; }

@@ -160,7 +160,11 @@ Result<text::Vocabulary> read_vocabulary(const File& file) {
   v.add_bos = TRY(file.get("tokenizer.ggml.add_bos_token", v.add_bos));
   v.add_eos = TRY(file.get("tokenizer.ggml.add_eos_token", v.add_eos));
   v.add_space_prefix = TRY(file.get("tokenizer.ggml.add_space_prefix", v.add_space_prefix));
-  v.compose = TRY(file.get(kComposeKey, false));
+  v.prefix_once = TRY(file.get(kPrefixOnceKey, false));
+  v.ignore_merges = TRY(file.maybe<bool>(kIgnoreMergesKey));
+  v.compose = TRY(file.get(kComposeKey, TRY(file.get(kOldComposeKey, false))));
+  v.lower_case = TRY(file.maybe<bool>(kLowerCaseKey));
+  v.strip_accents = TRY(file.maybe<bool>(kStripAccentsKey));
   v.remove_extra_whitespaces = TRY(file.get("tokenizer.ggml.remove_extra_whitespaces", v.remove_extra_whitespaces));
   return v;
 }

@@ -12,8 +12,14 @@ namespace ashlar::models {
 
 // Our own key: [i32], all tokens that end a text, as generation_config.json lists them.
 inline constexpr std::string_view kEndsKey = "ashlar.eos_token_ids";
-// And: text is composed first (NFC).
-inline constexpr std::string_view kComposeKey = "ashlar.tokenizer.compose";
+// And, where a Vocabulary's members are not what the family has.
+inline constexpr std::string_view kPrefixOnceKey = "ashlar.tokenizer.prefix_once";
+inline constexpr std::string_view kIgnoreMergesKey = "ashlar.tokenizer.ignore_merges";
+// Text is composed first (NFC); files that this program wrote earlier say it with the second.
+inline constexpr std::string_view kComposeKey = "tokenizer.ggml.normalizer.nfc";
+inline constexpr std::string_view kOldComposeKey = "ashlar.tokenizer.compose";
+inline constexpr std::string_view kLowerCaseKey = "tokenizer.ggml.normalizer.lowercase";
+inline constexpr std::string_view kStripAccentsKey = "tokenizer.ggml.normalizer.strip_accents";
 
 // corrupt: a key of the wrong type, lists whose lengths do not agree, an id out
 // of range. not_found: the file has no vocabulary.

@@ -11,6 +11,7 @@
 
 #include "base/result.h"
 #include "models/config.h"
+#include "models/formats/hf_families.h"
 
 namespace ashlar::models {
 
@@ -28,9 +29,10 @@ struct HfConfig {
   std::vector<float> rope_factors;                 // Llama 3's, as GGUF's rope_freqs.weight: [rope.dims / 2], or empty
   std::vector<float> long_factors, short_factors;  // LongRoPE's, likewise
   double yarn_log_multiplier = 0;                  // DeepSeek's: scores grow by (1 + this * ln(factor))^2
-  bool nested = false;                             // the text model is a part of the folder's
-  bool tied_embedding = false;                     // the output matrix is the embedding
-  std::string quantization;                        // quantization_config's quant_method, "gptq"; empty: plain weights
+  HfTask task = HfTask::generate;
+  bool nested = false;          // the text model is a part of the folder's
+  bool tied_embedding = false;  // the output matrix is the embedding
+  std::string quantization;     // quantization_config's quant_method, "gptq"; empty: plain weights
   std::optional<std::int32_t> bos;
   std::vector<std::int32_t> eos;  // any of these ends a text
   SamplingAdvice sampling;

@@ -139,17 +139,72 @@ TEST(HfConfig, Yarn) {
   EXPECT_EQ(r.original_context, 512);
 }
 
+TEST(HfConfig, DynamicScalingWorksBeyondTheContextAlone) {
+  const HfConfig c = read(llama(R"({"rope_scaling":{"type":"dynamic","factor":8}})"));
+  EXPECT_EQ(c.config.rope.scaling, RopeConfig::Scaling::none);
+  EXPECT_EQ(c.config.shape.context, 512);
+  const std::string_view shorter =
+      R"({"rope_parameters":{"rope_type":"dynamic","factor":8,"original_max_position_embeddings":256}})";
+  EXPECT_EQ(read(llama(shorter)).config.shape.context, 256);
+  EXPECT_THAT(refusal(llama(R"({"rope_scaling":{"type":"dynamic","alpha":1000}})")), HasSubstr("alpha"));
+}
+
+TEST(HfConfig, YarnsLengthByItsTwoFactors) {
+  const RopeConfig r =
+      read(llama(R"({"rope_scaling":{"type":"yarn","factor":4,"mscale":0.7,"mscale_all_dim":0.2}})")).config.rope;
+  const double expected = (1 + 0.07 * std::log(4.0)) / (1 + 0.02 * std::log(4.0));
+  EXPECT_NEAR(r.attention_factor * (1 + 0.1 * std::log(4.0)), expected, 1e-12);
+  // One alone says nothing.
+  const RopeConfig one = read(llama(R"({"rope_scaling":{"type":"yarn","factor":4,"mscale":1}})")).config.rope;
+  EXPECT_NEAR(one.attention_factor, 1, 1e-12);
+}
+
+TEST(HfConfig, RopeOfEachKindOfLayer) {
+  const HfConfig c = read(config("gemma3_text", "Gemma3ForCausalLM", R"({"hidden_act":null,"head_dim":16,
+      "rope_parameters":{"full_attention":{"rope_type":"linear","factor":8,"rope_theta":1e6},
+                         "sliding_attention":{"rope_type":"default","rope_theta":20000}}})"));
+  EXPECT_EQ(c.config.rope.scaling, RopeConfig::Scaling::linear);
+  EXPECT_EQ(c.config.rope.base, 1e6);
+  ASSERT_TRUE(c.config.window_rope.has_value());
+  EXPECT_EQ(c.config.window_rope->base, 20000);
+  EXPECT_EQ(c.config.window_rope->scaling, RopeConfig::Scaling::none);
+}
+
+TEST(HfConfig, KnowsWhatAClassIsFor) {
+  const auto task = [](std::string_view type, std::string_view name) { return read(config(type, name)).task; };
+  EXPECT_EQ(task("qwen3", "Qwen3ForCausalLM"), HfTask::generate);
+  EXPECT_EQ(task("qwen3", "Qwen3Model"), HfTask::embed);
+  EXPECT_EQ(task("mistral", "MistralModel"), HfTask::embed);
+  EXPECT_EQ(task("qwen2", "Qwen2ForSequenceClassification"), HfTask::classify);
+  const HfConfig c = read(config("llama", "LlamaForSequenceClassification", R"({"id2label":{"0":"no","1":"yes"}})"));
+  EXPECT_THAT(c.config.labels, ElementsAre("no", "yes"));
+  EXPECT_THAT(refusal(config("qwen3", "Qwen3ForTokenClassification")),
+              HasSubstr("not supported: 'Qwen3ForTokenClassification (qwen3)'"));
+  EXPECT_THAT(refusal(config("qwen2", "Qwen2ForCausalLM", R"({"is_causal":false})")),
+              HasSubstr("\"is_causal\" is false"));
+}
+
+TEST(HfConfig, ATextModelWithinAnother) {
+  const HfConfig c = read(R"({"model_type":"mistral3","architectures":["Mistral3ForConditionalGeneration"],
+      "text_config":{"model_type":"mistral","head_dim":64,"num_hidden_layers":2,"sliding_window":null},
+      "vision_config":{"model_type":"pixtral"},"dtype":"bfloat16"})");
+  EXPECT_TRUE(c.nested);
+  EXPECT_FALSE(c.tied_embedding);
+  EXPECT_EQ(c.config.shape.kv_heads, 8);  // as the library fills it in
+  EXPECT_EQ(c.config.shape.width, 4096);
+  EXPECT_THAT(refusal(R"({"model_type":"llava","architectures":["LlavaForConditionalGeneration"],"text_config":{}})"),
+              HasSubstr("not supported: 'LlavaForConditionalGeneration (llava)'"));
+}
+
 TEST(HfConfig, RefusesRopeThatIsNotComputed) {
   const auto scaling = [](std::string_view text) {
     return refusal(llama(fmt::format(R"({{"rope_scaling":{}}})", text)));
   };
-  EXPECT_THAT(scaling(R"({"type":"dynamic","factor":2})"),
-              HasSubstr("\"rope_scaling.rope_type\" is 'dynamic'; default, linear, llama3 and yarn are supported"));
+  EXPECT_THAT(scaling(R"({"type":"other","factor":2})"),
+              HasSubstr("\"rope_scaling.rope_type\" is 'other'; default, linear, dynamic, llama3, yarn and longrope"));
   EXPECT_THAT(scaling(R"({"type":"linear"})"), HasSubstr("\"rope_scaling.factor\" is missing"));
   EXPECT_THAT(scaling(R"({"type":"linear","factor":0})"), HasSubstr("\"rope_scaling.factor\" is not a number"));
   EXPECT_THAT(scaling(R"({"type":"yarn","factor":0.5})"), HasSubstr("at least 1 is expected"));
-  EXPECT_THAT(scaling(R"({"type":"yarn","factor":2,"mscale":1})"),
-              HasSubstr("\"rope_scaling.mscale\" is not supported"));
   EXPECT_THAT(scaling(R"({"type":"llama3","factor":2,"low_freq_factor":4,"high_freq_factor":4})"),
               HasSubstr("is not above low_freq_factor"));
   EXPECT_THAT(scaling("[1]"), HasSubstr("\"rope_scaling\" is not an object"));
@@ -161,7 +216,7 @@ TEST(HfConfig, RefusesOtherArchitecturesByName) {
   const std::string supported = "supported: LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, ";
   EXPECT_THAT(refusal(config("phi", "PhiForCausalLM")),
               HasSubstr("m/config.json: not supported: 'PhiForCausalLM (phi)'; " + supported));
-  EXPECT_THAT(refusal(llama(R"({"architectures":["LlamaForSequenceClassification"]})")), HasSubstr("not supported"));
+  EXPECT_THAT(refusal(llama(R"({"architectures":["LlamaForQuestionAnswering"]})")), HasSubstr("not supported"));
   EXPECT_THAT(refusal(llama(R"({"model_type":"jamba","architectures":null})")),
               HasSubstr("not supported: 'jamba'; " + supported));
   EXPECT_EQ(refusal(llama(R"({"architectures":null})")), "fine");
@@ -209,6 +264,7 @@ TEST(HfConfig, GenerationConfigGoesFirst) {
   EXPECT_EQ(c.sampling.min_p, std::nullopt);
   EXPECT_EQ(c.sampling.repetition_penalty, 1.05);
   EXPECT_THAT(read(llama(), "{}").eos, ElementsAre(2));
+  EXPECT_EQ(read(llama(), R"({"top_k":-1,"suppress_tokens":[],"max_new_tokens":20})").sampling.top_k, -1);
   EXPECT_THAT(refusal(llama(), R"({"top_p":2})"),
               HasSubstr("m/generation_config.json: \"top_p\" is not a number from 0 to 1"));
   EXPECT_THAT(refusal(llama(), "{"), HasSubstr("m/generation_config.json: JSON: byte"));

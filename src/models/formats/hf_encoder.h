@@ -1,5 +1,4 @@
-// The encoders among Hugging Face folders: BERT, RoBERTa, XLM-RoBERTa and Nomic's BERT, with or without a classifier;
-// and how a folder of sentence-transformers pools, whatever its model.
+// The encoders among Hugging Face folders: BERT, RoBERTa, XLM-RoBERTa and Nomic's BERT, with or without a classifier.
 #pragma once
 
 #include <optional>
@@ -21,9 +20,6 @@ struct HfEncoder {
 // Empty: config.json is another family's. not_found: there is none. corrupt: a member is missing or impossible;
 // unsupported: a variant that the layers do not compute.
 Result<std::optional<HfEncoder>> open_hf_encoder(const std::string& folder);
-
-// What modules.json says; empty: there is no such file. unsupported: a pooling or a module that is not computed here.
-Result<std::optional<Pooling>> open_hf_pooling(const std::string& folder);
 
 // general.* and ARCHITECTURE.*, of an encoder, as add_config_keys() does it.
 void add_encoder_keys(const HfEncoder& encoder, std::optional<std::uint32_t> file_type, const std::string& folder,

@@ -257,10 +257,32 @@ TEST_F(HfEncoderTest, RefusesWhatItWouldComputeWrongly) {
   EXPECT_EQ(with("vocab_size", kTokens), "");
   write_pooling("pooling_mode_max_tokens");
   EXPECT_THAT(refusal(), HasSubstr("pooling_mode_max_tokens"));
+  for (const auto& [mode, what] : {std::pair{Json("lasttoken"), ""},
+                                   {Json("cls"), ""},
+                                   {Json::array({"mean"}), ""},
+                                   {Json("max"), "pooling_mode"},
+                                   {Json(3), "pooling_mode"}}) {
+    write("1_Pooling/config.json", Json{{"pooling_mode", mode}, {"include_prompt", true}}.dump());
+    const std::string said = refusal();
+    EXPECT_THAT(said, HasSubstr(what)) << mode;
+    EXPECT_EQ(said.empty(), *what == 0) << said;
+  }
+  write("modules.json", R"([{"path":"0_Transformer","type":"sentence_transformers.models.Transformer"}])");
+  EXPECT_THAT(refusal(), HasSubstr("\"path\" puts the model into '0_Transformer'"));
   write("modules.json", R"([{"path":"../x","type":"sentence_transformers.models.Pooling"}])");
   EXPECT_THAT(refusal(), HasSubstr("path"));
   write("modules.json", R"([{"path":"2_Dense","type":"sentence_transformers.models.Dense"}])");
   EXPECT_THAT(refusal(), HasSubstr("Dense"));
+}
+
+TEST_F(HfEncoderTest, SaysWhatAFolderIsThatIsNoModel) {
+  EXPECT_THAT(refusal(), HasSubstr("there is no config.json"));
+  write("x.gguf", "");
+  EXPECT_THAT(refusal(), HasSubstr("give the GGUF file itself"));
+  write("params.json", "{}");
+  EXPECT_THAT(refusal(), HasSubstr("a publisher's own format"));
+  write("adapter_config.json", "{}");
+  EXPECT_THAT(refusal(), HasSubstr("this is an adapter"));
 }
 
 TEST_F(HfEncoderTest, ReadsAPublishedFolderWithoutItsWeights) {

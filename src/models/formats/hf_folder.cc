@@ -14,6 +14,7 @@
 #include "models/formats/gguf_writer.h"
 #include "models/formats/hf_encoder.h"
 #include "models/formats/hf_keys.h"
+#include "models/formats/hf_pooling.h"
 #include "models/formats/hf_tensors.h"
 #include "models/mix.h"
 
@@ -113,6 +114,27 @@ Status check_vocabulary(const text::Vocabulary& v, int rows, const std::string& 
   return {};
 }
 
+// How a decoder reads texts, if it is made for that.
+Result<std::optional<Pooling>> decoder_pooling(const std::string& folder, HfTask task) {
+  if (task == HfTask::classify) return Pooling::rank;
+  const auto pooling = TRY(open_hf_pooling(folder));
+  return pooling || task == HfTask::generate ? pooling : Pooling::last;
+}
+
+// What is made of the last layer's rows: a classifier needs its matrix; without one, a model that generates must say
+// that the embedding takes its place.
+Status check_output(const HfConfig& hf, std::span<const Stored> tensors, const std::string& folder) {
+  const auto has = [&](std::string_view name) {
+    return std::ranges::any_of(tensors, [&](const Stored& one) { return one.name == name; });
+  };
+  if (hf.task == HfTask::classify && !has("score.weight"))
+    return Error{Code::corrupt, fmt::format("{}: there is no score.weight, which a classifier has", folder)};
+  if (hf.tied_embedding || hf.task != HfTask::generate || has("lm_head.weight")) return {};
+  return Error{Code::corrupt, fmt::format("{}: there is no lm_head.weight, and config.json does not say that the "
+                                          "embedding takes its place (tie_word_embeddings)",
+                                          folder)};
+}
+
 Result<gguf::File> assemble(const std::string& folder, const gguf::Writer& keys,
                             std::shared_ptr<FolderTensors> tensors) {
   auto list = tensors->list();
@@ -124,8 +146,14 @@ Result<gguf::File> open_encoder_folder(const std::string& folder, const HfEncode
   const FolderText text = TRY(read_folder_text(folder));
   TRY(check_vocabulary(text.vocabulary, rows, folder));
   auto tensors = std::make_shared<FolderTensors>(TRY(safetensors::Checkpoint::open(folder)), folder);
-  for (Stored& stored : TRY(stored_tensors(tensors->weights(), HfConfig{}, whom)))
+  for (Stored& stored : TRY(stored_tensors(tensors->weights(), HfConfig{}, whom))) {
+    if (!stored.order.empty() || stored.kept != nullptr)
+      return Error{Code::unsupported,
+                   fmt::format("{}: tensor {} has columns in an order of its own or kept apart, which encoders here do "
+                               "not take",
+                               folder, gguf::quoted(stored.name))};
     if (auto renamed = TRY(rename_encoder(std::move(stored), encoder, folder))) tensors->add(std::move(*renamed));
+  }
   gguf::Writer keys;
   add_encoder_keys(encoder, tensors->file_type(), folder, keys);
   add_vocabulary_keys(text, rows, keys);
@@ -145,13 +173,17 @@ Result<gguf::File> open_folder(const std::string& folder, RowsFor whom) {
   tensors->add("rope_freqs.weight", hf.rope_factors);
   tensors->add("rope_factors_long.weight", hf.long_factors);
   tensors->add("rope_factors_short.weight", hf.short_factors);
-  for (Stored& stored : TRY(stored_tensors(tensors->weights(), hf, whom)))
-    tensors->add(TRY(rename(std::move(stored), shape, folder)));
+  std::vector<Stored> stored_list = TRY(stored_tensors(tensors->weights(), hf, whom));
+  TRY(check_output(hf, stored_list, folder));
+  for (Stored& stored : stored_list) tensors->add(TRY(rename(std::move(stored), shape, folder)));
   gguf::Writer keys;
   add_config_keys(hf, tensors->file_type(), folder, keys);
   add_vocabulary_keys(text, shape.vocabulary, keys);
-  if (const auto pooling = TRY(open_hf_pooling(folder)))
+  if (const auto pooling = TRY(decoder_pooling(folder, hf.task)))
     keys.add(fmt::format("{}.pooling_type", shape.architecture), static_cast<std::uint32_t>(*pooling));
+  if (!hf.config.labels.empty())
+    keys.add(fmt::format("{}.classifier.output_labels", shape.architecture),
+             std::span<const std::string>(hf.config.labels));
   return assemble(folder, keys, std::move(tensors));
 }
 

@@ -172,7 +172,11 @@ void add_vocabulary_keys(const FolderText& text, int rows, gguf::Writer& writer)
   writer.add("tokenizer.ggml.add_bos_token", v.add_bos);
   writer.add("tokenizer.ggml.add_eos_token", v.add_eos);
   writer.add("tokenizer.ggml.add_space_prefix", v.add_space_prefix);
+  if (v.prefix_once) writer.add(kPrefixOnceKey, true);
+  if (v.ignore_merges) writer.add(kIgnoreMergesKey, *v.ignore_merges);
   if (v.compose) writer.add(kComposeKey, true);
+  if (v.lower_case) writer.add(kLowerCaseKey, *v.lower_case);
+  if (v.strip_accents) writer.add(kStripAccentsKey, *v.strip_accents);
   if (v.remove_extra_whitespaces) writer.add("tokenizer.ggml.remove_extra_whitespaces", true);
   if (!v.precompiled_charsmap.empty()) {
     const auto* bytes = reinterpret_cast<const std::byte*>(v.precompiled_charsmap.data());

@@ -21,8 +21,10 @@ struct Name {
   std::string_view theirs, ours;
 };
 
-constexpr Name kOutside[] = {
-    {"model.embed_tokens", "token_embd"}, {"model.norm", "output_norm"}, {"lm_head", "output"}};
+constexpr Name kOutside[] = {{"model.embed_tokens", "token_embd"},
+                             {"model.norm", "output_norm"},
+                             {"lm_head", "output"},
+                             {"score", "cls.output"}};
 
 // Within a layer. What an architecture calls otherwise stands before what is common to them.
 constexpr Name kCommon[] = {
@@ -203,7 +205,8 @@ Result<std::vector<Stored>> stored_tensors(const safetensors::Checkpoint& weight
                    .shape = {matrix.rows, matrix.columns},
                    .from = std::move(matrix.from),
                    .make = std::move(matrix.make),
-                   .order = std::move(matrix.order)});
+                   .order = std::move(matrix.order),
+                   .kept = std::move(matrix.kept)});
   }
   for (const safetensors::Tensor* plain : quantized.plain) {
     const safetensors::Tensor& tensor = *plain;
@@ -233,6 +236,7 @@ gguf::Tensor Renamed::tensor() const {
   gguf::Tensor out{.name = name, .type = type, .rank = static_cast<int>(stored.shape.size())};
   std::copy(stored.shape.rbegin(), stored.shape.rend(), out.dims.begin());
   out.order = stored.order;
+  out.kept = stored.kept.get();
   return out;
 }
 
@@ -268,6 +272,21 @@ Status Renamed::make(std::span<std::byte> room) const {
   return {};
 }
 
+namespace {
+
+// The kept columns' weights in the order of rows that the tensor gets.
+std::shared_ptr<const kernels::KeptColumns> woven(const kernels::KeptColumns& kept, const Renamed& tensor) {
+  auto out = std::make_shared<kernels::KeptColumns>(kept);
+  const auto rows = static_cast<std::size_t>(tensor.stored.shape.front());
+  const std::size_t head_rows = rows / static_cast<std::size_t>(tensor.woven_heads);
+  for (std::size_t k = 0; k < kept.columns.size(); ++k)
+    for (std::size_t r = 0; r < rows; ++r)
+      out->weights[k * rows + r] = kept.weights[k * rows + row_before_weaving(r, head_rows)];
+  return out;
+}
+
+}  // namespace
+
 Result<Renamed> rename(Stored stored, const Shape& shape, std::string_view place) {
   const auto bad = [&](std::string what, Code code) {
     return Error{code, fmt::format("{}: tensor {} {}", place, gguf::quoted(stored.name), what)};
@@ -290,6 +309,7 @@ Result<Renamed> rename(Stored stored, const Shape& shape, std::string_view place
   if (out.woven_heads > 0 && (s[0] != rows || shape.head_dim % 2 != 0))
     return bad(fmt::format("has the shape {}; config.json says {} rows", shape_text(s), rows), Code::corrupt);
   out.stored = std::move(stored);
+  if (out.woven_heads > 0 && out.stored.kept != nullptr) out.stored.kept = woven(*out.stored.kept, out);
   return out;
 }
 

@@ -29,7 +29,8 @@ struct Stored {
   std::vector<const safetensors::Tensor*> from;  // where it lies
   // Writes all its bytes. Empty: they are those of the one tensor in `from`.
   std::function<Status(std::span<std::byte>)> make;
-  std::vector<std::int32_t> order;  // as QuantizedMatrix has it
+  std::vector<std::int32_t> order;                   // as QuantizedMatrix has it,
+  std::shared_ptr<const kernels::KeptColumns> kept;  // and this
 };
 
 // What a checkpoint holds, tensor by tensor; vision and audio towers, tied matrices and old folders' rope frequencies

@@ -13,9 +13,10 @@ struct FolderText {
   ChatTemplates templates;
 };
 
-// Reads, of what is there: tokenizer.json, else tokenizer.model, else vocab.json with merges.txt;
-// tokenizer_config.json, generation_config.json, chat_template.jinja. not_found: no vocabulary. corrupt, unsupported:
-// as the readers of those. too_large: a file beyond what such files have.
+// Reads, of what is there: the tokens (hf_words.h); tokenizer_config.json, special_tokens_map.json,
+// added_tokens.json, generation_config.json, of config.json the model's type; chat_template.jinja, else the settings'
+// templates, else chat_template.json; additional_chat_templates. not_found: no vocabulary. corrupt, unsupported: as
+// the readers of those. too_large: a file beyond what such files have.
 Result<FolderText> read_folder_text(const std::string& folder);
 
 }  // namespace ashlar::models

@@ -8,8 +8,9 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <filesystem>
 #include <utility>
+
+#include "base/descriptor.h"
 
 namespace ashlar::models {
 namespace {
@@ -26,16 +27,6 @@ Status check_place(const std::string& path, bool replace) {
   if (!S_ISREG(there.st_mode)) return Error{Code::invalid, fmt::format("{}: is not a regular file", path)};
   if (!replace) return taken(path);
   return {};
-}
-
-// The name in the folder is on the disk too. If that fails, the file may be
-// missing after a power cut, never half there.
-void sync_folder(const std::string& path) {
-  const std::string folder = std::filesystem::path(path).parent_path().string();
-  const int fd = ::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) return;
-  ::fsync(fd);
-  ::close(fd);
 }
 
 }  // namespace
@@ -86,7 +77,7 @@ Status NewFile::commit() {
   if (renamed != 0 && errno == EINVAL) renamed = ::rename(aside_.c_str(), path_.c_str());
   if (renamed != 0) return refused();
   ::close(std::exchange(fd_, -1));
-  sync_folder(path_);
+  sync_folder_of(path_);
   return {};
 }
 

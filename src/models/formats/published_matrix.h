@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <set>
 #include <string>
 #include <string_view>
@@ -17,6 +18,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "kernels/matrix.h"
 #include "models/formats/quantization_config.h"
 #include "models/formats/safetensors.h"
 
@@ -34,6 +36,8 @@ struct PublishedMatrix {
   int groups = 1;                      // of a row
   std::vector<std::int32_t> group_of;  // [columns]
   std::vector<const safetensors::Tensor*> from;
+  // Columns whose weights stand beside the codes, which are not read there: LLM.int8()'s outliers. Or nullptr.
+  std::shared_ptr<const kernels::KeptColumns> kept;
 
   // Codes of the rows [first, first + count): out[i * stride + c]. `first` is a multiple of kBand, count at most kBand.
   std::function<void(std::int64_t first, int count, std::uint8_t* out, std::size_t stride)> codes;

@@ -115,7 +115,9 @@ void hold_integers(const PublishedMatrix& m, const Survey& s, RowsFor whom, std:
 // The types that hold the matrix, the best first.
 std::vector<Type> holders(const PublishedMatrix& m, const Survey& s, RowsFor whom) {
   std::vector<Type> types;
-  if (s.chunk > 0 && m.levels == Levels::integers)
+  if (m.kept != nullptr && whom == RowsFor::gguf) {
+    // No block of a GGUF file has them: all become floats.
+  } else if (s.chunk > 0 && m.levels == Levels::integers)
     hold_integers(m, s, whom, types);
   else if (s.chunk == 64 && whom == RowsFor::products && m.levels != Levels::fp4)
     types.push_back(m.levels == Levels::f8_e4m3   ? Type::f8_e4m3
@@ -252,8 +254,13 @@ class Maker {
         std::byte* to = out.data() + row_bytes * static_cast<std::size_t>(first + i);
         if (type_ == Type::f16 || type_ == Type::bf16) {
           put_dense(codes, scales, zeros, to);
+          put_kept(first + i, to);
           continue;
         }
+        if (m_.kept != nullptr)
+          for (const std::int32_t c : m_.kept->columns)
+            band[stride * static_cast<std::size_t>(i) + static_cast<std::size_t>(c)] =
+                static_cast<std::uint8_t>(zeros[static_cast<std::size_t>(m_.group_of[static_cast<std::size_t>(c)])]);
         if (!order_.empty()) {
           for (std::size_t c = 0; c < columns; ++c) ordered[c] = codes[order_[c]];
           codes = ordered.data();
@@ -287,6 +294,15 @@ class Maker {
       const auto value = static_cast<float>(double{scales[g]} * (level(m_, codes[c]) - zeros[g]));
       const std::uint16_t half = type_ == Type::f16 ? kernels::f32_to_f16(value) : kernels::f32_to_bf16(value);
       std::memcpy(to + 2 * c, &half, 2);
+    }
+  }
+
+  void put_kept(std::int64_t row, std::byte* to) const {
+    if (m_.kept == nullptr) return;
+    for (std::size_t k = 0; k < m_.kept->columns.size(); ++k) {
+      const float value = m_.kept->weights[k * static_cast<std::size_t>(m_.rows) + static_cast<std::size_t>(row)];
+      const std::uint16_t half = type_ == Type::f16 ? kernels::f32_to_f16(value) : kernels::f32_to_bf16(value);
+      std::memcpy(to + 2 * m_.kept->columns[k], &half, 2);
     }
   }
 
@@ -335,7 +351,10 @@ Result<QuantizedCheckpoint> read_quantized_checkpoint(const safetensors::Checkpo
                       .columns = matrix.columns,
                       .order = std::move(surveys[i].order),
                       .from = matrix.from};
-    if (q.type == Type::f16 || q.type == Type::bf16) q.order.clear();
+    if (q.type == Type::f16 || q.type == Type::bf16)
+      q.order.clear();
+    else
+      q.kept = matrix.kept;
     q.make = Maker(std::move(matrix), q.type, q.order, weights.path());
     out.matrices.push_back(std::move(q));
   }

@@ -18,11 +18,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
+#include "kernels/matrix.h"
 #include "kernels/types.h"
 #include "models/formats/quantization_config.h"
 #include "models/formats/safetensors.h"
@@ -37,7 +39,8 @@ struct QuantizedMatrix {
   kernels::Type type = kernels::Type::f32;
   std::int64_t rows = 0, columns = 0;
   std::vector<std::int32_t> order;  // [columns], column k of a row is the published order[k]; empty: as published
-  std::vector<const safetensors::Tensor*> from;  // what it is made of
+  std::vector<const safetensors::Tensor*> from;      // what it is made of
+  std::shared_ptr<const kernels::KeptColumns> kept;  // columns that `make` leaves 0; nullptr: none
   // Writes all rows, row_bytes(type, columns) each. corrupt: a code that is not a number. Any thread.
   std::function<Status(std::span<std::byte>)> make;
 };

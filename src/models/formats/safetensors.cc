@@ -14,6 +14,7 @@
 
 #include "base/json_full.h"
 #include "models/formats/gguf.h"
+#include "models/formats/weight_files.h"
 
 namespace ashlar::models::safetensors {
 namespace {
@@ -243,18 +244,6 @@ void sort_shards(const std::map<std::string, int>& numbers, Index& index) {
   for (Index::Entry& entry : index.entries) entry.shard = places[static_cast<std::size_t>(entry.shard)];
 }
 
-// A checkpoint that ends so is not opened at all.
-bool pickle_name(const fs::path& path) {
-  constexpr std::string_view kPickles[] = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".zip"};
-  return std::ranges::count(kPickles, path.extension().string()) > 0;
-}
-
-Error refuse_pickle(const std::string& path) {
-  return Error{
-      Code::unsupported,
-      fmt::format("{}: pickles and zip archives are not read, for they can run code; safetensors are expected", path)};
-}
-
 bool exists(const std::string& path) {
   std::error_code ignored;
   return fs::exists(path, ignored);
@@ -286,18 +275,14 @@ Result<Checkpoint> Checkpoint::open(const std::string& path) {
   checkpoint.path_ = path;
   std::error_code ignored;
   if (!fs::is_directory(path, ignored)) {
-    if (pickle_name(path)) return refuse_pickle(path);
+    if (is_pickle_name(path)) return refuse_pickle(path);
     TRY(checkpoint.add(path));
-  } else if (const auto file = (fs::path(path) / "model.safetensors").string(); exists(file)) {
-    TRY(checkpoint.add(file));
-  } else if (const auto index = (fs::path(path) / "model.safetensors.index.json").string(); exists(index)) {
-    TRY(checkpoint.add_shards(path, index));
-  } else {
-    for (const char* pickle : {"pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00.pth"})
-      if (const auto at = (fs::path(path) / pickle).string(); exists(at)) return refuse_pickle(at);
-    return Error{Code::not_found,
-                 fmt::format("{}: neither model.safetensors nor model.safetensors.index.json is there", path)};
+    return checkpoint;
   }
+  const WeightFiles found = TRY(find_weights(path));
+  if (!found.index.empty()) TRY(checkpoint.add_shards(path, found.index));
+  for (const std::string& file : found.files) TRY(checkpoint.add(file));
+  if (found.files.size() > 1) TRY(sort_by_name(checkpoint.tensors_, path));
   return checkpoint;
 }
 

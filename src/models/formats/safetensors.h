@@ -77,10 +77,8 @@ Result<Index> read_index(std::string_view text, std::string_view file);
 // A model's tensors: one file, or all the shards of a folder. Immutable; any thread.
 class Checkpoint {
  public:
-  // `path`: a file, or a folder with model.safetensors or, where there is none,
-  // model.safetensors.index.json. As read_part() and read_index(); not_found: a
-  // shard, or any weights at all, are missing; corrupt: shards and index
-  // disagree; unsupported: the weights are a pickle or a zip archive.
+  // `path`: a file, or a folder (weight_files.h). As read_part(), read_index() and
+  // find_weights(); not_found: a shard is missing; corrupt: shards and index disagree.
   static Result<Checkpoint> open(const std::string& path);
 
   const std::string& path() const { return path_; }  // as given to open()

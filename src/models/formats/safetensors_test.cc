@@ -243,6 +243,51 @@ TEST_F(SafetensorsFolder, RefusesAFolderWithoutSafetensors) {
   EXPECT_THAT(refusal("no.pth"), HasSubstr("pickles and zip archives are not read"));
 }
 
+TEST_F(SafetensorsFolder, TakesWhatCanOnlyBeTheModel) {
+  write("gptq_model-4bit-128g.safetensors", one_);
+  write("consolidated.safetensors", two_);
+  write("adapter_model.safetensors", two_);
+  EXPECT_EQ(refusal(), "fine");
+  write("other.safetensors", two_);
+  EXPECT_THAT(refusal(), HasSubstr("gptq_model-4bit-128g.safetensors and other.safetensors could both be the model"));
+  write("model.safetensors", one_);
+  write_index(R"({"x":"missing.safetensors"})");  // beside the whole model it is not read
+  EXPECT_EQ(refusal(), "fine");
+}
+
+TEST_F(SafetensorsFolder, PartsWithoutAnIndexAreAllOrNothing) {
+  write("model-00001-of-00002.safetensors", one_);
+  EXPECT_THAT(refusal(), HasSubstr("part 2 of 2 of this model is missing"));
+  write("model-00002-of-00002.safetensors", two_);
+  const auto found = Checkpoint::open(folder_.string());
+  ASSERT_TRUE(found) << found.error().message;
+  EXPECT_EQ(found->tensors().size(), 3u);
+  write("model-00002-of-00002.safetensors", one_);
+  EXPECT_THAT(refusal(), HasSubstr("tensor 'a' appears twice"));
+  write("model-00003-of-00003.safetensors", one_);
+  EXPECT_THAT(refusal(), HasSubstr("could both be the model"));
+  fs::remove(folder_ / "model-00001-of-00002.safetensors");
+  fs::remove(folder_ / "model-00002-of-00002.safetensors");
+  EXPECT_THAT(refusal(), HasSubstr("part 1 of 3 of this model is missing"));
+}
+
+TEST_F(SafetensorsFolder, NamesWhatIsThereInstead) {
+  for (const auto& [file, what] : {std::pair{"training_args.bin", "pickles and zip archives are not read"},
+                                   {"pytorch_model-00001-of-00002.bin", "pytorch_model-00001-of-00002.bin: pickles"}}) {
+    write(file, one_);
+    EXPECT_THAT(refusal(), HasSubstr(what));
+    EXPECT_THAT(refusal(), HasSubstr("save_pretrained()"));
+  }
+  for (const auto& [file, what] : {std::pair{"m-q4_0.gguf", "give its own path"},
+                                   {"tf_model.h5", "TensorFlow's; safetensors are expected"},
+                                   {"model.onnx", "this is ONNX"}}) {
+    fs::remove_all(folder_);
+    fs::create_directories(folder_);
+    write(file, one_);
+    EXPECT_THAT(refusal(), HasSubstr(what));
+  }
+}
+
 TEST(SafetensorsIndex, RefusesShardsElsewhere) {
   for (const char* shard : {"../x.safetensors", "/etc/x.safetensors", "a/x.safetensors", "a\\\\x.safetensors", "..", "",
                             ".safetensors", ".x.safetensors", "x.bin", "x\\u0000.safetensors"}) {

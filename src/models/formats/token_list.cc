@@ -170,6 +170,17 @@ text::TokenId find_token(const text::Vocabulary& v, std::string_view token) {
   return token.empty() || found == v.tokens.end() ? -1 : static_cast<text::TokenId>(found - v.tokens.begin());
 }
 
+void mark_words(text::Vocabulary& v, std::string_view mark) {
+  for (std::size_t i = 0; i < v.tokens.size(); ++i) {
+    std::string& token = v.tokens[i];
+    if (v.types[i] != text::TokenType::normal) continue;
+    if (token.starts_with(mark) && token.size() > mark.size())
+      token.erase(0, mark.size());
+    else
+      token.insert(0, "\u2581");
+  }
+}
+
 std::optional<std::string> decode_base64(std::string_view text) {
   constexpr std::string_view kAlphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
   while (text.ends_with('=')) text.remove_suffix(1);

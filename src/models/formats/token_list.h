@@ -37,6 +37,10 @@ class TokenList {
 // The id of the token that is written so, added ones included; -1: none.
 text::TokenId find_token(const text::Vocabulary& v, std::string_view token);
 
+// Marks words as GGUF does: of the tokens of type normal, those that continue a word lose `mark` ("##"), and the others
+// get U+2581 before them.
+void mark_words(text::Vocabulary& v, std::string_view mark);
+
 // RFC 4648, padded; nullopt: not base64.
 std::optional<std::string> decode_base64(std::string_view text);
 

@@ -58,8 +58,13 @@ std::vector<const Json*> steps_of(const Json& json, const char* list) {
   "|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*" suffix "|" digits \
   "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+\nbytes\n"
 
+constexpr std::string_view kLettersBegin = R"(\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓ)", kDeepSeekLetters = R"(\s?[A-Za-zµ...]+)";
+#define ASHLAR_DEEPSEEK_LLM                                                                       \
+  "split [\\r\\n]\nsplit \\s?[A-Za-zµ...]+\nsplit \\s?[!-/:-~！-／：-～‘-‟　-。]+\nsplit \\s+$\n" \
+  "split [一-龥ࠀ-一가-퟿]+\n"
+
 // Pre-tokenizers as their steps are written, and the families of text/ that cut so: with merges always, and where a
-// word that is a token is left whole.
+// word that is a token is left whole. Where only one of the two has a name, the vocabulary says the difference.
 constexpr struct {
   std::string_view steps, family, ignoring_merges;
 } kPatterns[] = {
@@ -70,21 +75,45 @@ constexpr struct {
     {ASHLAR_CL100K("\\p{N}{1,3}"), "dbrx", "llama-bpe"},
     {ASHLAR_O200K("(?i:'s|'t|'re|'ve|'m|'ll|'d)?", "\\p{N}{1,3}"), "gpt-4o", "granite-embed-multi-97m"},
     {ASHLAR_O200K("", "\\p{N}"), "", "tekken"},
+    {ASHLAR_DEEPSEEK_LLM "digits\nbytes\n", "deepseek-llm", ""},
+    {ASHLAR_DEEPSEEK_LLM "split \\p{N}+\nbytes\n", "deepseek-llm", ""},
+    {"split [\\r\\n]\nsplit \\s?\\p{L}+\nsplit \\s?\\p{P}+\nsplit [一-龥ࠀ-一가-퟿]+\ndigits\nbytes\n",
+     "deepseek-coder", ""},
+    {"split \\p{N}{1,3}\nsplit [一-龥぀-ゟ゠-ヿ]+\n"
+     "split [!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
+     "| ?[\\p{P}\\p{S}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+\nbytes\n",
+     "deepseek-v3", ""},
 };
+
+// A pattern without characters that one writer escapes and another does not; DeepSeek's long list of letters shortened.
+std::string plainly_written(std::string_view pattern) {
+  if (pattern.starts_with(kLettersBegin) && pattern.ends_with("]+")) return std::string(kDeepSeekLetters);
+  std::string out;
+  for (const char c : pattern)
+    if (c == '\r' || c == '\n')
+      out += c == '\r' ? "\\r" : "\\n";
+    else
+      out += c;
+  return out;
+}
 
 // The steps in the notation of kPatterns.
 Result<std::string> describe(const std::vector<const Json*>& steps, std::string_view name) {
   std::string text;
+  const auto splits = std::ranges::count(steps, "Split", [](const Json* s) { return string_of(*s, "type"); });
   for (const Json* step : steps) {
-    const std::string_view type = string_of(*step, "type");
+    const std::string_view type = string_of(*step, "type"), behavior = string_of(*step, "behavior");
+    const bool inverted = flag_of(*step, "invert", false);
+    // What is between the matches of these patterns is nothing, so it may go.
+    const bool keeps_all = behavior == "Isolated" ? !inverted : behavior == "Removed" && inverted && splits == 1;
     if (type == "ByteLevel") {
       if (flag_of(*step, "add_prefix_space", true))
         return unsupported(name, "a ByteLevel pre-tokenizer with add_prefix_space is not supported");
       text += flag_of(*step, "use_regex", true) ? "words\nbytes\n" : "bytes\n";
     } else if (type == "Digits" && flag_of(*step, "individual_digits", false)) {
       text += "digits\n";
-    } else if (type == "Split" && string_of(*step, "behavior") == "Isolated" && !flag_of(*step, "invert", false)) {
-      text += fmt::format("split {}\n", string_of(member(*step, "pattern"), "Regex"));
+    } else if (type == "Split" && keeps_all) {
+      text += fmt::format("split {}\n", plainly_written(string_of(member(*step, "pattern"), "Regex")));
     } else {
       return unsupported(name, fmt::format("the pre-tokenizer step \"{}\" is not supported in byte-level BPE", type));
     }
@@ -102,14 +131,14 @@ Status set_byte_level(const Json& root, const std::vector<const Json*>& steps, s
   const std::string described = TRY(describe(steps, name));
   const bool ignoring = flag_of(member(root, "model"), "ignore_merges", false);
   for (const auto& pattern : kPatterns) {
-    const std::string_view family = ignoring ? pattern.ignoring_merges : pattern.family;
-    if (pattern.steps != described || family.empty()) continue;
+    if (pattern.steps != described) continue;
+    const std::string_view own = ignoring ? pattern.ignoring_merges : pattern.family;
     v.model = "gpt2";
-    v.pre = family;
+    v.pre = !own.empty() ? own : ignoring ? pattern.family : pattern.ignoring_merges;
+    if (own.empty()) v.ignore_merges = ignoring;
     return {};
   }
-  return unsupported(name, fmt::format("no known family cuts words by this pre-tokenizer{}:\n{}",
-                                       ignoring ? ", ignoring merges" : "", described));
+  return unsupported(name, fmt::format("no known family cuts words by this pre-tokenizer:\n{}", described));
 }
 
 // --- SentencePiece in this format ----------------------------------------------
@@ -145,6 +174,7 @@ Result<bool> space_prefix(const Json& root, const std::vector<const Json*>& step
       return unsupported(name,
                          fmt::format("the pre-tokenizer step \"{}\" is not supported with U+2581 for spaces", type));
     prefix = scheme.empty() ? flag_of(*step, "add_prefix_space", true) : scheme != "never";
+    v.prefix_once = scheme == "first";
   }
   return prefix;
 }
@@ -179,18 +209,17 @@ Status set_sentencepiece(const Json& root, const std::vector<const Json*>& steps
 Status set_wordpiece(const Json& root, std::string_view name, text::Vocabulary& v) {
   const std::string_view mark = string_of(member(root, "model"), "continuing_subword_prefix");
   if (mark != "##") return unsupported(name, fmt::format("WordPiece with the continuation mark \"{}\"", mark));
-  for (const Json* step : steps_of(member(root, "normalizer"), "normalizers"))
+  for (const Json* step : steps_of(member(root, "normalizer"), "normalizers")) {
     if (const std::string_view type = string_of(*step, "type"); type != "BertNormalizer")
       return unsupported(name, fmt::format("the normalizer \"{}\" is not supported in WordPiece", type));
-  v.model = "bert";
-  for (std::size_t i = 0; i < v.tokens.size(); ++i) {
-    std::string& token = v.tokens[i];
-    if (v.types[i] != text::TokenType::normal) continue;
-    if (token.starts_with(mark) && token.size() > mark.size())
-      token.erase(0, mark.size());
-    else
-      token.insert(0, kSpaceMark);
+    if (!flag_of(*step, "handle_chinese_chars", true))
+      return unsupported(name, "a BertNormalizer that does not cut at Chinese characters is not supported");
+    v.lower_case = flag_of(*step, "lowercase", true);
+    if (const Json& accents = member(*step, "strip_accents"); accents.is_boolean())
+      v.strip_accents = accents.get<bool>();
   }
+  v.model = "bert";
+  mark_words(v, mark);
   return {};
 }
 

@@ -15,6 +15,7 @@
 #include "models/formats/new_file.h"
 #include "models/quantizers/dense.h"
 #include "models/quantizers/expert_rounding.h"
+#include "models/quantizers/input_measure.h"
 #include "models/quantizers/layer_walk.h"
 #include "models/quantizers/scaling.h"
 
@@ -24,8 +25,11 @@ namespace {
 namespace fs = std::filesystem;
 using kernels::Type;
 
-constexpr std::pair<std::string_view, Method> kMethods[] = {
-    {"rtn", Method::rtn}, {"gptq", Method::gptq}, {"awq", Method::awq}, {"smoothquant", Method::smoothquant}};
+constexpr std::pair<std::string_view, Method> kMethods[] = {{"rtn", Method::rtn},
+                                                            {"gptq", Method::gptq},
+                                                            {"awq", Method::awq},
+                                                            {"smoothquant", Method::smoothquant},
+                                                            {"llm.int8", Method::llm_int8}};
 
 std::string layer_path(const std::string& folder, int layer) {
   return fmt::format("{}/layer-{:04}.gguf", folder, layer);
@@ -70,7 +74,10 @@ class LayerMaker {
   Result<std::vector<NewTensor>> make(int layer) {
     layer_ = layer;
     for (const LayerWalk::Product& product : walk_.products())
-      for (const gguf::Tensor* tensor : product.tensors) TRY(check_finite(model_, *tensor, floats_of(*tensor, pool_)));
+      for (const gguf::Tensor* tensor : product.tensors) {
+        const auto w = TRY(floats_of(*model_.file, *tensor, pool_));
+        TRY(check_finite(model_, *tensor, w));
+      }
     TRY(measure());
     std::vector<NewTensor> out;
     if (calibration_.method == Method::gptq)
@@ -89,60 +96,15 @@ class LayerMaker {
   }
   bool rounded(const gguf::Tensor& tensor) const { return kernels::type_info(type_of(tensor)).block > 1; }
 
-  // A few tokens, a text's first above all, have activations many times as large as the others' (Sun et al. 2024,
-  // arXiv:2402.17762). The next norm takes that back, so they must not outweigh the others here: rows longer than twice
-  // the usual length, that of the first rows seen, are cut to it.
-  void shorten(std::span<float> rows, std::size_t n, double& limit) const {
-    std::vector<double> lengths(rows.size() / n);
-    pool_.for_each(static_cast<int>(lengths.size()), [&](int r, int) {
-      double sum = 1e-30;
-      for (const float x : rows.subspan(static_cast<std::size_t>(r) * n, n)) sum += double{x} * double{x};
-      lengths[static_cast<std::size_t>(r)] = std::sqrt(sum);
-    });
-    if (limit == 0) {
-      std::vector<double> sorted = lengths;
-      std::ranges::nth_element(sorted, sorted.begin() + static_cast<std::ptrdiff_t>(sorted.size() / 2));
-      limit = 2 * sorted[sorted.size() / 2];
-    }
-    for (std::size_t r = 0; r < lengths.size(); ++r)
-      if (lengths[r] > limit)
-        for (float& x : rows.subspan(r * n, n)) x *= static_cast<float>(limit / lengths[r]);
-  }
-
   Status measure() {
-    inputs_.clear();
-    std::map<const std::byte*, Gram> grams;
-    for (const LayerWalk::Product& product : walk_.products()) {
-      if (calibration_.method != Method::smoothquant) grams.try_emplace(product.packed, product.columns());
-      inputs_[product.packed] = {.magnitude = std::vector<float>(static_cast<std::size_t>(product.columns())),
-                                 .most = std::vector<float>(static_cast<std::size_t>(product.columns()))};
-    }
-    Status failed;
-    std::map<const std::byte*, double> limits;
-    std::vector<float> held;
+    InputMeasure measure(walk_.products(), walk_.tokens(), calibration_.method != Method::smoothquant, pool_);
     const LayerWalk::See see = [&](const LayerWalk::Product& product, float* h, std::size_t ld, int rows) {
-      InputStatistics& input = inputs_[product.packed];
-      const auto n = static_cast<std::size_t>(product.columns());
-      held.resize(static_cast<std::size_t>(rows) * n);
-      pool_.for_each(rows, [&](int r, int) {
-        std::copy_n(h + static_cast<std::size_t>(r) * ld, n, held.data() + static_cast<std::size_t>(r) * n);
-      });
-      for (std::size_t i = 0; i < held.size(); ++i) input.most[i % n] = std::max(input.most[i % n], std::abs(held[i]));
-      shorten(held, n, limits[product.packed]);
-      for (std::size_t i = 0; i < held.size(); ++i)
-        input.magnitude[i % n] += std::abs(held[i]) / static_cast<float>(walk_.tokens());
-      const auto gram = grams.find(product.packed);
-      if (gram != grams.end() && failed) failed = gram->second.add(held.data(), n, rows, pool_);
+      measure.see(product, h, ld, rows);
     };
     double windows = 0;
     TRY(walk_.pass(false, see,
                    [&] { return look(0.4 * windows++ * calibration_.window / static_cast<double>(walk_.tokens())); }));
-    TRY(std::move(failed));
-    for (auto& [packed, input] : inputs_)
-      if (const auto gram = grams.find(packed); gram != grams.end()) {
-        input.h = TRY(gram->second.mean(pool_));
-        grams.erase(gram);
-      }
+    inputs_ = TRY(measure.finish());
     return {};
   }
 
@@ -156,7 +118,8 @@ class LayerMaker {
       for (const gguf::Tensor* tensor : product.tensors) {
         if (!rounded(*tensor)) continue;
         const Type type = type_of(*tensor);
-        out.push_back({tensor, type, TRY(gptq(floats_of(*tensor, pool_), type, curvature, pool_))});
+        const auto w = TRY(floats_of(*model_.file, *tensor, pool_));
+        out.push_back({tensor, type, TRY(gptq(w, type, curvature, pool_))});
       }
     }
     return {};
@@ -165,7 +128,12 @@ class LayerMaker {
   // Scales first, for the sources of some are tensors of others; then all that changed is rounded.
   Status rescale(std::vector<NewTensor>& out) {
     LayerFloats floats(walk_, layer_, model_.shape, pool_);
-    const TypeOf type = [&](const gguf::Tensor& tensor) { return type_of(tensor); };
+    const RoundRow round = [&](const gguf::Tensor& tensor, std::span<float> row, std::span<const float> weights) {
+      const Type type = type_of(tensor);
+      std::vector<std::byte> bytes(kernels::row_bytes(type, tensor.columns()));
+      kernels::quantize_row(type, row.data(), bytes.data(), tensor.columns(), weights.data());
+      kernels::dequantize_row(type, bytes.data(), row.data(), tensor.columns());
+    };
     std::map<const gguf::Tensor*, std::vector<float>> importance;
     double done = 0;
     for (const LayerWalk::Product& product : walk_.products()) {
@@ -178,7 +146,7 @@ class LayerMaker {
       const bool smooth = calibration_.method == Method::smoothquant;
       if (!sharing.empty() && (!smooth || product.tensors.size() > 1)) {
         scale = smooth ? smooth_scales(product, floats, input, sharing)
-                       : TRY(awq_scales(product, floats, input, sharing, type, pool_));
+                       : TRY(awq_scales(product, floats, input, sharing, round, pool_));
         floats.scale(product, scale);
       }
       for (const gguf::Tensor* tensor : product.tensors) {

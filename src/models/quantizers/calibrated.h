@@ -16,7 +16,7 @@
 
 namespace ashlar::models {
 
-enum class Method { rtn, gptq, awq, smoothquant };
+enum class Method { rtn, gptq, awq, smoothquant, llm_int8 };
 // By name, in lower case. invalid: names those there are.
 Result<Method> method_of(std::string_view name);
 std::string_view name_of(Method method);

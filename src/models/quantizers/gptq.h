@@ -35,6 +35,7 @@ class Curvature {
 
  private:
   friend class Gptq;
+  friend class GroupGptq;
   std::vector<float> r_;        // [n, n]
   std::vector<int> column_at_;  // of H, for each column of R; the last is rounded first
   std::vector<float> importance_;

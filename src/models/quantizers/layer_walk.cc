@@ -33,12 +33,14 @@ bool in_layer(const TensorList::Need& need, int index) {
 
 }  // namespace
 
-std::vector<float> floats_of(const gguf::Tensor& tensor, ThreadPool& pool) {
+Result<std::vector<float>> floats_of(const gguf::File& file, const gguf::Tensor& tensor, ThreadPool& pool) {
+  std::vector<std::byte> room;
+  const auto data = TRY(file.read(tensor, room));
   std::vector<float> out(static_cast<std::size_t>(tensor.elements()));
   const std::size_t columns = static_cast<std::size_t>(tensor.columns());
   const std::size_t row = kernels::row_bytes(tensor.type, tensor.columns());
   pool.for_each(static_cast<int>(tensor.rows()), [&](int r, int) {
-    kernels::dequantize_row(tensor.type, tensor.data.data() + row * static_cast<std::size_t>(r),
+    kernels::dequantize_row(tensor.type, data.data() + row * static_cast<std::size_t>(r),
                             out.data() + columns * static_cast<std::size_t>(r), tensor.columns());
   });
   return out;
@@ -76,7 +78,7 @@ Status LayerWalk::prepare() {
     all_.embedding = {.type = tensor.type,
                       .width = need.columns,
                       .row_bytes = kernels::row_bytes(tensor.type, need.columns),
-                      .rows = tensor.data,
+                      .rows = TRY(model_.file->read(tensor, embedding_)),
                       .tensor = &tensor};
   }
   one_.embedding = all_.embedding;
@@ -124,6 +126,7 @@ Status LayerWalk::fill(const TensorList::Need& need) {
 Status LayerWalk::pack(const TensorList::Need& need, std::vector<kernels::RawMatrix> stack) const {
   if (need.matrices == nullptr) {
     *need.matrix = TRY(kernels::pack(stack, pool_));
+    TensorList::take_columns(need);
     return {};
   }
   need.matrices->clear();
@@ -132,6 +135,7 @@ Status LayerWalk::pack(const TensorList::Need& need, std::vector<kernels::RawMat
     for (kernels::RawMatrix& raw : stack)
       raw.data += kernels::row_bytes(raw.type, raw.columns) * static_cast<std::size_t>(raw.rows);
   }
+  TensorList::take_columns(need);
   return {};
 }
 

@@ -18,8 +18,8 @@
 
 namespace ashlar::models {
 
-// Float tensors as rows of floats.
-std::vector<float> floats_of(const gguf::Tensor& tensor, ThreadPool& pool);
+// A tensor of the file as rows of floats. Errors: what a tensor that lies in no file is made of.
+Result<std::vector<float>> floats_of(const gguf::File& file, const gguf::Tensor& tensor, ThreadPool& pool);
 
 // Belongs to one thread, which the pool helps. Not movable: layers point into it.
 class LayerWalk final : private Listener {
@@ -88,8 +88,9 @@ class LayerWalk final : private Listener {
   int window_;
   ThreadPool& pool_;
   TensorList list_;
-  Weights all_;  // where the list's needs point
-  Weights one_;  // the embedding, and the one layer that is loaded, or none
+  std::vector<std::byte> embedding_;  // its rows, where they lie in no file
+  Weights all_;                       // where the list's needs point
+  Weights one_;                       // the embedding, and the one layer that is loaded, or none
   int loaded_ = -1;
   std::vector<Product> products_, experts_;
   std::map<const gguf::Tensor*, Replaced> replaced_;

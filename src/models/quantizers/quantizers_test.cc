@@ -226,8 +226,8 @@ TEST_F(Calibrated, ImportanceIsTheMeanSquareOfInputs) {
   ASSERT_TRUE(measured) << measured.error().message;
   EXPECT_EQ(measured->entries.size(), 14u);  // seven matrices in two layers
   // The first norm's output, by hand.
-  const auto embedding = floats_of(*loaded.file->find_tensor("token_embd.weight"), pool_);
-  const auto norm = floats_of(*loaded.file->find_tensor("blk.0.attn_norm.weight"), pool_);
+  const auto embedding = floats_of(*loaded.file, *loaded.file->find_tensor("token_embd.weight"), pool_).value();
+  const auto norm = floats_of(*loaded.file, *loaded.file->find_tensor("blk.0.attn_norm.weight"), pool_).value();
   std::vector<double> expected(256);
   for (const std::int32_t token : text) {
     const float* x = embedding.data() + 256 * token;

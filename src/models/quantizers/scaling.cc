@@ -45,7 +45,9 @@ void centre(std::vector<float>& scale) {
 std::vector<float>& LayerFloats::of(const gguf::Tensor& tensor) {
   const auto found = floats_.find(&tensor);
   if (found != floats_.end()) return found->second;
-  return floats_[&tensor] = floats_of(tensor, pool_);
+  auto floats = floats_of(walk_.file(), tensor, pool_);
+  CHECK(floats.has_value(), "a tensor that has been read once is read again");
+  return floats_[&tensor] = std::move(*floats);
 }
 
 void LayerFloats::change(const gguf::Tensor& tensor) {
@@ -108,7 +110,7 @@ void LayerFloats::scale(const LayerWalk::Product& product, std::span<const float
 }
 
 Result<std::vector<float>> awq_scales(const LayerWalk::Product& product, LayerFloats& floats,
-                                      const InputStatistics& input, std::span<const int> sharing, const TypeOf& type_of,
+                                      const InputStatistics& input, std::span<const int> sharing, const RoundRow& round,
                                       ThreadPool& pool) {
   constexpr int kTries = 20;
   const auto n = static_cast<std::size_t>(product.columns());
@@ -137,9 +139,7 @@ Result<std::vector<float>> awq_scales(const LayerWalk::Product& product, LayerFl
         const float* from = w.data() + static_cast<std::size_t>(std::int64_t{row} * rows / taken) * n;
         std::vector<float> scaled(n);
         for (std::size_t i = 0; i < n; ++i) scaled[i] = from[i] * scale[i];
-        std::vector<std::byte> bytes(kernels::row_bytes(type_of(*tensor), tensor->columns()));
-        kernels::quantize_row(type_of(*tensor), scaled.data(), bytes.data(), tensor->columns(), importance.data());
-        kernels::dequantize_row(type_of(*tensor), bytes.data(), scaled.data(), tensor->columns());
+        round(*tensor, scaled, importance);
         for (std::size_t i = 0; i < n; ++i) off[static_cast<std::size_t>(row) * n + i] = scaled[i] / scale[i] - from[i];
       });
       activations.assign(off.data(), n, taken, static_cast<int>(n), h.forms(), pool);

@@ -49,10 +49,11 @@ class LayerFloats {
 };
 
 // Activation-aware scales (Lin et al. 2023, arXiv:2306.00978): mean |x| to the power that leaves the least error of
-// the product's output once `type_of` its tensors has been rounded to. All ones: none is better.
-using TypeOf = std::function<kernels::Type(const gguf::Tensor&)>;
+// the product's output once `round` has made its tensors' rows what they become. All ones: none is better.
+using RoundRow =
+    std::function<void(const gguf::Tensor& tensor, std::span<float> row, std::span<const float> importance)>;
 Result<std::vector<float>> awq_scales(const LayerWalk::Product& product, LayerFloats& floats,
-                                      const InputStatistics& input, std::span<const int> sharing, const TypeOf& type_of,
+                                      const InputStatistics& input, std::span<const int> sharing, const RoundRow& round,
                                       ThreadPool& pool);
 
 // SmoothQuant's (Xiao et al. 2022, arXiv:2211.10438): outliers move half-way from activations into weights.
