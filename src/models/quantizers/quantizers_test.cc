@@ -432,7 +432,7 @@ TEST_F(Calibrated, ExpertsAreRoundedByWhatIsRoutedToThem) {
   const gguf::Tensor& gate = *loaded.file->find_tensor("blk.0.ffn_gate_exps.weight");
   const auto found = std::ranges::find(made->tensors, gate.name, [](const auto& t) { return t.tensor->name; });
   ASSERT_NE(found, made->tensors.end());
-  const auto w = floats_of(gate, pool_);
+  const auto w = floats_of(*loaded.file, gate, pool_).value();
   const std::size_t each = 256 * 256, bytes = found->bytes.size() / 6;
   int better = 0, judged = 0;
   for (const auto& [expert, rows] : seen) {
