@@ -373,6 +373,53 @@ TEST_F(QuantizeFolder, EveryMethodKeepsWhatTheModelComputes) {
   }
 }
 
+TEST_F(QuantizeFolder, KeepsColumnsThatMeetOutliersAsTheyAre) {
+  const LoadedModel model = write(small());
+  FolderForm wanted = form({.method = Method::llm_int8});
+  wanted.outliers = 2;
+  ASSERT_TRUE(make(model, wanted));
+  const auto before = safetensors::Checkpoint::open(path("in")).value();
+  const auto after = safetensors::Checkpoint::open(path("out")).value();
+  const LoadedModel read = open(path("out"));
+  for (const std::string module : {"model.layers.1.self_attn.q_proj", "model.layers.0.mlp.up_proj"}) {
+    const auto* columns = after.find(module + ".outlier_columns");
+    ASSERT_NE(columns, nullptr) << module;
+    const auto indices = words_of(*columns);
+    EXPECT_LT(indices.size(), 128u) << "not all of them";
+    const safetensors::Tensor& weights = *after.find(module + ".outlier_weight");
+    const safetensors::Tensor& source = *before.find(module + ".weight");
+    const std::string name = gguf_name("llama", module + ".weight");
+    const gguf::Tensor& ours = *read.file->find_tensor(name);
+    ASSERT_NE(ours.kept, nullptr);
+    std::vector<std::byte> room;
+    const auto bytes = read.file->read(ours, room).value();
+    std::vector<float> values(static_cast<std::size_t>(ours.elements()));
+    kernels::dequantize_row(ours.type, bytes.data(), values.data(), ours.elements());
+    const auto rows = static_cast<std::size_t>(source.shape[0]);
+    const int heads = woven_heads(model.shape, name);
+    for (std::size_t r = 0; r < rows; ++r) {
+      const std::size_t from = heads > 0 ? row_before_weaving(r, rows / static_cast<std::size_t>(heads)) : r;
+      for (std::size_t k = 0; k < indices.size(); ++k) {
+        const double w = float_at(source, from * 128 + indices[k]);
+        std::uint16_t half;
+        std::memcpy(&half, weights.data.data() + 2 * (from * indices.size() + k), 2);
+        EXPECT_EQ(kernels::bf16_to_f32(half), ours.kept->weights[k * rows + r]);
+        EXPECT_NEAR(ours.kept->weights[k * rows + r], w, std::abs(w) / 256);
+        EXPECT_EQ(values[r * 128 + indices[k]], 0) << "the codes have it no more";
+      }
+    }
+  }
+  // Indices are looked at before they are used.
+  std::ifstream file(path("out") + "/model.safetensors", std::ios::binary);
+  std::string text{std::istreambuf_iterator<char>(file), {}};
+  const auto data = after.find("model.layers.0.mlp.up_proj.outlier_columns")->data;
+  const auto shard = after.shards().front().bytes();
+  const std::uint32_t beyond = 128;
+  std::memcpy(text.data() + (data.data() - shard.data()), &beyond, 4);
+  std::ofstream(path("out") + "/model.safetensors", std::ios::binary) << text;
+  EXPECT_THAT(open_file(path("out")).error().message, HasSubstr("are not rising columns below 128"));
+}
+
 TEST_F(QuantizeFolder, CutsShardsAndIndexesThem) {
   write_tiny_folder(TinyModel(small()), path("in"), {.sharded = true, .generation = R"({"temperature": 0.5})"});
   const LoadedModel model = open(path("in"));
