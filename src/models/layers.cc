@@ -266,7 +266,7 @@ void Pass::convert(const kernels::PackedMatrix& matrix) {
 
 void Pass::multiply(Operation operation, const kernels::PackedMatrix& matrix, float* y, std::size_t ldy) {
   if (rows_ == 0) return;
-  if (listener_ != nullptr) listener_->input(matrix, h_.data(), h_.ld, rows_);
+  if (listener_ != nullptr && !listener_->input(matrix, h_.data(), h_.ld, rows_)) return drop_rows();
   const int layer = operation == Operation::logits ? config_.shape.layers : layer_index();
   {
     const Timed timed(profile_, Operation::quantize, layer);
@@ -277,6 +277,12 @@ void Pass::multiply(Operation operation, const kernels::PackedMatrix& matrix, fl
       {.bytes = static_cast<double>(matrix.bytes()), .operations = 2.0 * matrix.rows() * matrix.columns() * rows_});
   kernels::matmul(matrix, activations_, y, ldy, pool_);
   if (lora_.any()) lora_.add(matrix, h_.data(), h_.ld, y, ldy);
+}
+
+void Pass::drop_rows() {
+  rows_ = 0;
+  asked_.clear();
+  sequences_.clear();
 }
 
 void Pass::qkv(const Layer& layer) {

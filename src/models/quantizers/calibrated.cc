@@ -5,15 +5,19 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <list>
 #include <map>
 
 #include "kernels/blocks.h"
 #include "models/formats/gguf_writer.h"
 #include "models/formats/new_file.h"
 #include "models/quantizers/dense.h"
+#include "models/quantizers/descent.h"
 #include "models/quantizers/layer_walk.h"
+#include "models/quantizers/product_inputs.h"
 #include "models/quantizers/scaling.h"
 
 namespace ashlar::models {
@@ -58,23 +62,48 @@ Status check_finite(const LoadedModel& model, const gguf::Tensor& tensor, std::s
   return {};
 }
 
+// What a product meets once its columns have been scaled: x / scale.
+struct Scaled {
+  std::vector<float> h;  // [n, n] mean x x^T
+  std::vector<float> scale;
+
+  float at(std::size_t i, std::size_t j) const { return h[i * scale.size() + j] / (scale[i] * scale[j]); }
+  std::vector<float> mean_squares() const {
+    std::vector<float> out;
+    for (std::size_t i = 0; i < scale.size(); ++i) out.push_back(at(i, i));
+    return out;
+  }
+  void piece(int row, int rows, int column, int columns, float* out) const {
+    for (int r = row; r < row + rows; ++r)
+      for (int c = column; c < column + columns; ++c)
+        *out++ = at(static_cast<std::size_t>(r), static_cast<std::size_t>(c));
+  }
+};
+
+inline float knob(const char* name, float otherwise) {
+  const char* v = std::getenv(name);
+  return v ? static_cast<float>(std::atof(v)) : otherwise;
+}
+
 // One layer at a time.
 class LayerMaker {
  public:
+  // `plain`: over the model as it is, for GPTQ only.
   LayerMaker(const LoadedModel& model, const QuantizePlan& plan, const Calibration& calibration, LayerWalk& walk,
-             ThreadPool& pool, const CalibrationWatch& watch)
-      : model_(model), plan_(plan), calibration_(calibration), walk_(walk), pool_(pool), watch_(watch) {}
+             LayerWalk* plain, ThreadPool& pool, const CalibrationWatch& watch)
+      : model_(model), plan_(plan), calibration_(calibration), walk_(walk), plain_(plain), pool_(pool), watch_(watch) {}
 
   Result<std::vector<NewTensor>> make(int layer) {
     layer_ = layer;
     for (const LayerWalk::Product& product : walk_.products())
       for (const gguf::Tensor* tensor : product.tensors) TRY(check_finite(model_, *tensor, floats_of(*tensor, pool_)));
-    TRY(measure());
     std::vector<NewTensor> out;
-    if (calibration_.method == Method::gptq)
+    if (calibration_.method == Method::gptq) {
       TRY(compensate(out));
-    else
+    } else {
+      TRY(measure());
       TRY(rescale(out));
+    }
     return out;
   }
   // How much of a layer's work a pass over the text is, and where this one stands.
@@ -86,36 +115,16 @@ class LayerMaker {
   }
   bool rounded(const gguf::Tensor& tensor) const { return kernels::type_info(type_of(tensor)).block > 1; }
 
-  // A few tokens, a text's first above all, have activations many times as large as the others' (Sun et al. 2024,
-  // arXiv:2402.17762). The next norm takes that back, so they must not outweigh the others here: rows longer than twice
-  // the usual length, that of the first rows seen, are cut to it.
-  void shorten(std::span<float> rows, std::size_t n, double& limit) const {
-    std::vector<double> lengths(rows.size() / n);
-    pool_.for_each(static_cast<int>(lengths.size()), [&](int r, int) {
-      double sum = 1e-30;
-      for (const float x : rows.subspan(static_cast<std::size_t>(r) * n, n)) sum += double{x} * double{x};
-      lengths[static_cast<std::size_t>(r)] = std::sqrt(sum);
-    });
-    if (limit == 0) {
-      std::vector<double> sorted = lengths;
-      std::ranges::nth_element(sorted, sorted.begin() + static_cast<std::ptrdiff_t>(sorted.size() / 2));
-      limit = 2 * sorted[sorted.size() / 2];
-    }
-    for (std::size_t r = 0; r < lengths.size(); ++r)
-      if (lengths[r] > limit)
-        for (float& x : rows.subspan(r * n, n)) x *= static_cast<float>(limit / lengths[r]);
-  }
-
   Status measure() {
     inputs_.clear();
-    std::map<const std::byte*, Gram> grams;
+    std::map<const std::byte*, ProductSum> sums;
     for (const LayerWalk::Product& product : walk_.products()) {
-      if (calibration_.method != Method::smoothquant) grams.try_emplace(product.packed, product.columns());
+      if (calibration_.method != Method::smoothquant) sums.try_emplace(product.packed, product.columns());
       inputs_[product.packed] = {.magnitude = std::vector<float>(static_cast<std::size_t>(product.columns())),
                                  .most = std::vector<float>(static_cast<std::size_t>(product.columns()))};
     }
     Status failed;
-    std::map<const std::byte*, double> limits;
+    std::map<const std::byte*, RowLimit> limits;
     std::vector<float> held;
     const LayerWalk::See see = [&](const LayerWalk::Product& product, float* h, std::size_t ld, int rows) {
       InputStatistics& input = inputs_[product.packed];
@@ -125,36 +134,44 @@ class LayerMaker {
         std::copy_n(h + static_cast<std::size_t>(r) * ld, n, held.data() + static_cast<std::size_t>(r) * n);
       });
       for (std::size_t i = 0; i < held.size(); ++i) input.most[i % n] = std::max(input.most[i % n], std::abs(held[i]));
-      shorten(held, n, limits[product.packed]);
+      const std::vector<float> factors = limits[product.packed].factors(held.data(), n, n, rows, pool_);
+      for (std::size_t i = 0; i < held.size(); ++i) held[i] *= factors[i / n];
       for (std::size_t i = 0; i < held.size(); ++i)
         input.magnitude[i % n] += std::abs(held[i]) / static_cast<float>(walk_.tokens());
-      const auto gram = grams.find(product.packed);
-      if (gram != grams.end() && failed) failed = gram->second.add(held.data(), n, rows, pool_);
+      const auto sum = sums.find(product.packed);
+      if (sum != sums.end() && failed) failed = sum->second.add(held.data(), n, rows, pool_);
     };
     double windows = 0;
-    TRY(walk_.pass(false, see,
-                   [&] { return look(0.4 * windows++ * calibration_.window / static_cast<double>(walk_.tokens())); }));
+    TRY(walk_.pass(false, see, [&] { return look(0.4 * windows++ / static_cast<double>(walk_.windows())); }));
     TRY(std::move(failed));
     for (auto& [packed, input] : inputs_)
-      if (const auto gram = grams.find(packed); gram != grams.end()) {
-        input.h = TRY(gram->second.mean(pool_));
-        grams.erase(gram);
+      if (const auto sum = sums.find(packed); sum != sums.end()) {
+        input.h = TRY(sum->second.mean(pool_));
+        sums.erase(sum);
       }
     return {};
   }
 
+  // Products in the order in which they are used: each meets what those before it have become.
   Status compensate(std::vector<NewTensor>& out) {
-    double done = 0;
-    for (const LayerWalk::Product& product : walk_.products()) {
-      TRY(look(0.4 + 0.4 * done++ / static_cast<double>(walk_.products().size())));
+    const auto count = static_cast<double>(walk_.products().size());
+    for (std::size_t i = 0; i < walk_.products().size(); ++i) {
+      const LayerWalk::Product product = walk_.products()[i];
       if (std::ranges::none_of(product.tensors, [&](const gguf::Tensor* t) { return rounded(*t); })) continue;
-      const auto curvature =
-          TRY(Curvature::create(std::move(inputs_[product.packed].h), product.columns(), calibration_.gptq, pool_));
+      double windows = 0;
+      ProductInputs inputs = TRY(measure_inputs(walk_, *plain_, i, pool_, [&] {
+        return look(0.7 * (static_cast<double>(i) + 0.5 * windows++ / static_cast<double>(walk_.windows())) / count);
+      }));
+      const auto curvature = TRY(Curvature::create(std::move(inputs.h), product.columns(), calibration_.gptq, pool_));
       for (const gguf::Tensor* tensor : product.tensors) {
         if (!rounded(*tensor)) continue;
         const Type type = type_of(*tensor);
-        out.push_back({tensor, type, TRY(gptq(floats_of(*tensor, pool_), type, curvature, pool_))});
+        const std::vector<float> w = floats_of(*tensor, pool_);
+        const std::vector<float> b = TRY(inputs.pull(product, *tensor, w, pool_));
+        out.push_back({tensor, type, TRY(gptq(w, b, type, curvature, pool_))});
+        walk_.replace(*tensor, type, out.back().bytes);
       }
+      TRY(walk_.reload());
     }
     return {};
   }
@@ -163,10 +180,11 @@ class LayerMaker {
   Status rescale(std::vector<NewTensor>& out) {
     LayerFloats floats(walk_, layer_, model_.shape, pool_);
     const TypeOf type = [&](const gguf::Tensor& tensor) { return type_of(tensor); };
-    std::map<const gguf::Tensor*, std::vector<float>> importance;
+    std::map<const gguf::Tensor*, const Scaled*> met;
+    std::list<Scaled> products;
     double done = 0;
     for (const LayerWalk::Product& product : walk_.products()) {
-      TRY(look(0.4 + 0.4 * done++ / static_cast<double>(walk_.products().size())));
+      TRY(look(0.4 + 0.2 * done++ / static_cast<double>(walk_.products().size())));
       if (std::ranges::none_of(product.tensors, [&](const gguf::Tensor* t) { return rounded(*t); })) continue;
       InputStatistics& input = inputs_[product.packed];
       const std::vector<int> sharing = floats.sharing(product);
@@ -178,30 +196,49 @@ class LayerMaker {
                        : TRY(awq_scales(product, floats, input, sharing, type, pool_));
         floats.scale(product, scale);
       }
+      damp(input.h, n);
+      products.push_back({std::move(input.h), std::move(scale)});
       for (const gguf::Tensor* tensor : product.tensors) {
         floats.of(*tensor);
-        std::vector<float>& weights = importance[tensor];
-        for (std::size_t i = 0; i < n && !smooth; ++i) weights.push_back(input.h[i * (n + 1)] / (scale[i] * scale[i]));
+        met[tensor] = smooth ? nullptr : &products.back();
       }
-      input = {};
     }
-    for (const auto& [tensor, weights] : importance)
-      out.push_back(rounded_tensor(*tensor, type_of(*tensor), floats.of(*tensor), weights));
+    done = 0;
+    for (const auto& [tensor, scaled] : met) {
+      TRY(look(0.6 + 0.2 * done++ / static_cast<double>(met.size())));
+      out.push_back(TRY(rounded_tensor(*tensor, type_of(*tensor), floats.of(*tensor), scaled)));
+    }
     for (const gguf::Tensor* tensor : floats.changed())
-      if (!importance.contains(tensor))
-        out.push_back(rounded_tensor(*tensor, type_of(*tensor), floats.of(*tensor), {}));
+      if (!met.contains(tensor))
+        out.push_back(TRY(rounded_tensor(*tensor, type_of(*tensor), floats.of(*tensor), nullptr)));
     return {};
   }
 
-  NewTensor rounded_tensor(const gguf::Tensor& tensor, Type type, std::span<const float> w,
-                           std::span<const float> weights) const {
+  // As GPTQ does it: what the text shows of little must not be believed too much.
+  void damp(std::vector<float>& h, std::size_t n) const {
+    double sum = 0;
+    for (std::size_t i = 0; i < h.size(); i += n + 1) sum += h[i];
+    for (std::size_t i = 0; i < h.size(); i += n + 1)
+      h[i] += calibration_.gptq.damping * static_cast<float>(sum / static_cast<double>(n));
+  }
+
+  // Each block by itself; where it is known what the tensor meets, scales and codes then go where the output's error is
+  // least.
+  Result<NewTensor> rounded_tensor(const gguf::Tensor& tensor, Type type, std::span<const float> w,
+                                   const Scaled* scaled) const {
     const std::size_t row = kernels::row_bytes(type, tensor.columns());
     NewTensor out{&tensor, type, std::vector<std::byte>(row * static_cast<std::size_t>(tensor.rows()))};
+    const std::vector<float> weights = scaled != nullptr ? scaled->mean_squares() : std::vector<float>();
     pool_.for_each(static_cast<int>(tensor.rows()), [&](int r, int) {
       kernels::quantize_row(type, w.data() + std::int64_t{r} * tensor.columns(),
                             out.bytes.data() + row * static_cast<std::size_t>(r), tensor.columns(),
                             weights.empty() ? nullptr : weights.data());
     });
+    if (scaled == nullptr || kernels::type_info(type).block == 1 || knob("Q_AWQ", 2) == 0) return out;
+    Descent descent(
+        type, [&](int r, int rows, int c, int columns, float* to) { scaled->piece(r, rows, c, columns, to); },
+        static_cast<int>(tensor.columns()), pool_);
+    TRY(descent.run(w, out.bytes, {.rounds = 2, .codes = knob("Q_AWQ", 2) > 1}));
     return out;
   }
 
@@ -209,6 +246,7 @@ class LayerMaker {
   const QuantizePlan& plan_;
   const Calibration& calibration_;
   LayerWalk& walk_;
+  LayerWalk* plain_;
   ThreadPool& pool_;
   const CalibrationWatch& watch_;
   int layer_ = 0;
@@ -261,11 +299,15 @@ Result<MadeLayers> make_layers(const LoadedModel& model, QuantizePlan& plan, con
   fs::create_directories(calibration.folder, failed);
   if (failed) return Error{Code::io, fmt::format("{}: cannot be made: {}", calibration.folder, failed.message())};
   const auto walk = TRY(LayerWalk::create(model, calibration.tokens, calibration.window, pool));
-  LayerMaker maker(model, plan, calibration, *walk, pool, watch);
+  std::unique_ptr<LayerWalk> plain;
+  if (calibration.method == Method::gptq)
+    plain = TRY(LayerWalk::create(model, calibration.tokens, calibration.window, pool));
+  LayerMaker maker(model, plan, calibration, *walk, plain.get(), pool, watch);
   MadeLayers out;
   for (int layer = 0; layer < walk->layers(); ++layer) {
     const std::string path = layer_path(calibration.folder, layer);
     TRY(walk->load(layer));
+    if (plain) TRY(plain->load(layer));
     std::optional<gguf::File> file;
     if (calibration.resume) file = TRY(made_before(path, job));
     if (!file) {
@@ -285,12 +327,15 @@ Result<MadeLayers> make_layers(const LoadedModel& model, QuantizePlan& plan, con
     out.push_back(std::move(*file));
     if (layer + 1 == walk->layers()) break;
     TRY(walk->reload());
-    double windows = 0;
-    TRY(walk->pass(true, {}, [&] {
-      return watch(
-          (layer + 0.8 + 0.2 * windows++ * calibration.window / static_cast<double>(walk->tokens())) / walk->layers(),
-          layer);
-    }));
+    const auto advance = [&](LayerWalk& which, double begin, double share) {
+      double windows = 0;
+      return which.pass(true, {}, [&] {
+        return watch((layer + begin + share * windows++ / static_cast<double>(which.windows())) / which.layers(),
+                     layer);
+      });
+    };
+    TRY(advance(*walk, 0.8, 0.1));
+    if (plain) TRY(advance(*plain, 0.9, 0.1));
   }
   return out;
 }

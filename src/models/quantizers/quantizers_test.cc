@@ -98,12 +98,12 @@ TEST(Dense, GramIsTheMeanOfProducts) {
   ThreadPool pool(2);
   constexpr std::size_t kColumns = 70, kRows = 1300;
   const std::vector<float> x = normal(kRows * kColumns, 5);
-  Gram gram(kColumns);
+  ProductSum gram(kColumns);
   for (std::size_t r = 0; r < kRows; r += 325) ASSERT_TRUE(gram.add(x.data() + r * kColumns, kColumns, 325, pool));
   const auto mean = gram.mean(pool);
   ASSERT_TRUE(mean);
   const auto expected = mean_products(x, kColumns);
-  for (std::size_t i = 0; i < expected.size(); ++i) ASSERT_NEAR((*mean)[i], expected[i], 1e-4);
+  for (std::size_t i = 0; i < expected.size(); ++i) ASSERT_NEAR((*mean)[i], expected[i], 5e-4);
 }
 
 TEST(Gptq, LosesLessThanRoundingToNearest) {
@@ -119,7 +119,7 @@ TEST(Gptq, LosesLessThanRoundingToNearest) {
     for (const bool order : {false, true}) {
       const auto curvature = Curvature::create(single, kColumns, {.activation_order = order}, pool);
       ASSERT_TRUE(curvature);
-      const auto made = gptq(w, type, *curvature, pool);
+      const auto made = gptq(w, {}, type, *curvature, pool);
       ASSERT_TRUE(made);
       EXPECT_LT(cost(w, type, *made, h, kColumns), 0.6 * before) << kernels::type_info(type).name << order;
     }
@@ -134,8 +134,8 @@ TEST(Gptq, FollowsThePaper) {
   const std::vector<float> w = normal(n, 7, 0.05f), single(h.begin(), h.end());
   // A coarse, fixed grid is had by giving act-order no order to change: all scales are chosen beforehand then.
   std::vector<float> flat = single;
-  const auto curvature = Curvature::create(flat, n, {.activation_order = true}, pool);
-  const auto made = gptq(w, Type::q4_0, *curvature, pool);
+  const auto curvature = Curvature::create(flat, n, {.activation_order = true, .rounds = 0}, pool);
+  const auto made = gptq(w, {}, Type::q4_0, *curvature, pool);
   ASSERT_TRUE(made);
   std::vector<float> result(n);
   kernels::dequantize_row(Type::q4_0, made->data(), result.data(), n);
