@@ -5,11 +5,10 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <filesystem>
-#include <list>
 #include <map>
+#include <optional>
 
 #include "kernels/blocks.h"
 #include "models/formats/gguf_writer.h"
@@ -62,33 +61,10 @@ Status check_finite(const LoadedModel& model, const gguf::Tensor& tensor, std::s
   return {};
 }
 
-// What a product meets once its columns have been scaled: x / scale.
-struct Scaled {
-  std::vector<float> h;  // [n, n] mean x x^T
-  std::vector<float> scale;
-
-  float at(std::size_t i, std::size_t j) const { return h[i * scale.size() + j] / (scale[i] * scale[j]); }
-  std::vector<float> mean_squares() const {
-    std::vector<float> out;
-    for (std::size_t i = 0; i < scale.size(); ++i) out.push_back(at(i, i));
-    return out;
-  }
-  void piece(int row, int rows, int column, int columns, float* out) const {
-    for (int r = row; r < row + rows; ++r)
-      for (int c = column; c < column + columns; ++c)
-        *out++ = at(static_cast<std::size_t>(r), static_cast<std::size_t>(c));
-  }
-};
-
-inline float knob(const char* name, float otherwise) {
-  const char* v = std::getenv(name);
-  return v ? static_cast<float>(std::atof(v)) : otherwise;
-}
-
 // One layer at a time.
 class LayerMaker {
  public:
-  // `plain`: over the model as it is, for GPTQ only.
+  // `plain`: over the model as it is; not for SmoothQuant.
   LayerMaker(const LoadedModel& model, const QuantizePlan& plan, const Calibration& calibration, LayerWalk& walk,
              LayerWalk* plain, ThreadPool& pool, const CalibrationWatch& watch)
       : model_(model), plan_(plan), calibration_(calibration), walk_(walk), plain_(plain), pool_(pool), watch_(watch) {}
@@ -97,14 +73,19 @@ class LayerMaker {
     layer_ = layer;
     for (const LayerWalk::Product& product : walk_.products())
       for (const gguf::Tensor* tensor : product.tensors) TRY(check_finite(model_, *tensor, floats_of(*tensor, pool_)));
-    std::vector<NewTensor> out;
-    if (calibration_.method == Method::gptq) {
-      TRY(compensate(out));
-    } else {
+    made_.clear();
+    scales_.assign(walk_.products().size(), {});
+    LayerFloats floats(walk_, layer_, model_.shape, pool_);
+    floats_ = &floats;
+    if (calibration_.method != Method::gptq) {
       TRY(measure());
-      TRY(rescale(out));
+      TRY(rescale());
     }
-    return out;
+    if (calibration_.method == Method::smoothquant)
+      round_to_nearest();
+    else
+      TRY(round_in_order());
+    return std::move(made_);
   }
   // How much of a layer's work a pass over the text is, and where this one stands.
   Status look(double within) { return watch_((layer_ + within) / walk_.layers(), layer_); }
@@ -142,7 +123,7 @@ class LayerMaker {
       if (sum != sums.end() && failed) failed = sum->second.add(held.data(), n, rows, pool_);
     };
     double windows = 0;
-    TRY(walk_.pass(false, see, [&] { return look(0.4 * windows++ / static_cast<double>(walk_.windows())); }));
+    TRY(walk_.pass(false, see, [&] { return look(0.2 * windows++ / static_cast<double>(walk_.windows())); }));
     TRY(std::move(failed));
     for (auto& [packed, input] : inputs_)
       if (const auto sum = sums.find(packed); sum != sums.end()) {
@@ -152,65 +133,69 @@ class LayerMaker {
     return {};
   }
 
+  // Scales for the columns of products: the sources of some are tensors of others.
+  Status rescale() {
+    const TypeOf type = [&](const gguf::Tensor& tensor) { return type_of(tensor); };
+    const bool smooth = calibration_.method == Method::smoothquant;
+    for (std::size_t i = 0; i < scales_.size(); ++i) {
+      TRY(look(0.2 + 0.1 * static_cast<double>(i) / static_cast<double>(scales_.size())));
+      const LayerWalk::Product& product = walk_.products()[i];
+      InputStatistics input = std::move(inputs_[product.packed]);
+      const std::vector<int> sharing = floats_->sharing(product);
+      if (!to_round(product) || sharing.empty() || (smooth && product.tensors.size() == 1)) continue;
+      scales_[i] = smooth ? smooth_scales(product, *floats_, input, sharing)
+                          : TRY(awq_scales(product, *floats_, input, sharing, type, pool_));
+      floats_->scale(product, scales_[i]);
+    }
+    return {};
+  }
+
+  void round_to_nearest() {
+    std::vector<const gguf::Tensor*> all(floats_->changed().begin(), floats_->changed().end());
+    for (const LayerWalk::Product& product : walk_.products())
+      for (const gguf::Tensor* tensor : product.tensors)
+        if (std::ranges::find(all, tensor) == all.end()) all.push_back(tensor);
+    for (const gguf::Tensor* tensor : all) put(*tensor, nearest(*tensor, {}));
+  }
+
   // Products in the order in which they are used: each meets what those before it have become.
-  Status compensate(std::vector<NewTensor>& out) {
-    const auto count = static_cast<double>(walk_.products().size());
-    for (std::size_t i = 0; i < walk_.products().size(); ++i) {
+  Status round_in_order() {
+    for (const gguf::Tensor* tensor : floats_->changed())
+      if (!rounded(*tensor)) put(*tensor, nearest(*tensor, {}));
+    if (!made_.empty()) TRY(walk_.reload());
+    const auto count = static_cast<double>(scales_.size());
+    for (std::size_t i = 0; i < scales_.size(); ++i) {
       const LayerWalk::Product product = walk_.products()[i];
-      if (std::ranges::none_of(product.tensors, [&](const gguf::Tensor* t) { return rounded(*t); })) continue;
+      if (!to_round(product)) continue;
+      std::vector<kernels::RawMatrix> w;
+      for (const gguf::Tensor* tensor : product.tensors) w.push_back(raw(*tensor));
       double windows = 0;
-      ProductInputs inputs = TRY(measure_inputs(walk_, *plain_, i, pool_, [&] {
-        return look(0.7 * (static_cast<double>(i) + 0.5 * windows++ / static_cast<double>(walk_.windows())) / count);
+      const ProductNow now{i, scales_[i], w};
+      ProductInputs inputs = TRY(measure_inputs(walk_, *plain_, now, pool_, [&] {
+        return look(0.3 +
+                    0.5 * (static_cast<double>(i) + 0.5 * windows++ / static_cast<double>(walk_.windows())) / count);
       }));
-      const auto curvature = TRY(Curvature::create(std::move(inputs.h), product.columns(), calibration_.gptq, pool_));
-      for (const gguf::Tensor* tensor : product.tensors) {
-        if (!rounded(*tensor)) continue;
-        const Type type = type_of(*tensor);
-        const std::vector<float> w = floats_of(*tensor, pool_);
-        const std::vector<float> b = TRY(inputs.pull(product, *tensor, w, pool_));
-        out.push_back({tensor, type, TRY(gptq(w, b, type, curvature, pool_))});
-        walk_.replace(*tensor, type, out.back().bytes);
-      }
+      TRY(round_product(product, inputs));
       TRY(walk_.reload());
     }
     return {};
   }
 
-  // Scales first, for the sources of some are tensors of others; then all that changed is rounded.
-  Status rescale(std::vector<NewTensor>& out) {
-    LayerFloats floats(walk_, layer_, model_.shape, pool_);
-    const TypeOf type = [&](const gguf::Tensor& tensor) { return type_of(tensor); };
-    std::map<const gguf::Tensor*, const Scaled*> met;
-    std::list<Scaled> products;
-    double done = 0;
-    for (const LayerWalk::Product& product : walk_.products()) {
-      TRY(look(0.4 + 0.2 * done++ / static_cast<double>(walk_.products().size())));
-      if (std::ranges::none_of(product.tensors, [&](const gguf::Tensor* t) { return rounded(*t); })) continue;
-      InputStatistics& input = inputs_[product.packed];
-      const std::vector<int> sharing = floats.sharing(product);
-      const auto n = static_cast<std::size_t>(product.columns());
-      std::vector<float> scale(n, 1.0f);
-      const bool smooth = calibration_.method == Method::smoothquant;
-      if (!sharing.empty() && (!smooth || product.tensors.size() > 1)) {
-        scale = smooth ? smooth_scales(product, floats, input, sharing)
-                       : TRY(awq_scales(product, floats, input, sharing, type, pool_));
-        floats.scale(product, scale);
-      }
-      damp(input.h, n);
-      products.push_back({std::move(input.h), std::move(scale)});
-      for (const gguf::Tensor* tensor : product.tensors) {
-        floats.of(*tensor);
-        met[tensor] = smooth ? nullptr : &products.back();
-      }
+  Status round_product(const LayerWalk::Product& product, ProductInputs& inputs) {
+    const bool columns = calibration_.method == Method::gptq;
+    std::optional<Curvature> curvature;
+    if (columns)
+      curvature = TRY(Curvature::create(std::move(inputs.h), product.columns(), calibration_.gptq, pool_));
+    else
+      damp(inputs.h, static_cast<std::size_t>(product.columns()));
+    for (const gguf::Tensor* tensor : product.tensors) {
+      if (!rounded(*tensor)) continue;
+      const std::vector<float>& w = floats_->of(*tensor);
+      const std::vector<float> b = TRY(inputs.pull(product, *tensor, w, pool_));
+      put(*tensor,
+          columns ? TRY(gptq(w, b, type_of(*tensor), *curvature, pool_)) : TRY(descended(*tensor, inputs.h, b)));
+      floats_->drop(*tensor);
     }
-    done = 0;
-    for (const auto& [tensor, scaled] : met) {
-      TRY(look(0.6 + 0.2 * done++ / static_cast<double>(met.size())));
-      out.push_back(TRY(rounded_tensor(*tensor, type_of(*tensor), floats.of(*tensor), scaled)));
-    }
-    for (const gguf::Tensor* tensor : floats.changed())
-      if (!met.contains(tensor))
-        out.push_back(TRY(rounded_tensor(*tensor, type_of(*tensor), floats.of(*tensor), nullptr)));
     return {};
   }
 
@@ -222,24 +207,55 @@ class LayerMaker {
       h[i] += calibration_.gptq.damping * static_cast<float>(sum / static_cast<double>(n));
   }
 
-  // Each block by itself; where it is known what the tensor meets, scales and codes then go where the output's error is
-  // least.
-  Result<NewTensor> rounded_tensor(const gguf::Tensor& tensor, Type type, std::span<const float> w,
-                                   const Scaled* scaled) const {
+  bool to_round(const LayerWalk::Product& product) const {
+    return std::ranges::any_of(product.tensors, [&](const gguf::Tensor* tensor) { return rounded(*tensor); });
+  }
+
+  // A tensor with its values as they are now.
+  kernels::RawMatrix raw(const gguf::Tensor& tensor) {
+    kernels::RawMatrix out{.type = tensor.type,
+                           .rows = static_cast<int>(tensor.rows()),
+                           .columns = static_cast<int>(tensor.columns()),
+                           .data = tensor.data.data()};
+    if (std::ranges::find(floats_->changed(), &tensor) == floats_->changed().end()) return out;
+    out.type = Type::f32;
+    out.data = reinterpret_cast<const std::byte*>(floats_->of(tensor).data());
+    return out;
+  }
+
+  // Each block by itself. `weights`: how much each column's error counts, or none.
+  std::vector<std::byte> nearest(const gguf::Tensor& tensor, std::span<const float> weights) {
+    const Type type = type_of(tensor);
+    const std::vector<float>& w = floats_->of(tensor);
     const std::size_t row = kernels::row_bytes(type, tensor.columns());
-    NewTensor out{&tensor, type, std::vector<std::byte>(row * static_cast<std::size_t>(tensor.rows()))};
-    const std::vector<float> weights = scaled != nullptr ? scaled->mean_squares() : std::vector<float>();
+    std::vector<std::byte> out(row * static_cast<std::size_t>(tensor.rows()));
     pool_.for_each(static_cast<int>(tensor.rows()), [&](int r, int) {
       kernels::quantize_row(type, w.data() + std::int64_t{r} * tensor.columns(),
-                            out.bytes.data() + row * static_cast<std::size_t>(r), tensor.columns(),
+                            out.data() + row * static_cast<std::size_t>(r), tensor.columns(),
                             weights.empty() ? nullptr : weights.data());
     });
-    if (scaled == nullptr || kernels::type_info(type).block == 1 || knob("Q_AWQ", 2) == 0) return out;
-    Descent descent(
-        type, [&](int r, int rows, int c, int columns, float* to) { scaled->piece(r, rows, c, columns, to); },
-        static_cast<int>(tensor.columns()), pool_);
-    TRY(descent.run(w, out.bytes, {.rounds = 2, .codes = knob("Q_AWQ", 2) > 1}));
     return out;
+  }
+
+  // From there scales and codes go where the output's error is least.
+  Result<std::vector<std::byte>> descended(const gguf::Tensor& tensor, std::span<const float> h,
+                                           std::span<const float> b) {
+    const int n = static_cast<int>(tensor.columns());
+    std::vector<float> weights;
+    for (std::size_t i = 0; i < h.size(); i += static_cast<std::size_t>(n) + 1) weights.push_back(h[i]);
+    std::vector<std::byte> out = nearest(tensor, weights);
+    const Pieces pieces = [&](int row, int rows, int column, int columns, float* to) {
+      for (int r = row; r < row + rows; ++r, to += columns)
+        std::copy_n(h.data() + static_cast<std::ptrdiff_t>(r) * n + column, columns, to);
+    };
+    Descent descent(type_of(tensor), pieces, n, pool_);
+    TRY(descent.run(floats_->of(tensor), b, out, calibration_.gptq.rounds));
+    return out;
+  }
+
+  void put(const gguf::Tensor& tensor, std::vector<std::byte> bytes) {
+    made_.push_back({&tensor, type_of(tensor), std::move(bytes)});
+    walk_.replace(tensor, made_.back().type, made_.back().bytes);
   }
 
   const LoadedModel& model_;
@@ -251,6 +267,9 @@ class LayerMaker {
   const CalibrationWatch& watch_;
   int layer_ = 0;
   std::map<const std::byte*, InputStatistics> inputs_;
+  LayerFloats* floats_ = nullptr;           // of the layer at work
+  std::vector<std::vector<float>> scales_;  // by product; empty: its columns stay as they are
+  std::vector<NewTensor> made_;
 };
 
 Status write_layer(const std::string& path, const std::string& job, std::span<const NewTensor> tensors) {
@@ -300,7 +319,7 @@ Result<MadeLayers> make_layers(const LoadedModel& model, QuantizePlan& plan, con
   if (failed) return Error{Code::io, fmt::format("{}: cannot be made: {}", calibration.folder, failed.message())};
   const auto walk = TRY(LayerWalk::create(model, calibration.tokens, calibration.window, pool));
   std::unique_ptr<LayerWalk> plain;
-  if (calibration.method == Method::gptq)
+  if (calibration.method != Method::smoothquant)
     plain = TRY(LayerWalk::create(model, calibration.tokens, calibration.window, pool));
   LayerMaker maker(model, plan, calibration, *walk, plain.get(), pool, watch);
   MadeLayers out;

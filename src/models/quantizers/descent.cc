@@ -52,11 +52,10 @@ class Descent::Row {
   Row(Type type, const float* h, int size, float* gradient, float* moved)
       : type_(type), h_(h), size_(size), block_(kernels::type_info(type_).block), gradient_(gradient), moved_(moved) {}
 
-  void descend(Parts* parts, bool codes) {
+  void descend(Parts* parts) {
     for (int at = 0; at < size_; at += block_) {
       Parts& here = parts[at / block_];
       move_scales(here, at);
-      if (!codes) continue;
       try_scales(here, at);
       move_codes(here, at);
     }
@@ -290,12 +289,11 @@ Status Descent::spread(int rows, int begin, int size) {
   return {};
 }
 
-Status Descent::run(std::span<const float> w, std::span<const float> b, std::span<Parts> parts,
-                    const DescentOptions& options) {
+Status Descent::run(std::span<const float> w, std::span<const float> b, std::span<Parts> parts, int rounds) {
   const auto n = static_cast<std::size_t>(n_);
   const int rows = static_cast<int>(w.size() / n), block = kernels::type_info(type_).block, blocks = n_ / block;
   TRY(begin(w, b, parts));
-  for (int round = 0; round < options.rounds; ++round)
+  for (int round = 0; round < rounds; ++round)
     for (int first = 0; first < n_; first += kColumns) {
       const int size = std::min(kColumns, n_ - first);
       own_.resize(static_cast<std::size_t>(size) * static_cast<std::size_t>(size));
@@ -304,14 +302,14 @@ Status Descent::run(std::span<const float> w, std::span<const float> b, std::spa
       pool_.for_each(rows, [&](int r, int) {
         Row row(type_, own_.data(), size, gradient_.data() + static_cast<std::ptrdiff_t>(r) * n_ + first,
                 moved_.data() + static_cast<std::ptrdiff_t>(r) * size);
-        row.descend(parts.data() + static_cast<std::ptrdiff_t>(r) * blocks + first / block, options.codes);
+        row.descend(parts.data() + static_cast<std::ptrdiff_t>(r) * blocks + first / block);
       });
       TRY(spread(rows, first, size));
     }
   return {};
 }
 
-Status Descent::run(std::span<const float> w, std::span<std::byte> bytes, const DescentOptions& options) {
+Status Descent::run(std::span<const float> w, std::span<const float> b, std::span<std::byte> bytes, int rounds) {
   constexpr std::size_t kRows = 512;  // at once
   const auto n = static_cast<std::size_t>(n_), block = static_cast<std::size_t>(kernels::type_info(type_).block);
   const auto size = static_cast<std::size_t>(kernels::type_info(type_).bytes);
@@ -321,7 +319,7 @@ Status Descent::run(std::span<const float> w, std::span<std::byte> bytes, const 
     std::byte* to = bytes.data() + first * n / block * size;
     parts.resize(piece.size() / block);
     for (std::size_t i = 0; i < parts.size(); ++i) kernels::take_apart(type_, to + i * size, parts[i]);
-    TRY(run(piece, {}, parts, options));
+    TRY(run(piece, b.empty() ? b : b.subspan(first * n, piece.size()), parts, rounds));
     for (std::size_t i = 0; i < parts.size(); ++i) kernels::put_together(type_, parts[i], to + i * size);
   }
   return {};

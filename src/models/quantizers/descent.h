@@ -19,22 +19,17 @@ namespace ashlar::models {
 // Gives a part of a symmetric matrix, [rows, columns] from (row, column) on. Several threads call it.
 using Pieces = std::function<void(int row, int rows, int column, int columns, float* out)>;
 
-struct DescentOptions {
-  int rounds = 2;     // over all columns
-  bool codes = true;  // else scales only
-};
-
 // Belongs to one thread, which the pool helps.
 class Descent {
  public:
   // h [n, n]
   Descent(kernels::Type type, Pieces h, int n, ThreadPool& pool);
-  // w [rows, n]; b the same, or empty: zeros; parts [rows, n / the type's block]. exhausted: no memory.
-  Status run(std::span<const float> w, std::span<const float> b, std::span<kernels::Parts> parts,
-             const DescentOptions& options);
+  // w [rows, n]; b the same, or empty: zeros; parts [rows, n / the type's block]. Goes over all columns
+  // `rounds` times. exhausted: no memory.
+  Status run(std::span<const float> w, std::span<const float> b, std::span<kernels::Parts> parts, int rounds);
 
   // The same for rows as they lie in a file.
-  Status run(std::span<const float> w, std::span<std::byte> bytes, const DescentOptions& options);
+  Status run(std::span<const float> w, std::span<const float> b, std::span<std::byte> bytes, int rounds);
 
  private:
   class Row;

@@ -105,7 +105,7 @@ class Gptq {
       };
       if (curvature_.rounds_ > 0)
         TRY(descent.run(piece(w_), piece(b_), std::span(parts_).first(static_cast<std::size_t>(count * blocks_)),
-                        {.rounds = curvature_.rounds_}));
+                        curvature_.rounds_));
       pool_.for_each(count, [&](int row, int) {
         std::byte* to = out.data() + kernels::row_bytes(type_, n_) * static_cast<std::size_t>(first + row);
         for (int b = 0; b < blocks_; ++b, to += kernels::type_info(type_).bytes)

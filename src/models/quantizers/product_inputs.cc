@@ -11,17 +11,6 @@ namespace {
 
 using kernels::Type;
 
-// The product's tensors as they are in the file.
-Result<kernels::PackedMatrix> pack_tensors(const LayerWalk::Product& product, ThreadPool& pool) {
-  std::vector<kernels::RawMatrix> stack;
-  for (const gguf::Tensor* tensor : product.tensors)
-    stack.push_back({.type = tensor->type,
-                     .rows = static_cast<int>(tensor->rows()),
-                     .columns = static_cast<int>(tensor->columns()),
-                     .data = tensor->data.data()});
-  return kernels::pack(stack, pool);
-}
-
 // One window's inputs of a product, [rows, n].
 std::vector<float> inputs_of(LayerWalk& walk, std::size_t window, std::size_t index) {
   std::vector<float> out;
@@ -88,23 +77,25 @@ Result<std::vector<float>> ProductInputs::pull(const LayerWalk::Product& product
   return out;
 }
 
-Result<ProductInputs> measure_inputs(LayerWalk& made, LayerWalk& plain, std::size_t index, ThreadPool& pool,
+Result<ProductInputs> measure_inputs(LayerWalk& made, LayerWalk& plain, const ProductNow& now, ThreadPool& pool,
                                      const LayerWalk::Look& look) {
-  const LayerWalk::Product& product = made.products()[index];
+  const LayerWalk::Product& product = made.products()[now.index];
   const int n = product.columns(), outputs = rows_of(product);
   const auto columns = static_cast<std::size_t>(n);
-  ProductInputs out{.by_output = outputs < n};
+  ProductInputs out;
+  out.by_output = outputs < n;
   ProductSum h(n), off(out.by_output ? outputs : n, n);
   kernels::PackedMatrix w;
-  if (out.by_output) w = TRY(pack_tensors(product, pool));
+  if (out.by_output) w = TRY(kernels::pack(now.w, pool));
   kernels::Activations activations;
   RowLimit limit;
   std::vector<float> y;
   for (std::size_t window = 0; window < made.windows(); ++window) {
     TRY(look());
-    std::vector<float> x = inputs_of(made, window, index), away = inputs_of(plain, window, index);
+    std::vector<float> x = inputs_of(made, window, now.index), away = inputs_of(plain, window, now.index);
     CHECK(x.size() == away.size(), "both walks meet the same products");
     const int rows = static_cast<int>(x.size() / columns);
+    for (std::size_t i = 0; i < away.size() && !now.scale.empty(); ++i) away[i] /= now.scale[i % columns];
     const std::vector<float> factors = limit.factors(x.data(), columns, columns, rows, pool);
     pool.for_each(rows, [&](int r, int) {
       const std::size_t begin = static_cast<std::size_t>(r) * columns;

@@ -8,6 +8,7 @@
 
 #include "base/result.h"
 #include "base/threads.h"
+#include "kernels/matrix.h"
 #include "models/quantizers/layer_walk.h"
 
 namespace ashlar::models {
@@ -24,7 +25,8 @@ class RowLimit {
   double most_ = 0;  // 0: none were seen
 };
 
-// x: inputs in the model as it is being made; x0: of the same tokens in the model as it is.
+// x: inputs in the model as it is being made; x0: of the same tokens in the model as it is, divided by the scales if
+// the product has some.
 struct ProductInputs {
   std::vector<float> h;  // [n, n] mean x x^T
   // What tells of x0 - x: mean x (x0 - x)^T, [n, n]; or, where the product has fewer rows than columns, the mean of
@@ -37,9 +39,17 @@ struct ProductInputs {
                                   std::span<const float> w, ThreadPool& pool) const;
 };
 
-// Of products()[index] of the layer that both walks, over the same tokens, have loaded. `look` is called before each
-// window. exhausted: no memory.
-Result<ProductInputs> measure_inputs(LayerWalk& made, LayerWalk& plain, std::size_t index, ThreadPool& pool,
+// A product as it is to be: its columns times `scale` (empty: as they were), and its inputs divided by that, which
+// `made` does already; w: its tensors so.
+struct ProductNow {
+  std::size_t index = 0;  // among the walks' products
+  std::span<const float> scale;
+  std::span<const kernels::RawMatrix> w;
+};
+
+// Of the layer that both walks, over the same tokens, have loaded. `look` is called before each window. exhausted: no
+// memory.
+Result<ProductInputs> measure_inputs(LayerWalk& made, LayerWalk& plain, const ProductNow& now, ThreadPool& pool,
                                      const LayerWalk::Look& look);
 
 }  // namespace ashlar::models

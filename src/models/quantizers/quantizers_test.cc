@@ -12,6 +12,7 @@
 #include "kernels/blocks.h"
 #include "models/quantizers/calibrated.h"
 #include "models/quantizers/dense.h"
+#include "models/quantizers/descent.h"
 #include "models/quantizers/gptq.h"
 #include "models/quantizers/importance.h"
 #include "models/quantizers/layer_walk.h"
@@ -122,6 +123,76 @@ TEST(Gptq, LosesLessThanRoundingToNearest) {
       const auto made = gptq(w, {}, type, *curvature, pool);
       ASSERT_TRUE(made);
       EXPECT_LT(cost(w, type, *made, h, kColumns), 0.6 * before) << kernels::type_info(type).name << order;
+    }
+  }
+}
+
+// What is asked for is the output of inputs that are no longer there.
+TEST(Gptq, AimsAtTheOutputOfTheInputsAsTheyWere) {
+  ThreadPool pool(2);
+  constexpr std::size_t n = 320, kRows = 6, kTokens = 900;
+  const std::vector<float> was = activations(kTokens, n), noise = normal(kTokens * n, 21, 0.1f);
+  std::vector<float> is = was;
+  for (std::size_t i = 0; i < is.size(); ++i) is[i] = 0.9f * was[i] + noise[i] * was[i / n * n + (i + 7) % n];
+  const std::vector<float> w = normal(kRows * n, 22, 0.05f);
+  const auto h = mean_products(is, n);
+  std::vector<float> b(w.size());
+  for (std::size_t r = 0; r < kRows; ++r)
+    for (std::size_t t = 0; t < kTokens; ++t) {
+      double off = 0;
+      for (std::size_t i = 0; i < n; ++i)
+        off += double{w[r * n + i]} * (double{was[t * n + i]} - double{is[t * n + i]});
+      for (std::size_t i = 0; i < n; ++i) b[r * n + i] += static_cast<float>(off * double{is[t * n + i]} / kTokens);
+    }
+  const auto error = [&](std::span<const float> aim, bool order) {
+    const auto curvature =
+        Curvature::create(std::vector<float>(h.begin(), h.end()), n, {.activation_order = order}, pool);
+    const auto made = gptq(w, aim, Type::q4_0, *curvature, pool);
+    std::vector<float> back(w.size());
+    kernels::dequantize_row(Type::q4_0, made->data(), back.data(), static_cast<std::int64_t>(w.size()));
+    double sum = 0;
+    for (std::size_t t = 0; t < kTokens; ++t)
+      for (std::size_t r = 0; r < kRows; ++r) {
+        double y = 0;
+        for (std::size_t i = 0; i < n; ++i)
+          y += double{w[r * n + i]} * double{was[t * n + i]} - double{back[r * n + i]} * double{is[t * n + i]};
+        sum += y * y;
+      }
+    return sum;
+  };
+  for (const bool order : {false, true}) EXPECT_LT(error(b, order), 0.8 * error({}, order)) << order;
+}
+
+TEST(Descent, NeverRaisesTheCost) {
+  ThreadPool pool(2);
+  constexpr std::size_t n = 512, kRows = 10;
+  const auto h = mean_products(activations(700, n), n);
+  const std::vector<float> w = normal(kRows * n, 8, 0.05f), b = normal(kRows * n, 9, 0.002f);
+  const Pieces pieces = [&](int row, int rows, int column, int columns, float* to) {
+    for (int r = row; r < row + rows; ++r)
+      for (int c = column; c < column + columns; ++c)
+        *to++ = static_cast<float>(h[static_cast<std::size_t>(r) * n + static_cast<std::size_t>(c)]);
+  };
+  for (const Type type : {Type::q4_0, Type::q4_1, Type::q5_0, Type::q5_1, Type::q8_0, Type::q2_k, Type::q3_k,
+                          Type::q4_k, Type::q5_k, Type::q6_k, Type::iq4_nl, Type::iq4_xs}) {
+    const auto whole = [&](const std::vector<std::byte>& bytes) {
+      std::vector<float> back(w.size());
+      kernels::dequantize_row(type, bytes.data(), back.data(), static_cast<std::int64_t>(w.size()));
+      double sum = cost(w, type, bytes, h, n);
+      for (std::size_t i = 0; i < w.size(); ++i) sum -= 2 * double{b[i]} * (double{back[i]} - double{w[i]});
+      return sum;
+    };
+    std::vector<std::byte> bytes(kernels::row_bytes(type, kRows * n));
+    kernels::quantize_row(type, w.data(), bytes.data(), kRows * n);
+    Descent descent(type, pieces, n, pool);
+    for (int round = 0; round < 3; ++round) {
+      const double before = whole(bytes);
+      ASSERT_TRUE(descent.run(w, b, bytes, 1));
+      const double after = whole(bytes);
+      EXPECT_LT(after, before + 1e-6 * std::abs(before)) << kernels::type_info(type).name << " " << round;
+      if (round == 0) {
+        EXPECT_LT(after, 0.9 * before) << kernels::type_info(type).name;
+      }
     }
   }
 }
