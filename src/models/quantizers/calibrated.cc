@@ -75,8 +75,7 @@ class LayerMaker {
       for (const gguf::Tensor* tensor : product.tensors) TRY(check_finite(model_, *tensor, floats_of(*tensor, pool_)));
     made_.clear();
     scales_.assign(walk_.products().size(), {});
-    LayerFloats floats(walk_, layer_, model_.shape, pool_);
-    floats_ = &floats;
+    floats_.emplace(walk_, layer_, model_.shape, pool_);
     if (calibration_.method != Method::gptq) {
       TRY(measure());
       TRY(rescale());
@@ -267,7 +266,7 @@ class LayerMaker {
   const CalibrationWatch& watch_;
   int layer_ = 0;
   std::map<const std::byte*, InputStatistics> inputs_;
-  LayerFloats* floats_ = nullptr;           // of the layer at work
+  std::optional<LayerFloats> floats_;       // of the layer at work
   std::vector<std::vector<float>> scales_;  // by product; empty: its columns stay as they are
   std::vector<NewTensor> made_;
 };

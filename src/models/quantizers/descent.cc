@@ -1,7 +1,6 @@
 #include "models/quantizers/descent.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <utility>
 
@@ -91,60 +90,62 @@ class Descent::Row {
     move_whole(parts, at);
   }
 
-  // Along which values move with the scale and with the min, for elements [from, from + count) of a block.
+  // H x for the columns [at, at + count) alone.
+  void times(int at, int count, const float* x, float* y) const {
+    std::fill_n(y, count, 0.0f);
+    for (int i = 0; i < count; ++i) {
+      const float *row = h(at + i) + at, factor = x[i];
+      for (int k = 0; k < count; ++k) y[k] += row[k] * factor;
+    }
+  }
+
+  // Along which the values of [at, at + count) move with the scale and with the min.
   struct Directions {
-    std::array<float, kColumns> scale, min, h_scale, h_min;
+    float scale[kColumns], min[kColumns];
   };
   std::pair<float, float> best_steps(const Directions& to, int at, int count, bool min) const {
+    float h_scale[kColumns], h_min[kColumns];
+    times(at, count, to.scale, h_scale);
+    if (min) times(at, count, to.min, h_min);
     double ss = 0, sm = 0, mm = 0, gs = 0, gm = 0;
     for (int i = 0; i < count; ++i) {
-      const float* row = h(at + i) + at;
-      float hs = 0, hm = 0;
-      for (int k = 0; k < count; ++k) hs += row[k] * to.scale[static_cast<std::size_t>(k)];
-      if (min)
-        for (int k = 0; k < count; ++k) hm += row[k] * to.min[static_cast<std::size_t>(k)];
-      const double s = to.scale[static_cast<std::size_t>(i)], m = min ? to.min[static_cast<std::size_t>(i)] : 0;
-      ss += s * hs;
-      sm += s * hm;
-      mm += m * hm;
-      gs += s * gradient_[at + i];
-      gm += m * gradient_[at + i];
+      ss += double{to.scale[i]} * double{h_scale[i]};
+      gs += double{to.scale[i]} * double{gradient_[at + i]};
+      if (!min) continue;
+      sm += double{to.min[i]} * double{h_scale[i]};
+      mm += double{to.min[i]} * double{h_min[i]};
+      gm += double{to.min[i]} * double{gradient_[at + i]};
     }
     return solve(ss, sm, mm, gs, gm);
   }
 
   // Takes `parts` as they have become where that costs less than `before` did, for elements [from, from + count).
-  bool settle(Parts& parts, const Parts& before, int at, int from, int count) {
+  void settle(Parts& parts, const Parts& before, int at, int from, int count) {
     const Grid now(type_, parts), then(type_, before);
-    std::array<float, kColumns> by;
+    float by[kColumns], h_by[kColumns];
+    for (int i = 0; i < count; ++i) by[i] = now.value(from + i) - then.value(from + i);
+    times(at + from, count, by, h_by);
     double change = 0;
-    for (int i = 0; i < count; ++i) by[static_cast<std::size_t>(i)] = now.value(from + i) - then.value(from + i);
-    for (int i = 0; i < count; ++i) {
-      const float* row = h(at + from + i) + at + from;
-      float hb = 0;
-      for (int k = 0; k < count; ++k) hb += row[k] * by[static_cast<std::size_t>(k)];
-      change += double{by[static_cast<std::size_t>(i)]} * (2 * double{gradient_[at + from + i]} + double{hb});
-    }
+    for (int i = 0; i < count; ++i) change += double{by[i]} * (2 * double{gradient_[at + from + i]} + double{h_by[i]});
     if (!(change < 0)) {
       parts = before;
-      return false;
+      return;
     }
     for (int i = 0; i < count; ++i)
-      if (by[static_cast<std::size_t>(i)] != 0) move(at + from + i, by[static_cast<std::size_t>(i)]);
-    return true;
+      if (by[i] != 0) move(at + from + i, by[i]);
   }
 
   // Codes of elements [from, from + count) anew, under scales that are no longer those of `before`.
   void fit_codes(Parts& parts, const Parts& before, int at, int from, int count) const {
     const Grid now(type_, parts), then(type_, before);
-    std::array<float, kColumns> gradient;
-    std::copy_n(gradient_ + at + from, count, gradient.begin());
+    float gradient[kColumns];
+    std::copy_n(gradient_ + at + from, count, gradient);
     for (int i = 0; i < count; ++i) {
       const float* row = h(at + from + i) + at + from;
-      const float old = then.value(from + i), slope = gradient[static_cast<std::size_t>(i)];
+      const float old = then.value(from + i), slope = gradient[i];
       const auto [code, value] = now.round(row[i] > 0 ? old - slope / row[i] : old, from + i);
       parts.codes[from + i] = code;
-      for (int k = 0; k < count; ++k) gradient[static_cast<std::size_t>(k)] += row[k] * (value - old);
+      for (int k = 0; k < count; ++k) gradient[k] += row[k] * (value - old);
     }
   }
 
@@ -189,11 +190,8 @@ class Descent::Row {
     Directions to;
     for (int i = 0; i < block_; ++i) {
       const float level = grid.level(parts.codes[i]);
-      to.scale[static_cast<std::size_t>(i)] =
-          grid.super() ? static_cast<float>(parts.scales[i / grid.sub]) * level : level;
-      to.min[static_cast<std::size_t>(i)] = !grid.layout.min ? 0
-                                            : grid.super()   ? -static_cast<float>(parts.mins[i / grid.sub])
-                                                             : 1;
+      to.scale[i] = grid.super() ? static_cast<float>(parts.scales[i / grid.sub]) * level : level;
+      to.min[i] = !grid.layout.min ? 0 : grid.super() ? -static_cast<float>(parts.mins[i / grid.sub]) : 1;
     }
     const auto [s, m] = best_steps(to, at, block_, grid.layout.min);
     const Parts before = parts;
@@ -209,8 +207,8 @@ class Descent::Row {
     const int index = from / grid.sub;
     Directions to;
     for (int i = 0; i < count; ++i) {
-      to.scale[static_cast<std::size_t>(i)] = grid.d * grid.level(parts.codes[from + i]);
-      to.min[static_cast<std::size_t>(i)] = -grid.dmin;
+      to.scale[i] = grid.d * grid.level(parts.codes[from + i]);
+      to.min[i] = -grid.dmin;
     }
     const auto [s, m] = best_steps(to, at + from, count, grid.layout.min);
     const Range range = scale_range(type_);
