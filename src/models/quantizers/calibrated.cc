@@ -236,9 +236,10 @@ class LayerMaker {
     return out;
   }
 
-  // From there scales and codes go where the output's error is least.
+  // From there scales and codes go where the output's error is least: a longer way than from where GPTQ ends.
   Result<std::vector<std::byte>> descended(const gguf::Tensor& tensor, std::span<const float> h,
                                            std::span<const float> b) {
+    constexpr int kRounds = 6;
     const int n = static_cast<int>(tensor.columns());
     std::vector<float> weights;
     for (std::size_t i = 0; i < h.size(); i += static_cast<std::size_t>(n) + 1) weights.push_back(h[i]);
@@ -248,7 +249,7 @@ class LayerMaker {
         std::copy_n(h.data() + static_cast<std::ptrdiff_t>(r) * n + column, columns, to);
     };
     Descent descent(type_of(tensor), pieces, n, pool_);
-    TRY(descent.run(floats_->of(tensor), b, out, calibration_.gptq.rounds));
+    TRY(descent.run(floats_->of(tensor), b, out, kRounds));
     return out;
   }
 
