@@ -38,14 +38,27 @@ Result<Curvature> Curvature::create(std::vector<float> h, int n, const GptqOptio
   out.place_.resize(stride);
   for (std::size_t i = 0; i < stride; ++i)
     out.place_[static_cast<std::size_t>(out.column_at_[i])] = static_cast<int>(i);
-  // Columns that nothing ever reaches would leave H singular, and so may too little text.
-  for (double damping = options.damping * mean + 1e-20;; damping *= 10) {
-    out.r_.resize(stride * stride);
+  // To R's order: in place where that is only turned round, for h is large.
+  if (options.activation_order) {
+    out.r_.resize(h.size());
     pool.for_each(n, [&](int i, int) {
       const auto from = static_cast<std::size_t>(out.column_at_[static_cast<std::size_t>(i)]) * stride;
-      float* row = out.r_.data() + static_cast<std::size_t>(i) * stride;
-      for (std::size_t j = 0; j < stride; ++j) row[j] = h[from + static_cast<std::size_t>(out.column_at_[j])];
-      row[i] += static_cast<float>(damping);
+      for (std::size_t j = 0; j < stride; ++j)
+        out.r_[static_cast<std::size_t>(i) * stride + j] = h[from + static_cast<std::size_t>(out.column_at_[j])];
+    });
+    h = {};
+  } else {
+    std::ranges::reverse(h);
+    out.r_ = std::move(h);
+  }
+  // Columns that nothing ever reaches would leave H singular, and so may too little text. What is below the diagonal
+  // stays, so that what is above it can be tried again.
+  for (double damping = options.damping * mean + 1e-20;; damping *= 10) {
+    pool.for_each(n, [&](int row, int) {
+      const auto i = static_cast<std::size_t>(row);
+      for (std::size_t j = i + 1; j < stride; ++j) out.r_[i * stride + j] = out.r_[j * stride + i];
+      out.r_[i * (stride + 1)] =
+          out.diagonal_[static_cast<std::size_t>(out.column_at_[i])] + static_cast<float>(damping);
     });
     if (cholesky(out.r_, n, pool)) {
       for (float& d : out.diagonal_) d += static_cast<float>(damping);
