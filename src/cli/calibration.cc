@@ -40,7 +40,7 @@ Result<Windows> read_windows(const models::LoadedModel& model, const std::string
 
 Result<Windows> calibration_windows(const models::LoadedModel& model, std::string_view text, const std::string& name,
                                     int window, int windows) {
-  constexpr std::int64_t kMostActivations = 256 << 20;  // bytes
+  constexpr std::int64_t kMostActivations = 128 << 20;  // bytes, of each of two models
   constexpr std::int64_t kLeastWindows = 4;
   const std::int64_t room = kMostActivations / (std::int64_t{4} * model.shape.width * std::max(window, 1));
   const auto most = std::clamp<std::int64_t>(windows, 1, std::max(room, kLeastWindows));

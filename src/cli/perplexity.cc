@@ -17,14 +17,16 @@ namespace {
 
 struct PerplexityOptions {
   int context = 512, threads = 0;
-  std::string isa, kv_type = "auto";
+  std::string base, isa, kv_type = "auto";
   bool json = false;
   void fields(auto&& field) {
     field("context", context, "Tokens in a window; the second half of each is scored.");
+    field("base", base,
+          "Compare with this model of the same vocabulary: its perplexity, and how far off the probabilities are.");
     field("threads", threads, "Threads that compute; 0: one for each core.");
     field("isa", isa, "Use the kernels of this instruction set instead of the best that this processor has.");
     field("kv_type", kv_type, "Keys and values as f16, bf16, int8 or auto.");
-    field("json", json, "For a script: {\"perplexity\", \"tokens\", \"seconds\"}.");
+    field("json", json, "For a script: {\"perplexity\", \"tokens\", \"seconds\"}, and with --base \"base_perplexity\", \"divergence\", \"same_top\".");
   }
 };
 
@@ -38,6 +40,13 @@ Result<Score> score_text(const std::string& model, const std::string& text_path,
   ThreadPool pool(options.threads);
   auto loaded = TRY(models::load(path, {}, pool));
   if (loaded.model == nullptr) return Error{Code::invalid, fmt::format("{}: holds no weights of a model that generates", path)};
+  models::LoadedModel base;
+  if (!options.base.empty()) {
+    base = TRY(models::load(TRY(find_model(options.base)), {}, pool));
+    if (base.model == nullptr || base.shape.vocabulary != loaded.shape.vocabulary)
+      return Error{Code::invalid, fmt::format("--base: {} generates with {} tokens and {} with {}, so they cannot be compared",
+                                              options.base, base.shape.vocabulary, model, loaded.shape.vocabulary)};
+  }
   const auto tokenizer = TRY(text::Tokenizer::create(std::move(loaded.vocabulary)));
   auto tokens = tokenizer->encode(text);
   const auto windows = tokens.size() / static_cast<std::size_t>(window);
@@ -49,7 +58,16 @@ Result<Score> score_text(const std::string& model, const std::string& text_path,
   return score_windows(*loaded.model, tokens, window, kv_type, [&](std::int64_t done, const Score& score) -> Status {
     progress.at(done, fmt::format("perplexity {:.4f}", score.perplexity()));
     return {};
-  });
+  }, base.model.get());
+}
+
+Json json_of(const Score& score, bool beside) {
+  Json out{{"perplexity", score.perplexity()}, {"tokens", score.tokens}, {"seconds", score.seconds}};
+  if (!beside) return out;
+  out["base_perplexity"] = score.base_perplexity();
+  out["divergence"] = score.per_token(score.divergence);
+  out["same_top"] = score.per_token(static_cast<double>(score.same));
+  return out;
 }
 
 }  // namespace
@@ -68,9 +86,13 @@ int perplexity(const Words& words) {
   const auto score = score_text(model, text, options);
   if (!score) return fail("perplexity", score.error());
   if (options.json)
-    fmt::print("{}\n", dump_json({{"perplexity", score->perplexity()}, {"tokens", score->tokens}, {"seconds", score->seconds}}));
+    fmt::print("{}\n", dump_json(json_of(*score, !options.base.empty())));
   else
     fmt::print("perplexity {:.4f} over {} tokens in {:.1f} s\n", score->perplexity(), score->tokens, score->seconds);
+  if (!options.json && !options.base.empty())
+    fmt::print("base {:.4f}, changed by {:+.2f} %; mean divergence {:.5f}, the same likeliest token {:.2f} % of the time\n",
+               score->base_perplexity(), 100 * (score->perplexity() / score->base_perplexity() - 1),
+               score->per_token(score->divergence), 100 * score->per_token(static_cast<double>(score->same)));
   return 0;
 }
 

@@ -16,7 +16,14 @@ struct Score {
   double loss = 0;  // sum of -log p
   std::int64_t tokens = 0;
   double seconds = 0;
-  double perplexity() const { return std::exp(loss / static_cast<double>(tokens)); }
+  // Beside another model, whose probabilities are p: the sums of -log p and of the divergences, sum of p log(p / q)
+  // over the vocabulary, and for how many tokens both find the same one likeliest.
+  double base_loss = 0, divergence = 0;
+  std::int64_t same = 0;
+
+  double per_token(double sum) const { return sum / static_cast<double>(tokens); }
+  double perplexity() const { return std::exp(per_token(loss)); }
+  double base_perplexity() const { return std::exp(per_token(base_loss)); }
 };
 
 // Each window's first token becomes BOS where the model adds one.
@@ -25,9 +32,9 @@ void start_windows(std::span<std::int32_t> tokens, int window, const text::Vocab
 // After each window: windows done, and the score so far. An error stops the work and is returned.
 using ScoreWatch = std::function<Status(std::int64_t done, const Score& score)>;
 
-// `tokens` are whole windows of at least 4; positions N/2+1 to N-1 of each are scored. exhausted: no memory for the
-// keys and values.
+// `tokens` are whole windows of at least 4; positions N/2+1 to N-1 of each are scored. `base`, or null: a model of the
+// same vocabulary that this one is compared with. exhausted: no memory for the keys and values.
 Result<Score> score_windows(models::Model& model, std::span<const std::int32_t> tokens, int window, models::KvType kv,
-                            const ScoreWatch& watch);
+                            const ScoreWatch& watch, models::Model* base = nullptr);
 
 }  // namespace ashlar::cli

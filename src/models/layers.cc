@@ -270,7 +270,7 @@ void Pass::convert(const kernels::PackedMatrix& matrix) {
 
 void Pass::multiply(Operation operation, const kernels::PackedMatrix& matrix, float* y, std::size_t ldy) {
   if (rows_ == 0) return;
-  if (listener_ != nullptr) listener_->input(matrix, h_.data(), h_.ld, rows_);
+  if (listener_ != nullptr && !listener_->input(matrix, h_.data(), h_.ld, rows_)) return drop_rows();
   const int layer = operation == Operation::logits ? config_.shape.layers : layer_index();
   {
     const Timed timed(profile_, Operation::quantize, layer);
@@ -286,6 +286,12 @@ void Pass::multiply(Operation operation, const kernels::PackedMatrix& matrix, fl
     kernels::matmul(matrix, activations_, y, ldy, pool_);
   if (matrix.kept() != nullptr)
     kernels::add_kept_columns(h_.data(), h_.ld, *matrix.kept(), rows_, matrix.rows(), y, ldy, pool_);
+}
+
+void Pass::drop_rows() {
+  rows_ = 0;
+  asked_.clear();
+  sequences_.clear();
 }
 
 void Pass::qkv(const Layer& layer) {

@@ -79,8 +79,9 @@ class Listener {
   // The stream enters the layers: true where x [rows, width], rows `ld` floats apart, has been filled here and the
   // tokens are not looked up.
   virtual bool enter(float* x, std::size_t ld, int rows) = 0;
-  // `matrix` is about to multiply h [rows, its columns], which may be changed here.
-  virtual void input(const kernels::PackedMatrix& matrix, float* h, std::size_t ld, int rows) = 0;
+  // `matrix` is about to multiply h [rows, its columns], which may be changed here. False: what is left of the pass is
+  // not wanted; it goes on without rows.
+  virtual bool input(const kernels::PackedMatrix& matrix, float* h, std::size_t ld, int rows) = 0;
   // The stream as it leaves the layers, all rows of it; there are no logits then.
   virtual void leave(const float* x, std::size_t ld, int rows) = 0;
 };
@@ -148,6 +149,7 @@ class Pass {
   Pass(const Config& config, std::span<const float> rope_factors, int max_rows, ThreadPool& pool);
   void take_sequences(const Step& step, int first);
   void take_logit_rows(const Step& step, int first);
+  void drop_rows();
   void keep_asked_rows();
   void convert(const kernels::PackedMatrix& matrix);
   void multiply(Operation operation, const kernels::PackedMatrix& matrix, float* y, std::size_t ldy);

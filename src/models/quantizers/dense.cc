@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/blocks.h"
 #include "kernels/matrix.h"
 
 namespace ashlar::models {
@@ -12,23 +13,44 @@ constexpr int kStep = 256;         // columns that are eliminated at once
 constexpr int kStrip = 512;        // rows of a product's result at once
 constexpr int kRowsAtOnce = 1024;  // of X, multiplied at once
 
-// Calls use(row, column, count, y) with pieces y[count] of T T^T, T [n, k], that cover its upper half.
+// A strip [rows, k] as floats or, where `type` is bf16, as such.
+Result<kernels::PackedMatrix> pack_strip(const float* strip, int rows, int k, kernels::Type type, ThreadPool& pool) {
+  kernels::RawMatrix raw{.type = type, .rows = rows, .columns = k, .data = reinterpret_cast<const std::byte*>(strip)};
+  std::vector<std::byte> narrow;
+  if (type == kernels::Type::bf16) {
+    const std::size_t row = kernels::row_bytes(type, k);
+    narrow.resize(row * static_cast<std::size_t>(rows));
+    pool.for_each(rows, [&](int r, int) {
+      kernels::quantize_row(type, strip + static_cast<std::ptrdiff_t>(r) * k,
+                            narrow.data() + row * static_cast<std::size_t>(r), k);
+    });
+    raw.data = narrow.data();
+  }
+  return kernels::pack({&raw, 1}, pool);
+}
+
+struct Factors {
+  const float* left;  // [left_rows, k]
+  int left_rows;
+  const float* right;  // [right_rows, k]
+  int right_rows, k;
+  bool upper;          // only what covers the upper half is wanted
+  kernels::Type type;  // f32, or bf16 where all values are that
+};
+
+// Calls use(row, column, count, y) with pieces y[count] of left right^T.
 template <class Use>
-Status squares(const float* t, int n, int k, ThreadPool& pool, Use&& use) {
+Status multiply(const Factors& f, ThreadPool& pool, Use&& use) {
   kernels::Activations activations;
   std::vector<float> y;
-  for (int first = 0; first < n; first += kStrip) {  // a strip of columns meets all rows above its end
-    const int columns = std::min(kStrip, n - first);
-    const kernels::RawMatrix strip{
-        .type = kernels::Type::f32,
-        .rows = columns,
-        .columns = k,
-        .data = reinterpret_cast<const std::byte*>(t + static_cast<std::ptrdiff_t>(first) * k)};
-    const auto packed = TRY(kernels::pack({&strip, 1}, pool));
-    for (int row = 0; row < first + columns; row += kStrip) {
-      const int rows = std::min(kStrip, first + columns - row);
-      activations.assign(t + static_cast<std::ptrdiff_t>(row) * k, static_cast<std::size_t>(k), rows, k, packed.forms(),
-                         pool);
+  for (int first = 0; first < f.right_rows; first += kStrip) {
+    const int columns = std::min(kStrip, f.right_rows - first);
+    const auto packed = TRY(pack_strip(f.right + static_cast<std::ptrdiff_t>(first) * f.k, columns, f.k, f.type, pool));
+    const int end = f.upper ? first + columns : f.left_rows;
+    for (int row = 0; row < end; row += kStrip) {
+      const int rows = std::min(kStrip, end - row);
+      activations.assign(f.left + static_cast<std::ptrdiff_t>(row) * f.k, static_cast<std::size_t>(f.k), rows, f.k,
+                         packed.forms(), pool);
       y.resize(static_cast<std::size_t>(rows) * static_cast<std::size_t>(columns));
       kernels::matmul(packed, activations, y.data(), static_cast<std::size_t>(columns), pool);
       pool.for_each(
@@ -36,6 +58,17 @@ Status squares(const float* t, int n, int k, ThreadPool& pool, Use&& use) {
     }
   }
   return {};
+}
+
+// `count` rows of x [count, n] become columns [at, at + count) of held [n, kRowsAtOnce], as bf16.
+void hold(const float* x, std::size_t ld, int n, int count, float* held, int at, ThreadPool& pool) {
+  constexpr int kColumns = 64;
+  pool.for_each((n + kColumns - 1) / kColumns, [&](int piece, int) {
+    for (int c = piece * kColumns; c < std::min(n, (piece + 1) * kColumns); ++c)
+      for (int r = 0; r < count; ++r)
+        held[static_cast<std::ptrdiff_t>(c) * kRowsAtOnce + at + r] = kernels::bf16_to_f32(
+            kernels::f32_to_bf16(x[static_cast<std::size_t>(r) * ld + static_cast<std::size_t>(c)]));
+  });
 }
 
 // The diagonal block [size, size] at `a`, alone.
@@ -89,7 +122,8 @@ Status cholesky(std::span<float> a, int n, ThreadPool& pool) {
             block[static_cast<std::size_t>(i) * stride + static_cast<std::size_t>(size + c)];
     });
     float* corner = block + static_cast<std::size_t>(size) * (stride + 1);
-    TRY(squares(beside.data(), rest, size, pool, [&](int row, int column, int count, const float* y) {
+    const Factors factors{beside.data(), rest, beside.data(), rest, size, true, kernels::Type::f32};
+    TRY(multiply(factors, pool, [&](int row, int column, int count, const float* y) {
       float* to = corner + static_cast<std::size_t>(row) * stride;
       for (int i = std::max(0, row - column); i < count; ++i) to[column + i] -= y[i];
     }));
@@ -97,51 +131,80 @@ Status cholesky(std::span<float> a, int n, ThreadPool& pool) {
   return {};
 }
 
-Gram::Gram(int n) : n_(n), sum_(static_cast<std::size_t>(n) * static_cast<std::size_t>(n)) {}
+ProductSum::ProductSum(int n) : ProductSum(n, n) { square_ = true; }
 
-Status Gram::add(const float* x, std::size_t ld, int rows, ThreadPool& pool) {
-  held_.resize(static_cast<std::size_t>(n_) * kRowsAtOnce);
+ProductSum::ProductSum(int left, int right)
+    : left_(left),
+      right_(right),
+      square_(false),
+      sum_(static_cast<std::size_t>(left) * static_cast<std::size_t>(right)) {}
+
+int ProductSum::room() const { return kRowsAtOnce - kept_; }
+
+Status ProductSum::add(const float* x, std::size_t ld, int rows, ThreadPool& pool) {
+  CHECK(square_, "a sum of squares");
+  held_.resize(static_cast<std::size_t>(left_) * kRowsAtOnce);
   while (rows > 0) {
-    const int here = std::min(rows, kRowsAtOnce - kept_);
-    constexpr int kColumns = 64;
-    pool.for_each((n_ + kColumns - 1) / kColumns, [&](int piece, int) {
-      for (int c = piece * kColumns; c < std::min(n_, (piece + 1) * kColumns); ++c)
-        for (int r = 0; r < here; ++r)
-          held_[static_cast<std::size_t>(c) * kRowsAtOnce + static_cast<std::size_t>(kept_ + r)] =
-              x[static_cast<std::size_t>(r) * ld + static_cast<std::size_t>(c)];
-    });
-    kept_ += here;
-    rows_ += here;
+    const int here = std::min(rows, room());
+    hold(x, ld, left_, here, held_.data(), kept_, pool);
+    TRY(added(here, pool));
     rows -= here;
     x += static_cast<std::size_t>(here) * ld;
-    if (kept_ == kRowsAtOnce) TRY(flush(pool));
   }
   return {};
 }
 
-Status Gram::flush(ThreadPool& pool) {
-  for (int c = 0; c < n_ && kept_ < kRowsAtOnce; ++c)
-    std::fill_n(held_.begin() + static_cast<std::ptrdiff_t>(c) * kRowsAtOnce + kept_, kRowsAtOnce - kept_, 0.0f);
+Status ProductSum::add(const float* x, const float* y, int rows, ThreadPool& pool) {
+  CHECK(!square_, "a sum of products of two");
+  held_.resize(static_cast<std::size_t>(left_) * kRowsAtOnce);
+  beside_.resize(static_cast<std::size_t>(right_) * kRowsAtOnce);
+  while (rows > 0) {
+    const int here = std::min(rows, room());
+    hold(x, static_cast<std::size_t>(left_), left_, here, held_.data(), kept_, pool);
+    hold(y, static_cast<std::size_t>(right_), right_, here, beside_.data(), kept_, pool);
+    TRY(added(here, pool));
+    rows -= here;
+    x += static_cast<std::ptrdiff_t>(here) * left_;
+    y += static_cast<std::ptrdiff_t>(here) * right_;
+  }
+  return {};
+}
+
+Status ProductSum::added(int rows, ThreadPool& pool) {
+  kept_ += rows;
+  rows_ += rows;
+  return kept_ == kRowsAtOnce ? flush(pool) : Status();
+}
+
+Status ProductSum::flush(ThreadPool& pool) {
+  const auto clear = [&](std::vector<float>& held) {
+    for (std::size_t at = 0; at < held.size() && kept_ < kRowsAtOnce; at += kRowsAtOnce)
+      std::fill_n(held.begin() + static_cast<std::ptrdiff_t>(at) + kept_, kRowsAtOnce - kept_, 0.0f);
+  };
+  clear(held_);
+  clear(beside_);
   kept_ = 0;
-  return squares(held_.data(), n_, kRowsAtOnce, pool, [&](int row, int column, int count, const float* y) {
-    float* to = sum_.data() + static_cast<std::size_t>(row) * static_cast<std::size_t>(n_) + column;
+  const Factors factors{
+      held_.data(), left_, square_ ? held_.data() : beside_.data(), right_, kRowsAtOnce, square_, kernels::Type::bf16};
+  return multiply(factors, pool, [&](int row, int column, int count, const float* y) {
+    float* to = sum_.data() + static_cast<std::ptrdiff_t>(row) * right_ + column;
     for (int i = 0; i < count; ++i) to[i] += y[i];
   });
 }
 
-Result<std::vector<float>> Gram::mean(ThreadPool& pool) {
+Result<std::vector<float>> ProductSum::mean(ThreadPool& pool) {
   if (kept_ > 0) TRY(flush(pool));
   held_ = {};
+  beside_ = {};
   const float factor = rows_ > 0 ? 1 / static_cast<float>(rows_) : 0;
-  pool.for_each(n_, [&](int r, int) {
-    float* row = sum_.data() + static_cast<std::size_t>(r) * static_cast<std::size_t>(n_);
-    for (int c = r; c < n_; ++c) row[c] *= factor;
+  const auto at = [&](int r, int c) { return static_cast<std::size_t>(static_cast<std::ptrdiff_t>(r) * right_ + c); };
+  pool.for_each(left_, [&](int r, int) {
+    for (int c = square_ ? r : 0; c < right_; ++c) sum_[at(r, c)] *= factor;
   });
-  pool.for_each(n_, [&](int r, int) {
-    float* row = sum_.data() + static_cast<std::size_t>(r) * static_cast<std::size_t>(n_);
-    for (int c = 0; c < r; ++c)
-      row[c] = sum_[static_cast<std::size_t>(c) * static_cast<std::size_t>(n_) + static_cast<std::size_t>(r)];
-  });
+  if (square_)
+    pool.for_each(left_, [&](int r, int) {
+      for (int c = 0; c < r; ++c) sum_[at(r, c)] = sum_[at(c, r)];
+    });
   return std::move(sum_);
 }
 

@@ -14,25 +14,33 @@ namespace ashlar::models {
 // as it was. Only A's upper half is read. invalid: not positive definite.
 Status cholesky(std::span<float> a, int n, ThreadPool& pool);
 
-// H = X^T X over rows of X that come piece by piece: what a matrix is multiplied with, [n, n] of its columns.
-class Gram {
+// Sums of products over rows that come piece by piece. Rows are taken as bf16, which matrix units multiply; sums are
+// floats.
+class ProductSum {
  public:
-  explicit Gram(int n);
-  int columns() const { return n_; }
-  std::int64_t rows() const { return rows_; }
-  // [rows, n], rows `ld` floats apart; they are copied.
+  // The upper half of [n, n] x x^T.
+  explicit ProductSum(int n);
+  // [left, right] x y^T.
+  ProductSum(int left, int right);
+
+  // x [rows, left], rows `ld` floats apart, and y [rows, right], side by side; they are copied. One of them only as
+  // the sum was made.
   Status add(const float* x, std::size_t ld, int rows, ThreadPool& pool);
-  // All rows that were added, divided by their number: mean products. Call once, then add no more.
+  Status add(const float* x, const float* y, int rows, ThreadPool& pool);
+  // The sum divided by the number of rows: mean products, both halves. Call once, then add no more.
   Result<std::vector<float>> mean(ThreadPool& pool);
 
  private:
+  int room() const;
+  Status added(int rows, ThreadPool& pool);
   Status flush(ThreadPool& pool);
 
-  int n_;
+  int left_, right_;
+  bool square_;
   std::int64_t rows_ = 0;
   int kept_ = 0;
-  std::vector<float> sum_;   // [n, n], the upper half
-  std::vector<float> held_;  // [n, kRowsAtOnce]: rows that are still to be multiplied, transposed
+  std::vector<float> sum_;            // [left, right]
+  std::vector<float> held_, beside_;  // rows still to be multiplied, transposed: [left, ...], [right, ...]
 };
 
 }  // namespace ashlar::models

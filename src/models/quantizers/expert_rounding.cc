@@ -40,7 +40,7 @@ class ExpertRounding {
 
  private:
   struct Seen {
-    Gram gram;
+    ProductSum gram;
     std::vector<double> squares;
     int rows = 0;
   };
@@ -69,7 +69,7 @@ class ExpertRounding {
     std::map<const std::byte*, Seen> seen;
     for (const LayerWalk::Product& product : products)
       seen.try_emplace(product.packed,
-                       Seen{.gram = Gram(options_ != nullptr ? product.columns() : 0),
+                       Seen{.gram = ProductSum(options_ != nullptr ? product.columns() : 0),
                             .squares = std::vector<double>(static_cast<std::size_t>(product.columns()))});
     Status failed;
     TRY(walk_.pass(false, {}, look_, [&](const LayerWalk::Product& product, float* h, std::size_t ld, int rows) {
@@ -112,11 +112,11 @@ class ExpertRounding {
       const std::size_t bytes = to->bytes.size() / static_cast<std::size_t>(tensor->dims[2]);
       const auto room = std::span(to->bytes).subspan(bytes * static_cast<std::size_t>(product.expert), bytes);
       if (curvature)
-        std::ranges::copy(TRY(gptq(w, type, *curvature, pool_)), room.begin());
+        std::ranges::copy(TRY(gptq(w, {}, type, *curvature, pool_)), room.begin());
       else
         nearest(w, type, tensor->columns(), weights, room);
     }
-    seen = {.gram = Gram(0), .squares = {}};
+    seen = {.gram = ProductSum(0), .squares = {}};
     return {};
   }
 

@@ -4,6 +4,11 @@
 // With H = R^T R, R upper triangular, the error e = w - w' of a row costs |R e|^2. Taken from the last column back to
 // the first, each column can cancel what the later ones left in its component of R e, but for its own rounding. That
 // is the paper's update without an inverse.
+//
+// Where inputs x are no longer those x0 that the model as it is has, for what comes before was rounded, the output that
+// is wanted is w x0 (Li et al. 2025, arXiv:2504.02692). With b = w mean (x0 - x) x^T, a row costs
+// e^T H e + 2 b^T e and a constant, which is |R e + R^-T b|^2 and another one: the columns start from R^-T b, not from
+// 0. At the end coordinate descent (descent.h) mends what the order of the columns kept from being found.
 #pragma once
 
 #include <cstddef>
@@ -21,29 +26,35 @@ struct GptqOptions {
   // Columns with much to lose first, on scales chosen beforehand. Else in the matrix' order, each block's scales
   // chosen when its turn comes, for the weights as they have become.
   bool activation_order = false;
+  int rounds = 2;  // of coordinate descent at the end
 };
 
 // What is shared by the matrices that meet one input. Frozen; any thread.
 class Curvature {
  public:
-  // h [n, n], as Gram::mean() gives it.
+  // h [n, n], as ProductSum::mean() gives it.
   static Result<Curvature> create(std::vector<float> h, int n, const GptqOptions& options, ThreadPool& pool);
 
   int columns() const { return static_cast<int>(column_at_.size()); }
-  // The diagonal of H: how much each column's own error counts.
-  std::span<const float> importance() const { return importance_; }
+  // Of H, damped: [rows, columns] from (row, column) on.
+  void piece(int row, int rows, int column, int columns, float* out) const;
 
  private:
   friend class Gptq;
   friend class GroupGptq;
-  std::vector<float> r_;        // [n, n]
-  std::vector<int> column_at_;  // of H, for each column of R; the last is rounded first
+  std::vector<float> r_;         // [n, n]: R, and below its diagonal H in R's order
+  std::vector<float> diagonal_;  // of H
+  std::vector<int> column_at_;   // of H, for each column of R; the last is rounded first
+  std::vector<int> place_;       // the inverse of that
+  // How much each column's own rounding counts once those after it have made up for it: the square of R's diagonal.
   std::vector<float> importance_;
   bool ordered_ = false;
+  int rounds_ = 0;
 };
 
-// w [rows, columns] as rows of `type`, a quantized one whose blocks the columns fill. exhausted: no memory.
-Result<std::vector<std::byte>> gptq(std::span<const float> w, kernels::Type type, const Curvature& curvature,
-                                    ThreadPool& pool);
+// w [rows, columns] as rows of `type`, a quantized one whose blocks the columns fill. b: as above, [rows, columns], or
+// empty: zeros. exhausted: no memory.
+Result<std::vector<std::byte>> gptq(std::span<const float> w, std::span<const float> b, kernels::Type type,
+                                    const Curvature& curvature, ThreadPool& pool);
 
 }  // namespace ashlar::models

@@ -29,7 +29,7 @@ class InputMeasure {
   std::int64_t tokens_;
   ThreadPool& pool_;
   Status failed_;
-  std::map<const std::byte*, Gram> grams_;
+  std::map<const std::byte*, ProductSum> grams_;
   std::map<const std::byte*, double> limits_;
   std::map<const std::byte*, InputStatistics> inputs_;
   std::vector<float> held_;

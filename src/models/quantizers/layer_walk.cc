@@ -190,18 +190,31 @@ Status LayerWalk::pass(bool advance, const See& see, const Look& look, const See
   return run(look);
 }
 
+void LayerWalk::pass_window(std::size_t index, std::size_t last, const See& see) {
+  see_ = &see;
+  see_experts_ = nullptr;
+  keep_ = false;
+  last_ = products_[last].packed;
+  run_window(index);
+  last_ = nullptr;
+}
+
 Status LayerWalk::run(const Look& look) {
+  for (std::size_t i = 0; i < windows(); ++i) {
+    if (look) TRY(look());
+    run_window(i);
+  }
+  return {};
+}
+
+void LayerWalk::run_window(std::size_t index) {
   std::vector<int> blocks(static_cast<std::size_t>(kv_->blocks()));
   std::iota(blocks.begin(), blocks.end(), 0);
   const Step::Sequence sequences[] = {{.rows = window_, .blocks = blocks}};
-  for (at_ = 0; at_ < tokens_.size(); at_ += static_cast<std::size_t>(window_)) {
-    if (look) TRY(look());
-    const Step step{.tokens = std::span(tokens_).subspan(at_, static_cast<std::size_t>(window_)),
-                    .sequences = sequences};
-    pass_->begin(step, 0, window_, *kv_);
-    architecture_.forward(one_, *pass_);
-  }
-  return {};
+  at_ = index * static_cast<std::size_t>(window_);
+  const Step step{.tokens = std::span(tokens_).subspan(at_, static_cast<std::size_t>(window_)), .sequences = sequences};
+  pass_->begin(step, 0, window_, *kv_);
+  architecture_.forward(one_, *pass_);
 }
 
 bool LayerWalk::enter(float* x, std::size_t ld, int rows) {
@@ -212,7 +225,7 @@ bool LayerWalk::enter(float* x, std::size_t ld, int rows) {
   return true;
 }
 
-void LayerWalk::input(const kernels::PackedMatrix& matrix, float* h, std::size_t ld, int rows) {
+bool LayerWalk::input(const kernels::PackedMatrix& matrix, float* h, std::size_t ld, int rows) {
   const auto show = [&](std::span<const Product> products, const See* see) {
     if (see == nullptr) return;
     const auto product = std::ranges::find(products, matrix.data(), &Product::packed);
@@ -220,6 +233,7 @@ void LayerWalk::input(const kernels::PackedMatrix& matrix, float* h, std::size_t
   };
   show(products_, see_);
   show(experts_, see_experts_);
+  return last_ == nullptr || matrix.data() != last_;
 }
 
 void LayerWalk::leave(const float* x, std::size_t ld, int rows) {

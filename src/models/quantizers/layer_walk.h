@@ -61,6 +61,9 @@ class LayerWalk final : private Listener {
 
   // All tokens through the loaded layer; what comes out is dropped, or, with `advance`, what the next layer gets.
   Status pass(bool advance, const See& see, const Look& look, const See& see_experts = {});
+  // One window alone, counted from 0, up to the input of products()[last]: nothing advances.
+  void pass_window(std::size_t index, std::size_t last, const See& see);
+  std::size_t windows() const { return tokens_.size() / static_cast<std::size_t>(window_); }
 
   // [tokens, width]: what the loaded layer gets, or after a pass with `advance` what the next one does. May be changed.
   std::span<float> stream() { return x_; }
@@ -76,9 +79,10 @@ class LayerWalk final : private Listener {
   Status pack(const TensorList::Need& need, std::vector<kernels::RawMatrix> stack) const;
   void list_products(const TensorList::Need& need);
   Status run(const Look& look);
+  void run_window(std::size_t index);
 
   bool enter(float* x, std::size_t ld, int rows) override;
-  void input(const kernels::PackedMatrix& matrix, float* h, std::size_t ld, int rows) override;
+  bool input(const kernels::PackedMatrix& matrix, float* h, std::size_t ld, int rows) override;
   void leave(const float* x, std::size_t ld, int rows) override;
 
   const LoadedModel& model_;
@@ -100,6 +104,7 @@ class LayerWalk final : private Listener {
   bool look_up_ = false, keep_ = false;
   std::size_t at_ = 0;  // the first token of the window at work
   const See *see_ = nullptr, *see_experts_ = nullptr;
+  const std::byte* last_ = nullptr;  // the product after whose input a pass ends, if one does
 };
 
 }  // namespace ashlar::models

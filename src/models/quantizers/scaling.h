@@ -27,6 +27,8 @@ class LayerFloats {
       : walk_(walk), layer_(layer), shape_(shape), pool_(pool) {}
   // The values as they are now; read from the file at the first call.
   std::vector<float>& of(const gguf::Tensor& tensor);
+  // They are no longer needed.
+  void drop(const gguf::Tensor& tensor) { floats_.erase(&tensor); }
   // Tensors that were changed: not those only read.
   std::span<const gguf::Tensor* const> changed() const { return changed_; }
 
