@@ -41,15 +41,18 @@ Metric::Metric(std::string_view name, std::string_view help, std::string_view ty
     if (!labels_.empty()) labels_.push_back(',');
     labels_.append(fmt::format("{}=\"{}\"", key, escape(value)));
   }
-  Registry& all = registry();
-  std::lock_guard lock(all.mutex);
-  all.all.push_back(this);
 }
 
-Metric::~Metric() {
+Shown::Shown(const Metric& metric) : metric_(metric) {
   Registry& all = registry();
   std::lock_guard lock(all.mutex);
-  std::erase(all.all, this);
+  all.all.push_back(&metric);
+}
+
+Shown::~Shown() {
+  Registry& all = registry();
+  std::lock_guard lock(all.mutex);
+  std::erase(all.all, &metric_);
 }
 
 std::string Metric::series(std::string_view suffix, std::string_view extra) const {

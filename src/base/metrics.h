@@ -27,7 +27,7 @@ namespace metrics {
 class Metric {
  public:
   Metric(std::string_view name, std::string_view help, std::string_view type, Labels labels);
-  virtual ~Metric();
+  virtual ~Metric() = default;
   Metric(const Metric&) = delete;
   Metric& operator=(const Metric&) = delete;
 
@@ -45,6 +45,18 @@ class Metric {
   std::string name_, help_, type_, labels_;
 };
 
+// The last member of each kind of metric: it is shown once it is whole, and no more when it begins to die.
+class Shown {
+ public:
+  explicit Shown(const Metric& metric);
+  ~Shown();
+  Shown(const Shown&) = delete;
+  Shown& operator=(const Shown&) = delete;
+
+ private:
+  const Metric& metric_;
+};
+
 // All living metrics, by family, in the text exposition format 0.0.4.
 std::string render();
 
@@ -59,6 +71,7 @@ class Counter : public metrics::Metric {
 
  private:
   std::atomic<std::uint64_t> value_{0};
+  metrics::Shown shown_{*this};
 };
 
 class Gauge : public metrics::Metric {
@@ -71,6 +84,7 @@ class Gauge : public metrics::Metric {
 
  private:
   std::atomic<double> value_{0};
+  metrics::Shown shown_{*this};
 };
 
 class Histogram : public metrics::Metric {
@@ -85,6 +99,7 @@ class Histogram : public metrics::Metric {
   std::vector<double> bounds_;
   std::unique_ptr<std::atomic<std::uint64_t>[]> counts_;  // bounds_.size() + 1
   std::atomic<double> sum_{0};
+  metrics::Shown shown_{*this};
 };
 
 }  // namespace ashlar
