@@ -102,9 +102,11 @@ class Rewriter {
   Result<std::span<const std::byte>> rewrite(const TensorChange& change) {
     const gguf::Tensor& tensor = *change.tensor;
     tensor_ = tensor.name;
-    if (!change.made.empty()) {
+    if (given_ != nullptr) given_->made_in->release(*given_->made);  // it is written by now
+    given_ = change.made != nullptr ? &change : nullptr;
+    if (change.made != nullptr) {
       done_ += tensor.elements();
-      return change.made;
+      return change.made->data;
     }
     source_ = TRY(model_.file->read(tensor, room_));
     bytes_.resize(change.bytes());
@@ -182,9 +184,10 @@ class Rewriter {
   std::vector<std::byte> bytes_;
   std::vector<std::byte> room_;  // for a tensor that lies in no file
   std::span<const std::byte> source_;
-  std::atomic<float> most_ = 0;  // of the elements of this round
-  std::int64_t done_ = 0;        // elements of all tensors
-  std::string_view tensor_;      // the one at work
+  const TensorChange* given_ = nullptr;  // the last one, if its bytes were another file's
+  std::atomic<float> most_ = 0;          // of the elements of this round
+  std::int64_t done_ = 0;                // elements of all tensors
+  std::string_view tensor_;              // the one at work
 };
 
 }  // namespace

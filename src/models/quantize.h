@@ -26,8 +26,9 @@ struct TensorChange {
   // What the mix has for it, where rows are not whole blocks of that and `type`
   // is what takes its place.
   std::optional<kernels::Type> wanted;
-  // Its new bytes, where a method has made them: borrowed.
-  std::span<const std::byte> made;
+  // Where a method has made its new bytes: a tensor of another file. Borrowed.
+  const gguf::Tensor* made = nullptr;
+  const gguf::File* made_in = nullptr;
   std::uint64_t bytes() const;  // afterwards
 };
 

@@ -19,7 +19,6 @@ using Clock = std::chrono::steady_clock;
 
 constexpr milliseconds kPollEvery{100};
 constexpr milliseconds kAskTime{120'000};
-constexpr int kMostUnreached = 3;  // a server that is not there is mostly a wrong name
 constexpr std::string_view kUserAgent = "ashlar/" ASHLAR_VERSION;
 
 std::optional<milliseconds> asked_wait(const net::Headers& headers) {

@@ -71,6 +71,8 @@ struct Document {
 Result<Address> redirected(const Address& from, int status, const net::Headers& headers);
 
 inline constexpr int kMostRedirects = 10;
+// Tries to reach a server of which nothing has come yet: one that is not there is mostly a wrong name.
+inline constexpr int kMostUnreached = 3;
 
 // What a server that refuses says, in a sentence that begins with `what`:
 // unauthorized, forbidden, not_found, exhausted (429), unavailable, invalid.

@@ -293,6 +293,8 @@ class Fetch {
     if (!transfer->accepted && transfer->status != 0) return answered(lane, *transfer);
     if (!status) {
       if (!is_transient(status.error())) return status.error();
+      if (kind_ == Kind::probe && status.error().code == Code::unavailable && ++unreached_ > kMostUnreached)
+        return status.error();
       return failed(lane, status.error(), transfer->headers);
     }
     const std::uint64_t due = transfer->end ? *transfer->end - transfer->begin : written;
@@ -443,6 +445,7 @@ class Fetch {
   std::ptrdiff_t allowed_ = 1;
   std::vector<Piece> pieces_;
   Patience patience_;
+  int unreached_ = 0;  // probes that reached no server
   std::uint64_t had_ = 0;
   std::uint64_t turns_ = 0;
   Clock::time_point not_before_, last_failure_, next_watch_, next_save_;

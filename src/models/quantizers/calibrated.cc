@@ -28,8 +28,10 @@ namespace {
 namespace fs = std::filesystem;
 using kernels::Type;
 
-constexpr std::pair<std::string_view, Method> kMethods[] = {
-    {"rtn", Method::rtn}, {"gptq", Method::gptq}, {"awq", Method::awq}, {"smoothquant", Method::smoothquant},
+constexpr std::pair<std::string_view, Method> kMethods[] = {{"rtn", Method::rtn},
+                                                            {"gptq", Method::gptq},
+                                                            {"awq", Method::awq},
+                                                            {"smoothquant", Method::smoothquant},
                                                             {"llm.int8", Method::llm_int8}};
 
 std::string layer_path(const std::string& folder, int layer) {
@@ -216,9 +218,8 @@ class LayerMaker {
 
   // A tensor with its values as they are now.
   Result<kernels::RawMatrix> raw(const gguf::Tensor& tensor, std::vector<std::byte>& room) {
-    kernels::RawMatrix out{.type = tensor.type,
-                           .rows = static_cast<int>(tensor.rows()),
-                           .columns = static_cast<int>(tensor.columns())};
+    kernels::RawMatrix out{
+        .type = tensor.type, .rows = static_cast<int>(tensor.rows()), .columns = static_cast<int>(tensor.columns())};
     if (std::ranges::find(floats_->changed(), &tensor) == floats_->changed().end()) {
       out.data = TRY(model_.file->read(tensor, room)).data();
     } else {
@@ -329,6 +330,7 @@ Result<MadeLayers> make_layers(const LoadedModel& model, QuantizePlan& plan, con
     plain = TRY(LayerWalk::create(model, calibration.tokens, calibration.window, pool));
   LayerMaker maker(model, plan, calibration, *walk, plain.get(), pool, watch);
   MadeLayers out;
+  out.reserve(static_cast<std::size_t>(walk->layers()));  // the plan points to its files
   for (int layer = 0; layer < walk->layers(); ++layer) {
     const std::string path = layer_path(calibration.folder, layer);
     TRY(walk->load(layer));
@@ -340,16 +342,18 @@ Result<MadeLayers> make_layers(const LoadedModel& model, QuantizePlan& plan, con
       TRY(write_layer(path, job, tensors));
       file = TRY(gguf::File::open(path));
     }
-    for (const gguf::Tensor& tensor : file->tensors()) {
+    const gguf::File& made = out.emplace_back(std::move(*file));
+    for (const gguf::Tensor& tensor : made.tensors()) {
       const auto change =
           std::ranges::find(plan.tensors, tensor.name, [](const TensorChange& c) { return c.tensor->name; });
       if (change == plan.tensors.end() || change->type != tensor.type || change->bytes() != tensor.data.size())
         return Error{Code::corrupt,
                      fmt::format("{}: tensor {} is not one that is wanted", path, gguf::quoted(tensor.name))};
-      change->made = tensor.data;
+      change->made = &tensor;
+      change->made_in = &made;
       walk->replace(*change->tensor, tensor.type, {tensor.data.begin(), tensor.data.end()});
+      made.release(tensor);
     }
-    out.push_back(std::move(*file));
     if (layer + 1 == walk->layers()) break;
     TRY(walk->reload());
     const auto advance = [&](LayerWalk& which, double begin, double share) {

@@ -9,6 +9,7 @@
 #include "models/quantizers/dense.h"
 #include "models/quantizers/descent.h"
 #include "models/quantizers/gptq.h"
+#include "models/quantizers/output_error_test.h"
 
 namespace ashlar::models {
 namespace {
@@ -34,30 +35,6 @@ std::vector<float> activations(std::size_t rows, std::size_t n) {
       x[r * n + c] = sum * (c % 37 == 5 ? 8.0f : 1.0f);
     }
   return x;
-}
-
-std::vector<double> mean_products(const std::vector<float>& x, std::size_t n) {
-  std::vector<double> h(n * n);
-  const std::size_t rows = x.size() / n;
-  for (std::size_t r = 0; r < rows; ++r)
-    for (std::size_t i = 0; i < n; ++i)
-      for (std::size_t j = 0; j < n; ++j)
-        h[i * n + j] += double{x[r * n + i]} * double{x[r * n + j]} / static_cast<double>(rows);
-  return h;
-}
-
-// What rounding w to `bytes` costs in outputs: the sum over rows of e^T H e.
-double cost(const std::vector<float>& w, Type type, const std::vector<std::byte>& bytes, const std::vector<double>& h,
-            std::size_t n) {
-  std::vector<float> back(w.size());
-  kernels::dequantize_row(type, bytes.data(), back.data(), static_cast<std::int64_t>(w.size()));
-  double sum = 0;
-  for (std::size_t r = 0; r < w.size() / n; ++r)
-    for (std::size_t i = 0; i < n; ++i)
-      for (std::size_t j = 0; j < n; ++j)
-        sum += (double{back[r * n + i]} - double{w[r * n + i]}) * h[i * n + j] *
-               (double{back[r * n + j]} - double{w[r * n + j]});
-  return sum;
 }
 
 TEST(Dense, CholeskyGivesTheMatrixBack) {

@@ -13,12 +13,14 @@
 #include "models/quantizers/gptq.h"
 #include "models/quantizers/importance.h"
 #include "models/quantizers/layer_walk.h"
+#include "models/quantizers/output_error_test.h"
 #include "models/tiny_model_test.h"
 
 namespace ashlar::models {
 namespace {
 
 namespace fs = std::filesystem;
+using kernels::Type;
 using testing::HasSubstr;
 
 class Calibrated : public testing::Test {
