@@ -45,9 +45,10 @@ Status read_yarn(const Fields& scaling, HfConfig& out) {
   r.whole_pairs = TRY(scaling.flag("truncate")).value_or(true);
   if (r.whole_pairs != (s.architecture != "gpt-oss"))
     return scaling.bad("truncate", fmt::format("is {}, which is not supported", r.whole_pairs), Code::unsupported);
-  // Theirs replaces YaRN's own 1 + ln(factor) / 10; ours multiplies it.
+  // Theirs replaces YaRN's own 1 + ln(factor) / 10; ours multiplies it, and latent attention takes it out again.
   const auto scale = [&](double by) { return 1 + 0.1 * by * std::log(r.factor); };
-  const double usual = length > 0 && all > 0 ? scale(length) / scale(all) : scale(1);
+  const bool pair = length > 0 && all > 0 && s.architecture != "deepseek2";
+  const double usual = pair ? scale(length) / scale(all) : scale(1);
   r.attention_factor = TRY(scaling.positive("attention_factor", usual)) / scale(1);
   // Publishers leave the trained length in max_position_embeddings.
   if (scaling.find("original_max_position_embeddings") != nullptr)
