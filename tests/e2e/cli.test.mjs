@@ -130,6 +130,25 @@ test("perplexity scores the second half of each window", () => {
   assert.match(ashlar(["perplexity", assistant, file("short.txt", "Hi")]).err, /fewer than one window/);
 });
 
+test("perplexity --base tells how far off another model's probabilities are", () => {
+  const text = file("base.txt", "Ashlar is one program that serves large language models. ".repeat(60));
+  const smaller = path.join(folder, "compared.gguf");
+  assert.equal(ashlar(["quantize", assistant, smaller, "--type", "Q3_K_S", "--allow-requantize"]).status, 0);
+  const beside = (model) => {
+    const { status, out, err } = ashlar(["perplexity", model, text, "--context", "64", "--base", assistant, "--json"]);
+    assert.equal(status, 0, err);
+    return JSON.parse(out);
+  };
+  const same = beside(assistant), other = beside(smaller);
+  assert.ok(Math.abs(same.divergence) < 1e-9 && same.same_top === 1 && same.base_perplexity === same.perplexity);
+  assert.equal(other.base_perplexity, same.perplexity);
+  assert.ok(other.divergence > 1e-4 && other.divergence < 5 && other.same_top < 1 && other.same_top > 0.3);
+  if (!haveStories) return;
+  const foreign = ashlar(["perplexity", assistant, text, "--base", stories]);
+  assert.equal(foreign.status, 1);
+  assert.match(foreign.err, /so they cannot be compared/);
+});
+
 test("bench measures a file and a shape", () => {
   const bench = (...words) => JSON.parse(ashlar(["bench", assistant, "--repeat", "1", "--json", ...words]).out);
   const both = bench("--prompt", "32", "--generate", "8", "--batch", "1,2", "--depth", "0,20");
