@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 namespace ashlar {
 
@@ -18,8 +19,13 @@ class Descriptor {
   int fd_;
 };
 
-// The file's name in its folder is on the disk too. If that fails, the file may be
-// missing after a power cut, never half there.
+// All of it, in as many pieces as it takes. False: some is not written, and errno says why.
+bool write_all(int fd, std::string_view bytes);
+
+// The names in a folder are on the disk too. If that fails, a file may be missing
+// after a power cut, never half there.
+void sync_folder(const std::string& folder);
+// The same for the folder that `path` is in.
 void sync_folder_of(const std::string& path);
 
 }  // namespace ashlar

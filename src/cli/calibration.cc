@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <span>
 
-#include "cli/terminal.h"
+#include "cli/interrupts.h"
 #include "text/tokenizer.h"
 
 namespace ashlar::cli {
@@ -45,6 +45,14 @@ Result<Windows> calibration_windows(const models::LoadedModel& model, std::strin
   const std::int64_t room = kMostActivations / (std::int64_t{4} * model.shape.width * std::max(window, 1));
   const auto most = std::clamp<std::int64_t>(windows, 1, std::max(room, kLeastWindows));
   return cut_windows(model, text, name, window, kLeastWindows, static_cast<int>(most));
+}
+
+models::CalibrationWatch watch_layers(Progress& progress, int layers) {
+  return [&progress, layers](double done, int layer) -> Status {
+    if (interrupted()) return Error{Code::cancelled, "interrupted; --resume goes on from here"};
+    progress.at(static_cast<std::int64_t>(done * kLayerSteps), fmt::format("layer {} of {}", layer + 1, layers));
+    return {};
+  };
 }
 
 std::pair<std::string_view, std::string_view> halves(std::string_view text) {

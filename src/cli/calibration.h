@@ -8,7 +8,9 @@
 #include <vector>
 
 #include "base/result.h"
+#include "cli/terminal.h"
 #include "models/loader.h"
+#include "models/quantizers/calibrated.h"
 
 namespace ashlar::cli {
 
@@ -29,6 +31,11 @@ Result<Windows> read_windows(const models::LoadedModel& model, const std::string
 // Windows to calibrate on: at most `windows`, and no more than their activations have room for.
 Result<Windows> calibration_windows(const models::LoadedModel& model, std::string_view text, const std::string& name,
                                     int window, int windows);
+
+// What a method tells how far it is, over all layers of a model: `progress` of kLayerSteps, which must outlive it.
+// cancelled: Ctrl-C.
+constexpr std::int64_t kLayerSteps = 1000;
+models::CalibrationWatch watch_layers(Progress& progress, int layers);
 
 // A text's first half and its second, cut where a line ends if one does near there.
 std::pair<std::string_view, std::string_view> halves(std::string_view text);

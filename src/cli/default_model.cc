@@ -7,6 +7,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/descriptor.h"
+
 extern "C" const char ashlar_default_model_begin[];
 extern "C" const char ashlar_default_model_end[];
 
@@ -15,16 +17,15 @@ namespace ashlar::cli {
 Result<std::string> default_model_path() {
   static std::string path;  // main thread alone
   if (!path.empty()) return path;
+  const auto failed = [] {
+    return Error{Code::io, fmt::format("the embedded model cannot be opened: {}", std::strerror(errno))};
+  };
   const int file = ::memfd_create("ashlar-assistant.gguf", MFD_CLOEXEC);
-  if (file < 0) return Error{Code::io, fmt::format("the embedded model cannot be opened: {}", std::strerror(errno))};
-  for (const char* at = ashlar_default_model_begin; at < ashlar_default_model_end;) {
-    const ssize_t n = ::write(file, at, static_cast<std::size_t>(ashlar_default_model_end - at));
-    if (n <= 0) {
-      const int reason = errno;
-      ::close(file);
-      return Error{Code::io, fmt::format("the embedded model cannot be opened: {}", std::strerror(reason))};
-    }
-    at += n;
+  if (file < 0) return failed();
+  if (!write_all(file, {ashlar_default_model_begin, ashlar_default_model_end})) {
+    Error error = failed();
+    ::close(file);
+    return error;
   }
   path = fmt::format("/proc/self/fd/{}", file);
   return path;

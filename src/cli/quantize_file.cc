@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <limits>
 
+#include "cli/calibration.h"
 #include "cli/interrupts.h"
 #include "cli/terminal.h"
 
@@ -41,13 +42,8 @@ Result<models::MadeLayers> make_calibrated(const models::LoadedModel& model, mod
                                         .gptq = job.gptq,
                                         .folder = folder,
                                         .resume = job.resume};
-  constexpr std::int64_t kSteps = 1000;
-  Progress progress(std::string(models::name_of(job.method)), kSteps);
-  auto layers = models::make_layers(model, plan, calibration, pool, [&](double done, int layer) -> Status {
-    if (interrupted()) return Error{Code::cancelled, "interrupted; --resume goes on from here"};
-    progress.at(static_cast<std::int64_t>(done * kSteps), fmt::format("layer {} of {}", layer + 1, model.shape.layers));
-    return {};
-  });
+  Progress progress(std::string(models::name_of(job.method)), kLayerSteps);
+  auto layers = models::make_layers(model, plan, calibration, pool, watch_layers(progress, model.shape.layers));
   const bool resumable = !layers && layers.error().code == Code::cancelled;
   if (!layers && !resumable) models::remove_layers(folder, model.shape.layers);
   return layers;

@@ -9,6 +9,7 @@
 
 #include "base/bytes.h"
 #include "base/json_full.h"
+#include "cli/calibration.h"
 #include "cli/interrupts.h"
 #include "cli/terminal.h"
 #include "models/quantizers/folder_layers.h"
@@ -40,13 +41,8 @@ Result<models::FolderLayers> make_layers(const models::LoadedModel& model, const
                                         .gptq = job.gptq,
                                         .folder = folder,
                                         .resume = job.resume};
-  constexpr std::int64_t kSteps = 1000;
-  Progress progress(std::string(models::name_of(job.form.method)), kSteps);
-  auto layers = models::make_folder_layers(model, plan, calibration, pool, [&](double done, int layer) -> Status {
-    if (interrupted()) return Error{Code::cancelled, "interrupted; --resume goes on from here"};
-    progress.at(static_cast<std::int64_t>(done * kSteps), fmt::format("layer {} of {}", layer + 1, model.shape.layers));
-    return {};
-  });
+  Progress progress(std::string(models::name_of(job.form.method)), kLayerSteps);
+  auto layers = models::make_folder_layers(model, plan, calibration, pool, watch_layers(progress, model.shape.layers));
   const bool resumable = !layers && layers.error().code == Code::cancelled;
   if (!layers && !resumable) models::remove_folder_layers(folder, model.shape.layers);
   return layers;

@@ -24,17 +24,6 @@ Error refused(const std::string& path) {
   return Error{why == ENOENT ? Code::not_found : Code::io, fmt::format("{}: {}", path, std::strerror(why))};
 }
 
-Status write_all(int fd, const std::string& path, std::string_view text) {
-  while (!text.empty()) {
-    const ssize_t n = ::write(fd, text.data(), text.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return refused(path);
-    text.remove_prefix(static_cast<std::size_t>(n));
-  }
-  if (::fsync(fd) != 0) return refused(path);
-  return {};
-}
-
 }  // namespace
 
 Result<std::string> read_small_file(const std::string& path, std::size_t limit) {
@@ -61,7 +50,7 @@ Status write_small_file(const std::string& path, std::string_view text) {
   {
     const Descriptor file(::open(aside.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
     if (file.get() < 0) return refused(path);
-    written = write_all(file.get(), path, text);
+    if (!write_all(file.get(), text) || ::fsync(file.get()) != 0) written = refused(path);
   }
   if (written && ::rename(aside.c_str(), path.c_str()) != 0) written = refused(path);
   if (!written) ::unlink(aside.c_str());

@@ -155,7 +155,8 @@ Shelf ModelStore::list() const {
   for (const fs::path& path : entries_of(root_ + "/manifests")) {
     if (path.extension() != ".json") continue;
     auto manifest = [&]() -> Result<Manifest> {
-      Manifest read = TRY(read_manifest(TRY(read_small_file(path.string(), kMostManifest))));
+      const std::string text = TRY(read_small_file(path.string(), kMostManifest));
+      Manifest read = TRY(read_manifest(text));
       if (path.filename() != slot_of(read.reference) + ".json")
         return Error{Code::corrupt, "it is of " + read.reference};
       return read;

@@ -60,12 +60,7 @@ Error NewFile::refused() const {
 }
 
 Status NewFile::write(std::string_view bytes) {
-  while (!bytes.empty()) {
-    const ssize_t n = ::write(fd_, bytes.data(), bytes.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return refused();
-    bytes.remove_prefix(static_cast<std::size_t>(n));
-  }
+  if (!write_all(fd_, bytes)) return refused();
   return {};
 }
 

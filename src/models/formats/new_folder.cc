@@ -11,6 +11,8 @@
 #include <filesystem>
 #include <utility>
 
+#include "base/descriptor.h"
+
 namespace ashlar::models {
 namespace {
 
@@ -34,13 +36,6 @@ Status check_place(const std::string& path, bool replace) {
   if (failed || !model)
     return Error{Code::invalid, fmt::format("{}: is a folder of something else than a model, and stays", path)};
   return {};
-}
-
-void sync_folder(const std::string& path) {
-  const int fd = ::open(path.empty() ? "." : path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) return;
-  ::fsync(fd);
-  ::close(fd);
 }
 
 }  // namespace
@@ -87,12 +82,7 @@ Status NewFolder::begin(const std::string& name) {
 }
 
 Status NewFolder::write(std::string_view bytes) {
-  while (!bytes.empty()) {
-    const ssize_t n = ::write(fd_, bytes.data(), bytes.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return refused();
-    bytes.remove_prefix(static_cast<std::size_t>(n));
-  }
+  if (!write_all(fd_, bytes)) return refused();
   return {};
 }
 

@@ -9,6 +9,7 @@
 #include "base/threads.h"
 #include "models/quantizers/dense.h"
 #include "models/quantizers/layer_walk.h"
+#include "models/quantizers/product_inputs.h"
 #include "models/quantizers/scaling.h"
 
 namespace ashlar::models {
@@ -24,13 +25,11 @@ class InputMeasure {
   Result<std::map<const std::byte*, InputStatistics>> finish();
 
  private:
-  void shorten(std::span<float> rows, std::size_t n, double& limit) const;
-
   std::int64_t tokens_;
   ThreadPool& pool_;
   Status failed_;
   std::map<const std::byte*, ProductSum> grams_;
-  std::map<const std::byte*, double> limits_;
+  std::map<const std::byte*, RowLimit> limits_;
   std::map<const std::byte*, InputStatistics> inputs_;
   std::vector<float> held_;
 };
