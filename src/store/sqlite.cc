@@ -28,6 +28,7 @@ Status make_file(const std::string& path) {
   if (!folder.empty()) TRY(make_folders(folder));
   const Descriptor file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   if (file.get() < 0) return Error{Code::io, fmt::format("{}: {}", path, std::strerror(errno))};
+  sync_folder_of(path);
   return {};
 }
 
