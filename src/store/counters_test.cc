@@ -9,6 +9,7 @@
 
 #include "store/counters_for_test.h"
 #include "store/memory_counters.h"
+#include "store/redis/test_server.h"
 
 namespace ashlar::store {
 
@@ -53,6 +54,16 @@ class CountersTest : public testing::TestWithParam<Twin> {
   std::unique_ptr<Counters> counters = GetParam().make(time.clock());
 };
 
+std::unique_ptr<Counters> on_redis(CounterClock clock) {
+  static int uses = 0;
+  auto counters = redis_counters(shared_redis().options(), {.prefix = "{test" + std::to_string(++uses) + "}:",
+                                                            .ledger = {},
+                                                            .clock = std::move(clock)});
+  EXPECT_TRUE(counters);
+  return std::move(*counters);
+}
+INSTANTIATE_TEST_SUITE_P(Redis, CountersTest, testing::Values(Twin{"redis", &on_redis}),
+                         [](const auto& info) { return info.param.name; });
 INSTANTIATE_TEST_SUITE_P(Memory, CountersTest, testing::Values(Twin{"memory", &memory_counters}),
                          [](const auto& info) { return info.param.name; });
 

@@ -291,9 +291,8 @@ void Client::lose(Error why) {
   });
   if (!worked && !ending_ && !std::exchange(complained_, true))
     log::warn("redis_unreachable", {{"server", where()}, {"why", why.message}});
-  std::deque<Asked> ended = std::exchange(sent_, {});
-  if (!hopeful_)
-    for (Asked& asked : std::exchange(waiting_, {})) ended.push_back(std::move(asked));
+  std::deque<Asked> sent = std::exchange(sent_, {}), waiting;
+  if (!hopeful_) waiting = std::exchange(waiting_, {});
   if (!ending_) {
     // The first try follows at once: most connections break because a server was started anew.
     const auto pause = worked ? options_.least_pause : pause_;
@@ -302,7 +301,9 @@ void Client::lose(Error why) {
                std::chrono::milliseconds(random_() % static_cast<unsigned>(pause.count() / 2 + 1)));
   }
   set_deadline();
-  for (const Asked& asked : ended) asked.done(why);
+  for (const Asked& asked : waiting) asked.done(why);
+  if (why.code == Code::unavailable) why.code = Code::io;  // these were sent
+  for (const Asked& asked : sent) asked.done(why);
 }
 
 void Client::set_deadline() {
