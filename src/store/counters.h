@@ -141,16 +141,16 @@ struct RedisOptions;
 struct RedisCountersOptions {
   // What keys begin with. In braces, so that a cluster keeps all of them on one node, where one script may use them.
   std::string prefix = "{ashlar}:";
-  // Asked when the counts of money are found lost, before any is spent again: what is spent of each budget in the window
-  // that is open now. On the thread of a reserve(). Nothing: budgets begin anew.
+  // Asked when the counts of money are found lost, before any is spent again: what is spent of each budget in the
+  // window that is open now. On the thread of a reserve(). Nothing: budgets begin anew.
   std::function<Result<std::vector<Spent>>()> ledger;
   CounterClock clock;  // nothing: the server's, which all replicas share
 };
 
 // Counts on a Redis server of 6.0 or later, shared by all who use its prefix; it must not evict (maxmemory-policy
-// noeviction). reserve() and look() wait for the server, at most as long as the connection's timeout. What Redis counted
-// and then forgot (it was flushed, or started anew) is restored from the ledger; a reservation of before is then
-// counted when it is settled.
+// noeviction). reserve() and look() wait for the server, at most as long as the connection's timeout. What Redis
+// counted and then forgot (it was flushed, or started anew) is restored from the ledger; a reservation of before is
+// then counted when it is settled.
 Result<std::unique_ptr<Counters>> redis_counters(const RedisOptions& server, RedisCountersOptions options = {});
 
 // Rates and seats are served by counts of this process while `shared` cannot be reached: each replica then lets in up

@@ -56,9 +56,9 @@ class CountersTest : public testing::TestWithParam<Twin> {
 
 std::unique_ptr<Counters> on_redis(CounterClock clock) {
   static int uses = 0;
-  auto counters = redis_counters(shared_redis().options(), {.prefix = "{test" + std::to_string(++uses) + "}:",
-                                                            .ledger = {},
-                                                            .clock = std::move(clock)});
+  auto counters =
+      redis_counters(shared_redis().options(),
+                     {.prefix = "{test" + std::to_string(++uses) + "}:", .ledger = {}, .clock = std::move(clock)});
   EXPECT_TRUE(counters);
   return std::move(*counters);
 }

@@ -16,9 +16,7 @@ class WithFallback final : public Counters {
     if (verdict || verdict.error().code != Code::unavailable || has_money(charges)) return verdict;
     return local_.reserve(id, charges);
   }
-  void settle(const std::string& id, std::span<const std::int64_t> amounts) override {
-    home(id).settle(id, amounts);
-  }
+  void settle(const std::string& id, std::span<const std::int64_t> amounts) override { home(id).settle(id, amounts); }
   void release(const std::string& id) override { home(id).release(id); }
   void renew(const std::string& id) override { home(id).renew(id); }
   Status sync(std::chrono::milliseconds most) override { return shared_->sync(most); }

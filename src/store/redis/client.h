@@ -40,10 +40,10 @@ class RedisClient {
   virtual ~RedisClient() = default;
 
   // Any thread. `done` is called exactly once, on the client's thread, within the timeout; it must not block. An answer
-  // that is an error of Redis is a value of kind `error`. unavailable: it was not sent, for there is no connection (which
-  // is known at once, unless one is being made for the first time or after one that worked). Nobody knows whether the
-  // command ran after io: the connection broke; deadline: no answer in time; corrupt, too_large: what answers is not
-  // Redis.
+  // that is an error of Redis is a value of kind `error`. unavailable: it was not sent, for there is no connection
+  // (which is known at once, unless one is being made for the first time or after one that worked). Nobody knows
+  // whether the command ran after io: the connection broke; deadline: no answer in time; corrupt, too_large: what
+  // answers is not Redis.
   virtual void send(std::vector<std::string> command, Done done) = 0;
   // The same, waited for. Not on the client's thread.
   Result<resp::Value> call(std::vector<std::string> command);

@@ -40,8 +40,8 @@ TEST(RedisAddress, IsReadWithItsParts) {
   EXPECT_EQ(plain->host, "cache.example");
   EXPECT_EQ(plain->port, 6379);
   EXPECT_FALSE(plain->tls);
-  for (const char* wrong : {"", "http://x", "redis://", "redis://:6379", "redis://h:x", "redis://h:70000", "redis://h/x",
-                            "redis://[::1", "redis://[::1]x", "redis://u:%zz@h"})
+  for (const char* wrong : {"", "http://x", "redis://", "redis://:6379", "redis://h:x", "redis://h:70000",
+                            "redis://h/x", "redis://[::1", "redis://[::1]x", "redis://u:%zz@h"})
     EXPECT_FALSE(parse_redis_url(wrong)) << wrong;
 }
 
@@ -120,7 +120,8 @@ TEST(RedisClient, GarbageEndsTheConnectionAndNothingHangs) {
   for (int i = 0; i < 1000; ++i) bomb += "*1000\r\n";
   for (const std::string& garbage :
        {std::string("HTTP/1.1 400 Bad Request\r\n\r\n"), std::string("\0\0\0\0", 4), std::string("$999999999999\r\n"),
-        bomb, std::string("+OK\r\n+OK\r\n+OK\r\n+OK\r\n"), std::string("-ERR unknown command\r\n:1\r\n:2\r\n:3\r\n:4\r\n")}) {
+        bomb, std::string("+OK\r\n+OK\r\n+OK\r\n+OK\r\n"),
+        std::string("-ERR unknown command\r\n:1\r\n:2\r\n:3\r\n:4\r\n")}) {
     FakeRedis fake([&](std::string_view) { return garbage; });
     auto client = RedisClient::create(fake.options());
     for (int i = 0; i < 3; ++i) (void)(*client)->call({"PING"});

@@ -85,14 +85,14 @@ class RedisCounters final : public Counters {
   // Something that Redis must be told, now or when it can be reached again.
   struct Errand {
     std::string word, id;
-    bool once = false;       // of no use later
+    bool once = false;  // of no use later
     std::vector<std::int64_t> amounts;
     Money money;
     bool under_way = false;
   };
 
-  Words command(bool whole, std::string_view word, const std::string& id,
-                std::span<const Limit* const> limits, const Words& rest) const;
+  Words command(bool whole, std::string_view word, const std::string& id, std::span<const Limit* const> limits,
+                const Words& rest) const;
   static void add_limit(Words& rest, const Limit& limit, std::int64_t amount);
   Result<Value> run(std::string_view word, const std::string& id, std::span<const Limit* const> limits,
                     const Words& rest);
@@ -130,7 +130,8 @@ Words RedisCounters::command(bool whole, std::string_view word, const std::strin
   }
   words.push_back(fmt::format("{}", 4 + limits.size()));
   words.insert(words.end(), {prefix + "clock", prefix + "epoch", prefix + "open", prefix + "r:" + id});
-  for (const Limit* limit : limits) words.push_back(fmt::format("{}{}:{}", prefix, kind_letter(limit->kind), limit->key));
+  for (const Limit* limit : limits)
+    words.push_back(fmt::format("{}{}:{}", prefix, kind_letter(limit->kind), limit->key));
   words.push_back(fmt::format("{}{}", whole ? "+" : "", word));
   if (options_.clock) {
     const Instant now = options_.clock();
@@ -223,7 +224,8 @@ Result<Verdict> RedisCounters::reserve(const std::string& id, std::span<const Ch
                   .refused_by = static_cast<int>(items[2].integer),
                   .never = items[3].integer == 1,
                   .retry_after = std::chrono::milliseconds(items[4].integer)};
-  if (verdict.refused_by < -1 || verdict.refused_by >= static_cast<int>(charges.size())) return not_ours("no limit of ours");
+  if (verdict.refused_by < -1 || verdict.refused_by >= static_cast<int>(charges.size()))
+    return not_ours("no limit of ours");
   TRY(read_standings(*answer, 6, limits, verdict.standings));
   if (verdict.admitted && !money.budgets.empty()) {
     money.epoch = items[5].text;

@@ -52,7 +52,7 @@ std::int64_t remaining(Counters& counters, const Limit& limit) {
 // Until Redis is reached again, for at most ten seconds.
 void wait_until_back(Counters& counters) {
   const auto until = Clock::now() + seconds(10);
-  while (remaining(counters, kRate) < 0 && Clock::now() < until) continue;
+  while (remaining(counters, kBudget) < 0 && Clock::now() < until) continue;
   EXPECT_TRUE(counters.health());
 }
 
@@ -161,9 +161,8 @@ TEST(RedisCounters, WhatWasGivenUpDoesNotStayReserved) {
   {
     std::vector<std::jthread> threads;
     for (int i = 0; i < 8; ++i)
-      threads.emplace_back([&, i] {
-        EXPECT_EQ(code_of(*counters, "slow" + std::to_string(i), {{kBudget, 10}}), Code::unavailable);
-      });
+      threads.emplace_back(
+          [&, i] { EXPECT_EQ(code_of(*counters, "slow" + std::to_string(i), {{kBudget, 10}}), Code::unavailable); });
   }
   EXPECT_LT(Clock::now() - begin, seconds(5));
   EXPECT_TRUE(admitted(*counters, "rate", {{kRate, 1}}));
@@ -183,9 +182,10 @@ TEST(RedisCounters, AReservationThatComesAfterItsReleaseIsRefused) {
 
 TEST(RedisCounters, GarbageIsAnErrorAndNothingHangs) {
   int turn = 0;
-  const std::string garbage[] = {"+OK\r\n",          ":1\r\n", "*1\r\n+ok\r\n", "*6\r\n+ok\r\n:1\r\n:7\r\n:0\r\n:0\r\n+\r\n",
-                                 "-OOM no\r\n",      "_\r\n",  "*0\r\n",       "*8\r\n+ok\r\n:1\r\n:-1\r\n:0\r\n:0\r\n+e\r\n+x\r\n+y\r\n",
-                                 "*1\r\n+lost\r\n"};
+  const std::string garbage[] = {
+      "+OK\r\n",        ":1\r\n", "*1\r\n+ok\r\n", "*6\r\n+ok\r\n:1\r\n:7\r\n:0\r\n:0\r\n+\r\n",
+      "-OOM no\r\n",    "_\r\n",  "*0\r\n",        "*8\r\n+ok\r\n:1\r\n:-1\r\n:0\r\n:0\r\n+e\r\n+x\r\n+y\r\n",
+      "*1\r\n+lost\r\n"};
   for (const std::string& answer : garbage) {
     FakeRedis fake([&](std::string_view bytes) {
       return bytes.find("HELLO") != bytes.npos ? std::string("%1\r\n+server\r\n+redis\r\n") : answer;
@@ -223,8 +223,9 @@ TEST(RedisCounters, TheServersOwnClockServes) {
 TEST(RedisCounters, KeysOfRatesGoAwayByThemselves) {
   RedisServer server;
   auto counters = counters_on(server.options());
-  ASSERT_TRUE(admitted(*counters, "a",
-                       {{kRate, 1}, {limit_of(LimitKind::token_bucket, "tb", 5), 5}, {limit_of(LimitKind::semaphore, "s", 5), 1}}));
+  ASSERT_TRUE(admitted(
+      *counters, "a",
+      {{kRate, 1}, {limit_of(LimitKind::token_bucket, "tb", 5), 5}, {limit_of(LimitKind::semaphore, "s", 5), 1}}));
   for (const char* key : {"{ashlar}:w:rate", "{ashlar}:t:tb", "{ashlar}:s:s", "{ashlar}:r:a"})
     EXPECT_GT(server.ask({"PTTL", key}).integer, 0) << key;
   ASSERT_TRUE(admitted(*counters, "m", {{kBudget, 1}}));

@@ -67,8 +67,9 @@ TEST(Resp, BelievesNoSizeBeforeItIsBounded) {
   const Limits limits{.bytes = 1000, .items = 10, .depth = 3};
   for (const std::string& bytes :
        {std::string("$1001\r\n"), std::string("$9223372036854775807\r\n"), std::string("*11\r\n"),
-        std::string("*9223372036854775807\r\n"), std::string("*1\r\n*1\r\n*1\r\n*1\r\n"), "+" + std::string(70'000, 'x'),
-        "*10\r\n$900\r\n" + std::string(900, 'x') + "\r\n$200\r\n", std::string("*2\r\n*5\r\n:1\r\n:1\r\n:1\r\n:1\r\n:1\r\n*5\r\n:1\r\n:1\r\n:1\r\n")})
+        std::string("*9223372036854775807\r\n"), std::string("*1\r\n*1\r\n*1\r\n*1\r\n"),
+        "+" + std::string(70'000, 'x'), "*10\r\n$900\r\n" + std::string(900, 'x') + "\r\n$200\r\n",
+        std::string("*2\r\n*5\r\n:1\r\n:1\r\n:1\r\n:1\r\n:1\r\n*5\r\n:1\r\n:1\r\n:1\r\n")})
     EXPECT_EQ(read_all(bytes, 64, limits), "too_large") << bytes.substr(0, 40);
   std::string many;
   for (int i = 0; i < 1000; ++i) many += "$10\r\n0123456789\r\n";

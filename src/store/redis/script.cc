@@ -4,9 +4,9 @@
 
 namespace ashlar::store {
 
-// The arithmetic is that of meters.cc. All numbers are whole and below 2^53, so that doubles hold them exactly; quotients
-// go by fmod, which does not round. What a script reads comes before what it writes: a key of a foreign type is an
-// error that has changed nothing.
+// The arithmetic is that of meters.cc. All numbers are whole and below 2^53, so that doubles hold them exactly;
+// quotients go by fmod, which does not round. What a script reads comes before what it writes: a key of a foreign type
+// is an error that has changed nothing.
 //
 // Budgets count only while the key `epoch` is there. It is lost with the data (FLUSHALL, a restart without a disk), and
 // deleted by whoever finds this script gone from the server's cache ('+' before the word), for then the server was

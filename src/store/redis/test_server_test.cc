@@ -34,9 +34,9 @@ RedisServer::RedisServer(std::vector<std::string> arguments) : arguments_(std::m
 }
 
 void RedisServer::start() {
-  std::vector<std::string> words = {"redis-server", "--port", std::to_string(port_), "--bind",
-                                    "127.0.0.1",    "--save", "",                    "--appendonly",
-                                    "no",           "--dir",  "/tmp"};
+  std::vector<std::string> words = {"redis-server", "--port", std::to_string(port_), "--bind", "127.0.0.1",
+                                    "--save",       "",       "--appendonly",        "no",     "--dir",
+                                    "/tmp"};
   words.insert(words.end(), arguments_.begin(), arguments_.end());
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
