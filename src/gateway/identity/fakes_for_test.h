@@ -44,8 +44,8 @@ class Signer {
   std::string jwks() const { return R"({"keys":[)" + jwk() + "]}"; }
 
   std::string token(const Json& claims) const { return token({{"alg", algorithm_}, {"kid", id_}, {"typ", "JWT"}}, claims); }
-  std::string token(const Json& header, const Json& claims) const { return token(dump_json(header), dump_json(claims)); }
-  std::string token(const std::string& header, const std::string& claims) const {
+  std::string token(const Json& header, const Json& claims) const { return of_texts(dump_json(header), dump_json(claims)); }
+  std::string of_texts(const std::string& header, const std::string& claims) const {
     const std::string part = encode_base64url(header) + "." + encode_base64url(claims);
     return part + "." + encode_base64url(sign(part));
   }

@@ -24,7 +24,8 @@ std::string filled(std::string_view text, std::string_view star) {
 }
 
 std::string certificate_id(std::string_view name) {
-  return fmt::format("mtls_{:02x}", fmt::join(std::span(hash_key(name)).first(8), ""));
+  const KeyHash hash = hash_key(name);
+  return fmt::format("mtls_{:02x}", fmt::join(std::span(hash).first(8), ""));
 }
 
 }  // namespace

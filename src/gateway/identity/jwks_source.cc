@@ -76,7 +76,10 @@ Result<std::unique_ptr<JwksSource>> JwksSource::create(const IssuerOptions& opti
 }
 
 Result<std::vector<Jwk>> JwksSource::fetch() {
-  if (!jwks_url_.empty()) return parse_jwks(TRY(get(jwks_url_, /*trusted=*/true)));
+  if (!jwks_url_.empty()) {
+    const std::string text = TRY(get(jwks_url_, /*trusted=*/true));
+    return parse_jwks(text);
+  }
   if (discovered_.empty()) {
     const std::string text = TRY(get(discovery_of(issuer_), /*trusted=*/true));
     const auto found = parse_json(text, {.depth = 16, .members = 256, .elements = 1024, .unique = true});

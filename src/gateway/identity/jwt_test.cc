@@ -123,7 +123,7 @@ TEST(Jwt, AlgorithmsCannotBeConfused) {
   for (const char* none : {R"({"alg":"none"})", R"({"alg":"nOnE","kid":"one"})", R"({"alg":"NONE"})", R"({"alg":""})", R"({})", R"({"alg":"rs256","kid":"one"})",
                            R"({"alg":"RS512","kid":"one"})", R"({"alg":"PS256","kid":"one"})", R"({"alg":"ES256","kid":"one"})"}) {
     EXPECT_FALSE(judge(encode_base64url(none) + rest, set, rules())) << none;
-    EXPECT_FALSE(judge(rsa.token(none, body), set, rules())) << none << ": the signature is over this header, and still it is refused";
+    EXPECT_FALSE(judge(rsa.of_texts(none, body), set, rules())) << none << ": the signature is over this header, and still it is refused";
     EXPECT_FALSE(parse_jws(encode_base64url(none) + "." + encode_base64url(body) + ".")) << none;
   }
   // The key says RS256: the same key is not for PS256, even where the issuer may use both.
@@ -143,8 +143,8 @@ TEST(Jwt, HeadersNameNoKeysOfTheirOwn) {
     EXPECT_TRUE(judge(signer().token(header, claims()), keys(), rules())) << member << " is not looked at";
   }
   for (const char* id : {"../../dev/null", "one' OR '1'='1", "/etc/passwd", "one\\u0000", "", "ONE", "one "})
-    EXPECT_FALSE(judge(thief.token(R"({"alg":"ES256","kid":")" + std::string(id) + "\"}", dump_json(claims())), keys(), rules())) << id;
-  EXPECT_TRUE(judge(signer().token(R"({"alg":"ES256"})", dump_json(claims())), keys(), rules())) << "without kid each key is tried";
+    EXPECT_FALSE(judge(thief.of_texts(R"({"alg":"ES256","kid":")" + std::string(id) + "\"}", dump_json(claims())), keys(), rules())) << id;
+  EXPECT_TRUE(judge(signer().of_texts(R"({"alg":"ES256"})", dump_json(claims())), keys(), rules())) << "without kid each key is tried";
 }
 
 TEST(Jwt, TimesHoldWithinTheSkew) {
@@ -175,8 +175,8 @@ TEST(Jwt, IsMeantForUsByThisIssuer) {
     EXPECT_FALSE(judge(signer().token({{"alg", "ES256"}, {"typ", type}}, claims()), keys(), rules())) << type;
   for (const char* type : {"JWT", "jwt", "at+jwt", "application/at+JWT"})
     EXPECT_TRUE(judge(signer().token({{"alg", "ES256"}, {"typ", type}}, claims()), keys(), rules())) << type;
-  EXPECT_FALSE(judge(signer().token(R"({"alg":"ES256"})", R"({"iss":"https://login.example","aud":"other","aud":"ashlar","sub":"a","exp":9999999999})"), keys(), rules()));
-  EXPECT_FALSE(judge(signer().token(R"({"alg":"ES256"})", "[1]"), keys(), rules()));
+  EXPECT_FALSE(judge(signer().of_texts(R"({"alg":"ES256"})", R"({"iss":"https://login.example","aud":"other","aud":"ashlar","sub":"a","exp":9999999999})"), keys(), rules()));
+  EXPECT_FALSE(judge(signer().of_texts(R"({"alg":"ES256"})", "[1]"), keys(), rules()));
 }
 
 TEST(Jwt, ClaimsNameUserTeamTenantAndRoles) {
