@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "store/model_store.h"
+#include "store/postgres_database.h"
 #include "store/sqlite_database.h"
 
 namespace ashlar::store {
@@ -41,6 +42,9 @@ const std::string& as_bytes(const Value& value) {
 }
 
 Result<std::unique_ptr<Database>> open_database(const std::string& where, const DatabaseOptions& options) {
+  if (is_postgres(where)) return open_postgres(where, options);
+  if (where.find("://") != std::string::npos)
+    return Error{Code::invalid, "a database is the path of a file, or postgres://USER:PASSWORD@HOST:PORT/NAME"};
   std::error_code failed;
   const std::string path = std::filesystem::absolute(where, failed).lexically_normal().string();
   return open_sqlite(failed ? where : path, options);

@@ -118,8 +118,9 @@ class Database {
   // `done` is not called.
   virtual Status write_later(std::vector<Statement> statements, Done done) = 0;
 
-  // A copy of this moment, in one file that did not exist, while others write. io;
-  // unsupported: PostgreSQL, which has pg_dump.
+  // A copy of this moment in one file, while others write; it is there whole or not at
+  // all. invalid: such a file is there already; io; unsupported: PostgreSQL, which has
+  // pg_dump.
   virtual Status backup(const std::string& file) = 0;
 
   virtual Dialect dialect() const = 0;

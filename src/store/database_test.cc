@@ -44,7 +44,7 @@ class DatabaseTwins : public testing::TestWithParam<Dialect> {
   PlaceForTest place_{GetParam()};
 };
 
-INSTANTIATE_TEST_SUITE_P(Both, DatabaseTwins, testing::Values(Dialect::sqlite),
+INSTANTIATE_TEST_SUITE_P(Both, DatabaseTwins, testing::Values(Dialect::sqlite, Dialect::postgres),
                          [](const auto& each) { return each.param == Dialect::sqlite ? "Sqlite" : "Postgres"; });
 
 TEST_P(DatabaseTwins, ValuesComeBackAsTheyWent) {

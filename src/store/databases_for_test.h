@@ -9,6 +9,7 @@
 #include <string>
 
 #include "store/database.h"
+#include "store/postgres_for_test.h"
 
 namespace ashlar::store {
 
@@ -33,7 +34,12 @@ class FolderForTest {
 class PlaceForTest {
  public:
   explicit PlaceForTest(Dialect dialect) {
-    if (dialect == Dialect::sqlite) where_ = folder_.path() + "/state.db";
+    if (dialect == Dialect::sqlite) {
+      where_ = folder_.path() + "/state.db";
+      return;
+    }
+    where_ = PostgresForTest::server().new_place();
+    PostgresForTest::server().make_place(where_);
   }
   const std::string& where() const { return where_; }
 

@@ -45,10 +45,10 @@ class Pool {
       if (!given_back_.wait_for(lock, patience, [this] { return free_ > 0; }))
         return Error{Code::unavailable, "the database is busy: as many queries run as are allowed at once; try again"};
       --free_;
-      if (!idle_.empty()) {
+      while (!idle_.empty()) {
         auto connection = std::move(idle_.back());
         idle_.pop_back();
-        return Lent(*this, std::move(connection));
+        if (connection->is_whole()) return Lent(*this, std::move(connection));
       }
     }
     auto made = make_();

@@ -4,7 +4,9 @@
 #include <fmt/format.h>
 #include <sqlite3.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -233,23 +235,30 @@ Status Sqlite::run(const char* sql) {
 }
 
 Status Sqlite::copy_to(const std::string& file, const DatabaseOptions& options) {
+  static std::atomic<unsigned> count{0};
+  const std::string aside = fmt::format("{}.{}-{}.new", file, ::getpid(), count.fetch_add(1));
+  Status done = copy_over(aside, options);
+  if (done && ::link(aside.c_str(), file.c_str()) != 0)
+    done = errno == EEXIST ? Error{Code::invalid, fmt::format("{}: is there already", file)}
+                           : Error{Code::io, fmt::format("{}: {}", file, std::strerror(errno))};
+  ::unlink(aside.c_str());
+  if (done) sync_folder_of(file);
+  return done;
+}
+
+Status Sqlite::copy_over(const std::string& file, const DatabaseOptions& options) {
   TRY(make_file(file));
   sqlite3* const target = TRY(open_handle(file, SQLITE_OPEN_READWRITE, options));
   Sqlite copy(file, target, options);
   // Held while we copy, so that writers do not make the copy begin anew.
-  const bool began = !in_transaction();
-  if (began) TRY(run("BEGIN"));
-  TRY(run("SELECT count(*) FROM sqlite_schema"));
-  sqlite3_backup* const backup = sqlite3_backup_init(target, "main", handle_, "main");
-  Status done;
-  if (backup == nullptr) {
-    done = copy.refused();
-  } else {
-    const int stepped = sqlite3_backup_step(backup, -1);
-    const int finished = sqlite3_backup_finish(backup);
-    if (stepped != SQLITE_DONE || finished != SQLITE_OK) done = copy.refused();
+  TRY(run("BEGIN"));
+  Status done = run("SELECT count(*) FROM sqlite_schema");
+  if (done) {
+    sqlite3_backup* const backup = sqlite3_backup_init(target, "main", handle_, "main");
+    const int stepped = backup == nullptr ? SQLITE_ERROR : sqlite3_backup_step(backup, -1);
+    if (sqlite3_backup_finish(backup) != SQLITE_OK || stepped != SQLITE_DONE) done = copy.refused();
   }
-  if (began) TRY(run("COMMIT"));
+  TRY(run("COMMIT"));
   TRY(done);
   // One file, without a WAL beside it.
   TRY(copy.run("PRAGMA journal_mode=DELETE"));

@@ -39,7 +39,8 @@ class Sqlite {
   void set_timeout(std::chrono::milliseconds timeout) { timeout_ = timeout; }
   bool is_whole() const { return true; }
 
-  // All of this file as it is now becomes `file`, which is overwritten.
+  // All of this file as it is now, checked, becomes `file`, which is there whole or not
+  // at all. invalid: it is there already.
   Status copy_to(const std::string& file, const DatabaseOptions& options);
   // corrupt, with SQLite's own sentence.
   Status check_integrity();
@@ -49,6 +50,7 @@ class Sqlite {
   Result<sqlite3_stmt*> prepare(const std::string& sql);
   Status bind(sqlite3_stmt* statement, const Values& args);
   Result<Rows> step(sqlite3_stmt* statement);
+  Status copy_over(const std::string& file, const DatabaseOptions& options);
   Error refused(const char* sql = nullptr) const;
   static int on_progress(void* self);
 
