@@ -178,7 +178,7 @@ Outcome<void> chat_completions(Call& call) {
   engine::Generator& generator = *TRY(call.generator());
   const Json body = TRY(parse_body(call.request().body));
   Fields fields(body);
-  const auto model = TRY(find_model(generator, fields));
+  const auto model = TRY(find_model(call, generator, fields));
 
   engine::Request request;
   request.id = "chat-" + random_hex(24);
@@ -187,6 +187,7 @@ Outcome<void> chat_completions(Call& call) {
   read_generation(fields, model, request);
   read_logprobs(fields, request);
   read_max_tokens(fields, request.stopping);
+  cap_output(call, fields, request.stopping);
   refuse_what_is_no_text(fields);
   Reply reply = read_reply(fields, model, "chatcmpl-");
   bool echo = false;

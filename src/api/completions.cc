@@ -175,13 +175,14 @@ Outcome<void> completions(Call& call) {
   engine::Generator& generator = *TRY(call.generator());
   const Json body = TRY(parse_body(call.request().body));
   Fields fields(body);
-  const auto model = TRY(find_model(generator, fields));
+  const auto model = TRY(find_model(call, generator, fields));
 
   engine::Request base;
   base.tenant = call.tenant;
   read_generation(fields, model, base);
   Settings settings;
   read_settings(fields, base, settings);
+  cap_output(call, fields, base.stopping);
   Reply reply = read_reply(fields, model, "cmpl-");
   fields.read("add_special_tokens", base.prompt.add_special_tokens);
   TRY(fields.done());
