@@ -25,5 +25,6 @@ int quantize(const Words& words);
 int importance(const Words& words);
 int bench(const Words& words);
 int load(const Words& words);
+int key(const Words& words);
 
 }  // namespace ashlar::cli
