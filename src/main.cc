@@ -38,6 +38,9 @@ constexpr Command kCommands[] = {
     {"importance", "MODEL TEXT -o FILE", "measure which columns of the weights matter", ashlar::cli::importance},
     {"bench", "MODEL | --shape NAME --type TYPE", "tokens per second, beside this machine's own limits", ashlar::cli::bench},
     {"load", "URL", "load any OpenAI-compatible server and time its answers", ashlar::cli::load},
+    {"usage", "[--since 7d] [--by team,model]", "requests, tokens and money; export as CSV or JSON", ashlar::cli::usage},
+    {"backup", "FILE", "copy keys, budgets and usage while a server runs", ashlar::cli::backup},
+    {"restore", "FILE", "put such a copy in their place", ashlar::cli::restore},
 };
 
 void print_help(std::FILE* out) {

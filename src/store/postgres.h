@@ -12,6 +12,7 @@
 // which fails, and undoes its list, where nothing was changed.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <deque>
@@ -87,7 +88,10 @@ class Postgres {
   Status take_rows(PGresult* result, Rows& rows) const;
   Error refused(PGresult* result) const;
   // The server ends a statement by itself; one that says nothing for longer is gone.
-  std::chrono::milliseconds patience() const { return options_.statement_timeout + std::chrono::seconds(3); }
+  std::chrono::milliseconds patience() const {
+    return options_.statement_timeout +
+           std::min<std::chrono::milliseconds>(options_.statement_timeout, std::chrono::seconds(3));
+  }
   Error broken(std::string_view doing);
   bool is_connected() const { return !broken_ && pq_.PQstatus(handle_) == CONNECTION_OK; }
   const Numbered& numbered(const std::string& sql);

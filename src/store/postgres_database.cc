@@ -6,6 +6,7 @@
 #include <chrono>
 #include <mutex>
 #include <random>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -18,7 +19,8 @@ namespace ashlar::store {
 namespace {
 
 constexpr std::chrono::milliseconds kFirstPause{50};
-constexpr int kTries = 6;  // of a list that meets a deadlock
+// Of a list that meets a deadlock, and the pauses between, so that two do not meet again and again.
+constexpr int kTries = 10, kLongestPauseMs = 20;
 
 // Connections to one server; while it is down, who asks is told at once, and only now
 // and then somebody really tries. Any thread.
@@ -112,7 +114,11 @@ class PostgresDatabase final : public Database {
     write(left, /*last=*/false);
     for (Write& each : batch) {
       std::vector<Write*> alone = {&each};
-      for (int i = 1; !each.outcome; ++i) write(alone, i == kTries);
+      for (int i = 1; !each.outcome; ++i) {
+        std::this_thread::sleep_for(
+            std::chrono::milliseconds(std::uniform_int_distribution<int>(1, kLongestPauseMs)(random_)));
+        write(alone, i == kTries);
+      }
     }
   }
 
@@ -131,7 +137,8 @@ class PostgresDatabase final : public Database {
 
   const DatabaseOptions options_;
   Door door_;
-  std::unique_ptr<Postgres> writer_;  // the queue's thread
+  std::unique_ptr<Postgres> writer_;  // the queue's thread, as the next
+  std::minstd_rand random_{std::random_device()()};
   Pool<Postgres> readers_;
   WriteQueue queue_;
 };

@@ -15,6 +15,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -44,7 +46,7 @@ class PostgresForTest {
 
   void start() {
     pid_ = spawn({binary("postgres"), "-D", folder_ + "/data", "-k", folder_, "-c", "listen_addresses=", "-c",
-                  "fsync=off", "-c", "max_connections=60", "-c", "shared_buffers=16MB"},
+                  "fsync=off", "-c", "deadlock_timeout=20ms", "-c", "max_connections=60", "-c", "shared_buffers=16MB"},
                  folder_ + "/log");
     for (int i = 0; i < 3000; ++i) {
       if (run_quietly({binary("pg_isready"), "-q", "-U", "ashlar", "-h", folder_}) == 0) return;
@@ -54,8 +56,10 @@ class PostgresForTest {
   }
   // SIGKILL: as a crash; SIGINT: in good order; SIGSTOP and SIGCONT: a server that hangs.
   void signal(int number) {
-    // Backends are children of the first process, in its group.
-    ::kill(number == SIGINT ? pid_ : -pid_, number);
+    const std::vector<pid_t> backends = children();
+    ::kill(pid_, number);
+    if (number != SIGINT)
+      for (const pid_t each : backends) ::kill(each, number);
     if (number == SIGSTOP || number == SIGCONT) return;
     ::waitpid(pid_, nullptr, 0);
     pid_ = 0;
@@ -108,6 +112,11 @@ class PostgresForTest {
     std::filesystem::permissions(
         path, std::filesystem::is_directory(path) ? std::filesystem::perms::owner_all : std::filesystem::perms(0600));
     if (::getuid() == 0) (void)!::lchown(path.c_str(), user_, group_);
+  }
+
+  std::vector<pid_t> children() const {
+    std::ifstream list(fmt::format("/proc/{0}/task/{0}/children", pid_));
+    return {std::istream_iterator<pid_t>(list), std::istream_iterator<pid_t>()};
   }
 
   [[noreturn]] static void fail(const std::string& why) {

@@ -209,7 +209,7 @@ TEST_F(Keys, ADatabaseThatIsGoneLeavesTheKeysThatWereRead) {
   EXPECT_EQ(ask(text), store->find("n")->id);
 }
 
-// What the right key costs is the same beside ten thousand others, and after ten thousand wrong ones.
+// What the right key costs is the same beside a thousand others, and after ten thousand wrong ones.
 TEST_F(Keys, WrongOnesDoNotSlowTheRightOnes) {
   const auto text = create();
   const auto cost = [&] {
@@ -227,18 +227,18 @@ TEST_F(Keys, WrongOnesDoNotSlowTheRightOnes) {
   for (const auto& each : wrong) EXPECT_FALSE(ring->find(each, std::nullopt));
   const double after = cost();
   std::vector<store::Statement> more;
-  for (int i = 0; i < 10'000; ++i)
+  for (int i = 0; i < 1000; ++i)
     more.push_back({.sql = "INSERT INTO api_keys (id, name, prefix, user_name, team, tenant, roles, models, networks, tags, metadata, output_cap, "
                            "created_at, expires_at, blocked, hash, previous_until) SELECT ?, name, prefix, user_name, team, tenant, roles, models, "
                            "networks, tags, metadata, output_cap, created_at, expires_at, blocked, ?, 0 FROM api_keys WHERE serial = 1",
                     .args = {"key_" + std::to_string(i), store::Blob{std::string(reinterpret_cast<const char*>(hash_key(wrong[static_cast<std::size_t>(i)]).data()), 32)}}});
   ASSERT_TRUE(database->transact(std::move(more)));
   ASSERT_TRUE(ring->reload());
-  EXPECT_TRUE(ring->find(wrong.back(), std::nullopt));
+  EXPECT_TRUE(ring->find(wrong.front(), std::nullopt));
   const double among = cost();
   RecordProperty("microseconds_alone", std::to_string(alone));
-  RecordProperty("microseconds_among_10000", std::to_string(among));
-  std::printf("one key: %.2f us; after 10000 wrong ones: %.2f us; among 10000: %.2f us\n", alone, after, among);
+  RecordProperty("microseconds_among_1000", std::to_string(among));
+  std::printf("one key: %.2f us; after 10000 wrong ones: %.2f us; among 1000: %.2f us\n", alone, after, among);
   EXPECT_LT(after, 3 * alone + 1);
   EXPECT_LT(among, 3 * alone + 1);
 }
