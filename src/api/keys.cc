@@ -101,7 +101,7 @@ bool is_loopback(std::string_view host) {
 Status check_exposure(std::string_view host, bool has_keys) {
   if (has_keys || is_loopback(host)) return {};
   return Error{Code::forbidden, fmt::format("without an API key the server listens on loopback only, not on '{}': add "
-                                            "--api-key KEY or --api-key-file FILE, "
+                                            "--api-key KEY or --api-key-file FILE, make one with `ashlar key create`, "
                                             "or listen on 127.0.0.1",
                                             host)};
 }

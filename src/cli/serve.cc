@@ -9,7 +9,9 @@
 #include "cli/commands.h"
 #include "cli/flags.h"
 #include "cli/host.h"
+#include "cli/kept_keys.h"
 #include "cli/terminal.h"
+#include "gateway/identity/identity.h"
 #include "net/http_server.h"
 
 namespace ashlar::cli {
@@ -20,6 +22,8 @@ struct ServeOptions {
   net::ServerOptions server;
   api::ApiOptions api;
   HostOptions host;
+  store::StateOptions state = store::state_options_from_environment();
+  std::string identity;
   std::chrono::milliseconds drain_timeout{30'000};
   std::string log_level = "info", log_format = "text";
   void fields(auto&& field) {
@@ -27,6 +31,10 @@ struct ServeOptions {
     server.fields(field);
     api.fields(field);
     host.fields(field);
+    state.fields(field);
+    field("identity", identity,
+          "File (YAML) of who else may ask: issuers of tokens (OpenID Connect), clients' certificates, and the rules of "
+          "what each may do.");
     field("drain_timeout", drain_timeout, "Milliseconds that running answers get to end after SIGTERM.");
     field("log_level", log_level, "debug, info, warn, error or off.");
     field("log_format", log_format, "text or json.");
@@ -80,10 +88,24 @@ void print_welcome(const std::string& url, const std::vector<engine::ModelCard>&
   std::fflush(stdout);
 }
 
+// Who may ask beside the keys of the command line; `keys` outlives it.
+Result<std::unique_ptr<gateway::Identity>> open_identity(const ServeOptions& options, const KeptKeys& keys) {
+  gateway::IdentityConfig config;
+  if (!options.identity.empty()) config = TRY(gateway::read_identity_config(options.identity));
+  if (!config.certificates.empty() && options.server.tls_client_ca.empty())
+    return Error{Code::invalid, fmt::format("{}: rules for certificates need --tls-client-ca, who signs them", options.identity)};
+  const net::ProxyRules proxies(net::proxy_settings_from_environment());
+  for (gateway::IssuerOptions& issuer : config.issuers) issuer.proxies = proxies;
+  return gateway::Identity::create(std::move(config), keys.ring.get());
+}
+
 Status serve_until_signalled(const ServeOptions& options, const std::vector<std::string>& models) {
   TRY(configure_log(options));
   const sigset_t signals = block_signals();
-  auto api = TRY(api::Api::create(options.api, options.server.host));
+  const KeptKeys keys = TRY(open_keys_to_serve(options.state));
+  auto identity = TRY(open_identity(options, keys));
+  const bool keyed = !options.api.api_key.empty() || !options.api.api_key_file.empty() || identity->required();
+  auto api = TRY(api::Api::create(options.api, options.server.host, std::move(identity)));
   std::unique_ptr<Host> host;  // outlives the server and, through its order below, the api
   auto server = TRY(net::HttpServer::listen(options.server, api->handler()));
   auto opened = Host::open(models, options.host);
@@ -93,7 +115,7 @@ Status serve_until_signalled(const ServeOptions& options, const std::vector<std:
   const bool v6 = options.server.host.find(':') != std::string::npos;
   const std::string url = fmt::format("{}://{}{}{}:{}", options.server.tls_cert.empty() ? "http" : "https", v6 ? "[" : "",
                                       options.server.host, v6 ? "]" : "", server->port());
-  print_welcome(url, host->generator().models(), !options.api.api_key.empty() || !options.api.api_key_file.empty());
+  print_welcome(url, host->generator().models(), keyed);
 
   int signal = 0;
   sigwait(&signals, &signal);

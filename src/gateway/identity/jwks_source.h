@@ -9,6 +9,7 @@
 #include "base/result.h"
 #include "gateway/identity/jwk.h"
 #include "net/http_client.h"
+#include "net/proxy.h"
 
 namespace ashlar::gateway {
 
@@ -35,6 +36,7 @@ class JwksSource {
   const std::string issuer_, jwks_url_;
   const bool allow_private_;
   const std::chrono::milliseconds timeout_;
+  const net::ProxyRules proxies_;
   const std::unique_ptr<net::HttpClient> client_;
   std::string discovered_;  // jwks_uri, found once and again whenever it fails
 };

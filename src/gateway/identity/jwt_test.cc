@@ -24,7 +24,7 @@ IssuerRules rules(std::vector<std::string> algorithms = {"RS256", "PS256", "ES25
 
 Json claims(Json more = Json::object()) {
   Json out = {{"iss", "https://login.example"}, {"aud", "ashlar"}, {"sub", "ann"}, {"exp", kNow + 300}};
-  out.update(more);
+  if (more.is_object()) out.update(more);
   return out;
 }
 
@@ -219,7 +219,7 @@ TEST(Jwt, WhoNamesNoTenantIsOneAlone) {
 TEST(Jwt, ClaimsCannotWriteIntoLogs) {
   IssuerRules by = rules();
   by.claims.tenant = "tenant";
-  for (const char* name : {"a\nlevel=error", "a\rb", "\x1b[31mred", "a\0b", "\u202eevil", "\u2028", "\x7f", ""})
+  for (const char* name : {"a\nlevel=error", "a\rb", "\x1b[31mred", "\u202eevil", "\u2028", "\x7f", ""})
     EXPECT_NE(refusal(claims({{"sub", name}}), by), "accepted") << name;
   EXPECT_NE(refusal(claims({{"tenant", std::string("a\0b", 3)}}), by), "accepted");
   EXPECT_NE(refusal(claims({{"sub", std::string(200, 'a')}}), by), "accepted");

@@ -26,11 +26,11 @@ constexpr std::size_t kMaxMetadata = 16 << 10, kMaxList = 1000, kMaxPattern = 25
 const store::Schema kSchema{
     .room = "keys",
     .steps = {{R"(CREATE TABLE api_keys (
-  id TEXT PRIMARY KEY, name TEXT NOT NULL, prefix TEXT NOT NULL,
+  serial $IDENTITY, id TEXT NOT NULL UNIQUE, name TEXT NOT NULL, prefix TEXT NOT NULL,
   user_name TEXT NOT NULL, team TEXT NOT NULL, tenant TEXT NOT NULL,
   roles TEXT NOT NULL, models TEXT NOT NULL, networks TEXT NOT NULL, tags TEXT NOT NULL, metadata TEXT NOT NULL,
   output_cap BIGINT NOT NULL, created_at BIGINT NOT NULL, expires_at BIGINT NOT NULL, blocked BIGINT NOT NULL,
-  hash $BYTES NOT NULL UNIQUE, previous_hash $BYTES, previous_until BIGINT NOT NULL, serial BIGINT NOT NULL))",
+  hash $BYTES NOT NULL UNIQUE, previous_hash $BYTES, previous_until BIGINT NOT NULL))",
                "CREATE TABLE api_keys_generation (one BIGINT PRIMARY KEY, value BIGINT NOT NULL)",
                "INSERT INTO api_keys_generation (one, value) VALUES (1, 0)"}}};
 
@@ -157,9 +157,7 @@ Result<ShownKey> KeyStore::create(KeyRecord record) {
   record.previous_until = 0;
   record.created_at = now;
   TRY(database_.transact(
-      {{.sql = fmt::format("INSERT INTO api_keys ({}, serial) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, "
-                           "(SELECT COALESCE(MAX(serial), 0) + 1 FROM api_keys))",
-                           kColumns),
+      {{.sql = fmt::format("INSERT INTO api_keys ({}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", kColumns),
         .args = {record.id, record.name, record.prefix, record.user, record.team, record.tenant,
                  list_json(names(record.roles)), list_json(record.models), list_json(record.networks),
                  tags_json(record.tags), record.metadata, std::int64_t{record.output_cap}, record.created_at,
@@ -208,7 +206,8 @@ Status KeyStore::remove(std::string_view which) {
 Result<KeyRecord> KeyStore::find(std::string_view which) {
   const std::string text(which.substr(0, 256));
   auto found = TRY(select("id = ?", {text}));
-  if (found.empty()) found = TRY(select("prefix = ? OR hash = ?", {text, blob_of(hash_key(which))}));
+  if (const Blob hash = blob_of(hash_key(which)); found.empty())
+    found = TRY(select("prefix = ? OR hash = ? OR previous_hash = ?", {text, hash, hash}));
   if (found.empty()) found = TRY(select("name = ?", {text}));
   if (found.empty())
     return Error{Code::not_found, fmt::format("no key is called '{}': `ashlar key list` shows them", text.substr(0, 64))};
