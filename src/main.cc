@@ -37,6 +37,8 @@ constexpr Command kCommands[] = {
     {"importance", "MODEL TEXT -o FILE", "measure which columns of the weights matter", ashlar::cli::importance},
     {"bench", "MODEL | --shape NAME --type TYPE", "tokens per second, beside this machine's own limits", ashlar::cli::bench},
     {"load", "URL", "load any OpenAI-compatible server and time its answers", ashlar::cli::load},
+    {"upstream", "seal", "seal an upstream's key for the configuration file", ashlar::cli::upstream},
+    {"config", "check FILE", "check a configuration file of `ashlar serve`", ashlar::cli::config},
 };
 
 void print_help(std::FILE* out) {

@@ -25,5 +25,7 @@ int quantize(const Words& words);
 int importance(const Words& words);
 int bench(const Words& words);
 int load(const Words& words);
+int upstream(const Words& words);
+int config(const Words& words);
 
 }  // namespace ashlar::cli
