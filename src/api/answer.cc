@@ -73,6 +73,7 @@ void Answer::start(engine::Generator& generator, std::vector<engine::Request> re
       for (int j = 0; j < requests[i].n; ++j) choices_.push_back({.index = first + j, .prompt = static_cast<int>(i)});
     }
   }
+  requests.front().notes = notes_;
   for (std::size_t i = 0; i < requests.size(); ++i) {
     auto ticket = generator.start(std::move(requests[i]), *parts_[i]);
     if (ticket) {
@@ -136,11 +137,16 @@ void Answer::render(Part& part, engine::Event& event, std::string& out) {
   }
 }
 
+net::Headers Answer::with_notes(net::Headers headers) const {
+  headers.insert(headers.end(), notes_->begin(), notes_->end());
+  return headers;
+}
+
 void Answer::open() {
   if (std::exchange(opened_, true)) return;
-  exchange_->begin(200, {{"content-type", "text/event-stream; charset=utf-8"},
-                         {"cache-control", "no-cache"},
-                         {"x-accel-buffering", "no"}});
+  exchange_->begin(200, with_notes({{"content-type", "text/event-stream; charset=utf-8"},
+                                    {"cache-control", "no-cache"},
+                                    {"x-accel-buffering", "no"}}));
 }
 
 void Answer::finish() {
@@ -152,7 +158,7 @@ void Answer::finish() {
     exchange_->write(std::move(out));
     exchange_->end();
   } else {
-    exchange_->respond(200, {{"content-type", "application/json"}}, dialect_->whole(choices_, total_));
+    exchange_->respond(200, with_notes({{"content-type", "application/json"}}), dialect_->whole(choices_, total_));
   }
   over_ = true;
 }
@@ -162,7 +168,7 @@ void Answer::fail(const Fault& fault) {
     exchange_->write("data: " + error_json(fault) + "\n\n");
     exchange_->end();
   } else {
-    respond_fault(*exchange_, fault);
+    respond_fault(*exchange_, fault, with_notes({}));
   }
   if (status_of(fault) == 500 || status_of(fault) == 502)
     log::warn("generation_failed",

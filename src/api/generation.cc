@@ -16,6 +16,7 @@ namespace {
 
 constexpr std::size_t kMaxStops = 16;
 constexpr std::size_t kMaxStopBytes = 4096;
+constexpr std::size_t kMaxHint = 256;  // bytes of a header that says how to route
 constexpr double kNoLimit = std::numeric_limits<double>::max();
 
 void read_stops(Fields& fields, std::vector<std::string>& out) {
@@ -44,6 +45,20 @@ void read_stops(Fields& fields, std::vector<std::string>& out) {
                                                  text.size(), kMaxStopBytes)));
   }
   out = std::move(stops);
+}
+
+// "a, b" has two.
+std::vector<std::string> words_of(std::string_view list) {
+  std::vector<std::string> out;
+  while (!list.empty()) {
+    const auto comma = std::min(list.find(','), list.size());
+    std::string_view word = list.substr(0, comma);
+    while (word.starts_with(' ')) word.remove_prefix(1);
+    while (word.ends_with(' ')) word.remove_suffix(1);
+    if (!word.empty()) out.emplace_back(word);
+    list.remove_prefix(std::min(comma + 1, list.size()));
+  }
+  return out;
 }
 
 void read_logit_bias(Fields& fields, int vocabulary, std::vector<std::pair<std::int32_t, float>>& out) {
@@ -208,6 +223,22 @@ void read_generation(Fields& fields, const engine::ModelCard& model, engine::Req
   fields.read("keep_alive", request.keep_alive);
   request.model = model.id;
   if (!model.foreign) refuse_what_is_not_served(fields);
+}
+
+void sign(const Call& call, engine::Request& request) {
+  const net::Headers& headers = call.request().headers;
+  request.tenant = call.tenant;
+  engine::Sender& sender = request.sender;
+  if (call.who != nullptr) {
+    sender.key = call.who->key_id;
+    sender.user = call.who->user;
+    sender.team = call.who->team;
+    sender.tags = call.who->tags;
+  }
+  const auto said = [&](std::string_view name) { return std::string(net::find_header(headers, name).substr(0, kMaxHint)); };
+  sender.session = said("x-session-id");
+  sender.cache_control = said("cache-control");
+  sender.data_classes = words_of(said("x-ashlar-data-class"));
 }
 
 void cap_output(const Call& call, Fields& fields, engine::Stopping& stopping) {

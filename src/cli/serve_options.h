@@ -7,6 +7,7 @@
 
 #include "api/api.h"
 #include "cli/host.h"
+#include "gateway/routing/router.h"
 #include "gateway/upstreams/options.h"
 #include "net/http_server.h"
 #include "store/database.h"
@@ -42,9 +43,15 @@ struct ServeOptions {
 };
 
 // The file's members that are no options.
-inline const std::vector<std::string> kConfigSections = {"upstreams"};
+inline const std::vector<std::string> kConfigSections = {"upstreams", "routes"};
 
-// Those of the flags, then those of the file at `config` ("": none). invalid: also two of one name.
-Result<std::vector<gateway::UpstreamOptions>> upstreams_of(const ServeOptions& options, const std::string& config);
+// What stands between the clients and the models.
+struct GatewayPlan {
+  std::vector<gateway::UpstreamOptions> upstreams;  // those of the flags, then the file's
+  gateway::RouteTable routes;                       // without generators
+};
+
+// `config`: the file's path, or "". invalid: every fault of a section, also two upstreams of one name.
+Result<GatewayPlan> plan_gateway(const ServeOptions& options, const std::string& config);
 
 }  // namespace ashlar::cli
