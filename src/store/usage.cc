@@ -193,7 +193,9 @@ Result<std::vector<UsageSum>> sum_usage(Database& database, const UsageFilter& f
                                      &sum.completion_tokens, &sum.reasoning_tokens, &sum.cost_nano})
       *each = as_int(row.at(at++));
   }
-  std::ranges::sort(sums, [](const UsageSum& a, const UsageSum& b) {
+  const bool by_time = !by.empty() && by[0] == "day";
+  std::ranges::sort(sums, [by_time](const UsageSum& a, const UsageSum& b) {
+    if (by_time) return a.by < b.by;
     if (a.cost_nano != b.cost_nano) return a.cost_nano > b.cost_nano;
     if (a.requests != b.requests) return a.requests > b.requests;
     return a.by < b.by;

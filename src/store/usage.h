@@ -59,7 +59,7 @@ struct UsageSum {
   std::int64_t cost_nano = 0;
 };
 
-// The dearest first. A dimension is tenant, team, user, key, model, deployment, status,
+// The dearest first, or the oldest where `day` is the first dimension. A dimension is tenant, team, user, key, model, deployment, status,
 // day (UTC, 2026-11-21), or tag:NAME; none gives one sum of all.
 // invalid: no such dimension; as Database::query().
 Result<std::vector<UsageSum>> sum_usage(Database& database, const UsageFilter& filter,
