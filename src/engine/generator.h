@@ -207,6 +207,7 @@ class Generator {
     Error error;
     std::chrono::milliseconds retry_after{0};
     bool over_context = false;  // what is wrong: the prompt and max_tokens do not fit the context
+    std::string reason;         // OpenAI's `code` where the error's own says too little: "insufficient_quota"
   };
   // Renders and tokenizes on the caller's thread, then queues. `sink` must live
   // until its last event or until the ticket is dropped.
