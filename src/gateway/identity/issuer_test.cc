@@ -33,7 +33,8 @@ class Provider {
     net::ServerOptions options;
     options.port = 0;
     options.http_threads = 1;
-    server_ = *net::HttpServer::listen(options, [this](const std::shared_ptr<net::Exchange>& exchange) { answer(exchange); });
+    server_ =
+        *net::HttpServer::listen(options, [this](const std::shared_ptr<net::Exchange>& exchange) { answer(exchange); });
     url_ = "http://127.0.0.1:" + std::to_string(server_->port());
     put("/.well-known/openid-configuration", {.body = dump_json({{"issuer", url_}, {"jwks_uri", url_ + "/keys"}})});
   }
@@ -187,7 +188,8 @@ TEST_F(IssuersTest, KeysOutliveTheirIssuerForAWhile) {
   EXPECT_THAT(ask(one), HasSubstr("unavailable: the keys of the token's issuer cannot be had"));
   EXPECT_THAT(issuers->troubles(), testing::ElementsAre(HasSubstr("could not be fetched")));
   publish(one);
-  provider.put("/.well-known/openid-configuration", {.body = dump_json({{"issuer", provider.url()}, {"jwks_uri", provider.url() + "/keys"}})});
+  provider.put("/.well-known/openid-configuration",
+               {.body = dump_json({{"issuer", provider.url()}, {"jwks_uri", provider.url() + "/keys"}})});
   clocks.steady_seconds += 60;
   EXPECT_EQ(ask(one), "ann");
   EXPECT_TRUE(issuers->troubles().empty());
@@ -207,8 +209,10 @@ TEST_F(IssuersTest, AClockThatJumpsChangesNoPace) {
 TEST_F(IssuersTest, ADocumentOfAnotherIssuerIsRefused) {
   publish(one);
   open();
-  for (const std::string& body : {dump_json({{"issuer", "https://other.example"}, {"jwks_uri", provider.url() + "/keys"}}),
-                                  dump_json({{"issuer", provider.url()}}), std::string("<html>"), std::string("[]"), std::string(300 << 10, ' ')}) {
+  for (const std::string& body :
+       {dump_json({{"issuer", "https://other.example"}, {"jwks_uri", provider.url() + "/keys"}}),
+        dump_json({{"issuer", provider.url()}}), std::string("<html>"), std::string("[]"),
+        std::string(300 << 10, ' ')}) {
     provider.put("/.well-known/openid-configuration", {.body = body});
     EXPECT_THAT(ask(one), HasSubstr("unavailable")) << body.substr(0, 60);
     clocks.steady_seconds += 60;
@@ -248,8 +252,9 @@ TEST_F(IssuersTest, NeverKnocksAtPrivateDoors) {
   auto with = options();
   with.allow_private = false;
   EXPECT_THAT(Issuers::create({with}).error().message, HasSubstr("without TLS"));
-  for (const char* address : {"127.0.0.1", "10.1.2.3", "169.254.169.254", "192.168.0.1", "172.16.0.1", "100.64.0.1", "0.0.0.0", "::1", "::ffff:127.0.0.1",
-                              "fe80::1", "fd00::1", "::", "64:ff9b::a9fe:a9fe", "2002:7f00:1::", "224.0.0.1", "255.255.255.255", "::127.0.0.1"})
+  for (const char* address : {"127.0.0.1", "10.1.2.3", "169.254.169.254", "192.168.0.1", "172.16.0.1", "100.64.0.1",
+                              "0.0.0.0", "::1", "::ffff:127.0.0.1", "fe80::1", "fd00::1", "::", "64:ff9b::a9fe:a9fe",
+                              "2002:7f00:1::", "224.0.0.1", "255.255.255.255", "::127.0.0.1"})
     EXPECT_FALSE(is_open(address)) << address;
   for (const char* address : {"1.1.1.1", "93.184.216.34", "172.32.0.1", "2606:4700::1", "::ffff:8.8.8.8"})
     EXPECT_TRUE(is_open(address)) << address;
@@ -260,7 +265,8 @@ TEST_F(IssuersTest, WhoWaitsAtTheEndIsToldSo) {
   open();
   provider.hold();
   Code said = Code::internal;
-  issuers->verify(one.token(claims()), [&](const Result<Principal>& who) { said = who ? Code::internal : who.error().code; });
+  issuers->verify(one.token(claims()),
+                  [&](const Result<Principal>& who) { said = who ? Code::internal : who.error().code; });
   provider.wait_asked("/.well-known/openid-configuration", 1);
   issuers->verify(one.token(claims()), [](const Result<Principal>&) {});
   std::thread ending([&] { issuers.reset(); });
@@ -302,7 +308,8 @@ TEST(Issuers, RulesThatCannotHoldAreRefused) {
   EXPECT_EQ(why([](IssuerOptions&) {}), "made");
   EXPECT_THAT(why([](IssuerOptions& o) { o.rules.audiences.clear(); }), HasSubstr("audience"));
   EXPECT_THAT(why([](IssuerOptions& o) { o.rules.algorithms = {"none"}; }), HasSubstr("no algorithm 'none'"));
-  EXPECT_THAT(why([](IssuerOptions& o) { o.rules.algorithms = {"RS256", "HS256"}; }), HasSubstr("may not stand beside"));
+  EXPECT_THAT(why([](IssuerOptions& o) { o.rules.algorithms = {"RS256", "HS256"}; }),
+              HasSubstr("may not stand beside"));
   EXPECT_THAT(why([](IssuerOptions& o) { o.rules.algorithms = {"HS256"}; }), HasSubstr("secret_file"));
   EXPECT_THAT(why([](IssuerOptions& o) { o.rules.skew = std::chrono::hours(1); }), HasSubstr("skew"));
   EXPECT_THAT(why([](IssuerOptions& o) { o.rules.issuer = "ftp://x"; }), testing::Ne("made"));
@@ -320,7 +327,8 @@ TEST(Issuers, ASecretOfTheirOwnSignsHs256) {
   const std::string body = R"({"iss":"our-backend","aud":"ashlar","sub":"job","exp":1700000300})";
   bool good = false, wrong = true;
   issuers->verify(hmac_token(secret, R"({"alg":"HS256"})", body), [&](const auto& who) { good = who.has_value(); });
-  issuers->verify(hmac_token(std::string(32, 't'), R"({"alg":"HS256"})", body), [&](const auto& who) { wrong = who.has_value(); });
+  issuers->verify(hmac_token(std::string(32, 't'), R"({"alg":"HS256"})", body),
+                  [&](const auto& who) { wrong = who.has_value(); });
   EXPECT_TRUE(good);
   EXPECT_FALSE(wrong);
 }

@@ -103,7 +103,8 @@ Result<std::vector<Jwk>> JwksSource::fetch() {
 Status JwksSource::check_address(const std::string& url, bool trusted) const {
   const net::Url parsed = TRY(net::parse_url(url));
   if (trusted || allow_private_) return {};
-  if (!parsed.tls) return Error{Code::forbidden, fmt::format("it leads to '{}', which is not https", parsed.authority())};
+  if (!parsed.tls)
+    return Error{Code::forbidden, fmt::format("it leads to '{}', which is not https", parsed.authority())};
   // A proxy looks names up itself, and sees another network: only what is an address can be judged here.
   if (TRY(proxies_.find(parsed)) && !parse_address(parsed.host)) return {};
   return check_public(parsed);
@@ -112,7 +113,8 @@ Status JwksSource::check_address(const std::string& url, bool trusted) const {
 Result<std::string> JwksSource::get(std::string url, bool trusted) {
   for (int hops = 0; hops <= kMaxRedirects; ++hops, trusted = false) {
     TRY(check_address(url, trusted));
-    auto answer = TRY(net::fetch(*client_, {.url = url, .headers = {{"accept", "application/json"}}, .timeout = timeout_}));
+    auto answer =
+        TRY(net::fetch(*client_, {.url = url, .headers = {{"accept", "application/json"}}, .timeout = timeout_}));
     if (answer.status == 200) return std::move(answer.body);
     if (!redirects(answer.status))
       return Error{Code::unavailable, fmt::format("it answered {} instead of a document", answer.status)};
