@@ -41,6 +41,8 @@ constexpr Command kCommands[] = {
     {"usage", "[--since 7d] [--by team,model]", "requests, tokens and money; export as CSV or JSON", ashlar::cli::usage},
     {"backup", "FILE", "copy keys, budgets and usage while a server runs", ashlar::cli::backup},
     {"restore", "FILE", "put such a copy in their place", ashlar::cli::restore},
+    {"upstream", "seal", "seal an upstream's key for the configuration file", ashlar::cli::upstream},
+    {"config", "check FILE", "check a configuration file of `ashlar serve`", ashlar::cli::config},
 };
 
 void print_help(std::FILE* out) {

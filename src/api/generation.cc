@@ -169,6 +169,10 @@ Outcome<std::vector<TextInput>> read_texts(Fields& fields, const std::string& na
   return out;
 }
 
+int id_limit(const engine::ModelCard& model) {
+  return model.foreign && model.vocabulary == 0 ? std::numeric_limits<int>::max() : model.vocabulary;
+}
+
 void read_generation(Fields& fields, const engine::ModelCard& model, engine::Request& request) {
   auto& sampling = request.sampling;
   sampling = model.sampling;
@@ -180,8 +184,8 @@ void read_generation(Fields& fields, const engine::ModelCard& model, engine::Req
   fields.read("repetition_penalty", sampling.repetition_penalty, {0, 100, true});
   fields.read("presence_penalty", sampling.presence_penalty, {-2, 2});
   fields.read("frequency_penalty", sampling.frequency_penalty, {-2, 2});
-  read_logit_bias(fields, model.vocabulary, sampling.logit_bias);
-  fields.read_ids("allowed_token_ids", sampling.allowed_token_ids, model.vocabulary);
+  read_logit_bias(fields, id_limit(model), sampling.logit_bias);
+  fields.read_ids("allowed_token_ids", sampling.allowed_token_ids, id_limit(model));
   if (fields.has("seed")) {
     std::int64_t seed = 0;
     fields.read("seed", seed);
@@ -191,11 +195,11 @@ void read_generation(Fields& fields, const engine::ModelCard& model, engine::Req
   auto& stopping = request.stopping;
   fields.read("min_tokens", stopping.min_tokens, {0, kNoLimit});
   read_stops(fields, stopping.stop);
-  fields.read_ids("stop_token_ids", stopping.stop_token_ids, model.vocabulary);
+  fields.read_ids("stop_token_ids", stopping.stop_token_ids, id_limit(model));
   fields.read("ignore_eos", stopping.ignore_eos);
   fields.read("include_stop_str_in_output", stopping.include_stop_in_output);
 
-  read_speculation(fields, request.speculating);
+  if (!model.foreign) read_speculation(fields, request.speculating);
   fields.read("n", request.n, {1, 128});
   fields.read("prompt_logprobs", request.prompt_logprobs, {0, 20});
   fields.read("skip_special_tokens", request.skip_special_tokens);
@@ -203,7 +207,7 @@ void read_generation(Fields& fields, const engine::ModelCard& model, engine::Req
   fields.read("cache_salt", request.cache_salt, 1024);
   fields.read("keep_alive", request.keep_alive);
   request.model = model.id;
-  refuse_what_is_not_served(fields);
+  if (!model.foreign) refuse_what_is_not_served(fields);
 }
 
 void cap_output(const Call& call, Fields& fields, engine::Stopping& stopping) {

@@ -35,6 +35,9 @@ Outcome<engine::ModelCard> find_model(const Call& call, const engine::Generator&
 using TextInput = std::variant<std::string, std::vector<std::int32_t>>;
 Outcome<std::vector<TextInput>> read_texts(Fields& fields, const std::string& name, int vocabulary, std::size_t most);
 
+// How many token ids a request may name: the model's, or any where its vocabulary is not known.
+int id_limit(const engine::ModelCard& model);
+
 // Fills sampling, stopping, n, priority, salt... (not max_tokens, logprobs and
 // the prompt, which the two endpoints name differently).
 void read_generation(Fields& fields, const engine::ModelCard& model, engine::Request& request);

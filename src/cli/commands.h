@@ -29,5 +29,7 @@ int key(const Words& words);
 int usage(const Words& words);
 int backup(const Words& words);
 int restore(const Words& words);
+int upstream(const Words& words);
+int config(const Words& words);
 
 }  // namespace ashlar::cli

@@ -36,7 +36,7 @@ struct Blob {
   bool operator==(const Blob&) const = default;
 };
 
-// Texts are UTF-8 without NUL.
+// Texts are UTF-8 without NUL; a double is not NaN.
 using Value = std::variant<std::monostate, std::int64_t, double, std::string, Blob>;
 using Values = std::vector<Value>;
 
@@ -83,8 +83,8 @@ enum class Dialect { sqlite, postgres };
 // whole or not at all, after either.
 //
 // Errors, in one sentence each:
-//   invalid      a constraint refused it (a key that is there already), a text that is
-//                not UTF-8 or has NUL, a query() that would write
+//   invalid      a constraint refused it (a key that is there already), a value
+//                that is none (above), a query() that would write
 //   io           the disk is full or failed; nothing of the list is written; the next
 //                write tries anew
 //   unavailable  too much waits to be written; another process keeps the file busy; the

@@ -101,9 +101,9 @@ TEST_P(DatabaseTwins, AConditionThatDoesNotHoldUndoesItsList) {
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, Code::exhausted);
   EXPECT_EQ(refused.error().message, "used up");
-  const auto granted = database->transact(
-      {{.sql = "INSERT INTO t VALUES (2, 20)"},
-       {.sql = "UPDATE t SET v = v + 1 WHERE id = 1 AND v < 11", .if_unchanged = Error{Code::exhausted, "used up"}}});
+  const auto granted = database->transact({{.sql = "INSERT INTO t VALUES (2, 20)"},
+                                           {.sql = "UPDATE t SET v = v + 1 WHERE id = 1 AND v < 11 -- ?\n ; ",
+                                            .if_unchanged = Error{Code::exhausted, "used up"}}});
   ASSERT_TRUE(granted) << granted.error().message;
   EXPECT_EQ(granted->at(1).changed, 1);
   EXPECT_EQ(number(*database, "SELECT sum(v) FROM t"), 31);
@@ -233,6 +233,7 @@ TEST_P(DatabaseTwins, BadCallsAreToldAndHarmNobody) {
   EXPECT_EQ(code(database->query("SELECT ?", {std::string("\xc3\x28")})), Code::invalid);
   EXPECT_EQ(code(database->transact({{.sql = "INSERT INTO t VALUES (1, ?)", .args = {std::string("\xff")}}})),
             Code::invalid);
+  EXPECT_EQ(code(database->query("SELECT ?", {std::nan("")})), Code::invalid);
   EXPECT_EQ(database->query("SELEKT 1").error().code, Code::internal);
   EXPECT_EQ(database->query("SELECT * FROM nowhere").error().code, Code::internal);
   EXPECT_EQ(database->query("SELECT id FROM t WHERE id = ?").error().code, Code::internal);

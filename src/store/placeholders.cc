@@ -49,6 +49,7 @@ bool is_returning(std::string_view word) {
 }  // namespace
 
 Numbered number_places(std::string_view sql) {
+  while (!sql.empty() && (sql.back() == ';' || sql.back() == ' ' || sql.back() == '\n')) sql.remove_suffix(1);
   Numbered out;
   for (std::size_t at = 0; at < sql.size();) {
     std::size_t end = after_quiet(sql, at);

@@ -12,7 +12,7 @@ struct Numbered {
   std::size_t places = 0;
   bool returns = false;  // the word RETURNING stands in it
 };
-// What stands in quotes and comments is left alone.
+// What stands in quotes and comments is left alone; a semicolon at the end goes.
 Numbered number_places(std::string_view sql);
 
 }  // namespace ashlar::store

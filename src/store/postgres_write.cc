@@ -76,7 +76,7 @@ void Postgres::note(Batch& batch, const Due& due, PGresult* result) {
     return;
   }
   if (status == PGRES_TUPLES_OK) {
-    if (const auto taken = take_rows(result, rows); !taken) progress.error = taken.error();
+    take_rows(result, rows);
     if (returns) rows.changed = static_cast<std::int64_t>(rows.rows.size());
     return;
   }

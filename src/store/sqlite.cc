@@ -190,15 +190,14 @@ Status Sqlite::bind(sqlite3_stmt* statement, const Values& args) {
   return {};
 }
 
-Result<Rows> Sqlite::step(sqlite3_stmt* statement) {
+Result<Rows> Sqlite::step(sqlite3_stmt* statement, std::size_t most) {
   Rows out;
   const int columns = sqlite3_column_count(statement);
   for (int i = 0; i < columns; ++i) out.columns.emplace_back(sqlite3_column_name(statement, i));
   const int changes_before = sqlite3_total_changes(handle_);
   int stepped = 0;
   while ((stepped = sqlite3_step(statement)) == SQLITE_ROW) {
-    if (out.rows.size() == max_rows_)
-      return Error{Code::too_large, fmt::format("a query gives more than {} rows", max_rows_)};
+    if (out.rows.size() == most) return Error{Code::too_large, fmt::format("a query gives more than {} rows", most)};
     Values& row = out.rows.emplace_back();
     row.reserve(static_cast<std::size_t>(columns));
     for (int i = 0; i < columns; ++i) row.push_back(column(statement, i));
@@ -210,12 +209,12 @@ Result<Rows> Sqlite::step(sqlite3_stmt* statement) {
   return out;
 }
 
-Result<Rows> Sqlite::run(const Statement& statement) {
+Result<Rows> Sqlite::run(const Statement& statement, std::size_t most) {
   sqlite3_stmt* const prepared = TRY(prepare(statement.sql));
   give_up_at_ =
       timeout_.count() > 0 ? std::chrono::steady_clock::now() + timeout_ : std::chrono::steady_clock::time_point::max();
   const auto bound = bind(prepared, statement.args);
-  auto rows = bound ? step(prepared) : Result<Rows>(bound.error());
+  auto rows = bound ? step(prepared, most) : Result<Rows>(bound.error());
   sqlite3_reset(prepared);
   sqlite3_clear_bindings(prepared);
   if (rows && rows->changed == 0 && statement.if_unchanged) return *statement.if_unchanged;
@@ -226,7 +225,7 @@ Result<Rows> Sqlite::read(const Statement& statement) {
   sqlite3_stmt* const prepared = TRY(prepare(statement.sql));
   if (sqlite3_stmt_readonly(prepared) == 0)
     return Error{Code::invalid, fmt::format("SQL: query() only reads: {}", statement.sql)};
-  return run(statement);
+  return run(statement, max_rows_);
 }
 
 Status Sqlite::run(const char* sql) {

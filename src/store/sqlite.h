@@ -28,9 +28,9 @@ class Sqlite {
   Sqlite(const Sqlite&) = delete;
   Sqlite& operator=(const Sqlite&) = delete;
 
-  // As Database; if_unchanged is looked at. At most `max_rows`.
-  Result<Rows> run(const Statement& statement);
-  // The same, for a statement that only reads: invalid if it does not.
+  // As Database; if_unchanged is looked at. too_large: more than `most` rows.
+  Result<Rows> run(const Statement& statement, std::size_t most = SIZE_MAX);
+  // The same, for a statement that only reads, invalid if it does not: at most max_rows.
   Result<Rows> read(const Statement& statement);
   // One that takes and gives nothing.
   Status run(const char* sql);
@@ -49,7 +49,7 @@ class Sqlite {
   Sqlite(std::string path, sqlite3* handle, const DatabaseOptions& options);
   Result<sqlite3_stmt*> prepare(const std::string& sql);
   Status bind(sqlite3_stmt* statement, const Values& args);
-  Result<Rows> step(sqlite3_stmt* statement);
+  Result<Rows> step(sqlite3_stmt* statement, std::size_t most);
   Status copy_over(const std::string& file, const DatabaseOptions& options);
   Error refused(const char* sql = nullptr) const;
   static int on_progress(void* self);

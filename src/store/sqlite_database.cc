@@ -25,7 +25,7 @@ class SqliteDatabase final : public Database {
         queue_(options, [this](std::vector<Write>& batch) { write(batch); }) {}
 
   Result<Rows> query(std::string_view sql, Values args) override {
-    TRY(check_texts(args));
+    TRY(check_values(args));
     const auto reader = TRY(readers_.borrow(options_.statement_timeout));
     return reader->read({.sql = std::string(sql), .args = std::move(args)});
   }

@@ -7,6 +7,7 @@
 #include <iterator>
 
 #include "base/json_full.h"
+#include "base/utf8.h"
 
 namespace ashlar::store {
 namespace {
@@ -39,9 +40,21 @@ Status check(const UsageRow& row) {
   return {};
 }
 
+// Names come with requests: a broken byte in one must not cost the row.
+std::string clean(const std::string& text) {
+  std::string out;
+  for (const char c : utf8::sanitize(text)) {
+    if (c == '\0')
+      utf8::append(out, 0xFFFD);
+    else
+      out += c;
+  }
+  return out;
+}
+
 std::string tags_text(const UsageRow& row) {
   Json tags = Json::object();
-  for (const auto& [name, value] : row.tags) tags[name] = value;
+  for (const auto& [name, value] : row.tags) tags[name] = clean(value);
   return dump_json(tags);
 }
 
@@ -141,9 +154,10 @@ Result<Statement> usage_insert(const UsageRow& row) {
       .sql = fmt::format("INSERT INTO usage_rows ({}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON "
                          "CONFLICT (id) DO NOTHING",
                          kColumns),
-      .args = {row.id, row.at_ms, row.tenant, row.team, row.user, row.key, row.model, row.deployment, tags_text(row),
-               row.prompt_tokens, row.cached_tokens, row.completion_tokens, row.reasoning_tokens, row.cost_nano,
-               row.status, row.ttft_ms ? Value(*row.ttft_ms) : Value(), row.duration_ms}};
+      .args = {clean(row.id), row.at_ms, clean(row.tenant), clean(row.team), clean(row.user), clean(row.key),
+               clean(row.model), clean(row.deployment), tags_text(row), row.prompt_tokens, row.cached_tokens,
+               row.completion_tokens, row.reasoning_tokens, row.cost_nano, row.status,
+               row.ttft_ms ? Value(*row.ttft_ms) : Value(), row.duration_ms}};
 }
 
 Status record_usage(Database& database, const UsageRow& row, std::function<void(Status)> done) {

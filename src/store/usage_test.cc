@@ -95,6 +95,11 @@ TEST_P(Usage, IsSummedByAnyOfItsDimensionsBetweenTwoTimes) {
     }
     return text;
   };
+  UsageRow hostile = row("h\xff", kNoon - 86'400'000, std::string("m\0", 2), "\xc3", 0);
+  hostile.tags = {{"project", std::string("\0\xfe", 2)}};
+  record({hostile});
+  EXPECT_EQ(sum({"tag:project"}, {.until_ms = kNoon}), "\uFFFD\uFFFD/1:0 ");
+  ASSERT_TRUE(database_->transact({{.sql = "DELETE FROM usage_rows WHERE at < ?", .args = {kNoon}}}));
   EXPECT_EQ(sum({"model"}), "big/2:120 small/1:5 ");
   EXPECT_EQ(sum({"team", "model"}), "red/big/1:100 blue/big/1:20 red/small/1:5 ");
   EXPECT_EQ(sum({"day"}), "2026-11-21/2:120 2026-11-22/1:5 ");

@@ -2,8 +2,7 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <iterator>
+#include <cmath>
 #include <memory>
 #include <utility>
 
@@ -47,8 +46,11 @@ std::size_t weight(const std::vector<Statement>& statements) {
 
 }  // namespace
 
-Status check_texts(const Values& values) {
+Status check_values(const Values& values) {
   for (const Value& value : values) {
+    const auto* number = std::get_if<double>(&value);
+    if (number != nullptr && std::isnan(*number))
+      return Error{Code::invalid, "a number for the database is not one (NaN)"};
     const auto* text = std::get_if<std::string>(&value);
     if (text != nullptr && (text->find('\0') != std::string::npos || !utf8::is_valid(*text)))
       return Error{Code::invalid, "a text for the database is not UTF-8, or has a NUL character"};
@@ -71,7 +73,7 @@ WriteQueue::~WriteQueue() {
 }
 
 Status WriteQueue::push(std::vector<Statement> statements, Database::Done done, bool unhurried) {
-  for (const Statement& each : statements) TRY(check_texts(each.args));
+  for (const Statement& each : statements) TRY(check_values(each.args));
   Write write{.statements = std::move(statements), .done = std::move(done), .unhurried = unhurried};
   write.bytes = weight(write.statements);
   if (write.bytes > max_waiting_bytes_)

@@ -55,7 +55,7 @@ class WriteQueue {
   std::jthread thread_;
 };
 
-// invalid: a text that not both twins would take.
-Status check_texts(const Values& values);
+// invalid: a value that not both twins would take.
+Status check_values(const Values& values);
 
 }  // namespace ashlar::store
