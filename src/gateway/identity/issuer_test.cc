@@ -3,6 +3,8 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <openssl/pem.h>
+#include <openssl/x509v3.h>
 
 #include <condition_variable>
 #include <functional>
@@ -14,11 +16,49 @@
 #include "gateway/identity/fakes_for_test.h"
 #include "gateway/identity/network.h"
 #include "net/http_server.h"
+#include "store/databases_for_test.h"
 
 namespace ashlar::gateway {
 namespace {
 
 using testing::HasSubstr;
+
+// A certificate of 127.0.0.1, signed by itself, in files that live as long as this.
+class Certificate {
+ public:
+  Certificate() {
+    EVP_PKEY* key = EVP_EC_gen("P-256");
+    X509* made = X509_new();
+    X509_set_version(made, 2);
+    ASN1_INTEGER_set(X509_get_serialNumber(made), 1);
+    X509_gmtime_adj(X509_getm_notBefore(made), -3600);
+    X509_gmtime_adj(X509_getm_notAfter(made), 3600);
+    X509_set_pubkey(made, key);
+    X509V3_CTX context;
+    X509V3_set_ctx_nodb(&context);
+    X509V3_set_ctx(&context, made, made, nullptr, nullptr, 0);
+    for (const auto& [what, value] :
+         {std::pair(NID_subject_alt_name, "IP:127.0.0.1"), std::pair(NID_basic_constraints, "critical,CA:TRUE")}) {
+      X509_EXTENSION* extension = X509V3_EXT_conf_nid(nullptr, &context, what, value);
+      X509_add_ext(made, extension, -1);
+      X509_EXTENSION_free(extension);
+    }
+    X509_sign(made, key, EVP_sha256());
+    FILE* out = std::fopen(file().c_str(), "w");
+    PEM_write_X509(out, made);
+    std::fclose(out);
+    out = std::fopen(key_file().c_str(), "w");
+    PEM_write_PrivateKey(out, key, nullptr, nullptr, 0, nullptr, nullptr);
+    std::fclose(out);
+    X509_free(made);
+    EVP_PKEY_free(key);
+  }
+  std::string file() const { return folder_.path() + "/cert.pem"; }
+  std::string key_file() const { return folder_.path() + "/key.pem"; }
+
+ private:
+  const store::FolderForTest folder_;
+};
 
 // Answers each path with what the test put there, and counts who asked.
 class Provider {
@@ -29,13 +69,15 @@ class Provider {
     net::Headers headers;
   };
 
-  Provider() {
+  // `tls`: https, with this certificate.
+  explicit Provider(const Certificate* tls = nullptr) {
     net::ServerOptions options;
+    if (tls != nullptr) options.tls_cert = tls->file(), options.tls_key = tls->key_file();
     options.port = 0;
     options.http_threads = 1;
     server_ =
         *net::HttpServer::listen(options, [this](const std::shared_ptr<net::Exchange>& exchange) { answer(exchange); });
-    url_ = "http://127.0.0.1:" + std::to_string(server_->port());
+    url_ = (tls != nullptr ? "https://127.0.0.1:" : "http://127.0.0.1:") + std::to_string(server_->port());
     put("/.well-known/openid-configuration", {.body = dump_json({{"issuer", url_}, {"jwks_uri", url_ + "/keys"}})});
   }
 
@@ -247,7 +289,44 @@ TEST_F(IssuersTest, RedirectsAreFollowedAFewTimes) {
   EXPECT_LE(provider.asked("/a"), 5);
 }
 
-// Where nobody allowed private networks, what an issuer names is https and public.
+// Where nobody allowed private networks: the administrator's own address may be private, what it leads to may not.
+TEST_F(IssuersTest, LeadsNowhereElseThanItsOwnServerAndThePublicNet) {
+  const Certificate certificate;
+  Provider secure(&certificate), neighbour(&certificate);
+  auto with = options();
+  with.allow_private = false;
+  with.rules.issuer = secure.url();
+  with.tls_ca = certificate.file();
+  with.stale_for = std::chrono::seconds(0);
+  open(with);
+  const auto claims_of = [&](const Signer& signer) {
+    Json out = claims();
+    out["iss"] = secure.url();
+    return signer.token(out);
+  };
+  const auto lead_to = [&](const std::string& where) {
+    secure.put("/.well-known/openid-configuration",
+               {.body = dump_json({{"issuer", secure.url()}, {"jwks_uri", where}})});
+    clocks.steady_seconds += 60;
+    return ask(claims_of(one));
+  };
+  secure.put("/keys", {.body = one.jwks()});
+  neighbour.put("/keys", {.body = one.jwks()});
+  publish(one);
+  EXPECT_EQ(lead_to(secure.url() + "/keys"), "ann");
+  secure.put("/keys", {.status = 302, .headers = {{"location", neighbour.url() + "/keys"}}});
+  EXPECT_THAT(lead_to(secure.url() + "/keys"), HasSubstr("unavailable"));
+  EXPECT_THAT(issuers->troubles(), testing::ElementsAre(HasSubstr("127.0.0.1, which is no public address")));
+  const std::string port = neighbour.url().substr(neighbour.url().rfind(':'));
+  for (const std::string& host :
+       {std::string("https://127.0.0.1"), std::string("https://localhost"), std::string("https://2130706433"),
+        std::string("https://0x7f.1"), std::string("https://[::ffff:127.0.0.1]")})
+    EXPECT_THAT(lead_to(host + port + "/keys"), HasSubstr("unavailable")) << host;
+  EXPECT_THAT(lead_to(provider.url() + "/keys"), HasSubstr("unavailable"));
+  EXPECT_THAT(issuers->troubles(), testing::ElementsAre(HasSubstr("which is not https")));
+  EXPECT_EQ(neighbour.asked("/keys") + provider.asked("/keys"), 0);
+}
+
 TEST_F(IssuersTest, NeverKnocksAtPrivateDoors) {
   auto with = options();
   with.allow_private = false;
