@@ -38,8 +38,11 @@ struct Asked {
 };
 
 Fault forbidden(const Call& call, const gateway::Decision& decision) {
-  log::info("request_forbidden", {{"request_id", call.request_id}, {"key", call.who->key_id}, {"path", call.request().path},
-                                  {"rule", decision.rule}, {"why", decision.why}});
+  log::info("request_forbidden", {{"request_id", call.request_id},
+                                  {"key", call.who->key_id},
+                                  {"path", call.request().path},
+                                  {"rule", decision.rule},
+                                  {"why", decision.why}});
   return Fault({Code::forbidden, "this is not allowed: " + decision.why});
 }
 
@@ -67,9 +70,7 @@ class ApiImpl final : public Api {
 
  private:
   // Nobody is asked who they are.
-  bool open_to_all() const {
-    return keys_.empty() && (shared_.identity == nullptr || !shared_.identity->required());
-  }
+  bool open_to_all() const { return keys_.empty() && (shared_.identity == nullptr || !shared_.identity->required()); }
 
   void handle(std::shared_ptr<net::Exchange> inner) {
     const net::HttpRequest& request = inner->request();
@@ -78,7 +79,8 @@ class ApiImpl final : public Api {
     const std::string id = request_id(request.headers);
     auto exchange = with_door(std::move(inner), common_headers(request, id), route != nullptr ? route->path : "other");
     auto asked = std::make_shared<Asked>(
-        Call{.exchange = exchange, .shared = shared_, .rest = std::move(rest), .request_id = id}, route, std::move(allow));
+        Call{.exchange = exchange, .shared = shared_, .rest = std::move(rest), .request_id = id}, route,
+        std::move(allow));
     attempt(*asked, [&] { return receive(asked); });
   }
 
@@ -185,10 +187,17 @@ gateway::Action Call::action(Scope scope, std::optional<std::string> model) cons
 Outcome<void> Call::check_model(const std::string& model) const {
   if (who == nullptr) return {};
   if (!who->may_use_model(model))
-    return Fault({Code::forbidden, fmt::format("this key may not use the model '{}'", model)}, "model", "model_not_allowed");
+    return Fault({Code::forbidden, fmt::format("this key may not use the model '{}'", model)}, "model",
+                 "model_not_allowed");
   if (shared.identity == nullptr) return {};
   const auto decision = shared.identity->decide(*who, action(Scope::use, model));
   return decision.allowed ? Outcome<void>() : forbidden(*this, decision);
+}
+
+bool Call::may_use(const std::string& model) const {
+  if (who == nullptr) return true;
+  if (!who->may_use_model(model)) return false;
+  return shared.identity == nullptr || shared.identity->decide(*who, action(Scope::use, model)).allowed;
 }
 
 Outcome<engine::Generator*> Call::generator() const {

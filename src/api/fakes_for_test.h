@@ -291,8 +291,11 @@ struct World {
   // Sends and does not wait.
   std::shared_ptr<RecordingExchange> send(std::string method, std::string path, std::string body = "",
                                           net::Headers headers = {}) {
-    auto exchange = std::make_shared<RecordingExchange>(net::HttpRequest{
-        .method = std::move(method), .path = std::move(path), .headers = std::move(headers), .body = std::move(body), .peer = peer});
+    auto exchange = std::make_shared<RecordingExchange>(net::HttpRequest{.method = std::move(method),
+                                                                         .path = std::move(path),
+                                                                         .headers = std::move(headers),
+                                                                         .body = std::move(body),
+                                                                         .peer = peer});
     api->handler()(exchange);
     return exchange;
   }

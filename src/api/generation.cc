@@ -245,7 +245,8 @@ void cap_output(const Call& call, Fields& fields, engine::Stopping& stopping) {
   const int cap = call.who != nullptr ? call.who->output_cap : 0;
   if (cap == 0) return;
   if (stopping.min_tokens > cap)
-    fields.fail(bad("min_tokens", fmt::format("'min_tokens' is greater than {}, the most that this key may have", cap)));
+    fields.fail(
+        bad("min_tokens", fmt::format("'min_tokens' is greater than {}, the most that this key may have", cap)));
   if (stopping.max_tokens < 0 || stopping.max_tokens > cap) stopping.max_tokens = cap;
 }
 

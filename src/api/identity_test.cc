@@ -48,12 +48,14 @@ class Identified : public testing::Test {
   }
   std::string create(KeyRecord record) { return keys->create(std::move(record))->text; }
   std::string token(Json more = Json::object(), const std::string& secret = kSecret) {
-    Json claims = {{"iss", "backend"}, {"aud", "ashlar"}, {"sub", "ann"}, {"exp", gateway::system_unix_seconds() + 300}};
+    Json claims = {
+        {"iss", "backend"}, {"aud", "ashlar"}, {"sub", "ann"}, {"exp", gateway::system_unix_seconds() + 300}};
     if (more.is_object()) claims.update(more);
     return gateway::hmac_token(secret, R"({"alg":"HS256"})", dump_json(claims));
   }
-  std::shared_ptr<RecordingExchange> ask(const std::string& key, const std::string& method = "GET", const std::string& path = "/v1/models",
-                                         const std::string& body = "{}", net::Headers headers = {}) {
+  std::shared_ptr<RecordingExchange> ask(const std::string& key, const std::string& method = "GET",
+                                         const std::string& path = "/v1/models", const std::string& body = "{}",
+                                         net::Headers headers = {}) {
     if (!key.empty()) headers.emplace_back("authorization", "Bearer " + key);
     return world->ask(method, path, body, std::move(headers));
   }
@@ -70,7 +72,8 @@ class Identified : public testing::Test {
 };
 
 std::string path_of(const Route& route) {
-  return route.path.ends_with('*') ? std::string(route.path.substr(0, route.path.size() - 1)) + "x" : std::string(route.path);
+  return route.path.ends_with('*') ? std::string(route.path.substr(0, route.path.size() - 1)) + "x"
+                                   : std::string(route.path);
 }
 
 TEST_F(Identified, EveryRouteIsOpenByNameOrAsksWho) {
@@ -120,23 +123,32 @@ TEST_F(Identified, KeysOfTheCommandLineStandBesideThoseThatAreKept) {
 TEST_F(Identified, NoHeaderNamesATenant) {
   const auto key = create({.tenant = "acme"});
   open();
-  for (const char* header : {"x-tenant", "x-tenant-id", "x-team", "x-user", "x-forwarded-user", "x-forwarded-client-cert", "x-ashlar-tenant", "x-auth-request-user",
-                             "x-role", "openai-organization", "openai-project"}) {
+  for (const char* header :
+       {"x-tenant", "x-tenant-id", "x-team", "x-user", "x-forwarded-user", "x-forwarded-client-cert", "x-ashlar-tenant",
+        "x-auth-request-user", "x-role", "openai-organization", "openai-project"}) {
     EXPECT_EQ(tenant_of(key, {{header, "evil"}}), "acme") << header;
     EXPECT_EQ(world->ask("GET", "/v1/models", "", {{header, "acme"}})->status(), 401) << header;
   }
-  EXPECT_EQ(world->ask("GET", "/v1/models", "", {{"x-forwarded-for", "127.0.0.1"}, {"x-real-ip", "127.0.0.1"}})->status(), 401);
+  EXPECT_EQ(
+      world->ask("GET", "/v1/models", "", {{"x-forwarded-for", "127.0.0.1"}, {"x-real-ip", "127.0.0.1"}})->status(),
+      401);
 }
 
 TEST_F(Identified, AKeyReachesItsModelsAlone) {
   const auto none = create({.models = {"other-*"}}), some = create({.models = {"ti*"}});
   open();
-  const auto refused = ask(none, "POST", "/v1/chat/completions", R"({"model":"tiny","messages":[{"role":"user","content":"x"}]})");
+  const auto refused =
+      ask(none, "POST", "/v1/chat/completions", R"({"model":"tiny","messages":[{"role":"user","content":"x"}]})");
   EXPECT_EQ(refused->status(), 403);
   EXPECT_EQ(refused->json()["error"]["code"], "model_not_allowed");
   for (const auto& [path, body] : std::initializer_list<std::pair<const char*, const char*>>{
-           {"/v1/completions", R"({"prompt":"a"})"}, {"/v1/completions", R"({"model":"tiny","prompt":"a"})"}, {"/tokenize", R"({"prompt":"a"})"}, {"/detokenize", R"({"tokens":[97]})"},
-           {"/apply-template", R"({"messages":[{"role":"user","content":"x"}]})"}, {"/v1/embeddings", R"({"input":"a"})"}, {"/v1/rerank", R"({"query":"a","documents":["b"]})"}})
+           {"/v1/completions", R"({"prompt":"a"})"},
+           {"/v1/completions", R"({"model":"tiny","prompt":"a"})"},
+           {"/tokenize", R"({"prompt":"a"})"},
+           {"/detokenize", R"({"tokens":[97]})"},
+           {"/apply-template", R"({"messages":[{"role":"user","content":"x"}]})"},
+           {"/v1/embeddings", R"({"input":"a"})"},
+           {"/v1/rerank", R"({"query":"a","documents":["b"]})"}})
     EXPECT_EQ(ask(none, "POST", path, body)->status(), 403) << path;
   EXPECT_EQ(ask(none)->json()["data"].size(), 0u);
   EXPECT_EQ(ask(none, "GET", "/v1/models/tiny")->status(), 404);
@@ -155,7 +167,9 @@ TEST_F(Identified, AnswersAreCappedByTheKey) {
   EXPECT_EQ(most("/v1/completions", R"({"prompt":"a","max_tokens":2})"), 2);
   EXPECT_EQ(most("/v1/chat/completions", R"({"messages":[{"role":"user","content":"x"}]})"), 3);
   EXPECT_EQ(most("/v1/chat/completions", R"({"messages":[{"role":"user","content":"x"}],"max_tokens":1000})"), 3);
-  EXPECT_EQ(ask(key, "POST", "/v1/chat/completions", R"({"messages":[{"role":"user","content":"x"}],"min_tokens":9})")->status(), 400);
+  EXPECT_EQ(ask(key, "POST", "/v1/chat/completions", R"({"messages":[{"role":"user","content":"x"}],"min_tokens":9})")
+                ->status(),
+            400);
 }
 
 TEST_F(Identified, RulesDenyAndSayWhich) {
@@ -180,11 +194,13 @@ TEST_F(Identified, TokensAreTakenBesideKeys) {
   EXPECT_EQ(ask(token())->status(), 200);
   EXPECT_EQ(ask(token(), "GET", "/metrics")->status(), 403);
   EXPECT_EQ(ask(token({{"roles", {"boss"}}}), "GET", "/metrics")->status(), 200);
-  EXPECT_EQ(ask(token({{"roles", {"admin"}}}), "GET", "/metrics")->status(), 403) << "the issuer's word for it is 'boss'";
+  EXPECT_EQ(ask(token({{"roles", {"admin"}}}), "GET", "/metrics")->status(), 403)
+      << "the issuer's word for it is 'boss'";
   EXPECT_EQ(tenant_of(token({{"tenant", "acme"}})), "acme");
   EXPECT_THAT(tenant_of(token()), testing::StartsWith("jwt_"));
-  for (const std::string& wrong : {token({{"exp", 1}}), token({{"nbf", 9'999'999'999}}), token({{"aud", "other"}}), token({}, std::string(32, 't')), token({{"tenant", "a\nb"}}),
-                                   std::string("ey.ey.ey"), token() + "x"})
+  for (const std::string& wrong :
+       {token({{"exp", 1}}), token({{"nbf", 9'999'999'999}}), token({{"aud", "other"}}),
+        token({}, std::string(32, 't')), token({{"tenant", "a\nb"}}), std::string("ey.ey.ey"), token() + "x"})
     EXPECT_EQ(ask(wrong)->status(), 401) << wrong;
   EXPECT_THAT(ask(token({{"exp", 1}}))->body(), HasSubstr("it has expired"));
   EXPECT_THAT(ask("ey.ey.ey")->body(), HasSubstr("the token is not valid\""));
@@ -195,7 +211,11 @@ TEST_F(Identified, CertificatesAreAskedWhereNoKeyIsShown) {
   open(R"(certificates: [{match: "URI:spiffe://prod/ns/*/sa/*", tenant: "$1"}])");
   const auto ask_as = [&](std::vector<std::string> names, net::Headers headers = {}) {
     auto exchange = std::make_shared<RecordingExchange>(
-        net::HttpRequest{.method = "POST", .path = "/v1/completions", .headers = std::move(headers), .body = R"({"prompt":"a"})", .tls = true,
+        net::HttpRequest{.method = "POST",
+                         .path = "/v1/completions",
+                         .headers = std::move(headers),
+                         .body = R"({"prompt":"a"})",
+                         .tls = true,
                          .peer_names = std::make_shared<const std::vector<std::string>>(std::move(names))});
     world->api->handler()(exchange);
     exchange->wait_ended();

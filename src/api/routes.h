@@ -29,7 +29,7 @@ struct Shared {
   std::atomic<engine::Reranker*> reranker = nullptr;    // or ranks
   std::atomic<Phase> phase = Phase::loading;
   std::shared_ptr<Keeper> keeper;
-  std::string adapter_folder;  // where adapters that clients load lie; "": none was named
+  std::string adapter_folder;                   // where adapters that clients load lie; "": none was named
   const gateway::Identity* identity = nullptr;  // null: keys of the command line, at most
 };
 
@@ -51,6 +51,8 @@ struct Call {
   gateway::Action action(Scope scope, std::optional<std::string> model = std::nullopt) const;
   // Whether who asks may use this model at all, and by the rules now. forbidden: says why.
   Outcome<void> check_model(const std::string& model) const;
+  // The same for a list: what may not be used is left out.
+  bool may_use(const std::string& model) const;
 };
 
 // Answers, or starts to and lets the Keeper finish. A fault is answered by the caller.

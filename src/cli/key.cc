@@ -39,8 +39,10 @@ struct CreateOptions {
     field("team", team, "Whose team's it is.");
     field("tenant", tenant, "Whose cached prompts and budgets it shares; left out: its own alone.");
     field("role", role, "admin, operator, auditor, developer or app; may be given many times. Left out: developer.");
-    field("model", model, "A model that it may use, * for any text (gpt-*); may be given many times. Left out: every model.");
-    field("network", network, "From where it may be used: 10.0.0.0/8, 2001:db8::/32; may be given many times. Left out: anywhere.");
+    field("model", model,
+          "A model that it may use, * for any text (gpt-*); may be given many times. Left out: every model.");
+    field("network", network,
+          "From where it may be used: 10.0.0.0/8, 2001:db8::/32; may be given many times. Left out: anywhere.");
     field("tag", tag, "NAME=VALUE, for rules and for who pays; may be given many times.");
     field("expires", expires, "When it ends: after 30d or 12h, or on a day (UTC) such as 2027-01-31. Left out: never.");
     field("max_output_tokens", max_output_tokens, "Most tokens of one answer; 0: no cap.");
@@ -122,8 +124,8 @@ void print_shown(const gateway::ShownKey& shown, bool json) {
   }
   const Palette colour = palette(stdout);
   print_record(shown.record);
-  fmt::print("\n{}{}{}\n\nThis is the only time that it is shown: keep it now. Only a hash of it is stored.\n", colour.green,
-             shown.text, colour.plain);
+  fmt::print("\n{}{}{}\n\nThis is the only time that it is shown: keep it now. Only a hash of it is stored.\n",
+             colour.green, shown.text, colour.plain);
 }
 
 // "2027-01-31": the beginning of that day.
@@ -136,7 +138,8 @@ std::optional<std::int64_t> day(std::string_view text) {
     const auto [end, failed] = std::from_chars(part.data(), part.data() + part.size(), parts[i]);
     if (failed != std::errc{} || end != part.data() + part.size()) return std::nullopt;
   }
-  const std::chrono::year_month_day date{std::chrono::year(parts[0]), std::chrono::month(static_cast<unsigned>(parts[1])),
+  const std::chrono::year_month_day date{std::chrono::year(parts[0]),
+                                         std::chrono::month(static_cast<unsigned>(parts[1])),
                                          std::chrono::day(static_cast<unsigned>(parts[2]))};
   if (!date.ok()) return std::nullopt;
   return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::sys_days(date).time_since_epoch()).count();
@@ -160,7 +163,8 @@ Result<KeyRecord> wishes(const CreateOptions& options) {
   out.networks = options.network;
   for (const std::string& tag : options.tag) {
     const auto equals = tag.find('=');
-    if (equals == std::string::npos || equals == 0) return Error{Code::invalid, fmt::format("--tag: '{}' is not NAME=VALUE", tag)};
+    if (equals == std::string::npos || equals == 0)
+      return Error{Code::invalid, fmt::format("--tag: '{}' is not NAME=VALUE", tag)};
     out.tags.emplace_back(tag.substr(0, equals), tag.substr(equals + 1));
   }
   if (!options.metadata.empty()) out.metadata = options.metadata;
@@ -196,20 +200,23 @@ Status list_keys(const PlaceOptions& options) {
     return {};
   }
   const Palette colour = palette(stdout);
-  fmt::print("{}{:<16}  {:<11}  {:<8}  {:<20}  {:<16}  {:<16}  {}{}\n", colour.dim, "ID", "BEGINS WITH", "STATE", "NAME",
-             "TENANT", "ROLES", "EXPIRES", colour.plain);
+  fmt::print("{}{:<16}  {:<11}  {:<8}  {:<20}  {:<16}  {:<16}  {}{}\n", colour.dim, "ID", "BEGINS WITH", "STATE",
+             "NAME", "TENANT", "ROLES", "EXPIRES", colour.plain);
   for (const KeyRecord& key : all)
     fmt::print("{}{:<16}{}  {:<11}  {:<8}  {:<20}  {:<16}  {:<16}  {}\n", colour.bold, key.id, colour.plain, key.prefix,
                state_of(key), key.name.empty() ? "-" : key.name, key.tenant.empty() ? "-" : key.tenant,
-               fmt::format("{}", fmt::join(names(key.roles), ",")), key.expires_at == 0 ? "never" : utc(key.expires_at).substr(0, 10));
+               fmt::format("{}", fmt::join(names(key.roles), ",")),
+               key.expires_at == 0 ? "never" : utc(key.expires_at).substr(0, 10));
   return {};
 }
 
 Status show_key(const std::string& which, const PlaceOptions& options) {
   const auto keys = TRY(open_keys(options.state));
   const KeyRecord record = TRY(keys.store->find(which));
-  if (options.json) fmt::print("{}\n", dump_json(json_of(record)));
-  else print_record(record);
+  if (options.json)
+    fmt::print("{}\n", dump_json(json_of(record)));
+  else
+    print_record(record);
   return {};
 }
 
@@ -229,8 +236,10 @@ Status for_each(const std::vector<std::string>& which, const PlaceOptions& optio
   Json out = Json::array();
   for (const KeyRecord& record : found) {
     TRY(change(*keys.store, record.id));
-    if (options.json) out.push_back({{"id", record.id}, {"result", done}});
-    else fmt::print("{} {}\n", done, record.id);
+    if (options.json)
+      out.push_back({{"id", record.id}, {"result", done}});
+    else
+      fmt::print("{} {}\n", done, record.id);
   }
   if (options.json) fmt::print("{}\n", dump_json(out));
   return {};
@@ -242,9 +251,10 @@ int run_create(const Words& words) {
   CreateOptions options;
   CommandLine line{.name = "key create",
                    .summary = "Make an API key. It is shown once.",
-                   .examples = "Examples:\n  ashlar key create --name laptop\n"
-                               "  ashlar key create --name search --tenant acme --role app --model 'qwen*' --expires 90d\n"
-                               "  ashlar key create --name ci --network 10.0.0.0/8 --max-output-tokens 2000 --json",
+                   .examples =
+                       "Examples:\n  ashlar key create --name laptop\n"
+                       "  ashlar key create --name search --tenant acme --role app --model 'qwen*' --expires 90d\n"
+                       "  ashlar key create --name ci --network 10.0.0.0/8 --max-output-tokens 2000 --json",
                    .options = list_options(options)};
   if (const auto status = parse(line, words)) return *status;
   if (const auto done = create(options); !done) return fail("key create", done.error());
@@ -274,11 +284,12 @@ int run_show(const Words& words) {
 int run_rotate(const Words& words) {
   RotateOptions options;
   std::string which;
-  CommandLine line{.name = "key rotate",
-                   .summary = "A new secret for an API key; the old one is valid for a while longer.",
-                   .examples = "Examples:\n  ashlar key rotate laptop\n  ashlar key rotate key_3vT1QpX9aBcD --overlap 7d",
-                   .positionals = {{.name = "KEY", .help = kWhich, .value = &which, .required = true}},
-                   .options = list_options(options)};
+  CommandLine line{
+      .name = "key rotate",
+      .summary = "A new secret for an API key; the old one is valid for a while longer.",
+      .examples = "Examples:\n  ashlar key rotate laptop\n  ashlar key rotate key_3vT1QpX9aBcD --overlap 7d",
+      .positionals = {{.name = "KEY", .help = kWhich, .value = &which, .required = true}},
+      .options = list_options(options)};
   if (const auto status = parse(line, words)) return *status;
   if (const auto done = rotate(which, options); !done) return fail("key rotate", done.error());
   return 0;
@@ -299,7 +310,8 @@ int run_change(const Words& words, const char* name, const char* summary, std::s
 
 void print_help(std::FILE* out) {
   fmt::print(out,
-             "API keys: who may ask, which models, from where. They are kept as hashes in the state's database; a server that\n"
+             "API keys: who may ask, which models, from where. They are kept as hashes in the state's database; a "
+             "server that\n"
              "runs notices every change within a second.\n\n"
              "  ashlar key create [--name NAME] [--expires 30d] ...   make one; it is shown once\n"
              "  ashlar key list [--json]                              all of them\n"
@@ -333,7 +345,8 @@ int key(const Words& words) {
   if (name == "delete")
     return run_change(rest, "key delete", "Delete API keys for good.", "deleted",
                       [](gateway::KeyStore& keys, const std::string& id) { return keys.remove(id); });
-  fmt::print(stderr, "ashlar key: there is no '{}': create, list, show, rotate, block, unblock and delete there are\n", name);
+  fmt::print(stderr, "ashlar key: there is no '{}': create, list, show, rotate, block, unblock and delete there are\n",
+             name);
   return 2;
 }
 

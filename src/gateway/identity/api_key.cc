@@ -27,7 +27,8 @@ std::uint32_t crc32(std::string_view text) {
 std::string checksum(std::string_view text) {
   std::uint32_t left = crc32(text);
   std::string out(kChecksum, '0');
-  for (auto at = out.rbegin(); at != out.rend(); ++at, left /= kAlphabet.size()) *at = kAlphabet[left % kAlphabet.size()];
+  for (auto at = out.rbegin(); at != out.rend(); ++at, left /= kAlphabet.size())
+    *at = kAlphabet[left % kAlphabet.size()];
   return out;
 }
 

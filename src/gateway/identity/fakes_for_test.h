@@ -30,7 +30,10 @@ class Signer {
   std::string jwk() const {
     Json out = {{"kid", id_}, {"use", "sig"}, {"alg", algorithm_}};
     if (algorithm_ == "ES256") {
-      out.update({{"kty", "EC"}, {"crv", "P-256"}, {"x", number(OSSL_PKEY_PARAM_EC_PUB_X, 32)}, {"y", number(OSSL_PKEY_PARAM_EC_PUB_Y, 32)}});
+      out.update({{"kty", "EC"},
+                  {"crv", "P-256"},
+                  {"x", number(OSSL_PKEY_PARAM_EC_PUB_X, 32)},
+                  {"y", number(OSSL_PKEY_PARAM_EC_PUB_Y, 32)}});
     } else if (algorithm_ == "EdDSA") {
       std::string raw(32, '\0');
       std::size_t size = raw.size();
@@ -43,8 +46,12 @@ class Signer {
   }
   std::string jwks() const { return R"({"keys":[)" + jwk() + "]}"; }
 
-  std::string token(const Json& claims) const { return token({{"alg", algorithm_}, {"kid", id_}, {"typ", "JWT"}}, claims); }
-  std::string token(const Json& header, const Json& claims) const { return of_texts(dump_json(header), dump_json(claims)); }
+  std::string token(const Json& claims) const {
+    return token({{"alg", algorithm_}, {"kid", id_}, {"typ", "JWT"}}, claims);
+  }
+  std::string token(const Json& header, const Json& claims) const {
+    return of_texts(dump_json(header), dump_json(claims));
+  }
   std::string of_texts(const std::string& header, const std::string& claims) const {
     const std::string part = encode_base64url(header) + "." + encode_base64url(claims);
     return part + "." + encode_base64url(sign(part));
@@ -72,7 +79,8 @@ class Signer {
   std::string sign(std::string_view text) const {
     EVP_MD_CTX* context = EVP_MD_CTX_new();
     EVP_PKEY_CTX* rules = nullptr;
-    EVP_DigestSignInit_ex(context, &rules, algorithm_ == "EdDSA" ? nullptr : "SHA256", nullptr, nullptr, key_.get(), nullptr);
+    EVP_DigestSignInit_ex(context, &rules, algorithm_ == "EdDSA" ? nullptr : "SHA256", nullptr, nullptr, key_.get(),
+                          nullptr);
     if (algorithm_ == "PS256") {
       EVP_PKEY_CTX_set_rsa_padding(rules, RSA_PKCS1_PSS_PADDING);
       EVP_PKEY_CTX_set_rsa_pss_saltlen(rules, RSA_PSS_SALTLEN_DIGEST);
@@ -100,8 +108,8 @@ inline std::string hmac_token(std::string_view secret, const std::string& header
   const std::string part = encode_base64url(header) + "." + encode_base64url(claims);
   unsigned char mac[32];
   unsigned size = 0;
-  HMAC(EVP_sha256(), secret.data(), static_cast<int>(secret.size()), reinterpret_cast<const unsigned char*>(part.data()),
-       part.size(), mac, &size);
+  HMAC(EVP_sha256(), secret.data(), static_cast<int>(secret.size()),
+       reinterpret_cast<const unsigned char*>(part.data()), part.size(), mac, &size);
   return part + "." + encode_base64url({reinterpret_cast<char*>(mac), size});
 }
 
@@ -112,7 +120,8 @@ struct TurnedClocks {
 
   IssuerClocks clocks() {
     return {.unix_seconds = [this] { return unix_seconds.load(); },
-            .steady = [this] { return std::chrono::steady_clock::time_point(std::chrono::seconds(steady_seconds.load())); }};
+            .steady =
+                [this] { return std::chrono::steady_clock::time_point(std::chrono::seconds(steady_seconds.load())); }};
   }
 };
 

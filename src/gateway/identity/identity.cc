@@ -44,8 +44,10 @@ Result<Who> identify_certificate(const std::vector<CertificateRule>& rules, cons
                     .roles = rule.roles,
                     .models = rule.models,
                     .proof = Proof::mtls};
-      if (who.tenant.empty()) who.tenant = who.key_id;
-      else if (!check_tenant(who.tenant, "its tenant")) return refused;
+      if (who.tenant.empty())
+        who.tenant = who.key_id;
+      else if (!check_tenant(who.tenant, "its tenant"))
+        return refused;
       return std::make_shared<const Principal>(std::move(who));
     }
   return refused;

@@ -60,7 +60,8 @@ class Identity {
   using Identified = std::function<void(Result<Who>)>;
 
   // `keys`: null where there is no database of keys; outlives this. invalid: as Issuers::create.
-  static Result<std::unique_ptr<Identity>> create(IdentityConfig config, KeyRing* keys, IssuerClocks clocks = system_clocks());
+  static Result<std::unique_ptr<Identity>> create(IdentityConfig config, KeyRing* keys,
+                                                  IssuerClocks clocks = system_clocks());
 
   // Whether anybody must say who they are: there are keys, issuers or certificate rules.
   bool required() const;
@@ -78,7 +79,10 @@ class Identity {
  private:
   Identity(std::vector<CertificateRule> certificates, Policy policy, std::unique_ptr<Issuers> issuers, KeyRing* keys,
            IssuerClocks clocks)
-      : certificates_(std::move(certificates)), policy_(std::move(policy)), issuers_(std::move(issuers)), keys_(keys),
+      : certificates_(std::move(certificates)),
+        policy_(std::move(policy)),
+        issuers_(std::move(issuers)),
+        keys_(keys),
         clocks_(std::move(clocks)) {}
 
   const std::vector<CertificateRule> certificates_;

@@ -96,10 +96,11 @@ class Section {
   std::chrono::seconds time(const std::string& name, std::chrono::seconds otherwise) {
     const Json* found = take(name);
     if (found == nullptr) return otherwise;
-    const auto parsed = found->is_number_integer() ? Result<std::chrono::milliseconds>(std::chrono::seconds(
-                                                         std::clamp<std::int64_t>(found->get<std::int64_t>(), -1, 1 << 30)))
-                        : found->is_string()       ? parse_duration(found->get<std::string>())
-                                                   : Error{Code::invalid, ""};
+    const auto parsed = found->is_number_integer()
+                            ? Result<std::chrono::milliseconds>(std::chrono::seconds(
+                                  std::clamp<std::int64_t>(found->get<std::int64_t>(), -1, 1 << 30)))
+                        : found->is_string() ? parse_duration(found->get<std::string>())
+                                             : Error{Code::invalid, ""};
     if (!parsed || parsed->count() < 0) {
       fail(name + " is a time such as 30s, 5m or 24h");
       return otherwise;
@@ -125,7 +126,8 @@ class Section {
 
 Result<std::string> read_file(const std::string& path, std::size_t most) {
   std::ifstream in(path, std::ios::binary);
-  if (!in || std::filesystem::is_directory(path)) return Error{Code::not_found, fmt::format("'{}' cannot be read", path)};
+  if (!in || std::filesystem::is_directory(path))
+    return Error{Code::not_found, fmt::format("'{}' cannot be read", path)};
   std::string text(most + 1, '\0');
   in.read(text.data(), static_cast<std::streamsize>(text.size()));
   text.resize(static_cast<std::size_t>(in.gcount()));
@@ -180,15 +182,19 @@ Result<IssuerOptions> read_issuer(const Json& json, const std::string& where) {
     if (roles->is_object())
       for (const auto& [theirs, ours] : roles->items()) {
         const auto role = parse_role(inner.text(theirs));
-        if (!role) inner.fail(fmt::format("{}: {}", theirs, role.error().message));
-        else rules.role_names[theirs] = *role;
+        if (!role)
+          inner.fail(fmt::format("{}: {}", theirs, role.error().message));
+        else
+          rules.role_names[theirs] = *role;
       }
     TRY(inner.done());
   }
   if (section.take("default_roles") != nullptr) {
     const auto roles = parse_roles(section.texts("default_roles"));
-    if (!roles) section.fail("default_roles: " + roles.error().message);
-    else rules.default_roles = *roles;
+    if (!roles)
+      section.fail("default_roles: " + roles.error().message);
+    else
+      rules.default_roles = *roles;
   }
   if (!rules.tenant.empty())
     if (const auto good = check_tenant(rules.tenant, "tenant"); !good) section.fail(good.error().message);
@@ -212,8 +218,10 @@ Result<CertificateRule> read_certificate(const Json& json, const std::string& wh
   out.user = section.text("user");
   out.models = section.texts("models");
   const auto roles = parse_roles(section.texts("roles", {"app"}));
-  if (!roles) section.fail("roles: " + roles.error().message);
-  else out.roles = *roles;
+  if (!roles)
+    section.fail("roles: " + roles.error().message);
+  else
+    out.roles = *roles;
   const bool kind = out.match.starts_with("URI:") || out.match.starts_with("DNS:") || out.match.starts_with("email:");
   if (!kind) section.fail("match is a pattern that begins with URI:, DNS: or email:");
   TRY(section.done());

@@ -53,9 +53,11 @@ Status check_rules(const IssuerOptions& options) {
   const auto bad = [&](std::string_view why) {
     return Error{Code::invalid, fmt::format("issuer '{}': {}", rules.issuer, why)};
   };
-  if (rules.issuer.empty()) return Error{Code::invalid, "an issuer has no 'issuer': write what its tokens have as 'iss'"};
+  if (rules.issuer.empty())
+    return Error{Code::invalid, "an issuer has no 'issuer': write what its tokens have as 'iss'"};
   if (rules.audiences.empty())
-    return bad("name its 'audience', what its tokens for this server have as 'aud': else tokens made for others would do");
+    return bad(
+        "name its 'audience', what its tokens for this server have as 'aud': else tokens made for others would do");
   if (rules.algorithms.empty()) return bad("name its 'algorithms'");
   bool secret = false, open = false;
   for (const std::string& name : rules.algorithms) {
@@ -84,7 +86,8 @@ class IssuersImpl final : public Issuers {
     for (std::jthread& thread : threads_) thread.request_stop();
     threads_.clear();
     for (const auto& issuer : issuers_)
-      for (Waiting& each : issuer->waiting) each.done(Error{Code::unavailable, "the server is shutting down: try again soon"});
+      for (Waiting& each : issuer->waiting)
+        each.done(Error{Code::unavailable, "the server is shutting down: try again soon"});
   }
 
   void start_fetching() override {
@@ -98,7 +101,8 @@ class IssuersImpl final : public Issuers {
     const auto jws = parse_jws(token);
     if (!jws) return done(wrong);
     const std::string name = unproven_issuer(*jws);
-    const auto found = std::ranges::find_if(issuers_, [&](const auto& each) { return each->options.rules.issuer == name; });
+    const auto found =
+        std::ranges::find_if(issuers_, [&](const auto& each) { return each->options.rules.issuer == name; });
     if (found == issuers_.end()) return done(wrong);
     Issuer& issuer = **found;
     const Keys keys = fresh_keys(issuer);
@@ -107,7 +111,9 @@ class IssuersImpl final : public Issuers {
       if (who || who.error().code != Code::not_found) return done(std::move(who));
     }
     if (!wait(issuer, token, done))
-      done(keys != nullptr ? wrong : Error{Code::unavailable, "the keys of the token's issuer cannot be had now: try again soon"});
+      done(keys != nullptr
+               ? wrong
+               : Error{Code::unavailable, "the keys of the token's issuer cannot be had now: try again soon"});
   }
 
   std::vector<std::string> troubles() const override {
@@ -151,7 +157,8 @@ class IssuersImpl final : public Issuers {
     if (issuer.wanted) return true;
     if (!ahead_ && issuer.keys == nullptr) return false;
     if (!issuer.tried_at) return true;
-    const auto pause = issuer.trouble.empty() ? issuer.options.refresh : std::min(issuer.options.refresh, 3 * issuer.options.min_interval);
+    const auto pause = issuer.trouble.empty() ? issuer.options.refresh
+                                              : std::min(issuer.options.refresh, 3 * issuer.options.min_interval);
     return clocks_.steady() - *issuer.tried_at >= pause;
   }
 
@@ -188,7 +195,8 @@ class IssuersImpl final : public Issuers {
     }
     const auto& why = fetched.error().message;
     log::warn("jwks_not_fetched", {{"issuer", issuer.options.rules.issuer}, {"why", why}});
-    issuer.trouble = fmt::format("the keys of the issuer '{}' could not be fetched: {}", issuer.options.rules.issuer, why);
+    issuer.trouble =
+        fmt::format("the keys of the issuer '{}' could not be fetched: {}", issuer.options.rules.issuer, why);
   }
 
   void answer(const Issuer& issuer, const Waiting& waiting) const {
@@ -212,12 +220,13 @@ class IssuersImpl final : public Issuers {
 }  // namespace
 
 IssuerClocks system_clocks() {
-  return {.unix_seconds =
-              [] {
-                return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch())
-                    .count();
-              },
-          .steady = [] { return Steady::now(); }};
+  return {
+      .unix_seconds =
+          [] {
+            return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch())
+                .count();
+          },
+      .steady = [] { return Steady::now(); }};
 }
 
 Result<std::unique_ptr<Issuers>> Issuers::create(std::vector<IssuerOptions> options, IssuerClocks clocks) {
@@ -238,8 +247,6 @@ Result<std::unique_ptr<Issuers>> Issuers::create(std::vector<IssuerOptions> opti
   return std::make_unique<IssuersImpl>(std::move(issuers), std::move(clocks));
 }
 
-bool looks_like_token(std::string_view text) {
-  return text.starts_with("ey") && std::ranges::count(text, '.') == 2;
-}
+bool looks_like_token(std::string_view text) { return text.starts_with("ey") && std::ranges::count(text, '.') == 2; }
 
 }  // namespace ashlar::gateway

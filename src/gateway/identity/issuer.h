@@ -24,17 +24,17 @@ struct IssuerOptions {
   std::vector<Jwk> keys;
   bool allow_private = false;  // redirects and what discovery names may lie in private networks, and be plain HTTP
   std::string tls_ca;          // PEM; "": the system's authorities
-  std::chrono::seconds refresh{300};         // keys are fetched so often
-  std::chrono::seconds min_interval{10};     // and for an unknown key at most so often
+  std::chrono::seconds refresh{300};          // keys are fetched so often
+  std::chrono::seconds min_interval{10};      // and for an unknown key at most so often
   std::chrono::seconds stale_for{24 * 3600};  // how long they are used while the issuer cannot be reached
-  std::chrono::seconds timeout{5};           // of one fetch
+  std::chrono::seconds timeout{5};            // of one fetch
   net::ProxyRules proxies;
 };
 
 // Tests turn these.
 struct IssuerClocks {
-  std::function<std::int64_t()> unix_seconds;                           // for what tokens say
-  std::function<std::chrono::steady_clock::time_point()> steady;        // for how often we ask
+  std::function<std::int64_t()> unix_seconds;                     // for what tokens say
+  std::function<std::chrono::steady_clock::time_point()> steady;  // for how often we ask
 };
 IssuerClocks system_clocks();
 
@@ -46,7 +46,8 @@ class Issuers {
   // invalid: rules that cannot hold (no audience, an unknown algorithm, secrets
   // beside public keys, a URL that is neither https nor allowed to be less, two of one name).
   // Nothing is fetched before it is needed; start_fetching() does it ahead.
-  static Result<std::unique_ptr<Issuers>> create(std::vector<IssuerOptions> options, IssuerClocks clocks = system_clocks());
+  static Result<std::unique_ptr<Issuers>> create(std::vector<IssuerOptions> options,
+                                                 IssuerClocks clocks = system_clocks());
   virtual ~Issuers() = default;  // whoever still waits is told `unavailable`
 
   virtual void start_fetching() = 0;

@@ -3,6 +3,8 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <openssl/pem.h>
+#include <openssl/x509v3.h>
 
 #include <condition_variable>
 #include <functional>
@@ -14,11 +16,49 @@
 #include "gateway/identity/fakes_for_test.h"
 #include "gateway/identity/network.h"
 #include "net/http_server.h"
+#include "store/databases_for_test.h"
 
 namespace ashlar::gateway {
 namespace {
 
 using testing::HasSubstr;
+
+// A certificate of 127.0.0.1, signed by itself, in files that live as long as this.
+class Certificate {
+ public:
+  Certificate() {
+    EVP_PKEY* key = EVP_EC_gen("P-256");
+    X509* made = X509_new();
+    X509_set_version(made, 2);
+    ASN1_INTEGER_set(X509_get_serialNumber(made), 1);
+    X509_gmtime_adj(X509_getm_notBefore(made), -3600);
+    X509_gmtime_adj(X509_getm_notAfter(made), 3600);
+    X509_set_pubkey(made, key);
+    X509V3_CTX context;
+    X509V3_set_ctx_nodb(&context);
+    X509V3_set_ctx(&context, made, made, nullptr, nullptr, 0);
+    for (const auto& [what, value] :
+         {std::pair(NID_subject_alt_name, "IP:127.0.0.1"), std::pair(NID_basic_constraints, "critical,CA:TRUE")}) {
+      X509_EXTENSION* extension = X509V3_EXT_conf_nid(nullptr, &context, what, value);
+      X509_add_ext(made, extension, -1);
+      X509_EXTENSION_free(extension);
+    }
+    X509_sign(made, key, EVP_sha256());
+    FILE* out = std::fopen(file().c_str(), "w");
+    PEM_write_X509(out, made);
+    std::fclose(out);
+    out = std::fopen(key_file().c_str(), "w");
+    PEM_write_PrivateKey(out, key, nullptr, nullptr, 0, nullptr, nullptr);
+    std::fclose(out);
+    X509_free(made);
+    EVP_PKEY_free(key);
+  }
+  std::string file() const { return folder_.path() + "/cert.pem"; }
+  std::string key_file() const { return folder_.path() + "/key.pem"; }
+
+ private:
+  const store::FolderForTest folder_;
+};
 
 // Answers each path with what the test put there, and counts who asked.
 class Provider {
@@ -29,12 +69,15 @@ class Provider {
     net::Headers headers;
   };
 
-  Provider() {
+  // `tls`: https, with this certificate.
+  explicit Provider(const Certificate* tls = nullptr) {
     net::ServerOptions options;
+    if (tls != nullptr) options.tls_cert = tls->file(), options.tls_key = tls->key_file();
     options.port = 0;
     options.http_threads = 1;
-    server_ = *net::HttpServer::listen(options, [this](const std::shared_ptr<net::Exchange>& exchange) { answer(exchange); });
-    url_ = "http://127.0.0.1:" + std::to_string(server_->port());
+    server_ =
+        *net::HttpServer::listen(options, [this](const std::shared_ptr<net::Exchange>& exchange) { answer(exchange); });
+    url_ = (tls != nullptr ? "https://127.0.0.1:" : "http://127.0.0.1:") + std::to_string(server_->port());
     put("/.well-known/openid-configuration", {.body = dump_json({{"issuer", url_}, {"jwks_uri", url_ + "/keys"}})});
   }
 
@@ -187,7 +230,8 @@ TEST_F(IssuersTest, KeysOutliveTheirIssuerForAWhile) {
   EXPECT_THAT(ask(one), HasSubstr("unavailable: the keys of the token's issuer cannot be had"));
   EXPECT_THAT(issuers->troubles(), testing::ElementsAre(HasSubstr("could not be fetched")));
   publish(one);
-  provider.put("/.well-known/openid-configuration", {.body = dump_json({{"issuer", provider.url()}, {"jwks_uri", provider.url() + "/keys"}})});
+  provider.put("/.well-known/openid-configuration",
+               {.body = dump_json({{"issuer", provider.url()}, {"jwks_uri", provider.url() + "/keys"}})});
   clocks.steady_seconds += 60;
   EXPECT_EQ(ask(one), "ann");
   EXPECT_TRUE(issuers->troubles().empty());
@@ -207,8 +251,10 @@ TEST_F(IssuersTest, AClockThatJumpsChangesNoPace) {
 TEST_F(IssuersTest, ADocumentOfAnotherIssuerIsRefused) {
   publish(one);
   open();
-  for (const std::string& body : {dump_json({{"issuer", "https://other.example"}, {"jwks_uri", provider.url() + "/keys"}}),
-                                  dump_json({{"issuer", provider.url()}}), std::string("<html>"), std::string("[]"), std::string(300 << 10, ' ')}) {
+  for (const std::string& body :
+       {dump_json({{"issuer", "https://other.example"}, {"jwks_uri", provider.url() + "/keys"}}),
+        dump_json({{"issuer", provider.url()}}), std::string("<html>"), std::string("[]"),
+        std::string(300 << 10, ' ')}) {
     provider.put("/.well-known/openid-configuration", {.body = body});
     EXPECT_THAT(ask(one), HasSubstr("unavailable")) << body.substr(0, 60);
     clocks.steady_seconds += 60;
@@ -243,13 +289,51 @@ TEST_F(IssuersTest, RedirectsAreFollowedAFewTimes) {
   EXPECT_LE(provider.asked("/a"), 5);
 }
 
-// Where nobody allowed private networks, what an issuer names is https and public.
+// Where nobody allowed private networks: the administrator's own address may be private, what it leads to may not.
+TEST_F(IssuersTest, LeadsNowhereElseThanItsOwnServerAndThePublicNet) {
+  const Certificate certificate;
+  Provider secure(&certificate), neighbour(&certificate);
+  auto with = options();
+  with.allow_private = false;
+  with.rules.issuer = secure.url();
+  with.tls_ca = certificate.file();
+  with.stale_for = std::chrono::seconds(0);
+  open(with);
+  const auto claims_of = [&](const Signer& signer) {
+    Json out = claims();
+    out["iss"] = secure.url();
+    return signer.token(out);
+  };
+  const auto lead_to = [&](const std::string& where) {
+    secure.put("/.well-known/openid-configuration",
+               {.body = dump_json({{"issuer", secure.url()}, {"jwks_uri", where}})});
+    clocks.steady_seconds += 60;
+    return ask(claims_of(one));
+  };
+  secure.put("/keys", {.body = one.jwks()});
+  neighbour.put("/keys", {.body = one.jwks()});
+  publish(one);
+  EXPECT_EQ(lead_to(secure.url() + "/keys"), "ann");
+  secure.put("/keys", {.status = 302, .headers = {{"location", neighbour.url() + "/keys"}}});
+  EXPECT_THAT(lead_to(secure.url() + "/keys"), HasSubstr("unavailable"));
+  EXPECT_THAT(issuers->troubles(), testing::ElementsAre(HasSubstr("127.0.0.1, which is no public address")));
+  const std::string port = neighbour.url().substr(neighbour.url().rfind(':'));
+  for (const std::string& host :
+       {std::string("https://127.0.0.1"), std::string("https://localhost"), std::string("https://2130706433"),
+        std::string("https://0x7f.1"), std::string("https://[::ffff:127.0.0.1]")})
+    EXPECT_THAT(lead_to(host + port + "/keys"), HasSubstr("unavailable")) << host;
+  EXPECT_THAT(lead_to(provider.url() + "/keys"), HasSubstr("unavailable"));
+  EXPECT_THAT(issuers->troubles(), testing::ElementsAre(HasSubstr("which is not https")));
+  EXPECT_EQ(neighbour.asked("/keys") + provider.asked("/keys"), 0);
+}
+
 TEST_F(IssuersTest, NeverKnocksAtPrivateDoors) {
   auto with = options();
   with.allow_private = false;
   EXPECT_THAT(Issuers::create({with}).error().message, HasSubstr("without TLS"));
-  for (const char* address : {"127.0.0.1", "10.1.2.3", "169.254.169.254", "192.168.0.1", "172.16.0.1", "100.64.0.1", "0.0.0.0", "::1", "::ffff:127.0.0.1",
-                              "fe80::1", "fd00::1", "::", "64:ff9b::a9fe:a9fe", "2002:7f00:1::", "224.0.0.1", "255.255.255.255", "::127.0.0.1"})
+  for (const char* address : {"127.0.0.1", "10.1.2.3", "169.254.169.254", "192.168.0.1", "172.16.0.1", "100.64.0.1",
+                              "0.0.0.0", "::1", "::ffff:127.0.0.1", "fe80::1", "fd00::1", "::", "64:ff9b::a9fe:a9fe",
+                              "2002:7f00:1::", "224.0.0.1", "255.255.255.255", "::127.0.0.1"})
     EXPECT_FALSE(is_open(address)) << address;
   for (const char* address : {"1.1.1.1", "93.184.216.34", "172.32.0.1", "2606:4700::1", "::ffff:8.8.8.8"})
     EXPECT_TRUE(is_open(address)) << address;
@@ -260,7 +344,8 @@ TEST_F(IssuersTest, WhoWaitsAtTheEndIsToldSo) {
   open();
   provider.hold();
   Code said = Code::internal;
-  issuers->verify(one.token(claims()), [&](const Result<Principal>& who) { said = who ? Code::internal : who.error().code; });
+  issuers->verify(one.token(claims()),
+                  [&](const Result<Principal>& who) { said = who ? Code::internal : who.error().code; });
   provider.wait_asked("/.well-known/openid-configuration", 1);
   issuers->verify(one.token(claims()), [](const Result<Principal>&) {});
   std::thread ending([&] { issuers.reset(); });
@@ -302,7 +387,8 @@ TEST(Issuers, RulesThatCannotHoldAreRefused) {
   EXPECT_EQ(why([](IssuerOptions&) {}), "made");
   EXPECT_THAT(why([](IssuerOptions& o) { o.rules.audiences.clear(); }), HasSubstr("audience"));
   EXPECT_THAT(why([](IssuerOptions& o) { o.rules.algorithms = {"none"}; }), HasSubstr("no algorithm 'none'"));
-  EXPECT_THAT(why([](IssuerOptions& o) { o.rules.algorithms = {"RS256", "HS256"}; }), HasSubstr("may not stand beside"));
+  EXPECT_THAT(why([](IssuerOptions& o) { o.rules.algorithms = {"RS256", "HS256"}; }),
+              HasSubstr("may not stand beside"));
   EXPECT_THAT(why([](IssuerOptions& o) { o.rules.algorithms = {"HS256"}; }), HasSubstr("secret_file"));
   EXPECT_THAT(why([](IssuerOptions& o) { o.rules.skew = std::chrono::hours(1); }), HasSubstr("skew"));
   EXPECT_THAT(why([](IssuerOptions& o) { o.rules.issuer = "ftp://x"; }), testing::Ne("made"));
@@ -320,7 +406,8 @@ TEST(Issuers, ASecretOfTheirOwnSignsHs256) {
   const std::string body = R"({"iss":"our-backend","aud":"ashlar","sub":"job","exp":1700000300})";
   bool good = false, wrong = true;
   issuers->verify(hmac_token(secret, R"({"alg":"HS256"})", body), [&](const auto& who) { good = who.has_value(); });
-  issuers->verify(hmac_token(std::string(32, 't'), R"({"alg":"HS256"})", body), [&](const auto& who) { wrong = who.has_value(); });
+  issuers->verify(hmac_token(std::string(32, 't'), R"({"alg":"HS256"})", body),
+                  [&](const auto& who) { wrong = who.has_value(); });
   EXPECT_TRUE(good);
   EXPECT_FALSE(wrong);
 }

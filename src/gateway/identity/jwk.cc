@@ -22,12 +22,12 @@ namespace {
 using Kind = Algorithm::Kind;
 
 constexpr Algorithm kAlgorithms[] = {
-    {"RS256", Kind::rsa, "SHA256", "", 0},       {"RS384", Kind::rsa, "SHA384", "", 0},
-    {"RS512", Kind::rsa, "SHA512", "", 0},       {"PS256", Kind::rsa_pss, "SHA256", "", 0},
-    {"PS384", Kind::rsa_pss, "SHA384", "", 0},   {"PS512", Kind::rsa_pss, "SHA512", "", 0},
-    {"ES256", Kind::ec, "SHA256", "P-256", 32},  {"ES384", Kind::ec, "SHA384", "P-384", 48},
-    {"ES512", Kind::ec, "SHA512", "P-521", 66},  {"EdDSA", Kind::ed25519, "", "Ed25519", 0},
-    {"HS256", Kind::hmac, "SHA256", "", 0},      {"HS384", Kind::hmac, "SHA384", "", 0},
+    {"RS256", Kind::rsa, "SHA256", "", 0},      {"RS384", Kind::rsa, "SHA384", "", 0},
+    {"RS512", Kind::rsa, "SHA512", "", 0},      {"PS256", Kind::rsa_pss, "SHA256", "", 0},
+    {"PS384", Kind::rsa_pss, "SHA384", "", 0},  {"PS512", Kind::rsa_pss, "SHA512", "", 0},
+    {"ES256", Kind::ec, "SHA256", "P-256", 32}, {"ES384", Kind::ec, "SHA384", "P-384", 48},
+    {"ES512", Kind::ec, "SHA512", "P-521", 66}, {"EdDSA", Kind::ed25519, "", "Ed25519", 0},
+    {"HS256", Kind::hmac, "SHA256", "", 0},     {"HS384", Kind::hmac, "SHA384", "", 0},
     {"HS512", Kind::hmac, "SHA512", "", 0},
 };
 
@@ -50,7 +50,8 @@ Key own(EVP_PKEY* key) { return key == nullptr ? nullptr : Key(key, EVP_PKEY_fre
 
 Key make_key(const char* type, OSSL_PARAM_BLD* build) {
   const std::unique_ptr<OSSL_PARAM, Free<OSSL_PARAM_free>> params(OSSL_PARAM_BLD_to_param(build));
-  const std::unique_ptr<EVP_PKEY_CTX, Free<EVP_PKEY_CTX_free>> context(EVP_PKEY_CTX_new_from_name(nullptr, type, nullptr));
+  const std::unique_ptr<EVP_PKEY_CTX, Free<EVP_PKEY_CTX_free>> context(
+      EVP_PKEY_CTX_new_from_name(nullptr, type, nullptr));
   EVP_PKEY* key = nullptr;
   if (!params || !context || EVP_PKEY_fromdata_init(context.get()) != 1 ||
       EVP_PKEY_fromdata(context.get(), &key, EVP_PKEY_PUBLIC_KEY, params.get()) != 1) {
@@ -112,8 +113,8 @@ bool verify_public(const Algorithm& algorithm, EVP_PKEY* key, std::string_view t
   if (ready && algorithm.kind == Kind::rsa_pss)  // the salt is as long as the digest (RFC 7518, 3.5)
     ready = EVP_PKEY_CTX_set_rsa_padding(rules, RSA_PKCS1_PSS_PADDING) == 1 &&
             EVP_PKEY_CTX_set_rsa_pss_saltlen(rules, RSA_PSS_SALTLEN_DIGEST) == 1;
-  const bool good = ready && EVP_DigestVerify(context.get(), bytes(signature), signature.size(), bytes(text),
-                                              text.size()) == 1;
+  const bool good =
+      ready && EVP_DigestVerify(context.get(), bytes(signature), signature.size(), bytes(text), text.size()) == 1;
   ERR_clear_error();
   return good;
 }

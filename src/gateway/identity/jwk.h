@@ -17,7 +17,7 @@ namespace ashlar::gateway {
 // One row of the table of algorithms; "none" is not in it.
 struct Algorithm {
   enum class Kind { rsa, rsa_pss, ec, ed25519, hmac };
-  std::string_view name;    // "RS256"
+  std::string_view name;  // "RS256"
   Kind kind;
   std::string_view digest;  // "SHA256"; "" for Ed25519, which has its own
   std::string_view curve;   // "P-256", "Ed25519"; "" for others

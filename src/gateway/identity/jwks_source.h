@@ -9,7 +9,6 @@
 #include "base/result.h"
 #include "gateway/identity/jwk.h"
 #include "net/http_client.h"
-#include "net/proxy.h"
 
 namespace ashlar::gateway {
 
@@ -22,21 +21,20 @@ class JwksSource {
   static Result<std::unique_ptr<JwksSource>> create(const IssuerOptions& options);
 
   // The keys of this moment. Where the issuer's own document leads (jwks_uri,
-  // redirects, three at most) must be https and public, unless allowed: an issuer that is
+  // redirects, three at most) must be https, and the same server or public, unless allowed: an issuer that is
   // taken over must not make this server knock at its neighbours.
   // unavailable: it cannot be reached; forbidden: it leads where we do not go;
   // corrupt: what it answers is no such document.
   Result<std::vector<Jwk>> fetch();
 
  private:
-  JwksSource(const IssuerOptions& options, std::unique_ptr<net::HttpClient> client);
+  JwksSource(const IssuerOptions& options, std::string home, std::unique_ptr<net::HttpClient> client);
   Result<std::string> get(std::string url, bool trusted);
-  Status check_address(const std::string& url, bool trusted) const;
 
   const std::string issuer_, jwks_url_;
   const bool allow_private_;
   const std::chrono::milliseconds timeout_;
-  const net::ProxyRules proxies_;
+  const std::string home_;  // the authority of the address that the administrator wrote
   const std::unique_ptr<net::HttpClient> client_;
   std::string discovered_;  // jwks_uri, found once and again whenever it fails
 };

@@ -36,7 +36,8 @@ Result<std::string> text_of(const Json& header, const char* name) {
 
 // "application/AT+JWT" -> "at+jwt"
 std::string media_type(std::string text) {
-  std::ranges::transform(text, text.begin(), [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c | 0x20) : c; });
+  std::ranges::transform(text, text.begin(),
+                         [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c | 0x20) : c; });
   constexpr std::string_view kPrefix = "application/";
   return text.starts_with(kPrefix) ? text.substr(kPrefix.size()) : text;
 }

@@ -46,8 +46,8 @@ Status check_times(const Json& claims, const IssuerRules& rules, std::int64_t no
 Status check_audience(const Json& claims, const IssuerRules& rules) {
   const auto found = claims.find("aud");
   const auto ours = [&](const Json& each) {
-    return each.is_string() && std::ranges::find(rules.audiences, each.get_ref<const std::string&>()) !=
-                                   rules.audiences.end();
+    return each.is_string() &&
+           std::ranges::find(rules.audiences, each.get_ref<const std::string&>()) != rules.audiences.end();
   };
   if (found != claims.end() && (ours(*found) || (found->is_array() && std::ranges::any_of(*found, ours)))) return {};
   return refused("it is meant for another audience");
@@ -115,7 +115,8 @@ std::string subject_id(const IssuerRules& rules, std::string_view subject) {
 Result<Json> parse_claims(std::string_view payload) {
   auto claims = parse_json(payload, {.depth = 32, .members = 256, .elements = 1024, .unique = true});
   if (claims && claims->is_object()) return std::move(*claims);
-  return Error{Code::invalid, "the token is malformed: its claims are no JSON object whose members have different names"};
+  return Error{Code::invalid,
+               "the token is malformed: its claims are no JSON object whose members have different names"};
 }
 
 std::string unproven_issuer(const Jws& jws) {

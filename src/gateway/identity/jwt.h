@@ -30,11 +30,11 @@ struct IssuerRules {
   std::vector<std::string> algorithms;  // of find_algorithm(), never empty, never secrets and public keys together
   std::chrono::seconds skew{60};        // how far its clock may differ from ours
   ClaimPaths claims;
-  std::string tenant;                           // of all its tokens, where no claim names one
-  std::vector<std::string> tenants;             // patterns of the tenants that it may name; none: any
-  std::map<std::string, Role> role_names;       // what its roles are here; a role that is not listed gives nothing
-  Roles default_roles{Role::app};               // of a token that gives none
-  std::vector<std::string> models;              // patterns; none: every model
+  std::string tenant;                      // of all its tokens, where no claim names one
+  std::vector<std::string> tenants;        // patterns of the tenants that it may name; none: any
+  std::map<std::string, Role> role_names;  // what its roles are here; a role that is not listed gives nothing
+  Roles default_roles{Role::app};          // of a token that gives none
+  std::vector<std::string> models;         // patterns; none: every model
 };
 
 // The claims of `payload`, strictly read. invalid: no JSON object whose members have different names.

@@ -69,8 +69,8 @@ Result<std::shared_ptr<const Snapshot>> read(KeyStore& keys) {
     out->entries.emplace(head(record.hash), Entry{record.hash, record.expires_at, record.blocked, networks, who});
     if (record.previous_hash)
       out->entries.emplace(head(*record.previous_hash),
-                           Entry{*record.previous_hash, earlier(record.expires_at, record.previous_until), record.blocked,
-                                 networks, who});
+                           Entry{*record.previous_hash, earlier(record.expires_at, record.previous_until),
+                                 record.blocked, networks, who});
   }
   return std::shared_ptr<const Snapshot>(std::move(out));
 }
@@ -78,7 +78,10 @@ Result<std::shared_ptr<const Snapshot>> read(KeyStore& keys) {
 class Ring final : public KeyRing {
  public:
   Ring(KeyStore& keys, std::function<std::int64_t()> unix_seconds, std::shared_ptr<const Snapshot> first)
-      : keys_(keys), unix_seconds_(std::move(unix_seconds)), used_(!first->entries.empty()), snapshot_(std::move(first)),
+      : keys_(keys),
+        unix_seconds_(std::move(unix_seconds)),
+        used_(!first->entries.empty()),
+        snapshot_(std::move(first)),
         thread_([this](const std::stop_token& stop) { watch(stop); }) {}
 
   bool used() const override { return used_; }

@@ -117,7 +117,8 @@ Status check_wishes(const KeyRecord& record, std::int64_t now) {
   if (!record.user.empty()) TRY(check_name(record.user, "the user"));
   if (!record.team.empty()) TRY(check_name(record.team, "the team"));
   if (!record.tenant.empty()) TRY(check_tenant(record.tenant, "the tenant"));
-  if (record.roles.empty()) return Error{Code::invalid, "a key needs a role: admin, operator, auditor, developer or app"};
+  if (record.roles.empty())
+    return Error{Code::invalid, "a key needs a role: admin, operator, auditor, developer or app"};
   TRY(check_list(record.models, "models", kMaxPattern));
   for (const std::string& model : record.models) TRY(check_name(model.substr(0, 128), "a model's pattern"));
   TRY(check_list(record.networks, "networks", 64));
@@ -131,7 +132,8 @@ Status check_wishes(const KeyRecord& record, std::int64_t now) {
   const auto metadata = parse_json(record.metadata, {.depth = 16});
   if (!metadata || !metadata->is_object()) return Error{Code::invalid, "the metadata is no JSON object"};
   if (record.output_cap < 0) return Error{Code::invalid, "the output cap is a number of tokens, or 0 for none"};
-  if (record.expires_at != 0 && record.expires_at <= now) return Error{Code::invalid, "the key would have expired already"};
+  if (record.expires_at != 0 && record.expires_at <= now)
+    return Error{Code::invalid, "the key would have expired already"};
   return {};
 }
 
@@ -141,7 +143,8 @@ std::int64_t system_unix_seconds() {
   return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
-Result<std::unique_ptr<KeyStore>> KeyStore::open(store::Database& database, std::function<std::int64_t()> unix_seconds) {
+Result<std::unique_ptr<KeyStore>> KeyStore::open(store::Database& database,
+                                                 std::function<std::int64_t()> unix_seconds) {
   TRY(store::migrate(database, std::span(&kSchema, 1)));
   return std::unique_ptr<KeyStore>(new KeyStore(database, std::move(unix_seconds)));
 }
@@ -157,11 +160,13 @@ Result<ShownKey> KeyStore::create(KeyRecord record) {
   record.previous_until = 0;
   record.created_at = now;
   TRY(database_.transact(
-      {{.sql = fmt::format("INSERT INTO api_keys ({}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", kColumns),
+      {{.sql = fmt::format("INSERT INTO api_keys ({}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                           kColumns),
         .args = {record.id, record.name, record.prefix, record.user, record.team, record.tenant,
                  list_json(names(record.roles)), list_json(record.models), list_json(record.networks),
                  tags_json(record.tags), record.metadata, std::int64_t{record.output_cap}, record.created_at,
-                 record.expires_at, std::int64_t{record.blocked}, blob_of(record.hash), std::monostate{}, std::int64_t{0}}},
+                 record.expires_at, std::int64_t{record.blocked}, blob_of(record.hash), std::monostate{},
+                 std::int64_t{0}}},
        next_generation()}));
   return ShownKey{std::move(key.text), std::move(record)};
 }
@@ -174,9 +179,12 @@ Result<ShownKey> KeyStore::rotate(std::string_view which, std::chrono::seconds o
   NewApiKey key = make_api_key();
   // On the hash that was read: of two rotations at once, one is told.
   TRY(database_.transact(
-      {{.sql = "UPDATE api_keys SET hash = ?, prefix = ?, previous_hash = ?, previous_until = ? WHERE id = ? AND hash = ?",
-        .args = {blob_of(key.hash), key.prefix, blob_of(record.hash), now + overlap.count(), record.id, blob_of(record.hash)},
-        .if_unchanged = Error{Code::invalid, fmt::format("the key {} was rotated or deleted at the same time", record.id)}},
+      {{.sql =
+            "UPDATE api_keys SET hash = ?, prefix = ?, previous_hash = ?, previous_until = ? WHERE id = ? AND hash = ?",
+        .args = {blob_of(key.hash), key.prefix, blob_of(record.hash), now + overlap.count(), record.id,
+                 blob_of(record.hash)},
+        .if_unchanged =
+            Error{Code::invalid, fmt::format("the key {} was rotated or deleted at the same time", record.id)}},
        next_generation()}));
   record.previous_hash = record.hash;
   record.previous_until = now + overlap.count();
@@ -210,7 +218,8 @@ Result<KeyRecord> KeyStore::find(std::string_view which) {
     found = TRY(select("prefix = ? OR hash = ? OR previous_hash = ?", {text, hash, hash}));
   if (found.empty()) found = TRY(select("name = ?", {text}));
   if (found.empty())
-    return Error{Code::not_found, fmt::format("no key is called '{}': `ashlar key list` shows them", text.substr(0, 64))};
+    return Error{Code::not_found,
+                 fmt::format("no key is called '{}': `ashlar key list` shows them", text.substr(0, 64))};
   if (found.size() > 1)
     return Error{Code::invalid, fmt::format("{} keys are called '{}': say which by its id, as {}", found.size(),
                                             text.substr(0, 64), found.front().id)};
@@ -224,7 +233,8 @@ Result<std::vector<KeyRecord>> KeyStore::select(std::string_view where, const Va
     Values all = args;
     all.emplace_back(after);
     const auto rows = TRY(database_.query(
-        fmt::format("SELECT {}, serial FROM api_keys WHERE ({}) AND serial > ? ORDER BY serial LIMIT {}", kColumns, where, kPage),
+        fmt::format("SELECT {}, serial FROM api_keys WHERE ({}) AND serial > ? ORDER BY serial LIMIT {}", kColumns,
+                    where, kPage),
         std::move(all)));
     for (const Values& row : rows.rows) out.push_back(TRY(read_record(row)));
     if (std::ssize(rows.rows) < kPage) return out;

@@ -62,8 +62,8 @@ class KeyStore {
   Status set_blocked(std::string_view which, bool blocked);
   Status remove(std::string_view which);
 
-  // `which`: an id, the beginning that is shown, the whole text (of before the last rotation, too), or a name that only one has.
-  // not_found: none is; invalid: several are, with what tells them apart.
+  // `which`: an id, the beginning that is shown, the whole text (of before the last rotation, too), or a name that only
+  // one has. not_found: none is; invalid: several are, with what tells them apart.
   Result<KeyRecord> find(std::string_view which);
   // In the order of their making.
   Result<std::vector<KeyRecord>> list();

@@ -72,8 +72,15 @@ constexpr const char* kWrong = "the API key is not valid";
 
 TEST_F(Keys, StandForTheirOwner) {
   EXPECT_FALSE(ring->used());
-  const auto text = create({.name = "laptop", .user = "ann", .team = "search", .tenant = "acme", .roles = {Role::app, Role::auditor},
-                            .models = {"qwen*"}, .tags = {{"env", "prod"}}, .metadata = R"({"ticket":7})", .output_cap = 100});
+  const auto text = create({.name = "laptop",
+                            .user = "ann",
+                            .team = "search",
+                            .tenant = "acme",
+                            .roles = {Role::app, Role::auditor},
+                            .models = {"qwen*"},
+                            .tags = {{"env", "prod"}},
+                            .metadata = R"({"ticket":7})",
+                            .output_cap = 100});
   EXPECT_TRUE(ring->used());
   const Who who = *ring->find(text, std::nullopt);
   EXPECT_EQ(who->user, "ann");
@@ -103,7 +110,8 @@ TEST_F(Keys, AreKeptAsHashesAlone) {
 }
 
 TEST_F(Keys, AreRefusedInTheSameWords) {
-  const auto blocked = create({.name = "blocked"}), old = create({.name = "old", .expires_at = now + 10}), deleted = create({.name = "deleted"});
+  const auto blocked = create({.name = "blocked"}), old = create({.name = "old", .expires_at = now + 10}),
+             deleted = create({.name = "deleted"});
   const auto inside = create({.name = "inside", .networks = {"10.0.0.0/8", "2001:db8::/32"}});
   ASSERT_TRUE(store->set_blocked("blocked", true));
   ASSERT_TRUE(store->remove("deleted"));
@@ -228,10 +236,16 @@ TEST_F(Keys, WrongOnesDoNotSlowTheRightOnes) {
   const double after = cost();
   std::vector<store::Statement> more;
   for (int i = 0; i < 1000; ++i)
-    more.push_back({.sql = "INSERT INTO api_keys (id, name, prefix, user_name, team, tenant, roles, models, networks, tags, metadata, output_cap, "
-                           "created_at, expires_at, blocked, hash, previous_until) SELECT ?, name, prefix, user_name, team, tenant, roles, models, "
-                           "networks, tags, metadata, output_cap, created_at, expires_at, blocked, ?, 0 FROM api_keys WHERE serial = 1",
-                    .args = {"key_" + std::to_string(i), store::Blob{std::string(reinterpret_cast<const char*>(hash_key(wrong[static_cast<std::size_t>(i)]).data()), 32)}}});
+    more.push_back(
+        {.sql = "INSERT INTO api_keys (id, name, prefix, user_name, team, tenant, roles, models, networks, tags, "
+                "metadata, output_cap, "
+                "created_at, expires_at, blocked, hash, previous_until) SELECT ?, name, prefix, user_name, team, "
+                "tenant, roles, models, "
+                "networks, tags, metadata, output_cap, created_at, expires_at, blocked, ?, 0 FROM api_keys WHERE "
+                "serial = 1",
+         .args = {"key_" + std::to_string(i),
+                  store::Blob{std::string(
+                      reinterpret_cast<const char*>(hash_key(wrong[static_cast<std::size_t>(i)]).data()), 32)}}});
   ASSERT_TRUE(database->transact(std::move(more)));
   ASSERT_TRUE(ring->reload());
   EXPECT_TRUE(ring->find(wrong.front(), std::nullopt));

@@ -21,10 +21,10 @@ std::optional<Address> parse_address(std::string_view text) {
 }
 
 bool is_public(const Address& address) {
-  static const auto closed = parse_networks(
-      {"0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
-       "192.168.0.0/16", "198.18.0.0/15", "224.0.0.0/3", "::/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "fc00::/7",
-       "fe80::/9", "ff00::/8"});
+  static const auto closed =
+      parse_networks({"0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12",
+                      "192.0.0.0/24", "192.168.0.0/16", "198.18.0.0/15", "224.0.0.0/3", "::/96", "64:ff9b::/96",
+                      "64:ff9b:1::/48", "2002::/16", "fc00::/7", "fe80::/9", "ff00::/8"});
   CHECK(closed, "these are networks");
   return !contains_any(*closed, address);
 }
@@ -38,8 +38,8 @@ std::optional<Address> address_of_peer(std::string_view peer) {
 }
 
 Result<Network> Network::parse(std::string_view text) {
-  const Error bad{Code::invalid, fmt::format("'{}' is no network such as 10.0.0.0/8, 2001:db8::/32 or 192.0.2.7",
-                                             text.substr(0, 64))};
+  const Error bad{Code::invalid,
+                  fmt::format("'{}' is no network such as 10.0.0.0/8, 2001:db8::/32 or 192.0.2.7", text.substr(0, 64))};
   const auto slash = text.find('/');
   const auto address = parse_address(text.substr(0, slash));
   if (!address) return bad;
@@ -56,7 +56,8 @@ Result<Network> Network::parse(std::string_view text) {
   }
   for (int bit = out.bits_; bit < 128; ++bit)
     if (out.address_.bytes[static_cast<std::size_t>(bit / 8)] & (0x80 >> (bit % 8)))
-      return Error{Code::invalid, fmt::format("'{}' has bits beyond its prefix: name the network's first address", text)};
+      return Error{Code::invalid,
+                   fmt::format("'{}' has bits beyond its prefix: name the network's first address", text)};
   return out;
 }
 

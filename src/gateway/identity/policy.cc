@@ -66,7 +66,8 @@ std::vector<std::string> values_of(std::string_view attribute, const Principal& 
 }
 
 bool is_attribute(std::string_view text) {
-  constexpr std::string_view kAttributes[] = {"tenant", "team", "user", "key", "role", "proof", "scope", "data_class", "model"};
+  constexpr std::string_view kAttributes[] = {"tenant", "team",  "user",       "key",  "role",
+                                              "proof",  "scope", "data_class", "model"};
   return std::ranges::find(kAttributes, text) != std::end(kAttributes);
 }
 
@@ -78,7 +79,8 @@ bool hold(const Conditions& conditions, const Principal& who, const Action& acti
       continue;
     }
     const auto values = values_of(attribute, who, action);
-    if (std::ranges::none_of(values, [&](const std::string& value) { return matches_any(patterns, value); })) return false;
+    if (std::ranges::none_of(values, [&](const std::string& value) { return matches_any(patterns, value); }))
+      return false;
   }
   for (const auto& [tag, patterns] : conditions.tags) {
     const auto found = std::ranges::find(who.tags, tag, &std::pair<std::string, std::string>::first);
@@ -130,7 +132,8 @@ Result<TimeWindow> read_time(const Json& json, const std::string& where) {
       out.days.fill(false);
       for (const std::string& day : TRY(read_texts(value, where + ".days"))) {
         const auto found = std::ranges::find(kDays, day);
-        if (found == std::end(kDays)) return Error{Code::invalid, where + ".days are mon, tue, wed, thu, fri, sat, sun"};
+        if (found == std::end(kDays))
+          return Error{Code::invalid, where + ".days are mon, tue, wed, thu, fri, sat, sun"};
         out.days[static_cast<std::size_t>(found - std::begin(kDays))] = true;
       }
     } else {
@@ -147,7 +150,8 @@ Result<Conditions> read_conditions(const Json& json, const std::string& where) {
     const std::string at = where + "." + name;
     if (name == "tags") {
       if (!value.is_object() || value.empty()) return Error{Code::invalid, at + " is an object of tags"};
-      for (const auto& [tag, patterns] : value.items()) out.tags.emplace_back(tag, TRY(read_texts(patterns, at + "." + tag)));
+      for (const auto& [tag, patterns] : value.items())
+        out.tags.emplace_back(tag, TRY(read_texts(patterns, at + "." + tag)));
     } else if (name == "source") {
       auto networks = parse_networks(TRY(read_texts(value, at)));
       if (!networks) return Error{Code::invalid, at + ": " + networks.error().message};
@@ -157,9 +161,10 @@ Result<Conditions> read_conditions(const Json& json, const std::string& where) {
     } else if (is_attribute(name)) {
       out.texts.emplace_back(name, TRY(read_texts(value, at)));
     } else {
-      return Error{Code::invalid, fmt::format("{} is no condition: they are tenant, team, user, key, role, proof, scope, "
-                                              "model, data_class, tags, source and time",
-                                              at)};
+      return Error{Code::invalid,
+                   fmt::format("{} is no condition: they are tenant, team, user, key, role, proof, scope, "
+                               "model, data_class, tags, source and time",
+                               at)};
     }
   }
   return out;
@@ -181,7 +186,8 @@ Result<PolicyRule> read_rule(const Json& json, const std::string& where) {
     } else if (name == "unless") {
       out.unless = TRY(read_conditions(value, where + ".unless"));
     } else {
-      return Error{Code::invalid, fmt::format("{}.{}: a rule has name, effect (allow or deny), when and unless", where, name)};
+      return Error{Code::invalid,
+                   fmt::format("{}.{}: a rule has name, effect (allow or deny), when and unless", where, name)};
     }
   }
   if (!effect) return Error{Code::invalid, where + " has no effect: allow or deny"};
@@ -225,7 +231,8 @@ Result<Policy> Policy::parse(const Json& rules) {
   if (!rules.is_array()) return Error{Code::invalid, "policy is a list of rules"};
   if (rules.size() > kMaxRules) return Error{Code::too_large, fmt::format("policy has more than {} rules", kMaxRules)};
   Policy out;
-  for (std::size_t i = 0; i < rules.size(); ++i) out.rules_.push_back(TRY(read_rule(rules[i], fmt::format("policy[{}]", i))));
+  for (std::size_t i = 0; i < rules.size(); ++i)
+    out.rules_.push_back(TRY(read_rule(rules[i], fmt::format("policy[{}]", i))));
   return out;
 }
 
@@ -239,8 +246,9 @@ Decision Policy::decide(const Principal& who, const Action& action) const {
   if (allowed != nullptr) return {true, allowed->name, fmt::format("the rule '{}' allows it", allowed->name)};
   if (who.roles.has_any(roles_of(action.scope)))
     return {true, "", fmt::format("the role allows '{}'", name(action.scope))};
-  return {false, "", fmt::format("it needs one of the roles {}; this identity has {}",
-                                 fmt::join(names(roles_of(action.scope)), ", "), fmt::join(names(who.roles), ", "))};
+  return {false, "",
+          fmt::format("it needs one of the roles {}; this identity has {}",
+                      fmt::join(names(roles_of(action.scope)), ", "), fmt::join(names(who.roles), ", "))};
 }
 
 }  // namespace ashlar::gateway

@@ -57,8 +57,8 @@ class Policy {
 
   // `rules`: an array of
   //   {"name": "night", "effect": "deny",
-  //    "when":   {"tenant": ["acme*"], "model": "gpt-*", "time": {"days": ["sat", "sun"], "from": "22:00", "to": "06:00"}},
-  //    "unless": {"source": ["10.0.0.0/8"]}}
+  //    "when":   {"tenant": ["acme*"], "model": "gpt-*", "time": {"days": ["sat", "sun"], "from": "22:00", "to":
+  //    "06:00"}}, "unless": {"source": ["10.0.0.0/8"]}}
   // A condition is one text or a list, of which one must fit; all conditions must hold. They are
   // tenant, team, user, key, role, proof, scope, model, data_class (patterns), tags (an object of
   // patterns), source (networks), time (UTC; from is later than to: over midnight, and

@@ -21,7 +21,9 @@ Policy policy(const char* text) {
   return std::move(*made);
 }
 
-bool allows(const Policy& by, const Principal& who, Action action = {.model = "gpt-4"}) { return by.decide(who, action).allowed; }
+bool allows(const Policy& by, const Principal& who, Action action = {.model = "gpt-4"}) {
+  return by.decide(who, action).allowed;
+}
 
 TEST(Patterns, StarsStandForAnyText) {
   const auto star = [](const char* pattern, const char* text) {
@@ -44,7 +46,9 @@ TEST(Patterns, StarsStandForAnyText) {
 }
 
 TEST(Network, HoldsItsAddresses) {
-  const auto in = [](const char* network, const char* address) { return Network::parse(network)->contains(*parse_address(address)); };
+  const auto in = [](const char* network, const char* address) {
+    return Network::parse(network)->contains(*parse_address(address));
+  };
   EXPECT_TRUE(in("10.0.0.0/8", "10.255.255.255"));
   EXPECT_FALSE(in("10.0.0.0/8", "11.0.0.0"));
   EXPECT_TRUE(in("192.0.2.7", "192.0.2.7"));
@@ -54,7 +58,8 @@ TEST(Network, HoldsItsAddresses) {
   EXPECT_TRUE(in("::/0", "2001:db8::1"));
   EXPECT_TRUE(in("2001:db8::/33", "2001:db8:7fff::"));
   EXPECT_FALSE(in("2001:db8::/33", "2001:db8:8000::"));
-  for (const char* wrong : {"", "10", "10.0.0.0/33", "10.0.0.0/-1", "10.0.0.0/", "10.0.0.0/8x", "10.0.0.1/8", "::1/64", "host", "10.0.0.0/8/8", "0x7f.1", "1.2.3"})
+  for (const char* wrong : {"", "10", "10.0.0.0/33", "10.0.0.0/-1", "10.0.0.0/", "10.0.0.0/8x", "10.0.0.1/8", "::1/64",
+                            "host", "10.0.0.0/8/8", "0x7f.1", "1.2.3"})
     EXPECT_FALSE(Network::parse(wrong)) << wrong;
   EXPECT_EQ(address_of_peer("127.0.0.1:40312"), parse_address("127.0.0.1"));
   EXPECT_EQ(address_of_peer("[::1]:40312"), parse_address("::1"));
@@ -75,14 +80,16 @@ TEST(Policy, RolesAloneDecideWhatTheyAreFor) {
   EXPECT_EQ(scopes(Role::auditor), "audit ");
   EXPECT_EQ(scopes(Role::developer), "use ");
   EXPECT_EQ(scopes(Role::app), "use ");
-  EXPECT_THAT(none.decide({.roles = {Role::app}}, {.scope = Scope::admin}).why, HasSubstr("needs one of the roles admin; this identity has app"));
+  EXPECT_THAT(none.decide({.roles = {Role::app}}, {.scope = Scope::admin}).why,
+              HasSubstr("needs one of the roles admin; this identity has app"));
   EXPECT_FALSE(allows(none, {}, {}));
 }
 
 TEST(Policy, DenyWinsWhateverTheOrder) {
   const Principal who{.tenant = "acme", .roles = {Role::admin}};
-  for (const char* text : {R"([{"name":"no","effect":"deny","when":{"tenant":"acme"}},{"name":"yes","effect":"allow"}])",
-                           R"([{"name":"yes","effect":"allow"},{"name":"no","effect":"deny","when":{"tenant":"ac*"}}])"}) {
+  for (const char* text :
+       {R"([{"name":"no","effect":"deny","when":{"tenant":"acme"}},{"name":"yes","effect":"allow"}])",
+        R"([{"name":"yes","effect":"allow"},{"name":"no","effect":"deny","when":{"tenant":"ac*"}}])"}) {
     const auto decision = policy(text).decide(who, {.model = "m"});
     EXPECT_FALSE(decision.allowed);
     EXPECT_EQ(decision.rule, "no");
@@ -97,12 +104,14 @@ TEST(Policy, AllowGivesWhatARoleDoesNot) {
   EXPECT_FALSE(allows(by, auditor, {.model = "gpt-4"}));
   EXPECT_TRUE(allows(by, auditor, {.model = std::nullopt})) << "not read yet: it may become right";
   EXPECT_FALSE(allows(by, auditor, {.scope = Scope::admin})) << "a rule without scope is about use";
-  EXPECT_TRUE(allows(policy(R"([{"effect":"allow","when":{"team":"red","scope":"admin"}}])"), auditor, {.scope = Scope::admin}));
+  EXPECT_TRUE(allows(policy(R"([{"effect":"allow","when":{"team":"red","scope":"admin"}}])"), auditor,
+                     {.scope = Scope::admin}));
 }
 
 TEST(Policy, AModelThatIsNotReadYetDeniesNobody) {
   const Principal app{.roles = {Role::app}};
-  const Policy by = policy(R"([{"effect":"deny","when":{"model":"big-*"}}, {"effect":"deny","unless":{"model":["small-*","big-*"]}}])");
+  const Policy by = policy(
+      R"([{"effect":"deny","when":{"model":"big-*"}}, {"effect":"deny","unless":{"model":["small-*","big-*"]}}])");
   EXPECT_TRUE(allows(by, app, {.model = std::nullopt}));
   EXPECT_FALSE(allows(by, app, {.model = "big-1"}));
   EXPECT_TRUE(allows(by, app, {.model = "small-1"}));
@@ -110,10 +119,15 @@ TEST(Policy, AModelThatIsNotReadYetDeniesNobody) {
 }
 
 TEST(Policy, EveryConditionMustHold) {
-  const Policy by = policy(R"([{"effect":"deny","when":{"tenant":["a","b"],"role":"app","tags":{"env":"prod","tier":["x","y*"]},
+  const Policy by =
+      policy(R"([{"effect":"deny","when":{"tenant":["a","b"],"role":"app","tags":{"env":"prod","tier":["x","y*"]},
                                 "data_class":"secret","source":"10.0.0.0/8","proof":"jwt","user":"u*","key":"k*"}}])");
-  const Principal who{.key_id = "k1", .user = "u1", .tenant = "b", .roles = {Role::app, Role::developer},
-                      .tags = {{"env", "prod"}, {"tier", "yy"}}, .proof = Proof::jwt};
+  const Principal who{.key_id = "k1",
+                      .user = "u1",
+                      .tenant = "b",
+                      .roles = {Role::app, Role::developer},
+                      .tags = {{"env", "prod"}, {"tier", "yy"}},
+                      .proof = Proof::jwt};
   const Action action{.model = "m", .source = parse_address("10.1.1.1"), .data_class = "secret"};
   EXPECT_FALSE(allows(by, who, action));
   const auto without = [&](auto&& change) {
@@ -174,7 +188,8 @@ TEST(Policy, SaysWhatIsWrongWithARule) {
   EXPECT_THAT(why(R"([{"when":{"tenant":"a"}}])"), HasSubstr("policy[0] has no effect"));
   EXPECT_THAT(why(R"([{"effect":"permit"}])"), HasSubstr("allow or deny"));
   EXPECT_THAT(why(R"([{"effect":"deny","when":{}}])"), HasSubstr("not empty"));
-  EXPECT_THAT(why(R"([{"effect":"deny","when":{"tennant":"a"}}])"), HasSubstr("policy[0].when.tennant is no condition"));
+  EXPECT_THAT(why(R"([{"effect":"deny","when":{"tennant":"a"}}])"),
+              HasSubstr("policy[0].when.tennant is no condition"));
   EXPECT_THAT(why(R"([{"effect":"deny","when":{"tenant":[]}}])"), HasSubstr("not empty"));
   EXPECT_THAT(why(R"([{"effect":"deny","when":{"source":"10.0.0.1/8"}}])"), HasSubstr("bits beyond"));
   EXPECT_THAT(why(R"([{"effect":"deny","when":{"time":{"from":"25:00"}}}])"), HasSubstr("time of the day"));
@@ -199,7 +214,8 @@ TEST(Certificates, StandForTenantsByTheirNames) {
   EXPECT_EQ((*ops)->tenant, (*ops)->key_id);
   EXPECT_THAT((*ops)->key_id, testing::MatchesRegex("mtls_[0-9a-f]{16}"));
   EXPECT_FALSE(identify_certificate(rules, {}));
-  EXPECT_FALSE(identify_certificate(rules, {"DNS:ann@acme.com", "URI:spiffe://test/ns/a/sa/b", "email:ann@acme.com.evil"}));
+  EXPECT_FALSE(
+      identify_certificate(rules, {"DNS:ann@acme.com", "URI:spiffe://test/ns/a/sa/b", "email:ann@acme.com.evil"}));
   EXPECT_FALSE(identify_certificate(rules, {"URI:spiffe://prod/ns/key_stolen/sa/app"})) << "the tenant of a key";
 }
 
@@ -238,7 +254,8 @@ TEST(IdentityConfig, SaysWhereItIsWrong) {
     const auto made = parse_identity_config(text);
     return made ? "made" : made.error().message;
   };
-  EXPECT_THAT(why("issuers: [{issuer: a, audience: b, algoritms: RS256}]"), HasSubstr("issuers[0]: there is no 'algoritms' here"));
+  EXPECT_THAT(why("issuers: [{issuer: a, audience: b, algoritms: RS256}]"),
+              HasSubstr("issuers[0]: there is no 'algoritms' here"));
   EXPECT_THAT(why("issuers: {}"), HasSubstr("issuers is a list"));
   EXPECT_THAT(why("isuers: []"), HasSubstr("no 'isuers'"));
   EXPECT_THAT(why("policy: [{effect: deny, effect: allow}]"), HasSubstr("stands twice"));

@@ -91,8 +91,8 @@ Status check_name(std::string_view text, std::string_view what) {
     const auto step = utf8::decode(text);
     if (!step.valid) return Error{Code::invalid, fmt::format("{} is no UTF-8 text", what)};
     if (is_treacherous(step.code))
-      return Error{Code::invalid, fmt::format("{} holds the control character U+{:04X}", what,
-                                              static_cast<unsigned>(step.code))};
+      return Error{Code::invalid,
+                   fmt::format("{} holds the control character U+{:04X}", what, static_cast<unsigned>(step.code))};
     text.remove_prefix(step.bytes);
   }
   return {};
@@ -102,8 +102,9 @@ Status check_tenant(std::string_view text, std::string_view what) {
   TRY(check_name(text, what));
   for (const std::string_view reserved : {"key_", "key-", "jwt_", "mtls_"})
     if (text.starts_with(reserved))
-      return Error{Code::invalid, fmt::format("{} may not begin with '{}': that is how tenants without a name are called",
-                                              what, reserved)};
+      return Error{
+          Code::invalid,
+          fmt::format("{} may not begin with '{}': that is how tenants without a name are called", what, reserved)};
   return {};
 }
 

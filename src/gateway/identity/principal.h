@@ -56,8 +56,8 @@ std::string_view name(Proof proof);
 using Tags = std::vector<std::pair<std::string, std::string>>;
 
 struct Principal {
-  std::string key_id;  // "key_...", "jwt_...", "mtls_..."; "" on loopback
-  std::string name;    // of the key, or the subject; for people to read
+  std::string key_id;              // "key_...", "jwt_...", "mtls_..."; "" on loopback
+  std::string name;                // of the key, or the subject; for people to read
   std::string user, team, tenant;  // tenant is never "" but on loopback: who named none is a tenant alone
   Roles roles;
   std::vector<std::string> models;  // patterns with "*"; none: every model
