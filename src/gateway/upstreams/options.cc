@@ -94,9 +94,8 @@ class Section {
 };
 
 bool is_name(std::string_view text) {
-  return !text.empty() && text.size() <= kMaxName && std::ranges::all_of(text, [](unsigned char c) {
-    return c > 0x20 && c != 0x7f && c != '"';
-  });
+  return !text.empty() && text.size() <= kMaxName &&
+         std::ranges::all_of(text, [](unsigned char c) { return c > 0x20 && c != 0x7f && c != '"'; });
 }
 
 std::map<std::string, Section::Read, std::less<>> Section::members(UpstreamOptions& out) {
@@ -190,11 +189,15 @@ void Section::models(const YAML::Node& node, UpstreamOptions& out) {
 void Section::headers(const YAML::Node& node, UpstreamOptions& out) {
   if (!node.IsMap()) return fail(node, "'headers' should be a map of names to values");
   for (const auto& entry : node) {
-    if (!entry.first.IsScalar() || !entry.second.IsScalar() || !net::may_send(entry.first.Scalar())) {
+    const std::string name = entry.first.IsScalar() ? net::lower(entry.first.Scalar()) : "";
+    if (name.empty() || name == "host" || !net::may_send(name) || !entry.second.IsScalar()) {
       fail(entry.first, "a header should be a name that may be sent, and its text");
       continue;
     }
-    out.headers.emplace_back(net::lower(entry.first.Scalar()), entry.second.Scalar());
+    const bool secret = name == "authorization" || name.find("key") != name.npos || name.find("token") != name.npos;
+    if (auto fine = check_secret(entry.second.Scalar()); secret && !fine)
+      fail(entry.second, fmt::format("'{}': {}", name, fine.error().message));
+    out.headers.emplace_back(name, entry.second.Scalar());
   }
 }
 
@@ -208,8 +211,7 @@ void Section::check(const YAML::Node& node, const UpstreamOptions& out) {
   else if (out.url.empty() && default_url(out).empty())
     fail(node, fmt::format("the upstream '{}' needs a 'url'", out.name));
   if (!out.url.empty())
-    if (auto url = net::parse_url(out.url); !url)
-      fail(node["url"], url.error().message);
+    if (auto url = net::parse_url(out.url); !url) fail(node["url"], url.error().message);
   if ((out.kind == "azure" || out.kind == "bedrock" || out.kind == "dashscope") && out.models.empty())
     fail(node, fmt::format("an upstream of kind {} needs its 'models'{}: it does not list them", out.kind,
                            out.kind == "azure" ? ", the names of its deployments" : ""));
@@ -275,9 +277,8 @@ Result<UpstreamOptions> parse_upstream_flag(std::string_view text) {
   const auto equals = text.find('=');
   if (equals == text.npos || equals == 0)
     return Error{Code::invalid, fmt::format("--upstream: '{}' is not NAME=URL", text)};
-  UpstreamOptions out{.name = std::string(text.substr(0, equals)),
-                      .url = std::string(text.substr(equals + 1)),
-                      .allow_private = true};
+  UpstreamOptions out{
+      .name = std::string(text.substr(0, equals)), .url = std::string(text.substr(equals + 1)), .allow_private = true};
   if (!is_name(out.name) || out.name.find('/') != out.name.npos)
     return Error{Code::invalid, fmt::format("--upstream: '{}' is no name", out.name)};
   TRY(net::parse_url(out.url));

@@ -86,7 +86,8 @@ Teller::Choice* Teller::open(int choice) {
   Choice& found = choices_[static_cast<std::size_t>(choice)];
   if (found.ended) return nullptr;
   if (!std::exchange(begun_, true))
-    events_.emplace_back(engine::Started{.prompt_tokens = prompt_.value_or(prompt_estimate_), .cached_tokens = cached_.value_or(0)});
+    events_.emplace_back(
+        engine::Started{.prompt_tokens = prompt_.value_or(prompt_estimate_), .cached_tokens = cached_.value_or(0)});
   return &found;
 }
 
@@ -189,7 +190,8 @@ void Teller::done() {
 void Teller::closed() {
   if (over_ || failure_) return;
   if (any_choice_open())
-    return fail({.failed = {.error = {Code::corrupt, fmt::format("the upstream '{}' ended in the midst of its answer", upstream_)},
+    return fail({.failed = {.error = {Code::corrupt,
+                                      fmt::format("the upstream '{}' ended in the midst of its answer", upstream_)},
                             .status = 502,
                             .reason = "upstream_error"},
                  .retry = true});
