@@ -255,7 +255,7 @@ Outcome<void> chat_completions(Call& call) {
   engine::Generator& generator = *TRY(call.generator());
   const auto body = std::make_shared<const Json>(TRY(parse_body(call.request().body)));
   Fields fields(*body);
-  const auto model = TRY(find_model(generator, fields));
+  const auto model = TRY(find_model(call, generator, fields));
 
   engine::Request request;
   if (model.foreign) request.body = body;
@@ -265,6 +265,7 @@ Outcome<void> chat_completions(Call& call) {
   read_generation(fields, model, request);
   read_logprobs(fields, request);
   read_max_tokens(fields, request.stopping);
+  cap_output(call, fields, request.stopping);
   if (!model.foreign) refuse_what_is_no_text(fields);
   Reply reply = read_reply(fields, model, "chatcmpl-");
   bool echo = false;

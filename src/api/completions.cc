@@ -176,7 +176,7 @@ Outcome<void> completions(Call& call) {
   engine::Generator& generator = *TRY(call.generator());
   const auto body = std::make_shared<const Json>(TRY(parse_body(call.request().body)));
   Fields fields(*body);
-  const auto model = TRY(find_model(generator, fields));
+  const auto model = TRY(find_model(call, generator, fields));
 
   engine::Request base;
   if (model.foreign) base.body = body;
@@ -184,6 +184,7 @@ Outcome<void> completions(Call& call) {
   read_generation(fields, model, base);
   Settings settings;
   read_settings(fields, base, settings);
+  cap_output(call, fields, base.stopping);
   Reply reply = read_reply(fields, model, "cmpl-");
   fields.read("add_special_tokens", base.prompt.add_special_tokens);
   TRY(fields.done());

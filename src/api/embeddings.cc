@@ -60,7 +60,7 @@ Outcome<void> embeddings(Call& call) {
   const engine::Generator& generator = *TRY(call.generator());
   const Json body = TRY(parse_body(call.request().body));
   Fields fields(body);
-  const auto model = TRY(find_model(generator, fields));
+  const auto model = TRY(find_model(call, generator, fields));
   engine::Embedder* embedder = call.shared.embedder;
   if ((model.embedding == 0 && !model.foreign) || embedder == nullptr)
     return Fault({Code::unsupported, fmt::format("the model '{}' gives no embeddings{}", model.id,

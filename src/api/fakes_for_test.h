@@ -286,13 +286,16 @@ class RecordingExchange final : public net::Exchange {
 
 // An Api over a FakeGenerator.
 struct World {
-  explicit World(ApiOptions options = {}) : api(*Api::create(options, "127.0.0.1")) { api->serve(generator); }
+  explicit World(ApiOptions options = {}, std::unique_ptr<gateway::Identity> identity = nullptr)
+      : api(*Api::create(options, "127.0.0.1", std::move(identity))) {
+    api->serve(generator);
+  }
 
   // Sends and does not wait.
   std::shared_ptr<RecordingExchange> send(std::string method, std::string path, std::string body = "",
                                           net::Headers headers = {}) {
     auto exchange = std::make_shared<RecordingExchange>(net::HttpRequest{
-        .method = std::move(method), .path = std::move(path), .headers = std::move(headers), .body = std::move(body)});
+        .method = std::move(method), .path = std::move(path), .headers = std::move(headers), .body = std::move(body), .peer = peer});
     api->handler()(exchange);
     return exchange;
   }
@@ -309,6 +312,7 @@ struct World {
     return ask("POST", "/v1/completions", std::move(body));
   }
 
+  std::string peer = "192.0.2.1:5000";
   FakeGenerator generator;
   std::unique_ptr<Api> api;
 };

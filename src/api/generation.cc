@@ -8,6 +8,7 @@
 #include <limits>
 #include <random>
 
+#include "api/routes.h"
 #include "base/json_full.h"
 
 namespace ashlar::api {
@@ -113,13 +114,16 @@ void refuse_what_is_not_served(Fields& fields) {
 
 }  // namespace
 
-Outcome<engine::ModelCard> find_model(const engine::Generator& generator, Fields& fields) {
+Outcome<engine::ModelCard> find_model(const Call& call, const engine::Generator& generator, Fields& fields) {
   std::string name;
   fields.read("model", name, 1024);
   TRY(fields.done());
   auto models = generator.models();
   if (name.empty()) {
-    if (std::ranges::count(models, std::string(), &engine::ModelCard::parent) == 1) return std::move(models.front());
+    if (std::ranges::count(models, std::string(), &engine::ModelCard::parent) == 1) {
+      TRY(call.check_model(models.front().id));
+      return std::move(models.front());
+    }
     return bad("model", "name the 'model': GET /v1/models lists those served");
   }
   const auto found = std::ranges::find_if(models, [&](const engine::ModelCard& card) {
@@ -129,6 +133,7 @@ Outcome<engine::ModelCard> find_model(const engine::Generator& generator, Fields
     return Fault(
         {Code::not_found, fmt::format("the model '{}' does not exist; GET /v1/models lists those served", name)},
         "model", "model_not_found");
+  TRY(call.check_model(found->id));
   return std::move(*found);
 }
 
@@ -203,6 +208,14 @@ void read_generation(Fields& fields, const engine::ModelCard& model, engine::Req
   fields.read("keep_alive", request.keep_alive);
   request.model = model.id;
   if (!model.foreign) refuse_what_is_not_served(fields);
+}
+
+void cap_output(const Call& call, Fields& fields, engine::Stopping& stopping) {
+  const int cap = call.who != nullptr ? call.who->output_cap : 0;
+  if (cap == 0) return;
+  if (stopping.min_tokens > cap)
+    fields.fail(bad("min_tokens", fmt::format("'min_tokens' is greater than {}, the most that this key may have", cap)));
+  if (stopping.max_tokens < 0 || stopping.max_tokens > cap) stopping.max_tokens = cap;
 }
 
 Reply read_reply(Fields& fields, const engine::ModelCard& model, std::string_view prefix) {

@@ -9,10 +9,12 @@
 #include "cli/commands.h"
 #include "cli/flags.h"
 #include "cli/host.h"
+#include "cli/kept_keys.h"
 #include "cli/serve_options.h"
-#include "gateway/upstreams/directory.h"
-#include "gateway/upstreams/fleet.h"
 #include "cli/terminal.h"
+#include "gateway/identity/identity.h"
+#include "gateway/upstreams/directory.h"
+#include "gateway/upstreams/upstreams.h"
 #include "net/http_server.h"
 
 namespace ashlar::cli {
@@ -68,6 +70,17 @@ void print_welcome(const std::string& url, const std::vector<engine::ModelCard>&
   std::fflush(stdout);
 }
 
+// Who may ask beside the keys of the command line; `keys` outlives it.
+Result<std::unique_ptr<gateway::Identity>> open_identity(const ServeOptions& options, const KeptKeys& keys) {
+  gateway::IdentityConfig config;
+  if (!options.identity.empty()) config = TRY(gateway::read_identity_config(options.identity));
+  if (!config.certificates.empty() && options.server.tls_client_ca.empty())
+    return Error{Code::invalid, fmt::format("{}: rules for certificates need --tls-client-ca, who signs them", options.identity)};
+  const net::ProxyRules proxies(net::proxy_settings_from_environment());
+  for (gateway::IssuerOptions& issuer : config.issuers) issuer.proxies = proxies;
+  return gateway::Identity::create(std::move(config), keys.ring.get());
+}
+
 // Everything that answers: models here, and those of upstreams.
 class Answerers {
  public:
@@ -79,19 +92,19 @@ class Answerers {
       all->host_ = TRY(Host::open(models, options));
       places.push_back({.generator = &all->host_->generator(), .embedder = &all->host_->embedder()});
     }
-    all->fleet_ = TRY(gateway::Fleet::open(std::move(upstreams)));
-    for (gateway::Upstream* upstream : all->fleet_->upstreams())
+    all->upstreams_ = TRY(gateway::Upstreams::open(std::move(upstreams)));
+    for (gateway::Upstream* upstream : all->upstreams_->upstreams())
       places.push_back({.name = upstream->name(), .generator = upstream, .embedder = upstream});
     all->directory_ = std::make_unique<gateway::Directory>(std::move(places));
     return all;
   }
-  engine::Generator& generator() { return host_ && fleet_->upstreams().empty() ? host_->generator() : *directory_; }
-  engine::Embedder& embedder() { return host_ && fleet_->upstreams().empty() ? host_->embedder() : *directory_; }
+  engine::Generator& generator() { return host_ && upstreams_->upstreams().empty() ? host_->generator() : *directory_; }
+  engine::Embedder& embedder() { return host_ && upstreams_->upstreams().empty() ? host_->embedder() : *directory_; }
   engine::Reranker* reranker() { return host_ ? &host_->reranker() : nullptr; }
 
  private:
   std::unique_ptr<Host> host_;
-  std::unique_ptr<gateway::Fleet> fleet_;
+  std::unique_ptr<gateway::Upstreams> upstreams_;
   std::unique_ptr<gateway::Directory> directory_;
 };
 
@@ -99,7 +112,10 @@ Status serve_until_signalled(const ServeOptions& options, const std::vector<std:
                              std::vector<gateway::UpstreamOptions> upstreams) {
   TRY(configure_log(options));
   const sigset_t signals = block_signals();
-  auto api = TRY(api::Api::create(options.api, options.server.host));
+  const KeptKeys keys = TRY(open_keys_to_serve(options.state));
+  auto identity = TRY(open_identity(options, keys));
+  const bool keyed = !options.api.api_key.empty() || !options.api.api_key_file.empty() || identity->required();
+  auto api = TRY(api::Api::create(options.api, options.server.host, std::move(identity)));
   std::unique_ptr<Answerers> answerers;  // outlives the server and, through its order below, the api
   auto server = TRY(net::HttpServer::listen(options.server, api->handler()));
   answerers = TRY(Answerers::open(models, options.host, std::move(upstreams)));
@@ -107,7 +123,7 @@ Status serve_until_signalled(const ServeOptions& options, const std::vector<std:
   const bool v6 = options.server.host.find(':') != std::string::npos;
   const std::string url = fmt::format("{}://{}{}{}:{}", options.server.tls_cert.empty() ? "http" : "https", v6 ? "[" : "",
                                       options.server.host, v6 ? "]" : "", server->port());
-  print_welcome(url, answerers->generator().models(), !options.api.api_key.empty() || !options.api.api_key_file.empty());
+  print_welcome(url, answerers->generator().models(), keyed);
 
   int signal = 0;
   sigwait(&signals, &signal);

@@ -9,6 +9,7 @@
 #include "cli/host.h"
 #include "gateway/upstreams/options.h"
 #include "net/http_server.h"
+#include "store/database.h"
 
 namespace ashlar::cli {
 
@@ -18,6 +19,8 @@ struct ServeOptions {
   net::ServerOptions server;
   api::ApiOptions api;
   HostOptions host;
+  store::StateOptions state = store::state_options_from_environment();
+  std::string identity;
   std::chrono::milliseconds drain_timeout{30'000};
   std::string log_level = "info", log_format = "text";
   void fields(auto&& field) {
@@ -28,6 +31,10 @@ struct ServeOptions {
     server.fields(field);
     api.fields(field);
     host.fields(field);
+    state.fields(field);
+    field("identity", identity,
+          "File (YAML) of who else may ask: issuers of tokens (OpenID Connect), clients' certificates, and the rules of "
+          "what each may do.");
     field("drain_timeout", drain_timeout, "Milliseconds that running answers get to end after SIGTERM.");
     field("log_level", log_level, "debug, info, warn, error or off.");
     field("log_format", log_format, "text or json.");

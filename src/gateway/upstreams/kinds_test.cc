@@ -4,6 +4,7 @@
 #include "base/json_full.h"
 #include "gateway/upstreams/eventstream.h"
 #include "gateway/upstreams/fakes_for_test.h"
+#include "store/s3.h"
 
 namespace ashlar::gateway {
 namespace {
@@ -261,6 +262,22 @@ TEST(Bedrock, ExceptionsAndBrokenEventsAreTold) {
     EXPECT_EQ(failed->error.code, flipped ? Code::corrupt : Code::exhausted);
     EXPECT_NE(kind.head.find("authorization: Bearer k3y"), std::string::npos);
   }
+}
+
+// Against the same computed by Python's hashlib and hmac from AWS's description: the path is encoded twice.
+TEST(Bedrock, TheSignatureIsThatOfItsService) {
+  net::ClientRequest request{
+      .method = "POST",
+      .url = "https://bedrock-runtime.us-east-1.amazonaws.com/model/anthropic.claude%3A0/converse",
+      .headers = {{"content-type", "application/json"}},
+      .body = "{}"};
+  store::sign_s3(request, {.id = "AKID", .secret = "SECRET", .region = "us-east-1", .service = "bedrock"},
+                 std::chrono::sys_days(std::chrono::January / 2 / 2026) + std::chrono::hours(3) +
+                     std::chrono::minutes(4) + std::chrono::seconds(5));
+  EXPECT_EQ(net::find_header(request.headers, "authorization"),
+            "AWS4-HMAC-SHA256 Credential=AKID/20260102/us-east-1/bedrock/aws4_request,"
+            "SignedHeaders=content-type;host;x-amz-content-sha256;x-amz-date,"
+            "Signature=e22f06ce2d35a84cc58541ae5b53035a8a94055d347e5f1941151dd3cfa9a93e");
 }
 
 TEST(DashScope, ItsFormGoesOutAndComesBack) {

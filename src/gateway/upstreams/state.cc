@@ -170,6 +170,8 @@ void UpstreamState::probed(int status, const std::string& body, Status call) {
     log::write(failures_ == 0 ? log::Level::info : log::Level::warn,
                failures_ == 0 ? "upstream_up" : (now ? "upstream_in_trouble" : "upstream_down"),
                {{"upstream", options.name}, {"why", failures_ == 0 ? std::string() : trouble_}});
+  if (first && failures_ == 0 && cards().empty())
+    log::warn("upstream_lists_nothing", {{"upstream", options.name}, {"status", status}});
   metrics.healthy.set(now ? 1 : 0);
   for (const auto& tell : told) tell();
   pause_ = client_->after(options.health_interval, [this] { probe(); });

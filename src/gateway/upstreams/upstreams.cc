@@ -1,4 +1,4 @@
-#include "gateway/upstreams/fleet.h"
+#include "gateway/upstreams/upstreams.h"
 
 #include <condition_variable>
 #include <mutex>
@@ -6,8 +6,8 @@
 
 namespace ashlar::gateway {
 
-Result<std::unique_ptr<Fleet>> Fleet::open(std::vector<UpstreamOptions> options, std::chrono::milliseconds patience) {
-  auto fleet = std::make_unique<Fleet>();
+Result<std::unique_ptr<Upstreams>> Upstreams::open(std::vector<UpstreamOptions> options, std::chrono::milliseconds patience) {
+  auto fleet = std::make_unique<Upstreams>();
   for (UpstreamOptions& each : options) fleet->upstreams_.push_back(TRY(Upstream::create(std::move(each))));
 
   struct Count {
@@ -28,7 +28,7 @@ Result<std::unique_ptr<Fleet>> Fleet::open(std::vector<UpstreamOptions> options,
   return fleet;
 }
 
-std::vector<Upstream*> Fleet::upstreams() const {
+std::vector<Upstream*> Upstreams::upstreams() const {
   std::vector<Upstream*> out;
   for (const auto& each : upstreams_) out.push_back(each.get());
   return out;
