@@ -43,8 +43,7 @@ std::string stop_reason_json(const engine::ChoiceEnd& end) {
 }  // namespace
 
 struct Answer::Part final : engine::Sink {
-  Part(Answer& owner, int first, std::string_view prompt)
-      : answer(owner), first_choice(first), prompt_member(prompt) {}
+  Part(Answer& owner, int first, std::string_view prompt) : answer(owner), first_choice(first), prompt_member(prompt) {}
   void on(engine::Event event) override { answer.on(*this, std::move(event)); }
 
   Answer& answer;

@@ -143,8 +143,8 @@ class ChatDialect final : public Dialect {
 
  private:
   void write_delta(std::string& out, const Choice& choice, std::string_view delta, const engine::Usage& usage) const {
-    fmt::format_to(std::back_inserter(out), R"({}{{"index":{},"delta":{},"logprobs":null,"finish_reason":null}}])", chunk_,
-                   choice.index, delta);
+    fmt::format_to(std::back_inserter(out), R"({}{{"index":{},"delta":{},"logprobs":null,"finish_reason":null}}])",
+                   chunk_, choice.index, delta);
     close_chunk(out, usage);
   }
 

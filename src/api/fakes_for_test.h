@@ -34,7 +34,8 @@ class FakeGenerator final : public engine::Generator {
   std::optional<Refusal> refusal;  // of every request
   int context = 64;
   bool healthy = true;
-  bool hold = false;  // requests give their first two events and then nothing
+  bool foreign = false;  // its model is another server's
+  bool hold = false;     // requests give their first two events and then nothing
 
   std::vector<engine::Request> seen() const {
     std::lock_guard lock(mutex_);
@@ -109,7 +110,9 @@ class FakeGenerator final : public engine::Generator {
              .parameters = 9,
              .bytes = 8,
              .vocabulary = 256,
-             .has_chat_template = true}};
+             .has_chat_template = true,
+             .foreign = foreign,
+             .owner = foreign ? "up" : ""}};
   }
   Result<engine::Tokenized> tokenize(const std::string&, const engine::Prompt& prompt, bool) const override {
     engine::Tokenized out{.ids = ids_of(prompt), .context = context};

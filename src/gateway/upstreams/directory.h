@@ -22,7 +22,8 @@ class Directory final : public engine::Generator, public engine::Embedder {
 
   std::expected<std::unique_ptr<engine::Ticket>, Refusal> start(engine::Request request, engine::Sink& sink) override;
   std::vector<engine::ModelCard> models() const override;
-  Result<engine::Tokenized> tokenize(const std::string& model, const engine::Prompt& prompt, bool parse_special) const override;
+  Result<engine::Tokenized> tokenize(const std::string& model, const engine::Prompt& prompt,
+                                     bool parse_special) const override;
   Result<std::string> detokenize(const std::string& model, const std::vector<std::int32_t>& ids) const override;
   Result<std::string> render(const std::string& model, const engine::Chat& chat) const override;
   // Sums; healthy if any is, for the others' models are refused by themselves.

@@ -101,11 +101,15 @@ void Reader::models(const YAML::Node& node, UpstreamOptions& out) {
 void Reader::headers(const YAML::Node& node, UpstreamOptions& out) {
   if (!node.IsMap()) return section_.fail(node, "'headers' should be a map of names to values");
   for (const auto& entry : node) {
-    if (!entry.first.IsScalar() || !entry.second.IsScalar() || !net::may_send(entry.first.Scalar())) {
+    const std::string name = entry.first.IsScalar() ? net::lower(entry.first.Scalar()) : "";
+    if (name.empty() || name == "host" || !net::may_send(name) || !entry.second.IsScalar()) {
       section_.fail(entry.first, "a header should be a name that may be sent, and its text");
       continue;
     }
-    out.headers.emplace_back(net::lower(entry.first.Scalar()), entry.second.Scalar());
+    const bool secret = name == "authorization" || name.find("key") != name.npos || name.find("token") != name.npos;
+    if (auto fine = check_secret(entry.second.Scalar()); secret && !fine)
+      section_.fail(entry.second, fmt::format("'{}': {}", name, fine.error().message));
+    out.headers.emplace_back(name, entry.second.Scalar());
   }
 }
 
@@ -119,8 +123,7 @@ void Reader::check(const YAML::Node& node, const UpstreamOptions& out) {
   else if (out.url.empty() && default_url(out).empty())
     section_.fail(node, fmt::format("the upstream '{}' needs a 'url'", out.name));
   if (!out.url.empty())
-    if (auto url = net::parse_url(out.url); !url)
-      section_.fail(node["url"], url.error().message);
+    if (auto url = net::parse_url(out.url); !url) section_.fail(node["url"], url.error().message);
   if ((out.kind == "azure" || out.kind == "bedrock" || out.kind == "dashscope") && out.models.empty())
     section_.fail(node, fmt::format("an upstream of kind {} needs its 'models'{}: it does not list them", out.kind,
                            out.kind == "azure" ? ", the names of its deployments" : ""));
@@ -171,9 +174,8 @@ Result<UpstreamOptions> parse_upstream_flag(std::string_view text) {
   const auto equals = text.find('=');
   if (equals == text.npos || equals == 0)
     return Error{Code::invalid, fmt::format("--upstream: '{}' is not NAME=URL", text)};
-  UpstreamOptions out{.name = std::string(text.substr(0, equals)),
-                      .url = std::string(text.substr(equals + 1)),
-                      .allow_private = true};
+  UpstreamOptions out{
+      .name = std::string(text.substr(0, equals)), .url = std::string(text.substr(equals + 1)), .allow_private = true};
   if (!is_config_name(out.name) || out.name.find('/') != out.name.npos)
     return Error{Code::invalid, fmt::format("--upstream: '{}' is no name", out.name)};
   TRY(net::parse_url(out.url));
