@@ -75,7 +75,7 @@ Outcome<void> tokenize(Call& call) {
   const engine::Generator& generator = *TRY(call.generator());
   const Json body = TRY(parse_body(call.request().body));
   Fields fields(body);
-  const auto model = TRY(find_model(generator, fields));
+  const auto model = TRY(find_model(call, generator, fields));
   call.respond_json(TRY(fields.has("content") ? tokenize_content(generator, model.id, fields)
                                               : tokenize_prompt(generator, model.id, fields)));
   return {};
@@ -86,7 +86,7 @@ Outcome<void> detokenize(Call& call) {
   const engine::Generator& generator = *TRY(call.generator());
   const Json body = TRY(parse_body(call.request().body));
   Fields fields(body);
-  const auto model = TRY(find_model(generator, fields));
+  const auto model = TRY(find_model(call, generator, fields));
   std::vector<std::int32_t> ids;
   if (!fields.has("tokens")) return bad("tokens", "'tokens' is missing: send an array of token ids");
   fields.read_ids("tokens", ids, model.vocabulary);
@@ -101,7 +101,7 @@ Outcome<void> apply_template(Call& call) {
   const engine::Generator& generator = *TRY(call.generator());
   const Json body = TRY(parse_body(call.request().body));
   Fields fields(body);
-  const auto model = TRY(find_model(generator, fields));
+  const auto model = TRY(find_model(call, generator, fields));
   const auto chat = TRY(read_chat(fields));
   std::string text;
   append_json_string(text, TRY(generator.render(model.id, chat)));
