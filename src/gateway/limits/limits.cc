@@ -260,6 +260,11 @@ std::shared_ptr<const LimitsConfig> Limits::config() const {
   return config_;
 }
 
+bool Limits::idle() const {
+  const auto now = config();
+  return now->rules.empty() && now->caps.empty();
+}
+
 std::expected<Limits::Admission, LimitRefusal> Limits::admit(const Ask& ask) {
   using Kind = LimitRefusal::Kind;
   const auto config = this->config();

@@ -109,6 +109,9 @@ class Limits {
   // one stays. Any thread.
   Status apply(LimitsConfig config);
 
+  // There is nothing that limits anybody now.
+  bool idle() const;
+
   // Any thread. May wait for the counters where they are far away, for as long as their timeout.
   std::expected<Admission, LimitRefusal> admit(const Ask& ask);
   // Where somebody stands who asks for nothing now.

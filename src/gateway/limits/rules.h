@@ -21,12 +21,12 @@ struct Subject {
   std::vector<std::pair<std::string, std::string>> tags;  // "tier": "free"
 };
 
-enum class Scope { key, user, team, tenant, model, global, tag };
+enum class LimitScope { key, user, team, tenant, model, global, tag };
 enum class Measure { tokens, requests, seats, money };
 
 // One line of the configuration.
 struct Rule {
-  Scope scope = Scope::global;
+  LimitScope scope = LimitScope::global;
   // Whom it is for: "ann"; of a tag "tier=free", counted for all of them together. Empty: for each one apart; a rule that
   // names somebody stands for him in place of the rule of the same scope, name and model that is for each.
   std::string who;
@@ -42,7 +42,7 @@ struct Rule {
 
 // The longest answer of whomever it is for; the shortest of those that apply holds.
 struct OutputCap {
-  Scope scope = Scope::global;
+  LimitScope scope = LimitScope::global;
   std::string who;  // empty: each one
   std::int64_t tokens = 0;
 };
@@ -78,6 +78,6 @@ std::vector<Applied> rules_for(const LimitsConfig& config, const Subject& subjec
 // nullopt: no cap.
 std::optional<std::int64_t> output_cap(const LimitsConfig& config, const Subject& subject, const std::string& model);
 
-std::string_view name(Scope scope);
+std::string_view name(LimitScope scope);
 
 }  // namespace ashlar::gateway
