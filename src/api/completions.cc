@@ -200,8 +200,9 @@ Outcome<void> completions(Call& call) {
     std::visit([&](auto& text) { request.prompt.input = std::move(text); }, input);
     requests.push_back(std::move(request));
   }
-  with_prompt_ids(call.exchange, generator, reply.token_ids, std::move(requests),
+  with_prompt_ids(call.exchange, generator, reply.token_ids && !model.foreign, std::move(requests),
                   [call, &generator, reply, settings](PromptIds ids, Requests asked) {
+                    ids.resize(asked.size());  // another server's model has none
                     auto dialect = std::make_unique<CompletionDialect>(reply, settings, std::move(ids));
                     call.shared.keeper->start(call.exchange, generator, std::move(dialect), reply, std::move(asked));
                   });

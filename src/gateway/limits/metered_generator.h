@@ -69,6 +69,9 @@ class MeteredGenerator final : public engine::Generator {
   Result<std::string> render(const std::string& model, const engine::Chat& chat) const override {
     return inner_.render(model, chat);
   }
+  void when_ready(const std::string& model, std::function<void(Result<const engine::Generator*>)> then) const override {
+    inner_.when_ready(model, std::move(then));
+  }
   void load_adapter(engine::AdapterOrder order, std::function<void(Status)> done) override {
     inner_.load_adapter(std::move(order), std::move(done));
   }
