@@ -13,10 +13,11 @@ using engine::Request;
 
 std::int64_t utc_ms() { return store::machine_instant().utc_ms; }
 
-// The most tokens that a prompt can have whose tokenizer is not here: each stands for a byte at least, and a message has
-// some around it.
+// The most tokens that a prompt can have whose tokenizer is not here: each stands for a byte at least, and a message
+// has some around it.
 std::int64_t most_tokens(const engine::Prompt& prompt) {
-  if (const auto* ids = std::get_if<std::vector<std::int32_t>>(&prompt.input)) return static_cast<std::int64_t>(ids->size());
+  if (const auto* ids = std::get_if<std::vector<std::int32_t>>(&prompt.input))
+    return static_cast<std::int64_t>(ids->size());
   if (const auto* text = std::get_if<std::string>(&prompt.input)) return static_cast<std::int64_t>(text->size()) + 8;
   const auto& chat = std::get<engine::Chat>(prompt.input);
   std::size_t bytes = 64;
@@ -98,7 +99,8 @@ class MeteredGenerator::HeldTicket final : public engine::Ticket {
   std::unique_ptr<engine::Ticket> inner_;
 };
 
-MeteredGenerator::MeteredGenerator(engine::Generator& inner, Limits& limits, UsageLedger& ledger, MeteredOptions options)
+MeteredGenerator::MeteredGenerator(engine::Generator& inner, Limits& limits, UsageLedger& ledger,
+                                   MeteredOptions options)
     : inner_(inner), limits_(limits), ledger_(ledger), options_(std::move(options)) {}
 
 namespace {
@@ -114,7 +116,7 @@ void note(const Request& request, const RateNumbers& numbers) {
 const MeteredGenerator::Size MeteredGenerator::kUnmeasured{.room = std::int64_t{1} << 30, .known = true};
 
 std::expected<std::unique_ptr<engine::Ticket>, engine::Generator::Refusal> MeteredGenerator::start(Request request,
-                                                                                                engine::Sink& sink) {
+                                                                                                   engine::Sink& sink) {
   Subject subject = options_.subject_of ? options_.subject_of(request) : Subject{.tenant = request.tenant};
   return start_for(std::move(subject), std::move(request), sink, nullptr);
 }

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <numeric>
 #include <tuple>
 
 #include "store/digest.h"
@@ -17,8 +18,8 @@ constexpr std::size_t kLongestPart = 60;
 // A name of anybody's choice as a part of a counter's key. Long and strange ones by their fingerprint.
 std::string part_of_key(std::string_view name) {
   const bool plain = !name.empty() && name.size() <= kLongestPart && std::ranges::all_of(name, [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' || c == '.' ||
-           c == '@';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' ||
+           c == '.' || c == '@';
   });
   if (plain) return std::string(name);
   return "~" + store::to_hex(store::sha256(name)).substr(0, 40);
@@ -91,10 +92,23 @@ Result<std::vector<Rule>> limits_profile(std::string_view profile) {
   if (profile != "field")
     return Error{Code::invalid, fmt::format("there is no profile '{}': expected field or none", profile.substr(0, 40))};
   return std::vector<Rule>{
-      {.scope = LimitScope::user, .name = "tpm", .kind = LimitKind::token_bucket, .capacity = 1'000, .period = std::chrono::minutes(1)},
+      {.scope = LimitScope::user,
+       .name = "tpm",
+       .kind = LimitKind::token_bucket,
+       .capacity = 1'000,
+       .period = std::chrono::minutes(1)},
       {.scope = LimitScope::user, .name = "tpd", .capacity = 50'000, .period = hours(24)},
-      {.scope = LimitScope::model, .name = "concurrency", .measure = Measure::seats, .kind = LimitKind::semaphore, .capacity = 10, .period = std::chrono::seconds(30)},
-      {.scope = LimitScope::global, .name = "tps", .kind = LimitKind::leaky_bucket, .capacity = 10'000, .period = std::chrono::seconds(1)},
+      {.scope = LimitScope::model,
+       .name = "concurrency",
+       .measure = Measure::seats,
+       .kind = LimitKind::semaphore,
+       .capacity = 10,
+       .period = std::chrono::seconds(30)},
+      {.scope = LimitScope::global,
+       .name = "tps",
+       .kind = LimitKind::leaky_bucket,
+       .capacity = 10'000,
+       .period = std::chrono::seconds(1)},
       {.scope = LimitScope::team, .name = "rph", .measure = Measure::requests, .capacity = 1'000, .period = hours(1)},
   };
 }
@@ -104,13 +118,19 @@ Status check_rule(const Rule& rule) {
     return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_' || c == '-';
   });
   if (!named) return Error{Code::invalid, "a limit's name is 1 to 40 small letters, digits, _ and -"};
-  const auto wrong = [&](std::string_view what) { return Error{Code::invalid, fmt::format("limit '{}': {}", rule.name, what)}; };
+  const auto wrong = [&](std::string_view what) {
+    return Error{Code::invalid, fmt::format("limit '{}': {}", rule.name, what)};
+  };
   if (rule.who.size() > 256 || rule.model.size() > 256) return wrong("a name of more than 256 bytes");
-  if (rule.scope == LimitScope::tag && rule.who.find('=') == rule.who.npos) return wrong("a tag is written NAME=VALUE in `who`");
+  if (rule.scope == LimitScope::tag && rule.who.find('=') == rule.who.npos)
+    return wrong("a tag is written NAME=VALUE in `who`");
   if (rule.scope == LimitScope::global && !rule.who.empty()) return wrong("a global limit is for nobody by name");
-  if ((rule.measure == Measure::money) != (rule.kind == LimitKind::budget)) return wrong("money is counted by a budget, and nothing else is");
-  if ((rule.measure == Measure::seats) != (rule.kind == LimitKind::semaphore)) return wrong("seats are counted by a semaphore, and nothing else is");
-  if (rule.kind == LimitKind::semaphore && rule.period < std::chrono::seconds(1)) return wrong("a lease is at least one second");
+  if ((rule.measure == Measure::money) != (rule.kind == LimitKind::budget))
+    return wrong("money is counted by a budget, and nothing else is");
+  if ((rule.measure == Measure::seats) != (rule.kind == LimitKind::semaphore))
+    return wrong("seats are counted by a semaphore, and nothing else is");
+  if (rule.kind == LimitKind::semaphore && rule.period < std::chrono::seconds(1))
+    return wrong("a lease is at least one second");
   if (!rule.alerts.empty() && rule.kind != LimitKind::budget) return wrong("only budgets have alerts");
   for (const int percent : rule.alerts)
     if (percent < 1 || percent > 100) return wrong("an alert is at 1 to 100 percent");
@@ -122,7 +142,15 @@ Status check_rule(const Rule& rule) {
 }
 
 void sort_rules(LimitsConfig& config) {
-  std::ranges::stable_sort(config.rules, {}, [](const Rule& rule) { return std::tie(rule.scope, rule.who); });
+  // Those of one scope and name stay in their order: the later stands for the earlier.
+  std::vector<std::size_t> order(config.rules.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::ranges::sort(order, {}, [&](std::size_t i) {
+    return std::tuple(config.rules[i].scope, std::string_view(config.rules[i].who), i);
+  });
+  std::vector<Rule> rules;
+  for (const std::size_t i : order) rules.push_back(std::move(config.rules[i]));
+  config.rules = std::move(rules);
 }
 
 namespace {

@@ -27,8 +27,8 @@ enum class Measure { tokens, requests, seats, money };
 // One line of the configuration.
 struct Rule {
   LimitScope scope = LimitScope::global;
-  // Whom it is for: "ann"; of a tag "tier=free", counted for all of them together. Empty: for each one apart; a rule that
-  // names somebody stands for him in place of the rule of the same scope, name and model that is for each.
+  // Whom it is for: "ann"; of a tag "tier=free", counted for all of them together. Empty: for each one apart; a rule
+  // that names somebody stands for him in place of the rule of the same scope, name and model that is for each.
   std::string who;
   std::string model;  // only where this one is asked; empty: whichever
   std::string name;   // "tpm": what it is called in refusals, and a part of its counter's name
@@ -56,8 +56,8 @@ struct LimitsConfig {
 };
 
 // "field": what platforms run with. Tokens per minute: a bucket of 1,000 for each user; per day: a sliding window of
-// 50,000 for each user; 10 seats for each model; 10,000 tokens per second leak out of one bucket for all; 1,000 requests
-// per hour for each team. "none": no limits. invalid: another name.
+// 50,000 for each user; 10 seats for each model; 10,000 tokens per second leak out of one bucket for all; 1,000
+// requests per hour for each team. "none": no limits. invalid: another name.
 Result<std::vector<Rule>> limits_profile(std::string_view name);
 
 // A configuration in YAML or JSON, at most 1 MiB (README.md shows one). invalid: with the line and what was expected.
