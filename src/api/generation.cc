@@ -274,6 +274,24 @@ Reply read_reply(Fields& fields, const engine::ModelCard& model, std::string_vie
   return reply;
 }
 
+void with_prompt_ids(const std::shared_ptr<net::Exchange>& exchange, const engine::Generator& generator, bool wanted,
+                     Requests requests, std::function<void(PromptIds, Requests)> then) {
+  if (!wanted || requests.empty()) return then({}, std::move(requests));
+  const std::string model = requests.front().model;
+  const auto held = std::make_shared<Requests>(std::move(requests));
+  generator.when_ready(model,
+                       [exchange, model, held, then = std::move(then)](const Result<const engine::Generator*>& ready) {
+                         if (!ready) return respond_fault(*exchange, Fault(ready.error()));
+                         PromptIds ids;
+                         for (const engine::Request& request : *held) {
+                           auto tokenized = (*ready)->tokenize(model, request.prompt, true);
+                           if (!tokenized) return respond_fault(*exchange, Fault(tokenized.error()));
+                           ids.push_back(std::move(tokenized->ids));
+                         }
+                         then(std::move(ids), std::move(*held));
+                       });
+}
+
 std::string random_hex(int digits) {
   thread_local std::mt19937_64 random{[] {
     std::random_device device;

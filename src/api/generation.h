@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <string>
 #include <variant>
 #include <vector>
@@ -10,6 +12,7 @@
 #include "api/errors.h"
 #include "api/fields.h"
 #include "engine/generator.h"
+#include "net/http.h"
 
 namespace ashlar::api {
 
@@ -50,6 +53,13 @@ void cap_output(const Call& call, Fields& fields, engine::Stopping& stopping);
 
 // The response's id begins with `prefix`, e.g. "chatcmpl-".
 Reply read_reply(Fields& fields, const engine::ModelCard& model, std::string_view prefix);
+
+// The tokens of the requests' prompts, if they are wanted: calls `then` with them, [requests], or with nothing; at
+// once, or on another thread once the model is in memory. What goes wrong there is the exchange's answer.
+using PromptIds = std::vector<std::vector<std::int32_t>>;
+using Requests = std::vector<engine::Request>;
+void with_prompt_ids(const std::shared_ptr<net::Exchange>& exchange, const engine::Generator& generator, bool wanted,
+                     Requests requests, std::function<void(PromptIds, Requests)> then);
 
 // `digits` random hexadecimal digits, for ids that must be unique but not secret.
 std::string random_hex(int digits);

@@ -17,6 +17,7 @@ Status check(const std::string& path) {
   ServeOptions options;
   auto listed = list_options(options);
   TRY(read_options_file(path, listed, kConfigSections));
+  TRY(check_limits(options.metering.limits));
   const GatewayPlan plan = TRY(plan_gateway(options, path));
   const auto count = [](std::size_t n, std::string_view what) { return fmt::format("{} {}{}", n, what, n == 1 ? "" : "s"); };
   fmt::print("{}: fine; {}, {}\n", path, count(plan.upstreams.size(), "upstream"), count(plan.routes.groups.size(), "route"));

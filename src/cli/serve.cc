@@ -88,13 +88,15 @@ Status serve_until_signalled(const ServeOptions& options, const std::vector<std:
   const bool keyed = !options.api.api_key.empty() || !options.api.api_key_file.empty() || identity->required();
   auto api = TRY(api::Api::create(options.api, options.server.host, std::move(identity)));
   std::unique_ptr<Answerers> answerers;  // outlives the server and, through its order below, the api
+  std::unique_ptr<Metering> metering;
   auto server = TRY(net::HttpServer::listen(options.server, api->handler()));
   answerers = TRY(Answerers::open(models, options.host, std::move(plan)));
-  api->serve(answerers->generator(), &answerers->embedder(), answerers->reranker());
+  metering = TRY(Metering::open(options.metering, keys.database.get(), answerers->generator()));
+  api->serve(metering->generator(), &answerers->embedder(), answerers->reranker());
   const bool v6 = options.server.host.find(':') != std::string::npos;
   const std::string url = fmt::format("{}://{}{}{}:{}", options.server.tls_cert.empty() ? "http" : "https", v6 ? "[" : "",
                                       options.server.host, v6 ? "]" : "", server->port());
-  print_welcome(url, answerers->generator().models(), keyed);
+  print_welcome(url, metering->generator().models(), keyed);
 
   int signal = 0;
   sigwait(&signals, &signal);

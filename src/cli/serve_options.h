@@ -7,6 +7,7 @@
 
 #include "api/api.h"
 #include "cli/host.h"
+#include "cli/metering.h"
 #include "gateway/routing/router.h"
 #include "gateway/upstreams/options.h"
 #include "net/http_server.h"
@@ -22,6 +23,7 @@ struct ServeOptions {
   HostOptions host;
   store::StateOptions state = store::state_options_from_environment();
   std::string identity;
+  MeteringOptions metering;
   std::chrono::milliseconds drain_timeout{30'000};
   std::string log_level = "info", log_format = "text";
   void fields(auto&& field) {
@@ -36,6 +38,7 @@ struct ServeOptions {
     field("identity", identity,
           "File (YAML) of who else may ask: issuers of tokens (OpenID Connect), clients' certificates, and the rules of "
           "what each may do.");
+    metering.fields(field);
     field("drain_timeout", drain_timeout, "Milliseconds that running answers get to end after SIGTERM.");
     field("log_level", log_level, "debug, info, warn, error or off.");
     field("log_format", log_format, "text or json.");

@@ -265,6 +265,12 @@ class Generator {
   virtual Result<Tokenized> tokenize(const std::string& model, const Prompt& prompt, bool parse_special) const = 0;
   virtual Result<std::string> detokenize(const std::string& model, const std::vector<std::int32_t>& ids) const = 0;
   virtual Result<std::string> render(const std::string& model, const Chat& chat) const = 0;
+  // Whom to ask for these three where nobody may wait: calls `then` with a generator that answers at once, valid during
+  // the call; on another thread where the model has yet to come into memory. Errors: what keeps it from coming.
+  virtual void when_ready(const std::string& model, std::function<void(Result<const Generator*>)> then) const {
+    (void)model;
+    then(this);
+  }
 
   // Loads an adapter while everything goes on, then calls `done`, perhaps on another thread. invalid: the name is
   // taken, or it is for another base; not_found, io, corrupt, unsupported: what is at the path.

@@ -25,11 +25,15 @@ constexpr std::size_t kMostAlertsWaiting = 10'000;
 
 // The nearer to its end, the more it matters to whoever asks.
 void keep_nearest(std::optional<Standing>& kept, const Standing& standing) {
-  const auto share = [](const Standing& s) { return static_cast<double>(s.remaining) / static_cast<double>(std::max<std::int64_t>(1, s.limit)); };
+  const auto share = [](const Standing& s) {
+    return static_cast<double>(s.remaining) / static_cast<double>(std::max<std::int64_t>(1, s.limit));
+  };
   if (!kept || share(standing) < share(*kept)) kept = standing;
 }
 
-std::string dollars(std::int64_t nano) { return fmt::format("${}.{:06}", nano / 1'000'000'000, nano % 1'000'000'000 / 1000); }
+std::string dollars(std::int64_t nano) {
+  return fmt::format("${}.{:06}", nano / 1'000'000'000, nano % 1'000'000'000 / 1000);
+}
 
 // "6m0s" as the field writes it.
 std::string go_duration(std::chrono::milliseconds time) {
@@ -105,8 +109,8 @@ struct Limits::Asked {
   }
 };
 
-// What goes on beside requests: leases are renewed while their requests run, and budgets that were settled are looked at
-// for alerts.
+// What goes on beside requests: leases are renewed while their requests run, and budgets that were settled are looked
+// at for alerts.
 class Limits::Worker {
  public:
   Worker(store::Counters& counters, std::function<void(const BudgetAlert&)> on_alert)
@@ -193,10 +197,10 @@ class Limits::Worker {
   const std::function<void(const BudgetAlert&)> on_alert_;
   std::mutex mutex_;
   std::condition_variable_any wake_;
-  std::unordered_map<std::string, Seat> seats_;                 // GUARDED_BY(mutex_)
+  std::unordered_map<std::string, Seat> seats_;                       // GUARDED_BY(mutex_)
   Clock::time_point soonest_ = Clock::now() + std::chrono::hours(1);  // GUARDED_BY(mutex_); no seat is due before
-  std::map<std::string, std::pair<Rule, Applied>> budgets_;  // GUARDED_BY(mutex_); by their keys
-  std::jthread thread_;  // last: it ends before what it uses
+  std::map<std::string, std::pair<Rule, Applied>> budgets_;           // GUARDED_BY(mutex_); by their keys
+  std::jthread thread_;                                               // last: it ends before what it uses
 };
 
 // --- an admission
@@ -260,6 +264,11 @@ std::shared_ptr<const LimitsConfig> Limits::config() const {
   return config_;
 }
 
+bool Limits::idle() const {
+  const auto now = config();
+  return now->rules.empty() && now->caps.empty();
+}
+
 std::expected<Limits::Admission, LimitRefusal> Limits::admit(const Ask& ask) {
   using Kind = LimitRefusal::Kind;
   const auto config = this->config();
@@ -268,19 +277,21 @@ std::expected<Limits::Admission, LimitRefusal> Limits::admit(const Ask& ask) {
   constexpr std::int64_t kMostTokens = 1'000'000'000;
   if (ask.prompt_tokens < 0 || ask.prompt_tokens > kMostTokens || ask.max_tokens > kMostTokens || ask.answers < 1 ||
       ask.answers > 10'000)
-    return std::unexpected(LimitRefusal{.kind = Kind::too_large,
-                                        .error = {Code::invalid, "the request asks for more tokens than can be counted"}});
+    return std::unexpected(LimitRefusal{
+        .kind = Kind::too_large, .error = {Code::invalid, "the request asks for more tokens than can be counted"}});
   const bool stated = ask.max_tokens >= 0;
   asked.output = std::clamp<std::int64_t>(stated ? ask.max_tokens : ask.room, 0, kMostTokens);
   if (const auto cap = output_cap(*config, ask.subject, ask.model)) asked.output = std::min(asked.output, *cap);
   if (const Price* price = config->prices.find(ask.model, options_.clock().utc_ms)) asked.price = *price;
-  const bool money = std::ranges::any_of(asked.rules, [](const Applied& a) { return a.rule->measure == Measure::money; });
+  const bool money =
+      std::ranges::any_of(asked.rules, [](const Applied& a) { return a.rule->measure == Measure::money; });
   if (money && !asked.price && config->refuse_unpriced)
     return std::unexpected(LimitRefusal{
-        .kind = Kind::quota, .error = {Code::exhausted, fmt::format("the model '{}' has no price, and a budget applies", ask.model)}});
+        .kind = Kind::quota,
+        .error = {Code::exhausted, fmt::format("the model '{}' has no price, and a budget applies", ask.model)}});
   if (asked.rules.size() > store::kMostCharges)
-    return std::unexpected(LimitRefusal{.kind = Kind::unavailable,
-                                        .error = {Code::unavailable, "more limits apply to this request than can be held"}});
+    return std::unexpected(LimitRefusal{
+        .kind = Kind::unavailable, .error = {Code::unavailable, "more limits apply to this request than can be held"}});
 
   Admission admission;
   admission.limits_ = this;
@@ -291,16 +302,17 @@ std::expected<Limits::Admission, LimitRefusal> Limits::admit(const Ask& ask) {
     if (!asked.charges.empty()) verdict = counters_.reserve(admission.id_, asked.charges);
     if (!verdict) {
       admission.limits_ = nullptr;
-      return std::unexpected(LimitRefusal{.kind = Kind::unavailable,
-                                          .error = {Code::unavailable, "the limits cannot be checked now: " + verdict.error().message},
-                                          .retry_after = std::chrono::seconds(1)});
+      return std::unexpected(
+          LimitRefusal{.kind = Kind::unavailable,
+                       .error = {Code::unavailable, "the limits cannot be checked now: " + verdict.error().message},
+                       .retry_after = std::chrono::seconds(1)});
     }
     if (verdict->admitted) {
       admission.numbers_ = asked.numbers(verdict->standings);
       break;
     }
-    const std::int64_t output = stated || turn == 3 ? 0 : shorter(asked, *verdict);
-    if (output == 0) {
+    const std::int64_t output = stated || turn == 3 ? asked.output : shorter(asked, *verdict);
+    if (output >= asked.output) {
       admission.limits_ = nullptr;  // nothing is held
       return refuse(asked, *verdict);
     }
@@ -331,13 +343,16 @@ std::int64_t Limits::shorter(const Asked& asked, const Verdict& verdict) const {
       output = std::min(output, (left - asked.ask.prompt_tokens) / asked.ask.answers);
     } else if (measure == Measure::money && asked.price) {
       const std::int64_t rate = std::max<std::int64_t>(1, std::max(asked.price->output, asked.price->reasoning));
-      const __int128 rest = static_cast<__int128>(left - most_cost_of(*asked.price, asked.ask.prompt_tokens, 0)) * 1'000'000;
-      output = std::min(output, static_cast<std::int64_t>(std::clamp<__int128>(rest / rate / asked.ask.answers, 0, asked.output)));
+      const __int128 rest =
+          static_cast<__int128>(left - most_cost_of(*asked.price, asked.ask.prompt_tokens, 0)) * 1'000'000;
+      output = std::min(
+          output, static_cast<std::int64_t>(std::clamp<__int128>(rest / rate / asked.ask.answers, 0, asked.output)));
     } else if (static_cast<int>(i) == verdict.refused_by) {
-      return 0;  // a bucket or a seat: that passes by waiting
+      return asked.output;  // a bucket or a seat: that passes by waiting
     }
   }
-  return output < asked.output && output >= options_.least_answer ? output : 0;
+  // The least is tried in any case: its refusal is the one that says what is missing.
+  return std::max(output, options_.least_answer);
 }
 
 std::expected<Limits::Admission, LimitRefusal> Limits::refuse(const Asked& asked, const Verdict& verdict) const {
@@ -350,14 +365,14 @@ std::expected<Limits::Admission, LimitRefusal> Limits::refuse(const Asked& asked
   switch (rule.measure) {
     case Measure::money:
       refusal.kind = Kind::quota;
-      refusal.error = {Code::exhausted,
-                       fmt::format("The budget '{}' of {} is used up: {} of {} are left {}, and the request may cost {}.",
-                                   rule.name, applied.who, dollars(left), dollars(rule.capacity),
-                                   window_name(rule.calendar), dollars(amount))};
+      refusal.error = {
+          Code::exhausted,
+          fmt::format("The budget '{}' of {} is used up: {} of {} are left {}, and the request may cost {}.", rule.name,
+                      applied.who, dollars(left), dollars(rule.capacity), window_name(rule.calendar), dollars(amount))};
       return std::unexpected(std::move(refusal));
     case Measure::seats:
-      refusal.error = {Code::exhausted, fmt::format("Too many requests at once for {}: the limit '{}' is {}.", applied.who,
-                                                    rule.name, rule.capacity)};
+      refusal.error = {Code::exhausted, fmt::format("Too many requests at once for {}: the limit '{}' is {}.",
+                                                    applied.who, rule.name, rule.capacity)};
       return std::unexpected(std::move(refusal));
     case Measure::tokens:
     case Measure::requests:
@@ -366,11 +381,15 @@ std::expected<Limits::Admission, LimitRefusal> Limits::refuse(const Asked& asked
   const std::string_view what = rule.measure == Measure::tokens ? "tokens" : "requests";
   if (verdict.never && rule.capacity > 0) {
     refusal.kind = Kind::too_large;
-    refusal.error = {Code::invalid, fmt::format("The request may use {} {}; the limit '{}' of {} is {} in {}: ask for a shorter answer.",
-                                                amount, what, rule.name, applied.who, rule.capacity, go_duration(rule.period))};
+    refusal.error = {
+        Code::invalid,
+        fmt::format("The request may use {} {}; the limit '{}' of {} is {} in {}: ask for a shorter answer.", amount,
+                    what, rule.name, applied.who, rule.capacity, go_duration(rule.period))};
   } else {
-    refusal.error = {Code::exhausted, fmt::format("Rate limit '{}' of {} reached: {} {} in {}, of which {} are left, and the request may use {}.",
-                                                  rule.name, applied.who, rule.capacity, what, go_duration(rule.period), left, amount)};
+    refusal.error = {
+        Code::exhausted,
+        fmt::format("Rate limit '{}' of {} reached: {} {} in {}, of which {} are left, and the request may use {}.",
+                    rule.name, applied.who, rule.capacity, what, go_duration(rule.period), left, amount)};
   }
   return std::unexpected(std::move(refusal));
 }
@@ -379,7 +398,9 @@ Result<RateNumbers> Limits::numbers(const Subject& subject, const std::string& m
   const auto config = this->config();
   const Ask nothing;
   Asked asked{.ask = nothing, .rules = rules_for(*config, subject, model), .price = {}, .charges = {}};
-  std::erase_if(asked.rules, [](const Applied& a) { return a.rule->measure == Measure::money || a.rule->measure == Measure::seats; });
+  std::erase_if(asked.rules, [](const Applied& a) {
+    return a.rule->measure == Measure::money || a.rule->measure == Measure::seats;
+  });
   std::vector<store::Limit> limits;
   for (const Applied& applied : asked.rules) limits.push_back(applied.limit);
   return asked.numbers(TRY(counters_.look(limits)));

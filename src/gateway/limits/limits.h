@@ -32,7 +32,7 @@ struct LimitRefusal {
   // unavailable: the counts cannot be reached and it costs money, 503.
   enum class Kind { rate, quota, too_large, unavailable };
   Kind kind = Kind::rate;
-  Error error;                              // exhausted, exhausted, invalid, unavailable; a sentence for the client
+  Error error;                               // exhausted, exhausted, invalid, unavailable; a sentence for the client
   std::chrono::milliseconds retry_after{0};  // 0: waiting does not help
   RateNumbers numbers;
 };
@@ -42,9 +42,9 @@ std::string_view reason(LimitRefusal::Kind kind);
 // A budget has reached one of the shares that its rule names: once for each share and window, whatever the number of
 // replicas that share the counters.
 struct BudgetAlert {
-  std::string limit;  // the rule's name
-  std::string who;    // "team 'search'"
-  int percent = 0;    // which of the rule's alerts
+  std::string limit;                    // the rule's name
+  std::string who;                      // "team 'search'"
+  int percent = 0;                      // which of the rule's alerts
   std::int64_t used = 0, capacity = 0;  // nano-dollars, without what is only reserved if nothing runs
 };
 
@@ -96,7 +96,7 @@ class Limits {
     std::int64_t max_tokens_ = 0, reserved_ = 0;
     RateNumbers numbers_;
     std::optional<Price> price_;
-    std::vector<Measure> measures_;  // of each charge
+    std::vector<Measure> measures_;                  // of each charge
     std::vector<std::pair<Rule, Applied>> watched_;  // budgets with alerts
     bool seat_ = false;
   };
@@ -109,6 +109,9 @@ class Limits {
   // one stays. Any thread.
   Status apply(LimitsConfig config);
 
+  // There is nothing that limits anybody now.
+  bool idle() const;
+
   // Any thread. May wait for the counters where they are far away, for as long as their timeout.
   std::expected<Admission, LimitRefusal> admit(const Ask& ask);
   // Where somebody stands who asks for nothing now.
@@ -120,7 +123,7 @@ class Limits {
 
   Limits(store::Counters& counters, Options options);
   std::expected<Admission, LimitRefusal> refuse(const Asked& asked, const store::Verdict& verdict) const;
-  // How many tokens an answer may have for everything to fit, by a refusal; 0: that would not help.
+  // How many tokens an answer may have for everything to fit, by a refusal; as many as before: that would not help.
   std::int64_t shorter(const Asked& asked, const store::Verdict& verdict) const;
   std::shared_ptr<const LimitsConfig> config() const;
 

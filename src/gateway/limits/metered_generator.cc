@@ -13,10 +13,11 @@ using engine::Request;
 
 std::int64_t utc_ms() { return store::machine_instant().utc_ms; }
 
-// The most tokens that a prompt can have whose tokenizer is not here: each stands for a byte at least, and a message has
-// some around it.
+// The most tokens that a prompt can have whose tokenizer is not here: each stands for a byte at least, and a message
+// has some around it.
 std::int64_t most_tokens(const engine::Prompt& prompt) {
-  if (const auto* ids = std::get_if<std::vector<std::int32_t>>(&prompt.input)) return static_cast<std::int64_t>(ids->size());
+  if (const auto* ids = std::get_if<std::vector<std::int32_t>>(&prompt.input))
+    return static_cast<std::int64_t>(ids->size());
   if (const auto* text = std::get_if<std::string>(&prompt.input)) return static_cast<std::int64_t>(text->size()) + 8;
   const auto& chat = std::get<engine::Chat>(prompt.input);
   std::size_t bytes = 64;
@@ -98,11 +99,24 @@ class MeteredGenerator::HeldTicket final : public engine::Ticket {
   std::unique_ptr<engine::Ticket> inner_;
 };
 
-MeteredGenerator::MeteredGenerator(engine::Generator& inner, Limits& limits, UsageLedger& ledger, MeteredOptions options)
+MeteredGenerator::MeteredGenerator(engine::Generator& inner, Limits& limits, UsageLedger& ledger,
+                                   MeteredOptions options)
     : inner_(inner), limits_(limits), ledger_(ledger), options_(std::move(options)) {}
 
+namespace {
+
+void note(const Request& request, const RateNumbers& numbers) {
+  if (request.notes == nullptr) return;
+  for (auto& header : rate_headers(numbers)) request.notes->push_back(std::move(header));
+}
+
+}  // namespace
+
+// Where nothing limits anybody, a prompt is tokenized once: by whoever answers.
+const MeteredGenerator::Size MeteredGenerator::kUnmeasured{.room = std::int64_t{1} << 30, .known = true};
+
 std::expected<std::unique_ptr<engine::Ticket>, engine::Generator::Refusal> MeteredGenerator::start(Request request,
-                                                                                                engine::Sink& sink) {
+                                                                                                   engine::Sink& sink) {
   Subject subject = options_.subject_of ? options_.subject_of(request) : Subject{.tenant = request.tenant};
   return start_for(std::move(subject), std::move(request), sink, nullptr);
 }
@@ -128,7 +142,7 @@ MeteredGenerator::Size MeteredGenerator::size_of(const Request& request) const {
 
 std::expected<std::unique_ptr<engine::Ticket>, engine::Generator::Refusal> MeteredGenerator::start_for(
     Subject subject, Request request, engine::Sink& sink, RateNumbers* numbers) {
-  const Size size = size_of(request);
+  const Size size = limits_.idle() ? kUnmeasured : size_of(request);
   auto admission = limits_.admit({.subject = subject,
                                   .model = request.model,
                                   .prompt_tokens = size.prompt,
@@ -138,11 +152,13 @@ std::expected<std::unique_ptr<engine::Ticket>, engine::Generator::Refusal> Meter
   if (!admission) {
     LimitRefusal& refusal = admission.error();
     if (numbers != nullptr) *numbers = refusal.numbers;
+    note(request, refusal.numbers);
     return std::unexpected(Refusal{.error = std::move(refusal.error),
                                    .retry_after = refusal.retry_after,
                                    .reason = std::string(reason(refusal.kind))});
   }
   if (numbers != nullptr) *numbers = admission->numbers();
+  note(request, admission->numbers());
   const bool stated = request.stopping.max_tokens >= 0;
   if (admission->max_tokens() < (stated ? request.stopping.max_tokens : size.room) || (!stated && !size.known))
     request.stopping.max_tokens = static_cast<int>(admission->max_tokens());

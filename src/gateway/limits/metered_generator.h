@@ -1,5 +1,5 @@
-// A Generator over another: each request is admitted by the limits before it runs and settled to what was delivered when
-// it ends, however it ends, and leaves one usage record.
+// A Generator over another: each request is admitted by the limits before it runs and settled to what was delivered
+// when it ends, however it ends, and leaves one usage record.
 #pragma once
 
 #include <functional>
@@ -43,9 +43,9 @@ struct MeteredOptions {
   std::int64_t unknown_room = 4096;
 };
 
-// What an answer used: as the generator reports at its end, or, of one that ended early, the tokens that were delivered.
-// Pieces of text that come without their tokens count as a token for each four bytes begun. A request that failed before
-// any text came is released: nobody pays for it.
+// What an answer used: as the generator reports at its end, or, of one that ended early, the tokens that were
+// delivered. Pieces of text that come without their tokens count as a token for each four bytes begun. A request that
+// failed before any text came is released: nobody pays for it.
 class MeteredGenerator final : public engine::Generator {
  public:
   // All must outlive it, and it its tickets.
@@ -54,7 +54,8 @@ class MeteredGenerator final : public engine::Generator {
   // Refusals of limits have code exhausted (429; `reason` tells rates from budgets), invalid (it fits no limit), or
   // unavailable (the counts of money cannot be reached). max_tokens becomes what was admitted where that is less.
   std::expected<std::unique_ptr<engine::Ticket>, Refusal> start(engine::Request request, engine::Sink& sink) override;
-  // The same for a subject that is known; `numbers`, if not null, gets what the answer's headers tell, of a refusal too.
+  // The same for a subject that is known; `numbers`, if not null, gets what the answer's headers tell, of a refusal
+  // too.
   std::expected<std::unique_ptr<engine::Ticket>, Refusal> start_for(Subject subject, engine::Request request,
                                                                     engine::Sink& sink, RateNumbers* numbers);
 
@@ -68,6 +69,9 @@ class MeteredGenerator final : public engine::Generator {
   }
   Result<std::string> render(const std::string& model, const engine::Chat& chat) const override {
     return inner_.render(model, chat);
+  }
+  void when_ready(const std::string& model, std::function<void(Result<const engine::Generator*>)> then) const override {
+    inner_.when_ready(model, std::move(then));
   }
   void load_adapter(engine::AdapterOrder order, std::function<void(Status)> done) override {
     inner_.load_adapter(std::move(order), std::move(done));
@@ -83,6 +87,7 @@ class MeteredGenerator final : public engine::Generator {
     std::int64_t room = 0;  // for the answer
     bool known = false;     // the room, by the model's context
   };
+  static const Size kUnmeasured;
   Size size_of(const engine::Request& request) const;
 
   engine::Generator& inner_;

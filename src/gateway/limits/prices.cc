@@ -39,7 +39,9 @@ Result<std::int64_t> parse_dollars(std::string_view text) {
                  fmt::format("'{}' is not an amount of dollars: a number from 0 to 9000000 with at most nine decimals",
                              text.substr(0, 40))};
   };
-  const auto digits = [](std::string_view part) { return std::ranges::all_of(part, [](char c) { return c >= '0' && c <= '9'; }); };
+  const auto digits = [](std::string_view part) {
+    return std::ranges::all_of(part, [](char c) { return c >= '0' && c <= '9'; });
+  };
   const auto point = text.find('.');
   const std::string_view whole = text.substr(0, point);
   std::string part(point == text.npos ? std::string_view() : text.substr(point + 1));

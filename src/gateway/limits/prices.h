@@ -33,8 +33,8 @@ std::int64_t cost_of(const Price& price, const TokenUse& use);
 // The most that so many tokens can cost, whatever of them turns out to be cached or reasoning.
 std::int64_t most_cost_of(const Price& price, std::int64_t prompt, std::int64_t completion);
 
-// "2.50" dollars in nano-dollars, exactly. invalid: not a decimal number of at most nine digits after the point, below 0,
-// or more than nine million.
+// "2.50" dollars in nano-dollars, exactly. invalid: not a decimal number of at most nine digits after the point, below
+// 0, or more than nine million.
 Result<std::int64_t> parse_dollars(std::string_view text);
 
 // Immutable once filled; any thread.
@@ -42,11 +42,12 @@ class PriceTable {
  public:
   using Day = std::chrono::sys_days;
 
-  // `model`: a name, or the beginning of names and a '*'. Valid from that day (UTC) on, until the next entry for the same
-  // name begins.
+  // `model`: a name, or the beginning of names and a '*'. Valid from that day (UTC) on, until the next entry for the
+  // same name begins.
   void add(const std::string& model, Day from, const Price& price) { entries_[model][from] = price; }
 
-  // Of the exact name, else of the longest beginning that fits, where one is valid by then. Null: the model has no price.
+  // Of the exact name, else of the longest beginning that fits, where one is valid by then. Null: the model has no
+  // price.
   const Price* find(std::string_view model, std::int64_t utc_ms) const;
   bool empty() const { return entries_.empty(); }
 

@@ -30,7 +30,8 @@ class Members {
     for (const auto& entry : node) {
       if (!entry.first.IsScalar()) return at(node, "a name must be a single word");
       const std::string& name = entry.first.Scalar();
-      if (std::ranges::find(known, name) == known.end()) return at(entry.first, fmt::format("'{}' is not known here", name.substr(0, 40)));
+      if (std::ranges::find(known, name) == known.end())
+        return at(entry.first, fmt::format("'{}' is not known here", name.substr(0, 40)));
       if (!seen.insert(name).second) return at(entry.first, fmt::format("'{}' is said twice", name));
     }
     return Members(node);
@@ -77,25 +78,26 @@ Result<std::vector<YAML::Node>> items_of(const YAML::Node& root, const char* nam
   return items;
 }
 
-Result<Scope> read_scope(const Members& members) {
-  return static_cast<Scope>(TRY(members.word("scope", {"key", "user", "team", "tenant", "model", "global", "tag"})));
+Result<LimitScope> read_scope(const Members& members) {
+  return static_cast<LimitScope>(TRY(members.word("scope", {"key", "user", "team", "tenant", "model", "global", "tag"})));
 }
 
 Result<Rule> read_rule(const YAML::Node& node) {
-  const auto members = TRY(Members::of(node, {"scope", "who", "model", "name", "measure", "kind", "capacity", "period",
-                                              "dollars", "window", "alerts"}));
+  const auto members = TRY(Members::of(
+      node, {"scope", "who", "model", "name", "measure", "kind", "capacity", "period", "dollars", "window", "alerts"}));
   Rule rule{.scope = TRY(read_scope(members)),
             .who = TRY(members.text("who")),
             .model = TRY(members.text("model")),
             .name = TRY(members.text("name"))};
-  rule.kind = static_cast<LimitKind>(
-      TRY(members.word("kind", {"token_bucket", "leaky_bucket", "sliding_window", "semaphore", "budget"}, "sliding_window")));
+  rule.kind = static_cast<LimitKind>(TRY(members.word(
+      "kind", {"token_bucket", "leaky_bucket", "sliding_window", "semaphore", "budget"}, "sliding_window")));
   if (rule.kind == LimitKind::budget) {
     rule.measure = Measure::money;
     auto dollars = parse_dollars(TRY(members.text("dollars")));
     if (!dollars) return at(node, "dollars: " + dollars.error().message);
     rule.capacity = *dollars;
-    rule.calendar = static_cast<store::Calendar>(TRY(members.word("window", {"total", "hour", "day", "month"}, "total")));
+    rule.calendar =
+        static_cast<store::Calendar>(TRY(members.word("window", {"total", "hour", "day", "month"}, "total")));
   } else {
     rule.measure = rule.kind == LimitKind::semaphore
                        ? Measure::seats
@@ -109,7 +111,8 @@ Result<Rule> read_rule(const YAML::Node& node) {
     if (!alerts.IsSequence() || alerts.size() > 20) return at(node, "alerts is a list of at most 20 percentages");
     for (const auto& alert : alerts) {
       int percent = 0;
-      if (!alert.IsScalar() || !YAML::convert<int>::decode(alert, percent)) return at(node, "alerts are whole percentages");
+      if (!alert.IsScalar() || !YAML::convert<int>::decode(alert, percent))
+        return at(node, "alerts are whole percentages");
       rule.alerts.push_back(percent);
     }
   }
@@ -128,8 +131,8 @@ Status read_price(const YAML::Node& node, PriceTable& prices) {
     const char* end = from.data() + begin + size;
     return std::from_chars(from.data() + begin, end, value).ptr == end;
   };
-  const bool read = from.size() == 10 && from[4] == '-' && from[7] == '-' && number(0, 4, year) && number(5, 2, month) &&
-                    number(8, 2, day);
+  const bool read = from.size() == 10 && from[4] == '-' && from[7] == '-' && number(0, 4, year) &&
+                    number(5, 2, month) && number(8, 2, day);
   const std::chrono::year_month_day date{std::chrono::year(year), std::chrono::month(month), std::chrono::day(day)};
   if (!read || !date.ok()) return at(node, "from is a day, 2026-03-01");
   const auto dollars = [&](const char* name, std::int64_t otherwise) -> Result<std::int64_t> {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <numeric>
 #include <tuple>
 
 #include "store/digest.h"
@@ -17,30 +18,30 @@ constexpr std::size_t kLongestPart = 60;
 // A name of anybody's choice as a part of a counter's key. Long and strange ones by their fingerprint.
 std::string part_of_key(std::string_view name) {
   const bool plain = !name.empty() && name.size() <= kLongestPart && std::ranges::all_of(name, [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' || c == '.' ||
-           c == '@';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' ||
+           c == '.' || c == '@';
   });
   if (plain) return std::string(name);
   return "~" + store::to_hex(store::sha256(name)).substr(0, 40);
 }
 
 // Whom of a scope a request counts for; nullopt: nobody known.
-std::optional<std::string> member(Scope scope, const Subject& subject, const std::string& model) {
+std::optional<std::string> member(LimitScope scope, const Subject& subject, const std::string& model) {
   const auto known = [](const std::string& name) { return name.empty() ? std::nullopt : std::optional(name); };
   switch (scope) {
-    case Scope::key:
+    case LimitScope::key:
       return known(subject.key);
-    case Scope::user:
+    case LimitScope::user:
       return !subject.user.empty() ? subject.user : !subject.key.empty() ? subject.key : "anonymous";
-    case Scope::team:
+    case LimitScope::team:
       return known(subject.team);
-    case Scope::tenant:
+    case LimitScope::tenant:
       return known(subject.tenant);
-    case Scope::model:
+    case LimitScope::model:
       return known(model);
-    case Scope::global:
+    case LimitScope::global:
       return "";
-    case Scope::tag:
+    case LimitScope::tag:
       return std::nullopt;
   }
   return std::nullopt;
@@ -54,22 +55,22 @@ bool has_tag(const Subject& subject, std::string_view tag) {
 }
 
 // Who of the scope `who` means; nullopt: not this request.
-std::optional<std::string> matched(Scope scope, const std::string& who, const Subject& subject,
+std::optional<std::string> matched(LimitScope scope, const std::string& who, const Subject& subject,
                                    const std::string& model) {
-  if (scope == Scope::tag) return has_tag(subject, who) ? std::optional(who) : std::nullopt;
+  if (scope == LimitScope::tag) return has_tag(subject, who) ? std::optional(who) : std::nullopt;
   auto found = member(scope, subject, model);
   if (found && !who.empty() && *found != who) return std::nullopt;
   return found;
 }
 
 struct Named {
-  Scope scope;
+  LimitScope scope;
   const std::string& who;
 };
 
 std::string counter_key(const Rule& rule, const std::string& who) {
   std::string key(name(rule.scope));
-  if (rule.scope != Scope::global) key += ":" + part_of_key(who);
+  if (rule.scope != LimitScope::global) key += ":" + part_of_key(who);
   key += ":" + rule.name;
   if (!rule.model.empty()) key += ":" + part_of_key(rule.model);
   // A window of another length, or another calendar, is another count.
@@ -80,7 +81,7 @@ std::string counter_key(const Rule& rule, const std::string& who) {
 
 }  // namespace
 
-std::string_view name(Scope scope) {
+std::string_view name(LimitScope scope) {
   static constexpr std::string_view kNames[] = {"key", "user", "team", "tenant", "model", "global", "tag"};
   return kNames[static_cast<int>(scope)];
 }
@@ -91,11 +92,24 @@ Result<std::vector<Rule>> limits_profile(std::string_view profile) {
   if (profile != "field")
     return Error{Code::invalid, fmt::format("there is no profile '{}': expected field or none", profile.substr(0, 40))};
   return std::vector<Rule>{
-      {.scope = Scope::user, .name = "tpm", .kind = LimitKind::token_bucket, .capacity = 1'000, .period = std::chrono::minutes(1)},
-      {.scope = Scope::user, .name = "tpd", .capacity = 50'000, .period = hours(24)},
-      {.scope = Scope::model, .name = "concurrency", .measure = Measure::seats, .kind = LimitKind::semaphore, .capacity = 10, .period = std::chrono::seconds(30)},
-      {.scope = Scope::global, .name = "tps", .kind = LimitKind::leaky_bucket, .capacity = 10'000, .period = std::chrono::seconds(1)},
-      {.scope = Scope::team, .name = "rph", .measure = Measure::requests, .capacity = 1'000, .period = hours(1)},
+      {.scope = LimitScope::user,
+       .name = "tpm",
+       .kind = LimitKind::token_bucket,
+       .capacity = 1'000,
+       .period = std::chrono::minutes(1)},
+      {.scope = LimitScope::user, .name = "tpd", .capacity = 50'000, .period = hours(24)},
+      {.scope = LimitScope::model,
+       .name = "concurrency",
+       .measure = Measure::seats,
+       .kind = LimitKind::semaphore,
+       .capacity = 10,
+       .period = std::chrono::seconds(30)},
+      {.scope = LimitScope::global,
+       .name = "tps",
+       .kind = LimitKind::leaky_bucket,
+       .capacity = 10'000,
+       .period = std::chrono::seconds(1)},
+      {.scope = LimitScope::team, .name = "rph", .measure = Measure::requests, .capacity = 1'000, .period = hours(1)},
   };
 }
 
@@ -104,13 +118,19 @@ Status check_rule(const Rule& rule) {
     return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_' || c == '-';
   });
   if (!named) return Error{Code::invalid, "a limit's name is 1 to 40 small letters, digits, _ and -"};
-  const auto wrong = [&](std::string_view what) { return Error{Code::invalid, fmt::format("limit '{}': {}", rule.name, what)}; };
+  const auto wrong = [&](std::string_view what) {
+    return Error{Code::invalid, fmt::format("limit '{}': {}", rule.name, what)};
+  };
   if (rule.who.size() > 256 || rule.model.size() > 256) return wrong("a name of more than 256 bytes");
-  if (rule.scope == Scope::tag && rule.who.find('=') == rule.who.npos) return wrong("a tag is written NAME=VALUE in `who`");
-  if (rule.scope == Scope::global && !rule.who.empty()) return wrong("a global limit is for nobody by name");
-  if ((rule.measure == Measure::money) != (rule.kind == LimitKind::budget)) return wrong("money is counted by a budget, and nothing else is");
-  if ((rule.measure == Measure::seats) != (rule.kind == LimitKind::semaphore)) return wrong("seats are counted by a semaphore, and nothing else is");
-  if (rule.kind == LimitKind::semaphore && rule.period < std::chrono::seconds(1)) return wrong("a lease is at least one second");
+  if (rule.scope == LimitScope::tag && rule.who.find('=') == rule.who.npos)
+    return wrong("a tag is written NAME=VALUE in `who`");
+  if (rule.scope == LimitScope::global && !rule.who.empty()) return wrong("a global limit is for nobody by name");
+  if ((rule.measure == Measure::money) != (rule.kind == LimitKind::budget))
+    return wrong("money is counted by a budget, and nothing else is");
+  if ((rule.measure == Measure::seats) != (rule.kind == LimitKind::semaphore))
+    return wrong("seats are counted by a semaphore, and nothing else is");
+  if (rule.kind == LimitKind::semaphore && rule.period < std::chrono::seconds(1))
+    return wrong("a lease is at least one second");
   if (!rule.alerts.empty() && rule.kind != LimitKind::budget) return wrong("only budgets have alerts");
   for (const int percent : rule.alerts)
     if (percent < 1 || percent > 100) return wrong("an alert is at 1 to 100 percent");
@@ -122,7 +142,15 @@ Status check_rule(const Rule& rule) {
 }
 
 void sort_rules(LimitsConfig& config) {
-  std::ranges::stable_sort(config.rules, {}, [](const Rule& rule) { return std::tie(rule.scope, rule.who); });
+  // Those of one scope and name stay in their order: the later stands for the earlier.
+  std::vector<std::size_t> order(config.rules.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::ranges::sort(order, {}, [&](std::size_t i) {
+    return std::tuple(config.rules[i].scope, std::string_view(config.rules[i].who), i);
+  });
+  std::vector<Rule> rules;
+  for (const std::size_t i : order) rules.push_back(std::move(config.rules[i]));
+  config.rules = std::move(rules);
 }
 
 namespace {
@@ -131,7 +159,7 @@ namespace {
 void apply(const Rule& rule, const std::string& who, const std::string& model, std::vector<Applied>& applied) {
   if (!rule.model.empty() && rule.model != model) return;
   Applied now{.rule = &rule,
-              .who = rule.scope == Scope::global ? "all requests together"
+              .who = rule.scope == LimitScope::global ? "all requests together"
                                                  : fmt::format("{} '{}'", name(rule.scope), who.substr(0, 100)),
               .limit = {.key = counter_key(rule, who),
                         .kind = rule.kind,
@@ -140,7 +168,7 @@ void apply(const Rule& rule, const std::string& who, const std::string& model, s
                         .calendar = rule.calendar}};
   const auto before = std::ranges::find_if(applied, [&](const Applied& other) {
     return other.rule->scope == rule.scope && other.rule->name == rule.name && other.rule->model == rule.model &&
-           (rule.scope != Scope::tag || other.rule->who == rule.who);
+           (rule.scope != LimitScope::tag || other.rule->who == rule.who);
   });
   if (before == applied.end())
     applied.push_back(std::move(now));
@@ -152,14 +180,14 @@ void apply(const Rule& rule, const std::string& who, const std::string& model, s
 
 std::vector<Applied> rules_for(const LimitsConfig& config, const Subject& subject, const std::string& model) {
   std::vector<Applied> applied;
-  const auto apply_all = [&](Scope scope, const std::string& named, const std::string& who) {
+  const auto apply_all = [&](LimitScope scope, const std::string& named, const std::string& who) {
     const auto [begin, end] = std::equal_range(
         config.rules.begin(), config.rules.end(), Named{scope, named}, [](const auto& a, const auto& b) {
           return std::pair(a.scope, std::string_view(a.who)) < std::pair(b.scope, std::string_view(b.who));
         });
     for (auto rule = begin; rule != end; ++rule) apply(*rule, who, model, applied);
   };
-  for (const Scope scope : {Scope::key, Scope::user, Scope::team, Scope::tenant, Scope::model, Scope::global}) {
+  for (const LimitScope scope : {LimitScope::key, LimitScope::user, LimitScope::team, LimitScope::tenant, LimitScope::model, LimitScope::global}) {
     const auto who = member(scope, subject, model);
     if (!who) continue;
     apply_all(scope, "", *who);
@@ -167,7 +195,7 @@ std::vector<Applied> rules_for(const LimitsConfig& config, const Subject& subjec
   }
   for (const auto& [tag, value] : subject.tags) {
     const std::string pair = tag + "=" + value;
-    apply_all(Scope::tag, pair, pair);
+    apply_all(LimitScope::tag, pair, pair);
   }
   return applied;
 }

@@ -21,14 +21,14 @@ struct Subject {
   std::vector<std::pair<std::string, std::string>> tags;  // "tier": "free"
 };
 
-enum class Scope { key, user, team, tenant, model, global, tag };
+enum class LimitScope { key, user, team, tenant, model, global, tag };
 enum class Measure { tokens, requests, seats, money };
 
 // One line of the configuration.
 struct Rule {
-  Scope scope = Scope::global;
-  // Whom it is for: "ann"; of a tag "tier=free", counted for all of them together. Empty: for each one apart; a rule that
-  // names somebody stands for him in place of the rule of the same scope, name and model that is for each.
+  LimitScope scope = LimitScope::global;
+  // Whom it is for: "ann"; of a tag "tier=free", counted for all of them together. Empty: for each one apart; a rule
+  // that names somebody stands for him in place of the rule of the same scope, name and model that is for each.
   std::string who;
   std::string model;  // only where this one is asked; empty: whichever
   std::string name;   // "tpm": what it is called in refusals, and a part of its counter's name
@@ -42,7 +42,7 @@ struct Rule {
 
 // The longest answer of whomever it is for; the shortest of those that apply holds.
 struct OutputCap {
-  Scope scope = Scope::global;
+  LimitScope scope = LimitScope::global;
   std::string who;  // empty: each one
   std::int64_t tokens = 0;
 };
@@ -56,8 +56,8 @@ struct LimitsConfig {
 };
 
 // "field": what platforms run with. Tokens per minute: a bucket of 1,000 for each user; per day: a sliding window of
-// 50,000 for each user; 10 seats for each model; 10,000 tokens per second leak out of one bucket for all; 1,000 requests
-// per hour for each team. "none": no limits. invalid: another name.
+// 50,000 for each user; 10 seats for each model; 10,000 tokens per second leak out of one bucket for all; 1,000
+// requests per hour for each team. "none": no limits. invalid: another name.
 Result<std::vector<Rule>> limits_profile(std::string_view name);
 
 // A configuration in YAML or JSON, at most 1 MiB (README.md shows one). invalid: with the line and what was expected.
@@ -78,6 +78,6 @@ std::vector<Applied> rules_for(const LimitsConfig& config, const Subject& subjec
 // nullopt: no cap.
 std::optional<std::int64_t> output_cap(const LimitsConfig& config, const Subject& subject, const std::string& model);
 
-std::string_view name(Scope scope);
+std::string_view name(LimitScope scope);
 
 }  // namespace ashlar::gateway

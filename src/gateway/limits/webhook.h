@@ -16,11 +16,11 @@ namespace ashlar::gateway {
 
 struct WebhookOptions {
   std::string url;
-  std::string authorization;                     // a header's value; empty: none
-  std::size_t most_waiting = 1'000;              // what comes on top is dropped, and counted
+  std::string authorization;         // a header's value; empty: none
+  std::size_t most_waiting = 1'000;  // what comes on top is dropped, and counted
   int tries = 5;
-  std::chrono::milliseconds pause{1'000};        // after the first try; doubles
-  std::chrono::milliseconds timeout{10'000};     // of one try
+  std::chrono::milliseconds pause{1'000};     // after the first try; doubles
+  std::chrono::milliseconds timeout{10'000};  // of one try
 };
 
 // Any thread. What waits when it dies is dropped.

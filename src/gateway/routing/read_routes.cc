@@ -41,6 +41,7 @@ class Reader {
                    {"tiers", [&](const YAML::Node& map) { tiers(map, group); }}},
                   "a route");
     if (!is_config_name(group.name)) section_.fail(node, "a route needs a 'name', a word without blanks");
+    std::ranges::replace(strategy, '_', '-');
     if (const auto found = strategy_of(strategy))
       group.strategy = *found;
     else

@@ -3,7 +3,7 @@
 //   routes:
 //     - name: chat                        # what clients ask for
 //       aliases: [gpt-4o-mini]
-//       strategy: prefix_ring             # weighted, least_outstanding, latency, prefix_index, cheapest
+//       strategy: prefix-ring             # weighted, least-outstanding, latency, prefix-index, cheapest
 //       sticky: true
 //       deployments:
 //         - fast/qwen2.5-7b               # a model that is served: here, or by an upstream

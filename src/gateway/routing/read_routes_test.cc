@@ -17,7 +17,7 @@ model: ignored by this section
 routes:
   - name: chat
     aliases: [gpt-4o-mini, small]
-    strategy: prefix_ring
+    strategy: prefix-ring
     sticky: true
     deployments:
       - fast/qwen

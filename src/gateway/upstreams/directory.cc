@@ -72,6 +72,14 @@ Result<std::string> Directory::render(const std::string& model, const engine::Ch
   return found.place->generator->render(found.model, chat);
 }
 
+void Directory::when_ready(const std::string& model, std::function<void(Result<const engine::Generator*>)> then) const {
+  const Found found = find(model);
+  if (found.place == nullptr) return then(nobody(model));
+  // A place that calls it otherwise is asked through us: the models of other servers are ready at any time.
+  if (found.model != model) return then(this);
+  found.place->generator->when_ready(model, std::move(then));
+}
+
 engine::Generator::Load Directory::load() const {
   Load out{.healthy = false};
   for (const Place& place : places_) {
