@@ -411,15 +411,16 @@ void Flight::report(Attempt& attempt, Fleet::Ended::How how, bool overload) {
         std::chrono::duration<double>(now - *attempt.first_token_).count() / (attempt.tokens_ - 1);
   if (how == Fleet::Ended::How::good) ended.work = prompt_tokens_ + answer_tokens_;
   attempt.charge_.reset();
-  DeploymentMetrics& metrics = attempt.picked_.live->vitals->metrics;
-  (how == Fleet::Ended::How::good  ? metrics.ok
-   : how == Fleet::Ended::How::bad ? metrics.failed
-                                   : metrics.cancelled)
-      .add();
   core_->ended(attempt.picked_.live, attempt.picked_.call, ended);
 }
 
 void Flight::finish_try(Attempt& attempt, std::string outcome, std::optional<Cause> cause, const Error* error) {
+  DeploymentMetrics& metrics = attempt.picked_.live->vitals->metrics;
+  Counter& counter = outcome == "ok"          ? metrics.ok
+                     : outcome == "refused"   ? metrics.refused
+                     : outcome == "cancelled" ? metrics.cancelled
+                                              : metrics.failed;
+  counter.add();
   RouteTry& last = trace_.tries.back();
   last.outcome = std::move(outcome);
   last.cause = cause;
