@@ -26,9 +26,9 @@ class Flight;
 class Attempt;
 
 // Attempts beyond the first: each first one pays in a share, each further one takes a whole. Not thread-safe.
-class RetryBudget {
+class AttemptBudget {
  public:
-  RetryBudget(double share, int reserve) : share_(share), most_(reserve), left_(reserve) {}
+  AttemptBudget(double share, int reserve) : share_(share), most_(reserve), left_(reserve) {}
   void first() { left_ = std::min(left_ + share_, most_); }
   bool take() {
     if (left_ < 1) return false;
@@ -129,7 +129,7 @@ class Router::Core : public std::enable_shared_from_this<Router::Core> {
   Fleet fleet_;
   WaitingRoom room_;
   ResponseCache cache_;
-  RetryBudget retries_;
+  AttemptBudget retries_;
   std::uint64_t numbers_ = 0;
   std::unordered_map<std::uint64_t, std::weak_ptr<Flight>> flights_;
   std::unordered_map<std::string, std::weak_ptr<Flight>> leaders_;
