@@ -127,7 +127,8 @@ TEST(ResponseCache, RepeatsTheSameEventsAndCounts) {
   EXPECT_TRUE((*two)->trace().answered_by().empty());
   EXPECT_EQ(router.cache_counts().hits, 1U);
   EXPECT_EQ(router.cache_counts().misses, 1U);
-  EXPECT_EQ(house.traces.size(), 1U);
+  ASSERT_EQ(house.traces.size(), 2U);
+  EXPECT_EQ(house.traces[1].cache, "hit");
 }
 
 TEST(ResponseCache, OnlyWhatCanBeRepeatedIsKept) {
