@@ -51,7 +51,9 @@ UpstreamState::UpstreamState(UpstreamOptions given, std::unique_ptr<Wire> wire)
   metrics.healthy.set(1);
 }
 
-UpstreamState::~UpstreamState() { client_.reset(); }
+// The client, the last member, dies first; until its thread has ended its callbacks use the pointer, which reset() would
+// take from them too soon.
+UpstreamState::~UpstreamState() = default;
 
 Result<std::shared_ptr<UpstreamState>> UpstreamState::create(UpstreamOptions options) {
   UpstreamSecrets secrets = TRY(read_secrets(options));
