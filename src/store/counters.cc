@@ -4,6 +4,9 @@
 #include <openssl/rand.h>
 
 #include <algorithm>
+#include <atomic>
+
+#include "store/digest.h"
 
 namespace ashlar::store {
 namespace {
@@ -22,14 +25,13 @@ Instant machine_instant() {
 }
 
 std::string new_reservation_id() {
-  unsigned char bytes[16];
-  CHECK(RAND_bytes(bytes, sizeof bytes) == 1, "the system gives random bytes");
-  std::string id;
-  for (const unsigned char byte : bytes) {
-    id += "0123456789abcdef"[byte >> 4];
-    id += "0123456789abcdef"[byte & 15];
-  }
-  return id;
+  static const std::string process = [] {
+    unsigned char bytes[12];
+    CHECK(RAND_bytes(bytes, sizeof bytes) == 1, "the system gives random bytes");
+    return to_hex(std::string_view(reinterpret_cast<const char*>(bytes), sizeof bytes));
+  }();
+  static std::atomic<std::uint64_t> next = 0;
+  return fmt::format("{}{:08x}", process, next.fetch_add(1, std::memory_order_relaxed));
 }
 
 Status check_limit(const Limit& limit) {

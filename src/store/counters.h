@@ -158,7 +158,7 @@ Result<std::unique_ptr<Counters>> redis_counters(const RedisOptions& server, Red
 // unseen.
 std::unique_ptr<Counters> with_fallback(std::unique_ptr<Counters> shared, CounterClock clock = machine_instant);
 
-// A new id: 128 random bits.
+// A new id: 96 random bits of this process, and a number. Unique, not secret.
 std::string new_reservation_id();
 // What reserve() calls invalid.
 Status check_charges(const std::string& id, std::span<const Charge> charges);

@@ -96,6 +96,8 @@ class RedisCounters final : public Counters {
   static void add_limit(Words& rest, const Limit& limit, std::int64_t amount);
   Result<Value> run(std::string_view word, const std::string& id, std::span<const Limit* const> limits,
                     const Words& rest);
+  // corrupt: what Redis answers makes no sense.
+  Result<Verdict> try_reserve(const std::string& id, std::span<const Charge> charges);
   // Once for all who found the counts lost when it was the `seen`th time.
   Status restore_from_ledger(int seen);
   void end(const std::string& id, std::span<const std::int64_t> amounts);
@@ -197,6 +199,13 @@ Status read_standings(const Value& answer, std::size_t at, std::span<const Limit
 
 Result<Verdict> RedisCounters::reserve(const std::string& id, std::span<const Charge> charges) {
   TRY(check_charges(id, charges));
+  auto verdict = try_reserve(id, charges);
+  if (verdict || verdict.error().code != Code::corrupt) return verdict;
+  release(id);  // whatever it was that was said of it
+  return Error{Code::unavailable, verdict.error().message};
+}
+
+Result<Verdict> RedisCounters::try_reserve(const std::string& id, std::span<const Charge> charges) {
   Words rest;
   std::vector<const Limit*> limits;
   Money money;

@@ -192,7 +192,9 @@ TEST(RedisCounters, GarbageIsAnErrorAndNothingHangs) {
     });
     auto counters = with_fallback(counters_on(quick(fake.options())));
     const auto verdict = counters->reserve("a" + std::to_string(turn++), std::vector<Charge>{{kBudget, 1}});
-    EXPECT_FALSE(verdict) << answer;
+    ASSERT_FALSE(verdict) << answer;
+    EXPECT_EQ(verdict.error().code, Code::unavailable) << answer;
+    EXPECT_TRUE(admitted(*counters, "rate", {{kRate, 1}})) << "rates go on";
     const std::int64_t one[] = {1};
     counters->settle("a", one);
     (void)counters->sync(milliseconds(10));
