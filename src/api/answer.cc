@@ -43,8 +43,7 @@ std::string stop_reason_json(const engine::ChoiceEnd& end) {
 }  // namespace
 
 struct Answer::Part final : engine::Sink {
-  Part(Answer& owner, int first, std::string_view prompt)
-      : answer(owner), first_choice(first), prompt_member(prompt) {}
+  Part(Answer& owner, int first, std::string_view prompt) : answer(owner), first_choice(first), prompt_member(prompt) {}
   void on(engine::Event event) override { answer.on(*this, std::move(event)); }
 
   Answer& answer;
@@ -73,6 +72,7 @@ void Answer::start(engine::Generator& generator, std::vector<engine::Request> re
       for (int j = 0; j < requests[i].n; ++j) choices_.push_back({.index = first + j, .prompt = static_cast<int>(i)});
     }
   }
+  requests.front().notes = notes_;
   for (std::size_t i = 0; i < requests.size(); ++i) {
     auto ticket = generator.start(std::move(requests[i]), *parts_[i]);
     if (ticket) {
@@ -136,11 +136,16 @@ void Answer::render(Part& part, engine::Event& event, std::string& out) {
   }
 }
 
+net::Headers Answer::with_notes(net::Headers headers) const {
+  headers.insert(headers.end(), notes_->begin(), notes_->end());
+  return headers;
+}
+
 void Answer::open() {
   if (std::exchange(opened_, true)) return;
-  exchange_->begin(200, {{"content-type", "text/event-stream; charset=utf-8"},
-                         {"cache-control", "no-cache"},
-                         {"x-accel-buffering", "no"}});
+  exchange_->begin(200, with_notes({{"content-type", "text/event-stream; charset=utf-8"},
+                                    {"cache-control", "no-cache"},
+                                    {"x-accel-buffering", "no"}}));
 }
 
 void Answer::finish() {
@@ -152,7 +157,7 @@ void Answer::finish() {
     exchange_->write(std::move(out));
     exchange_->end();
   } else {
-    exchange_->respond(200, {{"content-type", "application/json"}}, dialect_->whole(choices_, total_));
+    exchange_->respond(200, with_notes({{"content-type", "application/json"}}), dialect_->whole(choices_, total_));
   }
   over_ = true;
 }
@@ -162,7 +167,7 @@ void Answer::fail(const Fault& fault) {
     exchange_->write("data: " + error_json(fault) + "\n\n");
     exchange_->end();
   } else {
-    respond_fault(*exchange_, fault);
+    respond_fault(*exchange_, fault, with_notes({}));
   }
   if (status_of(fault) == 500 || status_of(fault) == 502)
     log::warn("generation_failed",

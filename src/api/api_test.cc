@@ -164,6 +164,32 @@ TEST(Api, TokenizesInBothShapes) {
     EXPECT_EQ(world.ask("POST", "/tokenize", wrong)->status(), 400) << wrong;
 }
 
+TEST(Api, AModelThatIsStillToComeHoldsNobodyUp) {
+  World world;
+  for (const bool comes : {true, false}) {
+    world.generator.away = true;
+    const auto tokens = world.send("POST", "/tokenize", R"({"content":"ab"})");
+    const auto text = world.send("POST", "/detokenize", R"({"tokens":[97,98]})");
+    const auto prompt = world.send("POST", "/apply-template", R"({"messages":[{"role":"user","content":"x"}]})");
+    const auto answer = world.send("POST", "/v1/completions", R"({"prompt":"ab","return_token_ids":true})");
+    EXPECT_EQ(world.ask("POST", "/tokenize", R"({"content":1})")->status(), 400);
+    EXPECT_EQ(world.ask("GET", "/health")->status(), 200);
+    for (const auto& exchange : {tokens, text, prompt, answer}) EXPECT_EQ(exchange->status(), 0);
+    if (!comes) {
+      world.generator.come_back(Error{Code::exhausted, "no memory"});
+      for (const auto& exchange : {tokens, text, prompt, answer})
+        EXPECT_EQ(exchange->status(), 429) << exchange->body();
+      continue;
+    }
+    world.generator.come_back(&world.generator);
+    EXPECT_EQ(tokens->body(), R"({"tokens":[97,98]})");
+    EXPECT_EQ(text->json()["content"], "ab");
+    EXPECT_EQ(prompt->json()["prompt"], "<user>x");
+    answer->wait_ended();
+    EXPECT_EQ(answer->json()["choices"][0]["prompt_token_ids"].dump(), "[97,98]");
+  }
+}
+
 TEST(Api, DetokenizesForBothClients) {
   World world;
   EXPECT_EQ(world.ask("POST", "/detokenize", R"({"tokens":[97,98]})")->body(), R"({"prompt":"ab","content":"ab"})");

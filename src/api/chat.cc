@@ -143,8 +143,8 @@ class ChatDialect final : public Dialect {
 
  private:
   void write_delta(std::string& out, const Choice& choice, std::string_view delta, const engine::Usage& usage) const {
-    fmt::format_to(std::back_inserter(out), R"({}{{"index":{},"delta":{},"logprobs":null,"finish_reason":null}}])", chunk_,
-                   choice.index, delta);
+    fmt::format_to(std::back_inserter(out), R"({}{{"index":{},"delta":{},"logprobs":null,"finish_reason":null}}])",
+                   chunk_, choice.index, delta);
     close_chunk(out, usage);
   }
 
@@ -260,7 +260,7 @@ Outcome<void> chat_completions(Call& call) {
   engine::Request request;
   if (model.foreign) request.body = body;
   request.id = "chat-" + random_hex(24);
-  request.tenant = call.tenant;
+  sign(call, request);
   auto chat = TRY(read_chat(fields, model.foreign));
   read_generation(fields, model, request);
   read_logprobs(fields, request);
@@ -277,12 +277,14 @@ Outcome<void> chat_completions(Call& call) {
   if (echo && chat.continue_final_message && !model.foreign)
     if (const Json& content = chat.messages->back()["content"]; content.is_string()) begun = content.get<std::string>();
   request.prompt.input = std::move(chat);
-  std::vector<std::int32_t> prompt_ids;
-  if (reply.token_ids && !model.foreign) prompt_ids = TRY(generator.tokenize(model.id, request.prompt, true)).ids;
-  auto dialect = std::make_unique<ChatDialect>(reply, request.logprobs >= 0, std::move(begun), prompt_ids);
-  std::vector<engine::Request> requests;
+  Requests requests;
   requests.push_back(std::move(request));
-  call.shared.keeper->start(call.exchange, generator, std::move(dialect), std::move(reply), std::move(requests));
+  with_prompt_ids(call.exchange, generator, reply.token_ids && !model.foreign, std::move(requests),
+                  [call, &generator, reply, begun](const PromptIds& ids, Requests asked) {
+                    const auto prompt_ids = ids.empty() ? std::span<const std::int32_t>() : std::span(ids.front());
+                    auto dialect = std::make_unique<ChatDialect>(reply, asked.front().logprobs >= 0, begun, prompt_ids);
+                    call.shared.keeper->start(call.exchange, generator, std::move(dialect), reply, std::move(asked));
+                  });
   return {};
 }
 

@@ -180,7 +180,7 @@ Outcome<void> completions(Call& call) {
 
   engine::Request base;
   if (model.foreign) base.body = body;
-  base.tenant = call.tenant;
+  sign(call, base);
   read_generation(fields, model, base);
   Settings settings;
   read_settings(fields, base, settings);
@@ -193,20 +193,19 @@ Outcome<void> completions(Call& call) {
     return bad("n", fmt::format("{} prompts times n = {} are too many answers; at most {} are allowed", prompts.size(),
                                 base.n, kMaxChoices));
 
-  std::vector<engine::Request> requests;
-  std::vector<std::vector<std::int32_t>> ids;
+  Requests requests;
   for (TextInput& input : prompts) {
     engine::Request request = base;
     request.id = "text-" + random_hex(24);
     std::visit([&](auto& text) { request.prompt.input = std::move(text); }, input);
-    if (reply.token_ids && model.foreign)
-      ids.emplace_back();  // its server knows them
-    else if (reply.token_ids)
-      ids.push_back(TRY(generator.tokenize(model.id, request.prompt, true)).ids);
     requests.push_back(std::move(request));
   }
-  auto dialect = std::make_unique<CompletionDialect>(reply, settings, std::move(ids));
-  call.shared.keeper->start(call.exchange, generator, std::move(dialect), std::move(reply), std::move(requests));
+  with_prompt_ids(call.exchange, generator, reply.token_ids && !model.foreign, std::move(requests),
+                  [call, &generator, reply, settings](PromptIds ids, Requests asked) {
+                    ids.resize(asked.size());  // another server's model has none
+                    auto dialect = std::make_unique<CompletionDialect>(reply, settings, std::move(ids));
+                    call.shared.keeper->start(call.exchange, generator, std::move(dialect), reply, std::move(asked));
+                  });
   return {};
 }
 

@@ -23,11 +23,11 @@ struct LogprobLists {
 // One of the answers asked for, as it grows.
 struct Choice {
   int index = 0;
-  int prompt = 0;                      // which of the request's prompts
-  std::string text;                    // so far; of a whole answer only
-  std::vector<std::int32_t> ids;       // the same
-  LogprobLists logprobs;               // the same
-  std::string reasoning;               // so far; of a whole answer only, as are the next two
+  int prompt = 0;                 // which of the request's prompts
+  std::string text;               // so far; of a whole answer only
+  std::vector<std::int32_t> ids;  // the same
+  LogprobLists logprobs;          // the same
+  std::string reasoning;          // so far; of a whole answer only, as are the next two
   std::vector<engine::ToolCall> calls;
   std::shared_ptr<Json> members;       // of engine::Members, put together; null: none
   std::string extras;                  // further members of the whole answer, as the dialect wrote them

@@ -34,7 +34,9 @@ class FakeGenerator final : public engine::Generator {
   std::optional<Refusal> refusal;  // of every request
   int context = 64;
   bool healthy = true;
-  bool hold = false;  // requests give their first two events and then nothing
+  bool foreign = false;  // its model is another server's
+  bool hold = false;     // requests give their first two events and then nothing
+  bool away = false;  // its model is not in memory until come_back()
 
   std::vector<engine::Request> seen() const {
     std::lock_guard lock(mutex_);
@@ -109,7 +111,9 @@ class FakeGenerator final : public engine::Generator {
              .parameters = 9,
              .bytes = 8,
              .vocabulary = 256,
-             .has_chat_template = true}};
+             .has_chat_template = true,
+             .foreign = foreign,
+             .owner = foreign ? "up" : ""}};
   }
   Result<engine::Tokenized> tokenize(const std::string&, const engine::Prompt& prompt, bool) const override {
     engine::Tokenized out{.ids = ids_of(prompt), .context = context};
@@ -125,6 +129,14 @@ class FakeGenerator final : public engine::Generator {
       out += "<" + message["role"].get<std::string>() + ">" +
              (message["content"].is_string() ? message["content"].get<std::string>() : "");
     return out;
+  }
+  void when_ready(const std::string&, std::function<void(Result<const engine::Generator*>)> then) const override {
+    if (!away) return then(this);
+    waiting_.push_back(std::move(then));
+  }
+  void come_back(const Result<const engine::Generator*>& as) {
+    away = false;
+    for (const auto& then : std::exchange(waiting_, {})) then(as);
   }
   Load load() const override { return {.running = 2, .waiting = 1, .kv_used = 0.5, .healthy = healthy}; }
 
@@ -202,6 +214,7 @@ class FakeGenerator final : public engine::Generator {
   std::vector<std::shared_ptr<Job>> jobs_;
   std::vector<engine::Request> seen_;
   int cancelled_ = 0, alive_ = 0;
+  mutable std::vector<std::function<void(Result<const engine::Generator*>)>> waiting_;
   std::jthread thread_;
 };
 

@@ -16,6 +16,7 @@ namespace {
 
 constexpr std::size_t kMaxStops = 16;
 constexpr std::size_t kMaxStopBytes = 4096;
+constexpr std::size_t kMaxHint = 256;  // bytes of a header that says how to route
 constexpr double kNoLimit = std::numeric_limits<double>::max();
 
 void read_stops(Fields& fields, std::vector<std::string>& out) {
@@ -44,6 +45,20 @@ void read_stops(Fields& fields, std::vector<std::string>& out) {
                                                  text.size(), kMaxStopBytes)));
   }
   out = std::move(stops);
+}
+
+// "a, b" has two.
+std::vector<std::string> words_of(std::string_view list) {
+  std::vector<std::string> out;
+  while (!list.empty()) {
+    const auto comma = std::min(list.find(','), list.size());
+    std::string_view word = list.substr(0, comma);
+    while (word.starts_with(' ')) word.remove_prefix(1);
+    while (word.ends_with(' ')) word.remove_suffix(1);
+    if (!word.empty()) out.emplace_back(word);
+    list.remove_prefix(std::min(comma + 1, list.size()));
+  }
+  return out;
 }
 
 void read_logit_bias(Fields& fields, int vocabulary, std::vector<std::pair<std::int32_t, float>>& out) {
@@ -210,6 +225,22 @@ void read_generation(Fields& fields, const engine::ModelCard& model, engine::Req
   if (!model.foreign) refuse_what_is_not_served(fields);
 }
 
+void sign(const Call& call, engine::Request& request) {
+  const net::Headers& headers = call.request().headers;
+  request.tenant = call.tenant;
+  engine::Sender& sender = request.sender;
+  if (call.who != nullptr) {
+    sender.key = call.who->key_id;
+    sender.user = call.who->user;
+    sender.team = call.who->team;
+    sender.tags = call.who->tags;
+  }
+  const auto said = [&](std::string_view name) { return std::string(net::find_header(headers, name).substr(0, kMaxHint)); };
+  sender.session = said("x-session-id");
+  sender.cache_control = said("cache-control");
+  sender.data_classes = words_of(said("x-ashlar-data-class"));
+}
+
 void cap_output(const Call& call, Fields& fields, engine::Stopping& stopping) {
   const int cap = call.who != nullptr ? call.who->output_cap : 0;
   if (cap == 0) return;
@@ -241,6 +272,24 @@ Reply read_reply(Fields& fields, const engine::ModelCard& model, std::string_vie
     reply.continuous_usage = reply.continuous_usage && reply.include_usage;
   }
   return reply;
+}
+
+void with_prompt_ids(const std::shared_ptr<net::Exchange>& exchange, const engine::Generator& generator, bool wanted,
+                     Requests requests, std::function<void(PromptIds, Requests)> then) {
+  if (!wanted || requests.empty()) return then({}, std::move(requests));
+  const std::string model = requests.front().model;
+  const auto held = std::make_shared<Requests>(std::move(requests));
+  generator.when_ready(model,
+                       [exchange, model, held, then = std::move(then)](const Result<const engine::Generator*>& ready) {
+                         if (!ready) return respond_fault(*exchange, Fault(ready.error()));
+                         PromptIds ids;
+                         for (const engine::Request& request : *held) {
+                           auto tokenized = (*ready)->tokenize(model, request.prompt, true);
+                           if (!tokenized) return respond_fault(*exchange, Fault(tokenized.error()));
+                           ids.push_back(std::move(tokenized->ids));
+                         }
+                         then(std::move(ids), std::move(*held));
+                       });
 }
 
 std::string random_hex(int digits) {

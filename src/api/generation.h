@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <string>
 #include <variant>
 #include <vector>
@@ -10,6 +12,7 @@
 #include "api/errors.h"
 #include "api/fields.h"
 #include "engine/generator.h"
+#include "net/http.h"
 
 namespace ashlar::api {
 
@@ -35,6 +38,9 @@ Outcome<engine::ModelCard> find_model(const Call& call, const engine::Generator&
 using TextInput = std::variant<std::string, std::vector<std::int32_t>>;
 Outcome<std::vector<TextInput>> read_texts(Fields& fields, const std::string& name, int vocabulary, std::size_t most);
 
+// Who sends it, and what their headers say of its way: x-session-id, x-ashlar-data-class (a list), cache-control.
+void sign(const Call& call, engine::Request& request);
+
 // How many token ids a request may name: the model's, or any where its vocabulary is not known.
 int id_limit(const engine::ModelCard& model);
 
@@ -47,6 +53,13 @@ void cap_output(const Call& call, Fields& fields, engine::Stopping& stopping);
 
 // The response's id begins with `prefix`, e.g. "chatcmpl-".
 Reply read_reply(Fields& fields, const engine::ModelCard& model, std::string_view prefix);
+
+// The tokens of the requests' prompts, if they are wanted: calls `then` with them, [requests], or with nothing; at
+// once, or on another thread once the model is in memory. What goes wrong there is the exchange's answer.
+using PromptIds = std::vector<std::vector<std::int32_t>>;
+using Requests = std::vector<engine::Request>;
+void with_prompt_ids(const std::shared_ptr<net::Exchange>& exchange, const engine::Generator& generator, bool wanted,
+                     Requests requests, std::function<void(PromptIds, Requests)> then);
 
 // `digits` random hexadecimal digits, for ids that must be unique but not secret.
 std::string random_hex(int digits);

@@ -1,5 +1,9 @@
-// POST /tokenize, /detokenize, /apply-template, in the shapes of vLLM and llama.cpp.
+// POST /tokenize, /detokenize, /apply-template, in the shapes of vLLM and llama.cpp. A model that is not in memory is
+// waited for by the request alone, not by its thread.
 #include <fmt/format.h>
+
+#include <functional>
+#include <utility>
 
 #include "api/dialect.h"
 #include "api/generation.h"
@@ -11,17 +15,18 @@
 namespace ashlar::api {
 namespace {
 
-// llama.cpp: {content} gives {tokens}, with_pieces each as {id, piece}, where a
-// piece that is no whole text is an array of its bytes.
-Outcome<std::string> tokenize_content(const engine::Generator& generator, const std::string& model, Fields& fields) {
-  engine::Prompt prompt{.input = std::string(), .add_special_tokens = false};
-  bool parse_special = true, with_pieces = false;
-  fields.read("content", std::get<std::string>(prompt.input), std::string::npos);
-  fields.read("add_special", prompt.add_special_tokens);
-  fields.read("parse_special", parse_special);
-  fields.read("with_pieces", with_pieces);
-  TRY(fields.done());
-  const auto tokenized = TRY(generator.tokenize(model, prompt, parse_special));
+// The body of an answer, from a generator whose model is in memory.
+using Maker = std::function<Result<std::string>(const engine::Generator&)>;
+
+void answer(const Call& call, const engine::Generator& generator, const std::string& model, Maker make) {
+  generator.when_ready(model, [call, make = std::move(make)](const Result<const engine::Generator*>& ready) {
+    auto body = ready ? make(**ready) : Result<std::string>(ready.error());
+    if (!body) return respond_fault(*call.exchange, Fault(body.error()));
+    call.respond_json(std::move(*body));
+  });
+}
+
+std::string content_body(const engine::Tokenized& tokenized, bool with_pieces) {
   std::string out = R"({"tokens":)";
   if (!with_pieces) {
     append_ids(out, tokenized.ids);
@@ -40,22 +45,7 @@ Outcome<std::string> tokenize_content(const engine::Generator& generator, const 
   return out + (tokenized.ids.empty() ? "[]}" : "]}");
 }
 
-// vLLM: {prompt} or {messages} gives {count, max_model_len, tokens, token_strs}.
-Outcome<std::string> tokenize_prompt(const engine::Generator& generator, const std::string& model, Fields& fields) {
-  engine::Prompt prompt;
-  bool with_strings = false;
-  if (fields.has("messages")) {
-    prompt.input = TRY(read_chat(fields));
-  } else {
-    std::string text;
-    if (!fields.has("prompt")) return bad("prompt", "send 'prompt', 'messages' or 'content'");
-    fields.read("prompt", text, std::string::npos);
-    fields.read("add_special_tokens", prompt.add_special_tokens);
-    prompt.input = std::move(text);
-  }
-  fields.read("return_token_strs", with_strings);
-  TRY(fields.done());
-  const auto tokenized = TRY(generator.tokenize(model, prompt, true));
+std::string prompt_body(const engine::Tokenized& tokenized, bool with_strings) {
   std::string out =
       fmt::format(R"({{"count":{},"max_model_len":{},"tokens":)", tokenized.ids.size(), tokenized.context);
   append_ids(out, tokenized.ids);
@@ -69,6 +59,41 @@ Outcome<std::string> tokenize_prompt(const engine::Generator& generator, const s
   return out + "]}";
 }
 
+// llama.cpp: {content} gives {tokens}, with_pieces each as {id, piece}, where a
+// piece that is no whole text is an array of its bytes.
+Outcome<Maker> tokenize_content(const std::string& model, Fields& fields) {
+  engine::Prompt prompt{.input = std::string(), .add_special_tokens = false};
+  bool parse_special = true, with_pieces = false;
+  fields.read("content", std::get<std::string>(prompt.input), std::string::npos);
+  fields.read("add_special", prompt.add_special_tokens);
+  fields.read("parse_special", parse_special);
+  fields.read("with_pieces", with_pieces);
+  TRY(fields.done());
+  return [=](const engine::Generator& generator) -> Result<std::string> {
+    return content_body(TRY(generator.tokenize(model, prompt, parse_special)), with_pieces);
+  };
+}
+
+// vLLM: {prompt} or {messages} gives {count, max_model_len, tokens, token_strs}.
+Outcome<Maker> tokenize_prompt(const std::string& model, Fields& fields) {
+  engine::Prompt prompt;
+  bool with_strings = false;
+  if (fields.has("messages")) {
+    prompt.input = TRY(read_chat(fields));
+  } else {
+    std::string text;
+    if (!fields.has("prompt")) return bad("prompt", "send 'prompt', 'messages' or 'content'");
+    fields.read("prompt", text, std::string::npos);
+    fields.read("add_special_tokens", prompt.add_special_tokens);
+    prompt.input = std::move(text);
+  }
+  fields.read("return_token_strs", with_strings);
+  TRY(fields.done());
+  return [=](const engine::Generator& generator) -> Result<std::string> {
+    return prompt_body(TRY(generator.tokenize(model, prompt, true)), with_strings);
+  };
+}
+
 }  // namespace
 
 Outcome<void> tokenize(Call& call) {
@@ -76,8 +101,8 @@ Outcome<void> tokenize(Call& call) {
   const Json body = TRY(parse_body(call.request().body));
   Fields fields(body);
   const auto model = TRY(find_model(call, generator, fields));
-  call.respond_json(TRY(fields.has("content") ? tokenize_content(generator, model.id, fields)
-                                              : tokenize_prompt(generator, model.id, fields)));
+  answer(call, generator, model.id,
+         TRY(fields.has("content") ? tokenize_content(model.id, fields) : tokenize_prompt(model.id, fields)));
   return {};
 }
 
@@ -91,9 +116,11 @@ Outcome<void> detokenize(Call& call) {
   if (!fields.has("tokens")) return bad("tokens", "'tokens' is missing: send an array of token ids");
   fields.read_ids("tokens", ids, model.vocabulary);
   TRY(fields.done());
-  std::string text;
-  append_json_string(text, TRY(generator.detokenize(model.id, ids)));
-  call.respond_json(fmt::format(R"({{"prompt":{},"content":{}}})", text, text));
+  answer(call, generator, model.id, [id = model.id, ids](const engine::Generator& ready) -> Result<std::string> {
+    std::string text;
+    append_json_string(text, TRY(ready.detokenize(id, ids)));
+    return fmt::format(R"({{"prompt":{},"content":{}}})", text, text);
+  });
   return {};
 }
 
@@ -103,9 +130,11 @@ Outcome<void> apply_template(Call& call) {
   Fields fields(body);
   const auto model = TRY(find_model(call, generator, fields));
   const auto chat = TRY(read_chat(fields));
-  std::string text;
-  append_json_string(text, TRY(generator.render(model.id, chat)));
-  call.respond_json(fmt::format(R"({{"prompt":{}}})", text));
+  answer(call, generator, model.id, [id = model.id, chat](const engine::Generator& ready) -> Result<std::string> {
+    std::string text;
+    append_json_string(text, TRY(ready.render(id, chat)));
+    return fmt::format(R"({{"prompt":{}}})", text);
+  });
   return {};
 }
 

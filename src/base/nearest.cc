@@ -30,7 +30,8 @@ std::string did_you_mean(std::string_view word, std::span<const std::string> kno
   std::size_t least = 0;
   for (const std::string& each : known) {
     const std::size_t steps = distance(word, each);
-    if (steps * 3 <= std::max(word.size(), each.size()) && (best == nullptr || steps < least)) best = &each, least = steps;
+    if (steps * 3 <= std::max(word.size(), each.size()) && (best == nullptr || steps < least))
+      best = &each, least = steps;
   }
   return best == nullptr ? std::string() : "; did you mean '" + *best + "'?";
 }

@@ -47,8 +47,7 @@ Status read_options_file(const std::string& path, std::vector<Option>& options,
       if (option == options.end()) {
         std::vector<std::string> known = sections;
         for (const Option& each : options) known.push_back(each.name);
-        return Error{Code::invalid,
-                     fmt::format("{}: no option is called '{}'{}", at, name, did_you_mean(name, known))};
+        return Error{Code::invalid, fmt::format("{}: no option is called '{}'{}", at, name, did_you_mean(name, known))};
       }
       const auto set = [&](const YAML::Node& value) -> Status {
         if (!value.IsScalar()) return Error{Code::invalid, fmt::format("{}: {} takes a single value", at, name)};

@@ -37,6 +37,25 @@ Result<Windows> calibration_windows(const models::LoadedModel& model, std::strin
 constexpr std::int64_t kLayerSteps = 1000;
 models::CalibrationWatch watch_layers(Progress& progress, int layers);
 
+// What a method makes of all layers, with a bar: make(calibration, watch), its result. `job`: windows, gptq and resume
+// as the command line has them. Of what fails in another way than by Ctrl-C, nothing stays in `folder`:
+// remove(folder, layers).
+template <class Job, class Make, class Remove>
+auto calibrated_layers(models::Method method, const Job& job, const std::string& folder, int layers, Make make,
+                       Remove remove) {
+  CHECK(job.windows != nullptr, "a method that looks at a text has one");
+  Progress progress(std::string(models::name_of(method)), kLayerSteps);
+  auto made = make(models::Calibration{.method = method,
+                                       .tokens = job.windows->tokens,
+                                       .window = job.windows->window,
+                                       .gptq = job.gptq,
+                                       .folder = folder,
+                                       .resume = job.resume},
+                   watch_layers(progress, layers));
+  if (!made && made.error().code != Code::cancelled) remove(folder, layers);
+  return made;
+}
+
 // A text's first half and its second, cut where a line ends if one does near there.
 std::pair<std::string_view, std::string_view> halves(std::string_view text);
 

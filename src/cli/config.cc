@@ -8,6 +8,7 @@
 #include "cli/flags.h"
 #include "cli/serve_options.h"
 #include "cli/terminal.h"
+#include "gateway/routing/read_routes.h"
 
 namespace ashlar::cli {
 namespace {
@@ -16,22 +17,26 @@ Status check(const std::string& path) {
   ServeOptions options;
   auto listed = list_options(options);
   TRY(read_options_file(path, listed, kConfigSections));
-  const auto upstreams = TRY(upstreams_of(options, path));
-  fmt::print("{}: fine; {} upstream{}\n", path, upstreams.size(), upstreams.size() == 1 ? "" : "s");
+  TRY(check_limits(options.metering.limits));
+  const GatewayPlan plan = TRY(plan_gateway(options, path));
+  const auto count = [](std::size_t n, std::string_view what) { return fmt::format("{} {}{}", n, what, n == 1 ? "" : "s"); };
+  fmt::print("{}: fine; {}, {}\n", path, count(plan.upstreams.size(), "upstream"), count(plan.routes.groups.size(), "route"));
   return {};
 }
 
 }  // namespace
 
-Result<std::vector<gateway::UpstreamOptions>> upstreams_of(const ServeOptions& options, const std::string& config) {
-  std::vector<gateway::UpstreamOptions> out;
+Result<GatewayPlan> plan_gateway(const ServeOptions& options, const std::string& config) {
+  GatewayPlan plan;
+  auto& out = plan.upstreams;
   for (const std::string& flag : options.upstream) out.push_back(TRY(gateway::parse_upstream_flag(flag)));
   if (!config.empty())
     for (gateway::UpstreamOptions& each : TRY(gateway::read_upstreams(config))) out.push_back(std::move(each));
   for (auto one = out.begin(); one != out.end(); ++one)
     if (std::ranges::find(out.begin(), one, one->name, &gateway::UpstreamOptions::name) != one)
       return Error{Code::invalid, fmt::format("two upstreams are called '{}'", one->name)};
-  return out;
+  if (!config.empty()) plan.routes = TRY(gateway::read_routes(config));
+  return plan;
 }
 
 int config(const Words& words) {

@@ -32,23 +32,6 @@ Result<models::QuantizePlan> make_plan(const models::LoadedModel& model, const Q
   return error;
 }
 
-// Layer by layer; what is done stays in `folder`.
-Result<models::MadeLayers> make_calibrated(const models::LoadedModel& model, models::QuantizePlan& plan,
-                                           const QuantizeJob& job, const std::string& folder, ThreadPool& pool) {
-  CHECK(job.windows != nullptr, "a method that looks at a text has one");
-  const models::Calibration calibration{.method = job.method,
-                                        .tokens = job.windows->tokens,
-                                        .window = job.windows->window,
-                                        .gptq = job.gptq,
-                                        .folder = folder,
-                                        .resume = job.resume};
-  Progress progress(std::string(models::name_of(job.method)), kLayerSteps);
-  auto layers = models::make_layers(model, plan, calibration, pool, watch_layers(progress, model.shape.layers));
-  const bool resumable = !layers && layers.error().code == Code::cancelled;
-  if (!layers && !resumable) models::remove_layers(folder, model.shape.layers);
-  return layers;
-}
-
 }  // namespace
 
 Result<models::QuantizePlan> quantize_file(const models::LoadedModel& model, const QuantizeJob& job,
@@ -62,7 +45,11 @@ Result<models::QuantizePlan> quantize_file(const models::LoadedModel& model, con
   }
   models::MadeLayers layers;
   const std::string folder = path + ".layers";
-  if (job.method != models::Method::rtn) layers = TRY(make_calibrated(model, plan, job, folder, pool));
+  const auto make = [&](const models::Calibration& calibration, const models::CalibrationWatch& watch) {
+    return models::make_layers(model, plan, calibration, pool, watch);
+  };
+  if (job.method != models::Method::rtn)
+    layers = TRY(calibrated_layers(job.method, job, folder, model.shape.layers, make, models::remove_layers));
   Progress progress("quantizing", model.facts.parameters);
   TRY(models::quantize(
       model, plan, pool,

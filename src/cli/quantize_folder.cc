@@ -32,22 +32,6 @@ Result<models::FolderPlan> make_plan(const models::LoadedModel& model, const std
   return Error{Code::too_large, plan.error().message + "; --force does it all the same"};
 }
 
-Result<models::FolderLayers> make_layers(const models::LoadedModel& model, const models::FolderPlan& plan,
-                                         const FolderJob& job, const std::string& folder, ThreadPool& pool) {
-  CHECK(job.windows != nullptr, "a method that looks at a text has one");
-  const models::Calibration calibration{.method = job.form.method,
-                                        .tokens = job.windows->tokens,
-                                        .window = job.windows->window,
-                                        .gptq = job.gptq,
-                                        .folder = folder,
-                                        .resume = job.resume};
-  Progress progress(std::string(models::name_of(job.form.method)), kLayerSteps);
-  auto layers = models::make_folder_layers(model, plan, calibration, pool, watch_layers(progress, model.shape.layers));
-  const bool resumable = !layers && layers.error().code == Code::cancelled;
-  if (!layers && !resumable) models::remove_folder_layers(folder, model.shape.layers);
-  return layers;
-}
-
 std::uint64_t bytes_of(const std::string& folder) {
   std::error_code unknown;
   std::uint64_t sum = 0;
@@ -76,7 +60,12 @@ Result<FolderOutcome> quantize_folder(const models::LoadedModel& model, const st
                         .misfits = plan.misfits};
   models::FolderLayers layers;
   const std::string beside = out->path() + ".layers";
-  if (job.form.method != models::Method::rtn) layers = TRY(make_layers(model, plan, job, beside, pool));
+  const auto make = [&](const models::Calibration& calibration, const models::CalibrationWatch& watch) {
+    return models::make_folder_layers(model, plan, calibration, pool, watch);
+  };
+  if (job.form.method != models::Method::rtn)
+    layers =
+        TRY(calibrated_layers(job.form.method, job, beside, model.shape.layers, make, models::remove_folder_layers));
   outcome.outliers = layers.outliers;
   outcome.columns = layers.columns;
   Progress progress("writing", plan.elements);

@@ -6,15 +6,13 @@
 
 #include "api/api.h"
 #include "base/log.h"
+#include "cli/answerers.h"
 #include "cli/commands.h"
 #include "cli/flags.h"
-#include "cli/host.h"
 #include "cli/kept_keys.h"
 #include "cli/serve_options.h"
 #include "cli/terminal.h"
 #include "gateway/identity/identity.h"
-#include "gateway/upstreams/directory.h"
-#include "gateway/upstreams/upstreams.h"
 #include "net/http_server.h"
 
 namespace ashlar::cli {
@@ -81,35 +79,8 @@ Result<std::unique_ptr<gateway::Identity>> open_identity(const ServeOptions& opt
   return gateway::Identity::create(std::move(config), keys.ring.get());
 }
 
-// Everything that answers: models here, and those of upstreams.
-class Answerers {
- public:
-  static Result<std::unique_ptr<Answerers>> open(const std::vector<std::string>& models, const HostOptions& options,
-                                                 std::vector<gateway::UpstreamOptions> upstreams) {
-    auto all = std::make_unique<Answerers>();
-    std::vector<gateway::Directory::Place> places;
-    if (!models.empty()) {
-      all->host_ = TRY(Host::open(models, options));
-      places.push_back({.generator = &all->host_->generator(), .embedder = &all->host_->embedder()});
-    }
-    all->upstreams_ = TRY(gateway::Upstreams::open(std::move(upstreams)));
-    for (gateway::Upstream* upstream : all->upstreams_->upstreams())
-      places.push_back({.name = upstream->name(), .generator = upstream, .embedder = upstream});
-    all->directory_ = std::make_unique<gateway::Directory>(std::move(places));
-    return all;
-  }
-  engine::Generator& generator() { return host_ && upstreams_->upstreams().empty() ? host_->generator() : *directory_; }
-  engine::Embedder& embedder() { return host_ && upstreams_->upstreams().empty() ? host_->embedder() : *directory_; }
-  engine::Reranker* reranker() { return host_ ? &host_->reranker() : nullptr; }
-
- private:
-  std::unique_ptr<Host> host_;
-  std::unique_ptr<gateway::Upstreams> upstreams_;
-  std::unique_ptr<gateway::Directory> directory_;
-};
-
 Status serve_until_signalled(const ServeOptions& options, const std::vector<std::string>& models,
-                             std::vector<gateway::UpstreamOptions> upstreams) {
+                             GatewayPlan plan) {
   TRY(configure_log(options));
   const sigset_t signals = block_signals();
   const KeptKeys keys = TRY(open_keys_to_serve(options.state));
@@ -117,13 +88,15 @@ Status serve_until_signalled(const ServeOptions& options, const std::vector<std:
   const bool keyed = !options.api.api_key.empty() || !options.api.api_key_file.empty() || identity->required();
   auto api = TRY(api::Api::create(options.api, options.server.host, std::move(identity)));
   std::unique_ptr<Answerers> answerers;  // outlives the server and, through its order below, the api
+  std::unique_ptr<Metering> metering;
   auto server = TRY(net::HttpServer::listen(options.server, api->handler()));
-  answerers = TRY(Answerers::open(models, options.host, std::move(upstreams)));
-  api->serve(answerers->generator(), &answerers->embedder(), answerers->reranker());
+  answerers = TRY(Answerers::open(models, options.host, std::move(plan)));
+  metering = TRY(Metering::open(options.metering, keys.database.get(), answerers->generator()));
+  api->serve(metering->generator(), &answerers->embedder(), answerers->reranker());
   const bool v6 = options.server.host.find(':') != std::string::npos;
   const std::string url = fmt::format("{}://{}{}{}:{}", options.server.tls_cert.empty() ? "http" : "https", v6 ? "[" : "",
                                       options.server.host, v6 ? "]" : "", server->port());
-  print_welcome(url, answerers->generator().models(), keyed);
+  print_welcome(url, metering->generator().models(), keyed);
 
   int signal = 0;
   sigwait(&signals, &signal);
@@ -159,11 +132,11 @@ int serve(const Words& words) {
   if (const auto status = parse(line, words)) return *status;
   std::vector<std::string> models = options.model;
   if (!model.empty()) models.insert(models.begin(), model);
-  auto upstreams = upstreams_of(options, line.config);
-  if (!upstreams) return fail("serve", upstreams.error());
+  auto plan = plan_gateway(options, line.config);
+  if (!plan) return fail("serve", plan.error());
   // Whoever names upstreams alone wants a gateway alone.
-  if (models.empty() && upstreams->empty()) models.emplace_back(kDefaultModel);
-  if (const auto done = serve_until_signalled(options, models, std::move(*upstreams)); !done) return fail("serve", done.error());
+  if (models.empty() && plan->upstreams.empty()) models.emplace_back(kDefaultModel);
+  if (const auto done = serve_until_signalled(options, models, std::move(*plan)); !done) return fail("serve", done.error());
   return 0;
 }
 

@@ -7,6 +7,8 @@
 
 #include "api/api.h"
 #include "cli/host.h"
+#include "cli/metering.h"
+#include "gateway/routing/router.h"
 #include "gateway/upstreams/options.h"
 #include "net/http_server.h"
 #include "store/database.h"
@@ -21,6 +23,7 @@ struct ServeOptions {
   HostOptions host;
   store::StateOptions state = store::state_options_from_environment();
   std::string identity;
+  MeteringOptions metering;
   std::chrono::milliseconds drain_timeout{30'000};
   std::string log_level = "info", log_format = "text";
   void fields(auto&& field) {
@@ -35,6 +38,7 @@ struct ServeOptions {
     field("identity", identity,
           "File (YAML) of who else may ask: issuers of tokens (OpenID Connect), clients' certificates, and the rules of "
           "what each may do.");
+    metering.fields(field);
     field("drain_timeout", drain_timeout, "Milliseconds that running answers get to end after SIGTERM.");
     field("log_level", log_level, "debug, info, warn, error or off.");
     field("log_format", log_format, "text or json.");
@@ -42,9 +46,15 @@ struct ServeOptions {
 };
 
 // The file's members that are no options.
-inline const std::vector<std::string> kConfigSections = {"upstreams"};
+inline const std::vector<std::string> kConfigSections = {"upstreams", "routes"};
 
-// Those of the flags, then those of the file at `config` ("": none). invalid: also two of one name.
-Result<std::vector<gateway::UpstreamOptions>> upstreams_of(const ServeOptions& options, const std::string& config);
+// What stands between the clients and the models.
+struct GatewayPlan {
+  std::vector<gateway::UpstreamOptions> upstreams;  // those of the flags, then the file's
+  gateway::RouteTable routes;                       // without generators
+};
+
+// `config`: the file's path, or "". invalid: every fault of a section, also two upstreams of one name.
+Result<GatewayPlan> plan_gateway(const ServeOptions& options, const std::string& config);
 
 }  // namespace ashlar::cli

@@ -47,8 +47,10 @@ int upstream(const Words& words) {
   std::string what;
   CommandLine line{.name = "upstream",
                    .summary = "Seal a secret, read from stdin, so that it may stand in a configuration file.",
-                   .examples = "Example:\n  ashlar upstream seal < key.txt\nThe key that seals is ASHLAR_SEAL_KEY, or a file that is made at "
-                               "first: ASHLAR_SEAL_KEY_FILE, else ~/.config/ashlar/seal.key.",
+                   .examples =
+                       "Example:\n  ashlar upstream seal < key.txt\nThe key that seals is ASHLAR_SEAL_KEY, or a file "
+                       "that is made at "
+                       "first: ASHLAR_SEAL_KEY_FILE, else ~/.config/ashlar/seal.key.",
                    .positionals = {{.name = "seal", .help = "The word `seal`.", .value = &what, .required = true}}};
   if (const auto status = parse(line, words)) return *status;
   if (what != "seal") return fail("upstream", {Code::invalid, fmt::format("'{}' is not `seal`", what)});

@@ -76,6 +76,18 @@ struct Speculating {
 // stays until another needs its room; nothing: as the request before it said, or else the server's options.
 using KeepAlive = std::optional<std::chrono::milliseconds>;
 
+// Who sends a request, as was proved, and what they say of its way: what gateways decide by. Engines do not look at it.
+struct Sender {
+  std::string key, user, team;                            // beside Request::tenant
+  std::vector<std::pair<std::string, std::string>> tags;  // costs are told apart by them
+  std::string session;                                    // its requests may stay together
+  std::vector<std::string> data_classes;                  // of what the prompt holds, "sensitive"
+  std::string cache_control;                              // as HTTP's header
+};
+
+// For the client, as HTTP headers beside the answer.
+using Notes = std::vector<std::pair<std::string, std::string>>;
+
 // Lower is more urgent. A class is served before the next; within one, tenants
 // take turns by the tokens they used.
 struct Request {
@@ -99,6 +111,9 @@ struct Request {
   // left unsaid is unsaid. Of model, prompt, n and the most tokens the fields tell the truth. Null: the fields are all.
   // Our engine does not look at it.
   std::shared_ptr<const Json> body;
+  Sender sender;
+  // Whoever is on the way adds to it before it hands the request on. Null: nobody wants to know.
+  std::shared_ptr<Notes> notes;
   Clock::time_point arrived = Clock::now();
   Clock::time_point deadline = Clock::time_point::max();
 };
@@ -250,6 +265,12 @@ class Generator {
   virtual Result<Tokenized> tokenize(const std::string& model, const Prompt& prompt, bool parse_special) const = 0;
   virtual Result<std::string> detokenize(const std::string& model, const std::vector<std::int32_t>& ids) const = 0;
   virtual Result<std::string> render(const std::string& model, const Chat& chat) const = 0;
+  // Whom to ask for these three where nobody may wait: calls `then` with a generator that answers at once, valid during
+  // the call; on another thread where the model has yet to come into memory. Errors: what keeps it from coming.
+  virtual void when_ready(const std::string& model, std::function<void(Result<const Generator*>)> then) const {
+    (void)model;
+    then(this);
+  }
 
   // Loads an adapter while everything goes on, then calls `done`, perhaps on another thread. invalid: the name is
   // taken, or it is for another base; not_found, io, corrupt, unsupported: what is at the path.

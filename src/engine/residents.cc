@@ -506,6 +506,15 @@ Result<std::string> Residents::render(const std::string& model, const Chat& chat
   return state_->use(model, [&](Generator& generator) { return generator.render(model, chat); });
 }
 
+void Residents::when_ready(const std::string& model, std::function<void(Result<const Generator*>)> then) const {
+  const Result<Slot*> slot = state_->find(model);
+  if (!slot) return then(slot.error());
+  state_->with(**slot, {}, [then = std::move(then)](const Loaded& loaded) {
+    if (!loaded) return then(loaded.error());
+    then(loaded->generator.get());
+  });
+}
+
 Generator::Load Residents::load() const { return state_->load(); }
 
 void Residents::load_adapter(AdapterOrder order, std::function<void(Status)> done) {

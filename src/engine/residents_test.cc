@@ -285,6 +285,33 @@ TEST_F(ResidentsTest, ADroppedRequestIsNotStarted) {
   EXPECT_TRUE(ledger.started.empty());
 }
 
+TEST_F(ResidentsTest, WhoMayNotWaitIsCalledWhenTheModelIsThere) {
+  std::mutex gate;
+  auto slow = model("slow");
+  slow.load = [&]() -> Result<Resident> {
+    const std::lock_guard lock(gate);
+    return Resident{.generator = std::make_shared<FakeGenerator>("slow", ledger)};
+  };
+  const auto residents = *Residents::create({model("a"), slow, model("broken")}, {.max_loaded = 2});
+  ASSERT_TRUE(residents->preload("a"));
+  std::string at_once;
+  std::promise<std::string> later;
+  {
+    const std::lock_guard lock(gate);
+    residents->when_ready("slow", [&](Result<const Generator*> ready) {
+      later.set_value(ready ? *(*ready)->render("slow", {}) : ready.error().message);
+    });
+    residents->when_ready("a", [&](Result<const Generator*> ready) { at_once = *(*ready)->render("a", {}); });
+    EXPECT_EQ(at_once, "a");
+  }
+  EXPECT_EQ(later.get_future().get(), "slow");
+  std::promise<Code> failed;
+  residents->when_ready("broken", [&](Result<const Generator*> ready) { failed.set_value(ready.error().code); });
+  EXPECT_EQ(failed.get_future().get(), Code::corrupt);
+  residents->when_ready("nobody",
+                        [&](Result<const Generator*> ready) { EXPECT_EQ(ready.error().code, Code::not_found); });
+}
+
 TEST_F(ResidentsTest, ManyAskAtOnce) {
   const auto residents = make({"a", "b", "c"}, {.keep_alive = milliseconds(1), .max_loaded = 2});
   std::vector<std::thread> threads;

@@ -143,6 +143,11 @@ TEST_F(ElementwiseTest, EveryRowOfTheTableGivesTheBitsOfRef) {
       y = a;
       row.add(b.data(), n, y.data());
       keep(y);
+      y = a;
+      const std::vector<float> rows = normals(5 * (n + 3), 5);
+      for (const int count : {0, 1, 5})
+        row.add_rows(rows.data(), static_cast<std::size_t>(n + 3), b.data(), std::min(count, n), n, y.data());
+      keep(y);
       for (const int halves : {0, 1}) {
         y = a;
         row.rope(cosine.data(), sine.data(), n / 2 * 2, halves, y.data());

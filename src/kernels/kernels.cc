@@ -86,6 +86,7 @@ const Kernels& amx_row() {
     kernels.tile_matmul[kI8] = amx::matmul_i8;
     kernels.tile_matmul[kNF4] = amx::matmul_nf4;
     kernels.tile_matmul[kMXFP4] = amx::matmul_mxfp4;
+    kernels.narrow8 = amx::narrow8;
     kernels.int8_panel = amx::int8_panel;
     kernels.bf16_panel = amx::bf16_panel;
     kernels.int8_operations = amx::int8_operations;

@@ -10,11 +10,11 @@
 
 namespace ashlar::kernels {
 
-// int8: a scale for each 128 inputs of an output, or for each output of a matrix of few inputs; weights are off by
-// about 0.6 % of their root mean square, and so are products.
+// int8: a scale for each 128 inputs of an output, and of x; weights are off by about 0.6 % of their root mean square, x
+// likewise, and products by 0.9 %.
 enum class NarrowForm : std::uint8_t { bf16, int8 };
 
-// A packed matrix of more inputs than outputs, for narrow_in or narrow8_in. Memory is the caller's.
+// A packed matrix of more inputs than outputs, for narrow_in or narrow8. Memory is the caller's.
 class NarrowIn {
  public:
   NarrowIn(NarrowForm form, int inputs, int outputs) : form_(form), inputs_(inputs), outputs_(outputs) {}
@@ -29,17 +29,16 @@ class NarrowIn {
 
   // Outputs [first, first + count) for up to kNarrowRows rows, but for `rows`, x and y.
   NarrowJob job(int first, int count, float scale) const;
-  Narrow8Job job8(int first, int count) const;
+  // `first` is a multiple of 16, and so is `count` but for the last outputs.
+  Narrow8Job job8(int first, int count, float scale) const;
 
  private:
-  std::int8_t* codes() const { return reinterpret_cast<std::int8_t*>(at_); }
-  float* scales() const;
   NarrowForm form_;
   int inputs_, outputs_;
   std::byte* at_ = nullptr;
 };
 
-// One of more outputs than inputs, for narrow_out or narrow8_out. Its inputs are even in number, at most kMostNarrow8.
+// One of more outputs than inputs, for narrow_out or narrow8. Its inputs are even in number.
 class NarrowOut {
  public:
   NarrowOut(NarrowForm form, int inputs, int outputs) : form_(form), inputs_(inputs), outputs_(outputs) {}
@@ -51,7 +50,7 @@ class NarrowOut {
   // At most `inputs` weights; the others are zero.
   void pack(int output, std::span<const float> weights);
 
-  // `first` is a multiple of 16.
+  // `first` is a multiple of 16, and so is `count` but for the last outputs.
   NarrowJob job(int first, int count) const;
   Narrow8Job job8(int first, int count) const;
 

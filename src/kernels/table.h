@@ -204,25 +204,32 @@ struct NarrowJob {
 // Where weights are [outputs][inputs], rows of so many inputs: the last ones are filled up with zeros.
 inline constexpr int narrow_inputs(int inputs) { return (inputs + kLanes - 1) / kLanes * kLanes; }
 
-// The same with weights of 8 bits and activations of 16: products of codes are exact.
+// The same with weights and activations of 8 bits: products of codes are exact, and each kNarrow8Block inputs have
+// their scales.
+struct NarrowScale {
+  float scale;
+  int32_t bias;  // -128 * the sum of the codes
+};
 struct Narrow8Job {
-  const int8_t* weights;
-  const float* scales;  // narrow8_in: of the weights
+  // Tiles of kLanes outputs, the last one of as many as are left: codes [narrow8_inputs(inputs) / 4][its outputs][4],
+  // 128 more than what they mean; bf16 scales [narrow8_blocks(inputs)][its outputs].
+  const uint8_t* weights;
+  const uint16_t* scales;
   int inputs, outputs;
-  int rows;                       // at most kNarrowRows
-  const int16_t* x[kNarrowRows];  // [narrow8_inputs(inputs)] each
-  float x_scale[kNarrowRows];
+  int rows;                     // at most kNarrowRows
+  const int8_t* x;              // [rows], `ldx` apart: narrow8_codes_of(inputs) each
+  const NarrowScale* x_scales;  // [rows], `ld_scales` apart: narrow8_blocks(inputs) each
+  size_t ldx, ld_scales;
+  float scale;
+  bool add;               // to what y has
   float* y[kNarrowRows];  // [outputs] each
 };
-// So many codes of a row of x, or of an output of narrow8_in: the last ones are filled up with zeros.
-inline constexpr int narrow8_inputs(int inputs) { return (inputs + 63) / 64 * 64; }
-// Inputs of an output of narrow8_in that share a scale.
+// So many codes of an output: the last ones are filled up with zeros.
+inline constexpr int narrow8_inputs(int inputs) { return (inputs + 3) / 4 * 4; }
+// The same of a row of x.
+inline constexpr int narrow8_codes_of(int inputs) { return (inputs + 63) / 64 * 64; }
 inline constexpr int kNarrow8Block = 128;
 inline constexpr int narrow8_blocks(int inputs) { return (inputs + kNarrow8Block - 1) / kNarrow8Block; }
-// The greatest codes of x. Of narrow8_out one such that sums over kMostNarrow8 inputs stay integers of 32 bits.
-inline constexpr int kMostNarrow8 = 4096, kNarrow8InTop = 32767, kNarrow8OutTop = 4095;
-// Tiles of narrow8_out: bf16 scale[16], then int8 [input / 2][16][2].
-inline constexpr int narrow8_tile_bytes(int inputs) { return kLanes * (2 + inputs); }
 
 // The keys (or the values) of 16 positions and one KV head are head_dim * 16 elements in an order that belongs to
 // the row of the table (they are written and read by it alone), then, for int8, the scales [16 positions], f32.
@@ -298,16 +305,11 @@ struct Kernels {
   // [output / 16][input / 2][16][2], as a BF16 tile; those of outputs that are not there are not used.
   void (*narrow_out)(const NarrowJob* job);
   // Some jobs with weights of 8 bits. Those of the same shape go best side by side: several streams from memory are
-  // faster than one.
-  // y[r][o] = x_scale[r] * sum over i of W[o, i] x[r][i]: in each block of inputs, products of those in place 2l and
-  // 2l + 1 of each 32 are added in lane l, as integers; blocks are scaled and added in order, and the sixteen sums by
-  // halves. weights [outputs][narrow8_inputs(inputs)], scales [outputs][narrow8_blocks(inputs)].
-  void (*narrow8_in)(const Narrow8Job* jobs, int count);
-  // y[r][o] += scale[o] * x_scale[r] * sum over i of W[o, i] x[r][i], the sum in integers. At most kMostNarrow8 inputs,
-  // which are even. weights: tiles; those of outputs that are not there are not used.
-  void (*narrow8_out)(const Narrow8Job* jobs, int count);
-  // x [n] as narrow8_inputs(n) codes, the greatest of them `top`. Returns their scale.
-  float (*narrow_codes)(const float* x, int n, int top, int16_t* codes);
+  // faster than one. y[r][o] = scale * sum over i of W[o, i] x[r][i], or y + this if `add`: products of codes are added
+  // in each block, as integers, and blocks times both scales in order.
+  void (*narrow8)(const Narrow8Job* jobs, int count);
+  // x [n] as narrow8_codes_of(n) codes, the greatest of a block 127, and the blocks' scales.
+  void (*narrow8_codes)(const float* x, int n, int8_t* codes, NarrowScale* scales);
   // x [rows <= 16, columns] into one panel; columns a multiple of 32.
   void (*quantize_panel)(const float* x, size_t ldx, int rows, int columns, PanelBlock* panel);
   // x [rows <= 16, columns] into one panel of tiles. int8: into whole groups, of `lines` lines.
@@ -329,6 +331,9 @@ struct Kernels {
   void (*layer_norm)(const float* x, const float* weight, const float* bias, float epsilon, int n, float* y);
   // x += y
   void (*add)(const float* y, int n, float* x);
+  // x [n] += each of `count` rows, `ld` apart, times its factor, one after the other; a product is rounded before it is
+  // added.
+  void (*add_rows)(const float* rows, size_t ld, const float* factors, int count, int n, float* x);
   // Rotates pairs by their angles: (x[i], x[i + n/2]) if `halves`, else (x[2i], x[2i+1]); cosine and sine [n/2].
   void (*rope)(const float* cosine, const float* sine, int n, int halves, float* x);
   // y = silu(gate) * up

@@ -14,18 +14,14 @@
 namespace ashlar::models {
 namespace {
 
-constexpr int kTaskWeights = 32 * 1024;  // less is not worth waking a thread for
-constexpr int kAbreast = 4;              // jobs of as many adapters side by side
-constexpr std::size_t kFewRows = 64;     // all of them are worth going side by side
+constexpr int kAbreast = 4;   // runs of one task: what is made of their rows is to stay in its thread's caches
+constexpr int kTogether = 8;  // runs whose jobs go to the kernels together
 
 std::size_t size(int n) { return static_cast<std::size_t>(n); }
 
 void grow(auto& values, std::size_t count) {
   if (values.size() < count) values.resize(count);
 }
-
-// So many of `unit` as make a task, where one has `weights`.
-int task_step(int weights, int unit) { return std::max(1, kTaskWeights / weights / unit) * unit; }
 
 // Where a part of an adapter goes, and where it comes from.
 struct Source {
@@ -124,163 +120,141 @@ void LoraRows::set(std::span<const LoraAdapter* const> rows) {
   }
 }
 
+void LoraRows::Codes::make_room(std::size_t rows, int columns) {
+  ld_ = size(kernels::narrow8_codes_of(columns));
+  ld_scales_ = size(kernels::narrow8_blocks(columns));
+  grow(codes_, rows * ld_);
+  grow(scales_, rows * ld_scales_);
+}
+
+void LoraRows::Codes::convert(std::size_t row, const float* x, int columns) {
+  kernels::kernels().narrow8_codes(x, columns, codes_.data() + row * ld_, scales_.data() + row * ld_scales_);
+}
+
+void LoraRows::Codes::set(kernels::Narrow8Job& job, std::size_t first_row) const {
+  job.x = codes_.data() + first_row * ld_;
+  job.ldx = ld_;
+  job.x_scales = scales_.data() + first_row * ld_scales_;
+  job.ld_scales = ld_scales_;
+}
+
 void LoraRows::list_sides(const kernels::PackedMatrix& matrix) {
   sides_.clear();
-  std::size_t middle = 0, codes = 0, scales = 0;
+  std::size_t middle = 0;
+  most_rank_ = 0;
   for (Run& run : runs_) {
     run.first_side = static_cast<int>(sides_.size());
     for (const LoraAdapter::Part& part : run.adapter->beside(matrix)) {
-      sides_.push_back({&run, &part, middle, codes, scales});
-      middle += size(run.count) * size(part.rank());
-      codes += size(run.count) * size(kernels::narrow8_inputs(part.rank()));
-      scales += size(run.count);
+      sides_.push_back({&run, &part, middle});
+      middle += size(run.count);
+      most_rank_ = std::max(most_rank_, part.rank());
     }
     run.sides = static_cast<int>(sides_.size()) - run.first_side;
   }
-  abreast_.clear();
-  for (const Side& side : sides_) abreast_.push_back(&side);
-  std::ranges::sort(abreast_, std::less<>(), [](const Side* side) { return std::pair(side->part->first_row, side); });
   int8_ = form_beside(matrix) == kernels::NarrowForm::int8;
   columns_ = matrix.columns();
-  grow(middle_, middle);
+  grow(middle_, middle * size(most_rank_));
   if (!int8_) return;
-  grow(codes_, order_.size() * size(kernels::narrow8_inputs(columns_)));
-  grow(scales_, order_.size());
-  grow(middle_codes_, codes);
-  grow(middle_scales_, scales);
-}
-
-// How many sides from abreast_[first] on have its shape and may go together.
-int LoraRows::alike(std::size_t first) const {
-  const LoraAdapter::Part& part = *abreast_[first]->part;
-  int count = 1;
-  for (; count < kAbreast && first + size(count) < abreast_.size(); ++count) {
-    const LoraAdapter::Part& other = *abreast_[first + size(count)]->part;
-    if (other.first_row != part.first_row || other.rank() != part.rank()) break;
-  }
-  return count;
+  x_codes_.make_room(order_.size(), columns_);
+  middle_codes_.make_room(middle, most_rank_);
 }
 
 bool LoraRows::prepare(const kernels::PackedMatrix& matrix, const float* x, std::size_t ldx) {
   if (runs_.empty()) return false;
   list_sides(matrix);
   if (sides_.empty()) return false;
-  if (order_.size() > kFewRows && runs_.size() >= 2 * size(pool_.size()))
-    prepare_runs(x, ldx);
-  else
-    prepare_abreast(x, ldx);
+  // What is made of a run's rows stays in its thread's caches.
+  const int runs = static_cast<int>(runs_.size());
+  const int abreast = std::clamp(runs / pool_.size(), 1, kAbreast);
+  pool_.for_each((runs + abreast - 1) / abreast, [&](int i, int) {
+    const auto some = std::span(runs_).subspan(size(i * abreast), size(std::min(abreast, runs - i * abreast)));
+    for (const Run& run : some)
+      if (int8_ && run.sides > 0) convert(run, x, ldx);
+    each_abreast(some, [&](Sides sides) {
+      multiply_a(sides, x, ldx);
+      for (const Side* side : sides)
+        if (int8_) convert_middle(*side);
+    });
+  });
   return true;
 }
 
-// Enough runs for all threads: what is made of a run's rows stays in its thread's caches.
-void LoraRows::prepare_runs(const float* x, std::size_t ldx) {
-  pool_.for_each(static_cast<int>(runs_.size()), [&](int i, int) {
-    const Run& run = runs_[size(i)];
-    if (run.sides == 0) return;
-    convert(run.first, run.count, x, ldx);
-    for (const Side& side : std::span(sides_).subspan(size(run.first_side), size(run.sides))) {
-      const Side* one = &side;
-      multiply_a(std::span(&one, 1), 0, side.part->rank(), x, ldx);
-      convert_middle(side);
-    }
-  });
-}
-
-void LoraRows::prepare_abreast(const float* x, std::size_t ldx) {
-  const int rows = static_cast<int>(order_.size()), step = std::max(1, kTaskWeights / 2 / columns_);
-  pool_.for_each((rows + step - 1) / step,
-                 [&](int i, int) { convert(i * step, std::min(step, rows - i * step), x, ldx); });
-  slices_.clear();
-  const int outputs = task_step(columns_, 4);
-  for (std::size_t i = 0; i < abreast_.size(); i += size(alike(i)))
-    for (int rank = abreast_[i]->part->rank(), first = 0; first < rank; first += outputs)
-      slices_.push_back({static_cast<int>(i), alike(i), first, std::min(outputs, rank - first)});
-  pool_.for_each(static_cast<int>(slices_.size()), [&](int i, int) {
-    const Slice& slice = slices_[size(i)];
-    multiply_a(std::span(abreast_).subspan(size(slice.first_side), size(slice.sides)), slice.first, slice.count, x,
-               ldx);
-  });
-  for (const Side& side : sides_) convert_middle(side);
-}
-
 void LoraRows::add(int first, int outputs, float* y, std::size_t ldy) const {
-  for (std::size_t i = 0; i < abreast_.size();) {
-    const int count = alike(i);
-    const LoraAdapter::Part& part = *abreast_[i]->part;
-    const int begin = std::max(first, part.first_row);
-    const int end = std::min(first + outputs, part.first_row + part.b.outputs());
-    if (begin < end)
-      multiply_b(std::span(abreast_).subspan(i, size(count)), begin - part.first_row, end - begin, y, ldy);
-    i += size(count);
+  for (std::size_t i = 0; i < runs_.size(); i += size(kTogether))
+    each_abreast(std::span(runs_).subspan(i, std::min(size(kTogether), runs_.size() - i)),
+                 [&](Sides sides) { multiply_b(sides, first, outputs, y, ldy); });
+}
+
+// The first sides of some runs, at most kTogether, then the second ones, and so on.
+void LoraRows::each_abreast(std::span<const Run> runs, FunctionRef<void(Sides)> use) const {
+  for (int k = 0;; ++k) {
+    const Side* sides[kTogether];
+    std::size_t count = 0;
+    for (const Run& run : runs)
+      if (k < run.sides) sides[count++] = &sides_[size(run.first_side + k)];
+    if (count == 0) return;
+    use({sides, count});
   }
 }
 
-// Rows of order_ as codes.
-void LoraRows::convert(int first, int rows, const float* x, std::size_t ldx) {
-  for (std::size_t i = size(first); int8_ && i < size(first + rows); ++i)
-    scales_[i] = kernels::kernels().narrow_codes(x + size(order_[i]) * ldx, columns_, kernels::kNarrow8InTop,
-                                                 codes_.data() + i * size(kernels::narrow8_inputs(columns_)));
+void LoraRows::convert(const Run& run, const float* x, std::size_t ldx) {
+  for (std::size_t i = size(run.first); i < size(run.first + run.count); ++i)
+    x_codes_.convert(i, x + size(order_[i]) * ldx, columns_);
 }
 
-void LoraRows::multiply_a(std::span<const Side* const> sides, int first, int count, const float* x, std::size_t ldx) {
-  const auto fill = [&](const Side& side, auto& job, auto set_x) {
-    job.rows = side.run->count;
-    for (int i = 0; i < job.rows; ++i) {
-      set_x(i, size(side.run->first + i));
-      job.y[i] = middle_.data() + side.middle + size(i * side.part->rank() + first);
+void LoraRows::multiply_a(Sides sides, const float* x, std::size_t ldx) {
+  kernels::Narrow8Job jobs[kTogether];
+  for (std::size_t j = 0; j < sides.size(); ++j) {
+    const Side& side = *sides[j];
+    const auto fill = [&](auto& job) {
+      job.rows = side.run->count;
+      for (int i = 0; i < job.rows; ++i) job.y[i] = middle_.data() + middle_at(side, i);
+    };
+    const LoraAdapter::Part& part = *side.part;
+    if (int8_) {
+      jobs[j] = part.a.job8(0, part.rank(), part.scale);
+      x_codes_.set(jobs[j], size(side.run->first));
+      fill(jobs[j]);
+      continue;
     }
-  };
-  if (int8_) {
-    kernels::Narrow8Job jobs[kAbreast];
-    for (std::size_t j = 0; j < sides.size(); ++j) {
-      jobs[j] = sides[j]->part->a.job8(first, count);
-      fill(*sides[j], jobs[j], [&](int i, std::size_t row) {
-        jobs[j].x[i] = codes_.data() + row * size(kernels::narrow8_inputs(columns_));
-        jobs[j].x_scale[i] = scales_[row] * sides[j]->part->scale;
-      });
-    }
-    return kernels::kernels().narrow8_in(jobs, static_cast<int>(sides.size()));
-  }
-  for (const Side* side : sides) {
-    kernels::NarrowJob job = side->part->a.job(first, count, side->part->scale);
-    fill(*side, job, [&](int i, std::size_t row) { job.x[i] = x + size(order_[row]) * ldx; });
+    kernels::NarrowJob job = part.a.job(0, part.rank(), part.scale);
+    fill(job);
+    for (int i = 0; i < job.rows; ++i) job.x[i] = x + size(order_[size(side.run->first + i)]) * ldx;
     kernels::kernels().narrow_in(&job);
   }
+  if (int8_) kernels::kernels().narrow8(jobs, static_cast<int>(sides.size()));
 }
 
 void LoraRows::convert_middle(const Side& side) {
-  const int rank = side.part->rank();
-  for (std::size_t i = 0; int8_ && i < size(side.run->count); ++i)
-    middle_scales_[side.scales + i] =
-        kernels::kernels().narrow_codes(middle_.data() + side.middle + i * size(rank), rank, kernels::kNarrow8OutTop,
-                                        middle_codes_.data() + side.codes + i * size(kernels::narrow8_inputs(rank)));
+  for (int i = 0; i < side.run->count; ++i)
+    middle_codes_.convert(side.middle + size(i), middle_.data() + middle_at(side, i), side.part->rank());
 }
 
-void LoraRows::multiply_b(std::span<const Side* const> sides, int first, int count, float* y, std::size_t ldy) const {
-  const auto fill = [&](const Side& side, auto& job, auto set_x) {
-    job.rows = side.run->count;
-    for (int i = 0; i < job.rows; ++i) {
-      set_x(i, size(i));
-      job.y[i] = y + size(order_[size(side.run->first + i)]) * ldy + size(side.part->first_row + first);
-    }
-  };
-  if (int8_) {
-    kernels::Narrow8Job jobs[kAbreast];
-    for (std::size_t j = 0; j < sides.size(); ++j) {
-      jobs[j] = sides[j]->part->b.job8(first, count);
-      fill(*sides[j], jobs[j], [&](int i, std::size_t row) {
-        jobs[j].x[i] = middle_codes_.data() + sides[j]->codes + row * size(kernels::narrow8_inputs(jobs[j].inputs));
-        jobs[j].x_scale[i] = middle_scales_[sides[j]->scales + row];
-      });
-    }
-    return kernels::kernels().narrow8_out(jobs, static_cast<int>(sides.size()));
-  }
+// As far as they have outputs in [first, first + outputs).
+void LoraRows::multiply_b(Sides sides, int first, int outputs, float* y, std::size_t ldy) const {
+  kernels::Narrow8Job jobs[kTogether];
+  int count = 0;
   for (const Side* side : sides) {
-    kernels::NarrowJob job = side->part->b.job(first, count);
-    fill(*side, job,
-         [&](int i, std::size_t row) { job.x[i] = middle_.data() + side->middle + row * size(job.inputs); });
+    const LoraAdapter::Part& part = *side->part;
+    const int begin = std::max(first, part.first_row);
+    const int end = std::min(first + outputs, part.first_row + part.b.outputs());
+    if (begin >= end) continue;
+    const auto fill = [&](auto& job) {
+      job.rows = side->run->count;
+      for (int i = 0; i < job.rows; ++i) job.y[i] = y + size(order_[size(side->run->first + i)]) * ldy + size(begin);
+    };
+    if (int8_) {
+      kernels::Narrow8Job& job = jobs[count++] = part.b.job8(begin - part.first_row, end - begin);
+      middle_codes_.set(job, side->middle);
+      fill(job);
+      continue;
+    }
+    kernels::NarrowJob job = part.b.job(begin - part.first_row, end - begin);
+    fill(job);
+    for (int i = 0; i < job.rows; ++i) job.x[i] = middle_.data() + middle_at(*side, i);
     kernels::kernels().narrow_out(&job);
   }
+  kernels::kernels().narrow8(jobs, count);
 }
 
 }  // namespace ashlar::models

@@ -68,39 +68,46 @@ class LoraRows {
     int first, count;
     int first_side = 0, sides = 0;
   };
-  // A part for the rows of a run. What A gives, `rank` floats for each row, begins at `middle`, its codes at `codes`,
-  // their scales at `scales`.
+  // A part for the rows of a run: what A gives them begins at row `middle` of middle_, and of its codes.
   struct Side {
     const Run* run;
     const LoraAdapter::Part* part;
-    std::size_t middle, codes, scales;
+    std::size_t middle;
   };
-  // Outputs [first, first + count) of the A of some sides of one shape: [first_side, + sides) of abreast_.
-  struct Slice {
-    int first_side, sides;
-    int first, count;
-  };
+  using Sides = std::span<const Side* const>;
   void list_sides(const kernels::PackedMatrix& matrix);
-  void convert(int first, int rows, const float* x, std::size_t ldx);
-  void multiply_a(std::span<const Side* const> sides, int first, int count, const float* x, std::size_t ldx);
+  void each_abreast(std::span<const Run> runs, FunctionRef<void(Sides)> use) const;
+  void convert(const Run& run, const float* x, std::size_t ldx);
+  void multiply_a(Sides sides, const float* x, std::size_t ldx);
   void convert_middle(const Side& side);
-  void multiply_b(std::span<const Side* const> sides, int first, int count, float* y, std::size_t ldy) const;
-  void prepare_runs(const float* x, std::size_t ldx);
-  void prepare_abreast(const float* x, std::size_t ldx);
-  int alike(std::size_t first) const;
+  void multiply_b(Sides sides, int first, int outputs, float* y, std::size_t ldy) const;
+  std::size_t middle_at(const Side& side, int row) const {
+    return (side.middle + static_cast<std::size_t>(row)) * static_cast<std::size_t>(most_rank_);
+  }
+
+  // Rows as Narrow8Job has them, of at most so many columns.
+  class Codes {
+   public:
+    void make_room(std::size_t rows, int columns);
+    void convert(std::size_t row, const float* x, int columns);
+    void set(kernels::Narrow8Job& job, std::size_t first_row) const;
+
+   private:
+    std::size_t ld_ = 0, ld_scales_ = 0;
+    std::vector<std::int8_t> codes_;
+    std::vector<kernels::NarrowScale> scales_;
+  };
 
   ThreadPool& pool_;
   std::vector<int> order_;
   std::vector<Run> runs_;
   std::vector<Side> sides_;
-  std::vector<const Side*> abreast_;  // by part; of each part, by run
-  std::vector<Slice> slices_;
-  std::vector<float> middle_;
+  int most_rank_ = 0;
+  std::vector<float> middle_;  // [rows of all sides, most_rank_]
   // Beside quantized weights: x, row after row of order_, and the middle.
   bool int8_ = false;
   int columns_ = 0;
-  std::vector<std::int16_t> codes_, middle_codes_;
-  std::vector<float> scales_, middle_scales_;
+  Codes x_codes_, middle_codes_;
 };
 
 }  // namespace ashlar::models

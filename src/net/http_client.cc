@@ -216,7 +216,7 @@ void Link::connect(std::shared_ptr<Task> task) {
   task_->link = weak_from_this();
   quiet_until_ = Clock::now() + connect_timeout();
   set_deadline();
-  const std::string& host = proxy() != nullptr               ? proxy()->host
+  const std::string& host = proxy() != nullptr                ? proxy()->host
                             : !task_->request.address.empty() ? task_->request.address
                                                               : task_->url.host;
   const int port = proxy() != nullptr ? proxy()->port : task_->url.port;
@@ -452,8 +452,7 @@ void Link::ended() {
   // A kept connection may have been closed while the request was on its way; what
   // changes nothing by being asked twice is asked again (RFC 9110, 9.2.2).
   static constexpr std::string_view kSafe[] = {"GET", "HEAD", "OPTIONS", "PUT", "DELETE"};
-  const bool safe =
-      task_->request.repeatable || std::ranges::find(kSafe, task_->request.method) != std::end(kSafe);
+  const bool safe = task_->request.repeatable || std::ranges::find(kSafe, task_->request.method) != std::end(kSafe);
   if (reused_ && !reader_->begun() && !task_->retried && safe) {
     auto task = std::exchange(task_, nullptr);
     task->retried = true;
@@ -482,8 +481,8 @@ void Link::expire() {
     return close({Code::deadline,
                   fmt::format("{} did not finish its answer within {} ms.", key_, task_->request.timeout.count())});
   if (!request_sent_)
-    return close({Code::unavailable, fmt::format("{} could not be reached{} within {} ms.", key_, by_proxy(),
-                                                 connect_timeout().count())});
+    return close({Code::unavailable,
+                  fmt::format("{} could not be reached{} within {} ms.", key_, by_proxy(), connect_timeout().count())});
   close({Code::deadline, fmt::format("{} was silent for {} ms.", key_, response_timeout().count())});
 }
 

@@ -37,7 +37,7 @@ struct ClientRequest {
   std::string url;
   Headers headers;  // host, content-length and the like are added
   std::string body;
-  std::chrono::milliseconds timeout{0};  // for the whole call; 0: none
+  std::chrono::milliseconds timeout{0};                               // for the whole call; 0: none
   std::chrono::milliseconds connect_timeout{0}, response_timeout{0};  // 0: the client's
   // May be sent twice where a kept connection turns out to be dead, as a GET or PUT always may.
   bool repeatable = false;
@@ -78,7 +78,8 @@ class HttpClient {
 
   // Any thread, callbacks included.
   virtual std::unique_ptr<Call> send(ClientRequest request, ClientCallbacks callbacks) = 0;
-  // Calls `due` once on the client's thread when so much time has passed, unless the Call was dropped or the client ended.
+  // Calls `due` once on the client's thread when so much time has passed, unless the Call was dropped or the client
+  // ended.
   virtual std::unique_ptr<Call> after(std::chrono::milliseconds delay, std::function<void()> due) = 0;
 };
 

@@ -18,13 +18,6 @@ constexpr Oid kBool = 16, kBytes = 17, kInt8 = 20, kInt2 = 21, kInt4 = 23, kText
               kNumeric = 1700;
 constexpr std::size_t kNumbered = 256;
 
-// A sentence of libpq in one line.
-std::string one_line(std::string text) {
-  std::ranges::replace(text, '\n', ' ');
-  while (text.ends_with(' ')) text.pop_back();
-  return text;
-}
-
 struct Argument {
   Oid type = 0;
   std::string text;
@@ -92,6 +85,12 @@ std::string conditional(const Numbered& statement, std::string_view unchanged) {
 }
 
 }  // namespace
+
+std::string one_line(std::string text) {
+  std::ranges::replace_if(text, [](char c) { return c == '\n' || c == '\t'; }, ' ');
+  while (text.ends_with(' ')) text.pop_back();
+  return text;
+}
 
 Result<std::unique_ptr<Postgres>> Postgres::connect(const std::string& url, Mode mode, const DatabaseOptions& options) {
   const Pq& pq = *TRY(load_pq());

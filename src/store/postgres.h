@@ -31,6 +31,9 @@
 
 namespace ashlar::store {
 
+// A sentence of libpq in one line.
+std::string one_line(std::string text);
+
 // One thread at a time.
 class Postgres {
  public:
@@ -60,6 +63,7 @@ class Postgres {
     std::optional<Error> error;
     bool again = false;  // the server asks that it be tried once more
     bool sent = false;
+    std::string lost;  // why its answer is not known
   };
   struct Batch {
     std::vector<Write*>& writes;

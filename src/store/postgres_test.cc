@@ -112,6 +112,26 @@ TEST_F(PostgresServer, ThatHangsIsGivenUpInTime) {
   EXPECT_TRUE(comes_back(*database));
 }
 
+TEST_F(PostgresServer, ThatDropsTheConnectionLeavesTheOutcomeOpen) {
+  const auto database = open(), other = open();
+  make(*database, "CREATE TABLE t (id BIGINT PRIMARY KEY)");
+  std::jthread killer([&] {
+    while (
+        as_int(other
+                   ->query("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE query LIKE ? AND pid "
+                           "<> pg_backend_pid()",
+                           {"%pg_sleep(20)%"})
+                   ->rows.at(0)
+                   .at(0)) == 0) {
+    }
+  });
+  const auto lost = database->transact({{.sql = "INSERT INTO t VALUES (1)"}, {.sql = "SELECT pg_sleep(20)"}});
+  ASSERT_FALSE(lost);
+  EXPECT_EQ(lost.error().code, Code::unavailable);
+  EXPECT_NE(lost.error().message.find("may be there or not"), std::string::npos) << lost.error().message;
+  EXPECT_TRUE(database->transact({{.sql = "INSERT INTO t VALUES (1)"}}));
+}
+
 TEST_F(PostgresServer, ADeadlockIsTriedAgain) {
   const auto first = open(), second = open();
   make(*first, "CREATE TABLE t (id BIGINT PRIMARY KEY, v BIGINT)");

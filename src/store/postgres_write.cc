@@ -58,6 +58,12 @@ void Postgres::note(Batch& batch, const Due& due, PGresult* result) {
     const char* const text = pq_.PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
     const char* const state = pq_.PQresultErrorField(result, PG_DIAG_SQLSTATE);
     const std::string_view said(text == nullptr ? "" : text), kind(state == nullptr ? "" : state);
+    // Said by libpq of a lost connection, or by a server that goes away: whether the list was
+    // written is not known.
+    if (kind.empty() || kind.starts_with("57P")) {
+      progress.lost = one_line(text == nullptr ? pq_.PQerrorMessage(handle_) : text);
+      return;
+    }
     if (!progress.error) progress.error = refused(result);
     progress.again = kind == "40001" || kind == "40P01";
     if (due.kind != Due::Kind::statement) return;
@@ -127,10 +133,11 @@ void Postgres::write(std::vector<Write*>& writes, bool last) {
       writes[i]->outcome = *std::move(progress.error);
     else if (!progress.sent)
       writes[i]->outcome = alive.error();
-    else if (!alive || batch.not_durable)
-      writes[i]->outcome = Error{
-          Code::unavailable,
-          fmt::format("{}; the write may be there or not", alive ? batch.not_durable->message : alive.error().message)};
+    else if (!alive || batch.not_durable || !progress.lost.empty())
+      writes[i]->outcome = Error{Code::unavailable, fmt::format("{}; the write may be there or not",
+                                                                !alive              ? alive.error().message
+                                                                : batch.not_durable ? batch.not_durable->message
+                                                                                    : progress.lost)};
     else
       writes[i]->outcome = std::move(progress.rows);
   }

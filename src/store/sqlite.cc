@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <thread>
 #include <utility>
 
 #include "base/descriptor.h"
@@ -28,6 +29,7 @@ Status make_file(const std::string& path) {
   if (!folder.empty()) TRY(make_folders(folder));
   const Descriptor file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   if (file.get() < 0) return Error{Code::io, fmt::format("{}: {}", path, std::strerror(errno))};
+  sync_folder_of(path);
   return {};
 }
 
@@ -81,9 +83,9 @@ Result<std::unique_ptr<Sqlite>> Sqlite::open_as_it_is(const std::string& path, c
 Result<std::unique_ptr<Sqlite>> Sqlite::open(const std::string& path, Mode mode, const DatabaseOptions& options) {
   if (mode == Mode::write) TRY(make_file(path));
   auto made = TRY(open_as_it_is(path, options));
+  TRY(made->use_wal(options.busy_timeout));
   // A commit returns when the WAL is on the disk (FULL), not at the next checkpoint
   // (NORMAL): what was reported durable survives a power cut. A batch shares the wait.
-  TRY(made->run("PRAGMA journal_mode=WAL"));
   TRY(made->run("PRAGMA synchronous=FULL"));
   TRY(made->run("PRAGMA foreign_keys=ON"));
   TRY(made->run("PRAGMA journal_size_limit=67108864"));
@@ -92,6 +94,17 @@ Result<std::unique_ptr<Sqlite>> Sqlite::open(const std::string& path, Mode mode,
     TRY(made->run(Statement{.sql = fmt::format("PRAGMA max_page_count={}", options.max_bytes / kPageBytes)}));
   TRY(made->run("SELECT count(*) FROM sqlite_schema"));
   return made;
+}
+
+// SQLite does not wait by itself for a file that another process turns to WAL, recovers
+// or closes at this moment.
+Status Sqlite::use_wal(std::chrono::milliseconds patience) {
+  const auto until = std::chrono::steady_clock::now() + patience;
+  while (true) {
+    const Status done = run("PRAGMA journal_mode=WAL");
+    if (done || done.error().code != Code::unavailable || std::chrono::steady_clock::now() > until) return done;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
 }
 
 Sqlite::~Sqlite() {

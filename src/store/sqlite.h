@@ -47,6 +47,7 @@ class Sqlite {
 
  private:
   Sqlite(std::string path, sqlite3* handle, const DatabaseOptions& options);
+  Status use_wal(std::chrono::milliseconds patience);
   Result<sqlite3_stmt*> prepare(const std::string& sql);
   Status bind(sqlite3_stmt* statement, const Values& args);
   Result<Rows> step(sqlite3_stmt* statement, std::size_t most);

@@ -9,7 +9,10 @@
 #include <unistd.h>
 
 #include <fstream>
+#include <string>
+#include <thread>
 #include <utility>
+#include <vector>
 
 #include "store/databases_for_test.h"
 
@@ -42,6 +45,21 @@ TEST_F(SqliteFile, IsItsOwnersAlone) {
     struct stat info{};
     ASSERT_EQ(::stat((place_.where() + tail).c_str(), &info), 0) << tail;
     EXPECT_EQ(info.st_mode & 0777, 0600u) << tail;
+  }
+}
+
+TEST_F(SqliteFile, MayBeMadeByManyAtOnce) {
+  for (int round = 0; round < 10; ++round) {
+    const std::string path = place_.where() + std::to_string(round);
+    std::vector<std::jthread> threads;
+    for (int t = 0; t < 4; ++t)
+      threads.emplace_back([&path] {
+        const auto database = open_database(path);
+        ASSERT_TRUE(database) << database.error().message;
+        const auto made = (*database)->transact({{.sql = "CREATE TABLE IF NOT EXISTS t (s TEXT)"}});
+        EXPECT_TRUE(made) << made.error().message;
+        EXPECT_TRUE((*database)->query("SELECT count(*) FROM t"));
+      });
   }
 }
 

@@ -16,31 +16,24 @@ constexpr std::size_t kLongestName = 512, kMostTags = 32, kLongestTag = 64;
 constexpr std::int64_t kPage = 2'000;
 constexpr std::int64_t kDay = 86'400'000;
 
+bool in_tag_name(char c) {
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '.' || c == '-';
+}
+
 bool is_tag_name(std::string_view name) {
-  return !name.empty() && name.size() <= kLongestTag && std::ranges::all_of(name, [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '.' ||
-           c == '-';
-  });
+  return !name.empty() && name.size() <= kLongestTag && std::ranges::all_of(name, in_tag_name);
 }
 
 Status check(const UsageRow& row) {
-  if (row.id.empty()) return Error{Code::invalid, "usage: a row without an id"};
-  for (const std::string* each : {&row.id, &row.tenant, &row.team, &row.user, &row.key, &row.model, &row.deployment})
-    if (each->size() > kLongestName)
-      return Error{Code::invalid, fmt::format("usage: a name of more than {} bytes", kLongestName)};
-  if (row.tags.size() > kMostTags) return Error{Code::invalid, fmt::format("usage: more than {} tags", kMostTags)};
-  for (const auto& [name, value] : row.tags)
-    if (!is_tag_name(name) || value.size() > kLongestName)
-      return Error{Code::invalid,
-                   fmt::format("usage: a tag's name is 1 to {} of A-Z a-z 0-9 _ . - and its value has at most {} bytes",
-                               kLongestTag, kLongestName)};
+  if (row.id.empty() || row.id.size() > kLongestName)
+    return Error{Code::invalid, fmt::format("usage: a row's id has 1 to {} bytes", kLongestName)};
   for (const std::int64_t each : {row.prompt_tokens, row.cached_tokens, row.completion_tokens, row.reasoning_tokens,
                                   row.cost_nano, row.duration_ms, row.ttft_ms.value_or(0)})
     if (each < 0) return Error{Code::invalid, "usage: a count below zero"};
   return {};
 }
 
-// Names come with requests: a broken byte in one must not cost the row.
+// Names come with requests: a strange one must not cost the row.
 std::string clean(const std::string& text) {
   std::string out;
   for (const char c : utf8::sanitize(text)) {
@@ -49,12 +42,18 @@ std::string clean(const std::string& text) {
     else
       out += c;
   }
+  out.resize(utf8::complete_prefix(std::string_view(out).substr(0, kLongestName)));
   return out;
 }
 
 std::string tags_text(const UsageRow& row) {
   Json tags = Json::object();
-  for (const auto& [name, value] : row.tags) tags[name] = clean(value);
+  for (const auto& [name, value] : row.tags) {
+    if (tags.size() == kMostTags) break;
+    std::string key = name.substr(0, kLongestTag);
+    std::ranges::replace_if(key, [](char c) { return !in_tag_name(c); }, '_');
+    if (!key.empty()) tags[key] = clean(value);
+  }
   return dump_json(tags);
 }
 
@@ -154,10 +153,10 @@ Result<Statement> usage_insert(const UsageRow& row) {
       .sql = fmt::format("INSERT INTO usage_rows ({}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON "
                          "CONFLICT (id) DO NOTHING",
                          kColumns),
-      .args = {clean(row.id), row.at_ms, clean(row.tenant), clean(row.team), clean(row.user), clean(row.key),
-               clean(row.model), clean(row.deployment), tags_text(row), row.prompt_tokens, row.cached_tokens,
-               row.completion_tokens, row.reasoning_tokens, row.cost_nano, row.status,
-               row.ttft_ms ? Value(*row.ttft_ms) : Value(), row.duration_ms}};
+      .args = {row.id, row.at_ms, clean(row.tenant), clean(row.team), clean(row.user), clean(row.key), clean(row.model),
+               clean(row.deployment), tags_text(row), row.prompt_tokens, row.cached_tokens, row.completion_tokens,
+               row.reasoning_tokens, row.cost_nano, row.status, row.ttft_ms ? Value(*row.ttft_ms) : Value(),
+               row.duration_ms}};
 }
 
 Status record_usage(Database& database, const UsageRow& row, std::function<void(Status)> done) {
@@ -193,7 +192,9 @@ Result<std::vector<UsageSum>> sum_usage(Database& database, const UsageFilter& f
                                      &sum.completion_tokens, &sum.reasoning_tokens, &sum.cost_nano})
       *each = as_int(row.at(at++));
   }
-  std::ranges::sort(sums, [](const UsageSum& a, const UsageSum& b) {
+  const bool by_time = !by.empty() && by[0] == "day";
+  std::ranges::sort(sums, [by_time](const UsageSum& a, const UsageSum& b) {
+    if (by_time) return a.by < b.by;
     if (a.cost_nano != b.cost_nano) return a.cost_nano > b.cost_nano;
     if (a.requests != b.requests) return a.requests > b.requests;
     return a.by < b.by;

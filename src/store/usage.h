@@ -38,8 +38,9 @@ const Schema& usage_schema();
 
 // The statement that writes the row, for a list that settles a budget with it: an
 // if_unchanged added to it refuses the list where the id has its row already.
-// invalid: no id, a negative count, a name over 512 bytes, more than 32 tags, or one
-// whose name is not 1 to 64 of A-Z a-z 0-9 _ . -
+// No name costs a row: texts are cut at 512 bytes and made UTF-8, tags beyond 32 are left
+// out, and what is not A-Z a-z 0-9 _ . - in a tag's name (64 bytes) becomes _.
+// invalid: an id that is empty or over 512 bytes; a count below zero.
 Result<Statement> usage_insert(const UsageRow& row);
 
 // Database::write_later() of the row. A row that is there already is no error.
@@ -59,8 +60,9 @@ struct UsageSum {
   std::int64_t cost_nano = 0;
 };
 
-// The dearest first. A dimension is tenant, team, user, key, model, deployment, status,
-// day (UTC, 2026-11-21), or tag:NAME; none gives one sum of all.
+// The dearest first, or the oldest where `day` is the first dimension. A dimension is
+// tenant, team, user, key, model, deployment, status, day (UTC, 2026-11-21), or
+// tag:NAME; none gives one sum of all.
 // invalid: no such dimension; as Database::query().
 Result<std::vector<UsageSum>> sum_usage(Database& database, const UsageFilter& filter,
                                         const std::vector<std::string>& by);

@@ -95,7 +95,7 @@ TEST_P(Usage, IsSummedByAnyOfItsDimensionsBetweenTwoTimes) {
     }
     return text;
   };
-  UsageRow hostile = row("h\xff", kNoon - 86'400'000, std::string("m\0", 2), "\xc3", 0);
+  UsageRow hostile = row("h", kNoon - 86'400'000, std::string("m\0", 2), "\xc3", 0);
   hostile.tags = {{"project", std::string("\0\xfe", 2)}};
   record({hostile});
   EXPECT_EQ(sum({"tag:project"}, {.until_ms = kNoon}), "\uFFFD\uFFFD/1:0 ");
@@ -146,17 +146,20 @@ TEST(UsageText, IsCsvAndJsonLines) {
   EXPECT_EQ(dollars(0), "0.00");
 }
 
-TEST(UsageText, HostileRowsAreRefused) {
-  const auto code = [](UsageRow bad) { return usage_insert(bad) ? Code::internal : usage_insert(bad).error().code; };
-  EXPECT_TRUE(usage_insert(row("a", 1, "m", "t", 0)));
-  EXPECT_EQ(code(row("", 1, "m", "t", 0)), Code::invalid);
-  EXPECT_EQ(code(row("a", 1, "m", "t", -1)), Code::invalid);
-  EXPECT_EQ(code(row("a", 1, std::string(600, 'm'), "t", 1)), Code::invalid);
-  UsageRow tagged = row("a", 1, "m", "t", 1);
-  tagged.tags = {{"no spaces", "x"}};
-  EXPECT_EQ(code(tagged), Code::invalid);
-  tagged.tags.assign(33, {"x", "y"});
-  EXPECT_EQ(code(tagged), Code::invalid);
+TEST(UsageText, StrangeNamesAreMendedAndOnlyNonsenseIsRefused) {
+  UsageRow strange = row("a", 1, "m" + std::string(511, 'x') + "\xe6\xb0\xb4", "t", 0);
+  strange.tags.assign(40, {"no spaces", "x"});
+  for (int i = 0; i < 40; ++i) strange.tags[static_cast<std::size_t>(i)].first += std::to_string(i);
+  const auto made = usage_insert(strange);
+  ASSERT_TRUE(made);
+  EXPECT_EQ(as_text(made->args.at(6)), "m" + std::string(511, 'x'));
+  const auto tags = parse_json(as_text(made->args.at(8)));
+  ASSERT_TRUE(tags);
+  EXPECT_EQ(tags->size(), 32u);
+  EXPECT_EQ(tags->at("no_spaces0"), "x");
+  for (const UsageRow& bad :
+       {row("", 1, "m", "t", 0), row(std::string(513, 'i'), 1, "m", "t", 0), row("a", 1, "m", "t", -1)})
+    EXPECT_EQ(usage_insert(bad).error().code, Code::invalid);
 }
 
 }  // namespace

@@ -49,7 +49,7 @@ constexpr std::string_view kSteps[] = {
     "first,", "then ", "finally", "step by step", "step 1",   "after that", "next,", "for each", "as well as",
     "\n1.",   "\n2.",  "\n- ",    "\n* ",         "(1)",      "(2)",        "(a)",   "(b)",      "首先",
     "然后",   "最后",  "其次",    "逐步",         "一步一步", "步骤",       "分别",  "并且",     "同时",
-    "\n一",   "\n二",  "1、",     "2、",          "(1)",      "(2)",        "之后"};
+    "\n一",   "\n二",  "1、",     "2、",          "（1）",    "（2）",      "之后"};
 
 constexpr std::string_view kConstraints[] = {
     "must ",      "must not",   "without ", "at least", "at most",    "no more than", "ensure",
@@ -123,7 +123,7 @@ std::string lower(std::string text) {
 
 int questions(std::string_view text) {
   int count = static_cast<int>(std::ranges::count(text, '?'));
-  constexpr std::string_view kWide = "?";
+  constexpr std::string_view kWide = "\xef\xbc\x9f";  // the full-width one
   for (std::size_t at = text.find(kWide); at != std::string_view::npos; at = text.find(kWide, at + kWide.size()))
     ++count;
   return count;

@@ -151,6 +151,7 @@ std::variant<Picked, Router::Core::Wait, Nobody, Router::Core::Turned> Router::C
       const auto verdict = room_.offer(rank, flight.waiter_, fleet_.work_rate(question.group->name, now), now);
       if (verdict.evicted) {
         metrics_.shed.add();
+        stir(TimePoint::min());
         if (const auto other = flights_.find(*verdict.evicted); other != flights_.end())
           tasks_.push_back(
               {.what = Task::What::refuse,
@@ -160,6 +161,7 @@ std::variant<Picked, Router::Core::Wait, Nobody, Router::Core::Turned> Router::C
       }
       if (verdict.admitted) {
         flight.waits_ = rank;
+        stir(std::min(now + options_.shedding.max_wait, flight.deadline()));
         out = Wait{};
       } else {
         metrics_.shed.add();
@@ -168,7 +170,6 @@ std::variant<Picked, Router::Core::Wait, Nobody, Router::Core::Turned> Router::C
       }
     }
     metrics_.waiting.set(static_cast<double>(room_.size()));
-    due_.notify_one();
   }
   publish();
   return out;
@@ -191,7 +192,7 @@ void Router::Core::wake(const std::string& group) {
     auto flight = found == flights_.end() ? nullptr : found->second.lock();
     if (!flight) continue;
     tasks_.push_back({.what = Task::What::advance, .flight = std::move(flight)});
-    due_.notify_one();
+    stir(TimePoint::min());
   }
 }
 
@@ -228,7 +229,7 @@ void Router::Core::set_timer(Flight& flight, TimePoint when) {
   if (when == TimePoint::max()) return;
   flight.timer_ = timers_.emplace(when, flight.id());
   flight.has_timer_ = true;
-  if (flight.timer_ == timers_.begin()) due_.notify_one();
+  stir(when);
 }
 
 Router::Core::Answered Router::Core::look_up(const std::string& key, const CacheControl& control,
@@ -271,12 +272,26 @@ ResponseCache::Counts Router::Core::cache_counts() const {
 void Router::Core::post(Task task) {
   const std::lock_guard lock(mutex_);
   tasks_.push_back(std::move(task));
-  due_.notify_one();
+  stir(TimePoint::min());
 }
 
 void Router::Core::bury(std::shared_ptr<Attempt> attempt) {
   const std::lock_guard lock(mutex_);
   buried_.push_back(std::move(attempt));
+  stir(TimePoint::min());
+}
+
+TimePoint Router::Core::next_due() const {
+  if (!tasks_.empty() || !buried_.empty()) return TimePoint::min();
+  TimePoint next = std::min(polled_ + options_.poll, room_.next_expiry());
+  if (!timers_.empty()) next = std::min(next, timers_.begin()->first);
+  return next;
+}
+
+// Something is due at `when`: wakes the thread only if it would sleep longer, since a wakeup costs more than a pick.
+void Router::Core::stir(TimePoint when) {
+  if (when >= sleeps_until_) return;
+  sleeps_until_ = TimePoint::min();
   due_.notify_one();
 }
 
@@ -314,11 +329,7 @@ TimePoint Router::Core::turn() {
       }
       polls = !stopping_ && now - polled_ >= options_.poll;
       if (polls) polled_ = now;
-      if (tasks.empty() && buried.empty() && rung.empty() && !polls) {
-        TimePoint next = std::min(polled_ + options_.poll, room_.next_expiry());
-        if (!timers_.empty()) next = std::min(next, timers_.begin()->first);
-        return next;
-      }
+      if (tasks.empty() && buried.empty() && rung.empty() && !polls) return next_due();
     }
     buried.clear();
     for (Task& task : tasks) run(task);
@@ -392,12 +403,14 @@ void Router::Core::begin() {
 void Router::Core::work() {
   name_this_thread("router");
   for (;;) {
-    const TimePoint next = turn();
+    turn();
     std::unique_lock lock(mutex_);
     if (stopping_) return;
-    if (!tasks_.empty() || !buried_.empty()) continue;
+    const TimePoint next = next_due();
     if (next <= options_.now()) continue;
+    sleeps_until_ = next;
     due_.wait_until(lock, next);
+    sleeps_until_ = TimePoint::min();
   }
 }
 

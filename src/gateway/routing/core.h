@@ -113,6 +113,8 @@ class Router::Core : public std::enable_shared_from_this<Router::Core> {
 
   void set_table(RouteTable table);
   void wake(const std::string& group);
+  TimePoint next_due() const;
+  void stir(TimePoint when);
   void poll(TimePoint now);
   void run(Task& task);
   void work();
@@ -136,6 +138,7 @@ class Router::Core : public std::enable_shared_from_this<Router::Core> {
   std::vector<std::shared_ptr<Attempt>> buried_;
   std::set<std::string> degraded_;
   TimePoint polled_{};
+  TimePoint sleeps_until_ = TimePoint::min();  // the router's thread; min: it is awake
   bool stopping_ = false;
   std::vector<RouteEvent> events_;
   std::thread thread_;

@@ -1,6 +1,7 @@
 // Deployments and clients for the router's tests: answers come when the test says so, on a clock that it turns.
 #pragma once
 
+#include <atomic>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -142,7 +143,7 @@ struct House {
 };
 
 inline Request ask(std::string words = "hello", std::string model = "g") {
-  static int ids = 0;
+  static std::atomic<int> ids = 0;
   Request request;
   request.id = "r" + std::to_string(++ids);
   request.model = std::move(model);

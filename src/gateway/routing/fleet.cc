@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <limits>
 #include <tuple>
 #include <utility>
@@ -136,7 +135,7 @@ bool Fleet::has_place(const Live& live, int priority) const {
   if (options_.concurrency.adaptive) places = std::min(places, live.vitals->gradient.limit());
   if (places == std::numeric_limits<int>::max()) return true;
   const int kept = priority < 0 ? 0 : priority == 0 ? 1 : 2;
-  const int usable = places - static_cast<int>(std::ceil(kept * options_.reserve * places));
+  const int usable = places - static_cast<int>(kept * options_.reserve * places + 1e-9);
   return live.vitals->running < std::max(usable, 1);
 }
 

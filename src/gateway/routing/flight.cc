@@ -15,6 +15,8 @@ namespace {
 // What an answer is taken to cost before it ends: people ask for far more tokens than they get.
 constexpr int kUsualAnswer = 256;
 
+constexpr int kMostTokens = 1 << 29;  // of a sum's parts
+
 double milliseconds(std::chrono::nanoseconds time) { return static_cast<double>(time.count()) / 1e6; }
 
 // What a failure says of the deployment, and whether another might do better.
@@ -61,7 +63,7 @@ Judgement judge(const Error& error, bool over_context, bool too_late) {
 
 int answer_tokens(const engine::Request& request) {
   const int most = request.stopping.max_tokens;
-  return (most < 0 ? kUsualAnswer : std::min(most, kUsualAnswer)) * std::max(request.n, 1);
+  return (most < 0 ? kUsualAnswer : std::min(most, kUsualAnswer)) * std::clamp(request.n, 1, 1000);
 }
 
 bool counted(const engine::Request& request, const RouteHints& hints) {
@@ -115,7 +117,8 @@ Flight::Flight(std::shared_ptr<Router::Core> core, engine::Request request, Rout
       trace_(std::move(plan.trace)) {
   seen_groups_.insert(group_.name);
   const RouterOptions& options = core_->options();
-  most_tokens_ = counted(request_, hints_) ? prompt_tokens_ + std::max(1, request_.stopping.max_tokens)
+  prompt_tokens_ = std::min(prompt_tokens_, kMostTokens);
+  most_tokens_ = counted(request_, hints_) ? prompt_tokens_ + std::clamp(request_.stopping.max_tokens, 1, kMostTokens)
                                            : prompt_tokens_ / 2;  // an estimate may be so far off
   prefix_ = stable_hash(first_words(request_.prompt, options.ring_characters),
                         stable_hash(hints_.adapter, stable_hash(request_.tenant)));
@@ -411,15 +414,16 @@ void Flight::report(Attempt& attempt, Fleet::Ended::How how, bool overload) {
         std::chrono::duration<double>(now - *attempt.first_token_).count() / (attempt.tokens_ - 1);
   if (how == Fleet::Ended::How::good) ended.work = prompt_tokens_ + answer_tokens_;
   attempt.charge_.reset();
-  DeploymentMetrics& metrics = attempt.picked_.live->vitals->metrics;
-  (how == Fleet::Ended::How::good  ? metrics.ok
-   : how == Fleet::Ended::How::bad ? metrics.failed
-                                   : metrics.cancelled)
-      .add();
   core_->ended(attempt.picked_.live, attempt.picked_.call, ended);
 }
 
 void Flight::finish_try(Attempt& attempt, std::string outcome, std::optional<Cause> cause, const Error* error) {
+  DeploymentMetrics& metrics = attempt.picked_.live->vitals->metrics;
+  Counter& counter = outcome == "ok"          ? metrics.ok
+                     : outcome == "refused"   ? metrics.refused
+                     : outcome == "cancelled" ? metrics.cancelled
+                                              : metrics.failed;
+  counter.add();
   RouteTry& last = trace_.tries.back();
   last.outcome = std::move(outcome);
   last.cause = cause;

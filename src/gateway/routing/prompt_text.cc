@@ -9,6 +9,9 @@
 namespace ashlar::gateway {
 namespace {
 
+// Bytes of a message that are looked at one by one; the rest is taken to be like them.
+constexpr std::size_t kCounted = 64 << 10;
+
 using Visit = std::function<void(std::string_view role, std::string_view text)>;
 
 void visit_content(std::string_view role, const Json& content, const Visit& visit) {
@@ -75,17 +78,18 @@ std::string question_of(const engine::Prompt& prompt, std::size_t most) {
 
 int estimated_tokens(const engine::Prompt& prompt) {
   if (const auto* ids = std::get_if<std::vector<std::int32_t>>(&prompt.input)) return static_cast<int>(ids->size());
-  std::size_t plain = 0, wide = 0, messages = 0;
+  double tokens = 0;
   visit_texts(prompt, [&](std::string_view, std::string_view text) {
-    ++messages;
-    for (const char byte : text) {
-      if (static_cast<signed char>(byte) >= 0)
-        ++plain;
-      else if (!continues(byte))
-        ++wide;
+    const std::string_view seen = text.substr(0, kCounted);
+    std::size_t plain = 0, wide = 0;
+    for (const char byte : seen) {
+      plain += static_cast<signed char>(byte) >= 0 ? 1 : 0;
+      wide += static_cast<signed char>(byte) < 0 && !continues(byte) ? 1 : 0;
     }
+    const double whole = seen.empty() ? 1 : static_cast<double>(text.size()) / static_cast<double>(seen.size());
+    tokens += 4 + (static_cast<double>(plain) / 4 + static_cast<double>(wide) * 2 / 3) * whole;
   });
-  return static_cast<int>(std::min<std::size_t>(plain / 4 + wide * 2 / 3 + messages * 4, 1 << 30));
+  return static_cast<int>(std::min(tokens, 1e9));
 }
 
 }  // namespace ashlar::gateway

@@ -183,6 +183,7 @@ std::expected<std::unique_ptr<RouteTicket>, engine::Generator::Refusal> Router::
     auto found = core_->look_up(plan.key, control, plan.group.name);
     if (found.found.answer) {
       trace.cache = found.found.stale ? "stale" : "hit";
+      if (core_->options().on_done) core_->options().on_done(trace);
       auto flight = std::make_shared<Flight>(core_, std::move(found.found.answer), std::move(trace));
       auto ticket = std::make_unique<Ticket>(flight, *flight->listen(sink));
       core_->post({.what = Core::Task::What::deliver, .flight = std::move(flight)});

@@ -13,7 +13,8 @@
 namespace ashlar::gateway {
 namespace {
 
-constexpr std::string_view kAnswerTool = "answer";  // whose arguments are the answer, where one of a schema is asked for
+constexpr std::string_view kAnswerTool =
+    "answer";  // whose arguments are the answer, where one of a schema is asked for
 
 Json block_of(const Piece& piece) {
   switch (piece.kind) {
@@ -75,7 +76,10 @@ void say_tools(const engine::Chat& chat, const Json& body, Json& out) {
 // reasoning_effort as a budget of tokens, which must stay below the most; thinking wants the usual sampling.
 void say_thinking(const Json& body, Json& out) {
   const std::string_view effort = string_member(body, "reasoning_effort");
-  const int wanted = effort == "low" ? 1024 : effort == "medium" ? 4096 : effort == "high" || effort == "xhigh" ? 16384 : 0;
+  const int wanted = effort == "low"                         ? 1024
+                     : effort == "medium"                    ? 4096
+                     : effort == "high" || effort == "xhigh" ? 16384
+                                                             : 0;
   const int budget = std::min(wanted, out["max_tokens"].get<int>() - 1);
   if (!out.contains("thinking") && budget >= 1024) out["thinking"] = {{"type", "enabled"}, {"budget_tokens", budget}};
   if (!out.contains("thinking") || string_member(out["thinking"], "type") == "disabled") return;
@@ -113,7 +117,8 @@ class AnthropicReader final : public Reader {
   void take_event(const net::SseEvent& event) {
     if (teller_.failure() || teller_.over()) return;
     const auto json = parse_answer(event.data);
-    if (!json || !json->is_object()) return teller_.fail(nonsense(teller_.upstream(), "an event that is no JSON object"));
+    if (!json || !json->is_object())
+      return teller_.fail(nonsense(teller_.upstream(), "an event that is no JSON object"));
     const std::string_view type = string_member(*json, "type");
     const Json* delta = find_member(*json, "delta");
     if (type == "message_start") {
@@ -168,13 +173,17 @@ class AnthropicReader final : public Reader {
     if (type == "thinking_delta") think(string_member(delta, "thinking"));
     if (type == "signature_delta") block_.signature.append(string_member(delta, "signature"));
     if (type == "input_json_delta") take_input(string_member(delta, "partial_json"));
-    if (const Json* citation = find_member(delta, "citation")) teller_.members(0, {{"citations", Json::array({*citation})}});
+    if (const Json* citation = find_member(delta, "citation"))
+      teller_.members(0, {{"citations", Json::array({*citation})}});
   }
 
   void end_block() {
     if (block_.type == "tool_use" && !block_.has_input) take_input("{}");
     if (block_.type == "thinking" && !block_.signature.empty())
-      teller_.members(0, {{"thinking_blocks", Json::array({Json{{"type", "thinking"}, {"thinking", block_.thinking}, {"signature", block_.signature}}})}});
+      teller_.members(
+          0, {{"thinking_blocks",
+               Json::array(
+                   {Json{{"type", "thinking"}, {"thinking", block_.thinking}, {"signature", block_.signature}}})}});
     block_ = {};
   }
 
@@ -183,9 +192,12 @@ class AnthropicReader final : public Reader {
     const Json* usage = find_member(of, "usage");
     if (usage == nullptr) return;
     const auto input = count_of(*usage, "input_tokens");
-    const auto read = count_of(*usage, "cache_read_input_tokens"), made = count_of(*usage, "cache_creation_input_tokens");
+    const auto read = count_of(*usage, "cache_read_input_tokens"),
+               made = count_of(*usage, "cache_creation_input_tokens");
     std::optional<int> prompt;
-    if (input) prompt = static_cast<int>(std::min<std::int64_t>(std::int64_t{*input} + read.value_or(0) + made.value_or(0), 2'147'483'647));
+    if (input)
+      prompt = static_cast<int>(
+          std::min<std::int64_t>(std::int64_t{*input} + read.value_or(0) + made.value_or(0), 2'147'483'647));
     teller_.counted(prompt, count_of(*usage, "output_tokens"), read);
   }
 
@@ -201,7 +213,8 @@ class AnthropicReader final : public Reader {
   }
 
   void take_whole(const Json& answer) {
-    if (const Json* error = find_member(answer, "error")) return teller_.fail(failure_in_stream(teller_.upstream(), *error));
+    if (const Json* error = find_member(answer, "error"))
+      return teller_.fail(failure_in_stream(teller_.upstream(), *error));
     take_usage(answer);
     if (const Json* content = find_member(answer, "content"); content != nullptr && content->is_array())
       for (int i = 0; i < std::ssize(*content); ++i) {
@@ -229,31 +242,40 @@ class Anthropic final : public Wire {
 
   Result<net::ClientRequest> ask(const engine::Request& request, const std::string& model) const override {
     const auto* chat = std::get_if<engine::Chat>(&request.prompt.input);
-    if (chat == nullptr) return Error{Code::unsupported, "an upstream of kind anthropic takes conversations, not bare texts"};
+    if (chat == nullptr)
+      return Error{Code::unsupported, "an upstream of kind anthropic takes conversations, not bare texts"};
     const Json body = openai_body(request);
-    TRY(refuse_members(body, "anthropic", {"n", "logprobs", "logit_bias", "presence_penalty", "frequency_penalty", "functions"}));
+    TRY(refuse_members(body, "anthropic",
+                       {"n", "logprobs", "logit_bias", "presence_penalty", "frequency_penalty", "functions"}));
     const Conversation conversation = TRY(read_conversation(*chat));
-    Json out{{"model", model}, {"max_tokens", request.stopping.max_tokens > 0 ? request.stopping.max_tokens : max_tokens_}};
+    Json out{{"model", model},
+             {"max_tokens", request.stopping.max_tokens > 0 ? request.stopping.max_tokens : max_tokens_}};
     if (!conversation.system.empty()) out["system"] = blocks_of(conversation.system);
     out["messages"] = Json::array();
-    for (const Turn& turn : conversation.turns) out["messages"].push_back({{"role", turn.role}, {"content", blocks_of(turn.pieces)}});
+    for (const Turn& turn : conversation.turns)
+      out["messages"].push_back({{"role", turn.role}, {"content", blocks_of(turn.pieces)}});
     copy_members(body, out, {"temperature", "top_p", "top_k", "thinking", "metadata", "service_tier"});
-    if (out.contains("temperature") && out["temperature"].is_number()) out["temperature"] = std::min(out["temperature"].get<double>(), 1.0);
+    if (out.contains("temperature") && out["temperature"].is_number())
+      out["temperature"] = std::min(out["temperature"].get<double>(), 1.0);
     if (const auto user = string_member(body, "user"); !user.empty()) out["metadata"] = {{"user_id", user}};
     if (const auto stops = read_stops(body); !stops.empty()) out["stop_sequences"] = stops;
     say_tools(*chat, body, out);
     say_thinking(body, out);
     if (const auto schema = read_schema(body)) {
-      if (out.contains("tools")) return Error{Code::unsupported, "an upstream of kind anthropic takes either tools or 'response_format'"};
-      out["tools"] = Json::array({Json{{"name", kAnswerTool}, {"description", "Give the answer."}, {"input_schema", *schema}}});
+      if (out.contains("tools"))
+        return Error{Code::unsupported, "an upstream of kind anthropic takes either tools or 'response_format'"};
+      out["tools"] =
+          Json::array({Json{{"name", kAnswerTool}, {"description", "Give the answer."}, {"input_schema", *schema}}});
       out["tool_choice"] = {{"type", "tool"}, {"name", kAnswerTool}};
       out.erase("thinking");
     }
     if (stream_) out["stream"] = true;
-    return net::ClientRequest{.method = "POST", .url = base_ + "/messages", .headers = headers_, .body = dump_json(out)};
+    return net::ClientRequest{
+        .method = "POST", .url = base_ + "/messages", .headers = headers_, .body = dump_json(out)};
   }
 
-  std::unique_ptr<Reader> reader(const engine::Request& request, const net::Headers& headers, Teller& teller) const override {
+  std::unique_ptr<Reader> reader(const engine::Request& request, const net::Headers& headers,
+                                 Teller& teller) const override {
     const bool answer_is_tool = request.body != nullptr && read_schema(*request.body) != nullptr;
     return std::make_unique<AnthropicReader>(headers, answer_is_tool, teller);
   }

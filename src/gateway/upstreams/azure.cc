@@ -23,12 +23,14 @@ class Azure final : public Wire {
     const bool chat = std::holds_alternative<engine::Chat>(request.prompt.input);
     return post(model, chat ? "chat/completions" : "completions", openai_text(request, model, stream_));
   }
-  std::unique_ptr<Reader> reader(const engine::Request& request, const net::Headers& headers, Teller& teller) const override {
+  std::unique_ptr<Reader> reader(const engine::Request& request, const net::Headers& headers,
+                                 Teller& teller) const override {
     return make_openai_reader(request, headers, teller);
   }
   // What it lists are the models of the region, not our deployments.
   net::ClientRequest probe() const override {
-    return {.url = fmt::format("{}/openai/models?api-version={}", base_, store::percent_encode(version_, false)), .headers = headers_};
+    return {.url = fmt::format("{}/openai/models?api-version={}", base_, store::percent_encode(version_, false)),
+            .headers = headers_};
   }
   bool lists() const override { return false; }
   Result<std::vector<Listed>> read_list(std::string_view body) const override { return read_openai_list(body); }
@@ -43,8 +45,8 @@ class Azure final : public Wire {
  private:
   net::ClientRequest post(const std::string& deployment, std::string_view path, std::string body) const {
     return {.method = "POST",
-            .url = fmt::format("{}/openai/deployments/{}/{}?api-version={}", base_, store::percent_encode(deployment, false), path,
-                               store::percent_encode(version_, false)),
+            .url = fmt::format("{}/openai/deployments/{}/{}?api-version={}", base_,
+                               store::percent_encode(deployment, false), path, store::percent_encode(version_, false)),
             .headers = headers_,
             .body = std::move(body)};
   }

@@ -28,7 +28,8 @@ Result<Json> block_of(const Piece& piece) {
       return Json{{"text", piece.text}};
     case Piece::Kind::picture:
     case Piece::Kind::document: {
-      if (piece.base64.empty()) return Error{Code::unsupported, "an upstream of kind bedrock takes pictures and files only as data: addresses"};
+      if (piece.base64.empty())
+        return Error{Code::unsupported, "an upstream of kind bedrock takes pictures and files only as data: addresses"};
       Json inner{{"format", format_of(piece.media)}, {"source", {{"bytes", piece.base64}}}};
       if (piece.kind == Piece::Kind::picture) return Json{{"image", std::move(inner)}};
       inner["name"] = piece.name.empty() ? "document" : piece.name;
@@ -42,7 +43,8 @@ Result<Json> block_of(const Piece& piece) {
       if (string_member(*piece.json, "type") == "thinking")
         return Json{{"reasoningContent",
                      {{"reasoningText",
-                       {{"text", string_member(*piece.json, "thinking")}, {"signature", string_member(*piece.json, "signature")}}}}}};
+                       {{"text", string_member(*piece.json, "thinking")},
+                        {"signature", string_member(*piece.json, "signature")}}}}}};
       return *piece.json;
   }
   return Json::object();
@@ -69,7 +71,8 @@ Status say_tools(const engine::Chat& chat, const Json& body, Json& out) {
   const ToolChoice choice = read_tool_choice(body);
   Json said = Json::object();
   if (const auto schema = read_schema(body)) {
-    if (!tools.empty()) return Error{Code::unsupported, "an upstream of kind bedrock takes either tools or 'response_format'"};
+    if (!tools.empty())
+      return Error{Code::unsupported, "an upstream of kind bedrock takes either tools or 'response_format'"};
     tools.push_back(tool_spec(kAnswerTool, "Give the answer.", *schema));
     said = {{"tool", {{"name", kAnswerTool}}}};
   } else if (choice.kind == ToolChoice::Kind::any) {
@@ -126,7 +129,8 @@ class BedrockReader final : public Reader {
   void take_message(const StreamMessage& message) {
     if (teller_.failure() || teller_.over()) return;
     const auto json = parse_answer(message.payload.empty() ? "{}" : message.payload);
-    if (!json || !json->is_object()) return teller_.fail(nonsense(teller_.upstream(), "an event that is no JSON object"));
+    if (!json || !json->is_object())
+      return teller_.fail(nonsense(teller_.upstream(), "an event that is no JSON object"));
     const std::string_view kind = message.header(":message-type");
     if (kind == "exception" || kind == "error") {
       Json error = *json;
@@ -177,7 +181,9 @@ class BedrockReader final : public Reader {
 
   void end_block() {
     if (!signature_.empty())
-      teller_.members(0, {{"thinking_blocks", Json::array({Json{{"type", "thinking"}, {"thinking", thinking_}, {"signature", signature_}}})}});
+      teller_.members(
+          0, {{"thinking_blocks",
+               Json::array({Json{{"type", "thinking"}, {"thinking", thinking_}, {"signature", signature_}}})}});
     thinking_.clear(), signature_.clear();
   }
 
@@ -188,13 +194,16 @@ class BedrockReader final : public Reader {
     const auto input = count_of(*usage, "inputTokens");
     const auto read = count_of(*usage, "cacheReadInputTokens"), made = count_of(*usage, "cacheWriteInputTokens");
     std::optional<int> prompt;
-    if (input) prompt = static_cast<int>(std::min<std::int64_t>(std::int64_t{*input} + read.value_or(0) + made.value_or(0), 2'147'483'647));
+    if (input)
+      prompt = static_cast<int>(
+          std::min<std::int64_t>(std::int64_t{*input} + read.value_or(0) + made.value_or(0), 2'147'483'647));
     teller_.counted(prompt, count_of(*usage, "outputTokens"), read);
   }
 
   void take_end(std::string_view reason) {
     engine::ChoiceEnd end{.reason = finish_reason(reason)};
-    if (reason == "guardrail_intervened" || reason == "content_filtered") end.reason = engine::FinishReason::content_filter;
+    if (reason == "guardrail_intervened" || reason == "content_filtered")
+      end.reason = engine::FinishReason::content_filter;
     if (reason == "model_context_window_exceeded") end.reason = engine::FinishReason::length;
     if (answer_is_tool_ && reason == "tool_use") end.reason = engine::FinishReason::stop;
     teller_.end(std::move(end));
@@ -231,9 +240,15 @@ class Bedrock final : public Wire {
   Bedrock(const UpstreamOptions& options, UpstreamSecrets secrets)
       : base_(base_url(options)),
         stream_(options.stream),
-        keys_{.id = secrets.access_key, .secret = secrets.secret_key, .session = secrets.session_token, .region = options.region, .service = "bedrock"},
+        keys_{.id = secrets.access_key,
+              .secret = secrets.secret_key,
+              .session = secrets.session_token,
+              .region = options.region,
+              .service = "bedrock"},
         bearer_(secrets.api_key) {
-    const auto variable = [](const char* name) { return std::string(std::getenv(name) != nullptr ? std::getenv(name) : ""); };
+    const auto variable = [](const char* name) {
+      return std::string(std::getenv(name) != nullptr ? std::getenv(name) : "");
+    };
     if (!keys_.id.empty() || !bearer_.empty()) return;
     keys_.id = variable("AWS_ACCESS_KEY_ID");
     keys_.secret = variable("AWS_SECRET_ACCESS_KEY");
@@ -242,22 +257,27 @@ class Bedrock final : public Wire {
 
   Result<net::ClientRequest> ask(const engine::Request& request, const std::string& model) const override {
     const auto* chat = std::get_if<engine::Chat>(&request.prompt.input);
-    if (chat == nullptr) return Error{Code::unsupported, "an upstream of kind bedrock takes conversations, not bare texts"};
+    if (chat == nullptr)
+      return Error{Code::unsupported, "an upstream of kind bedrock takes conversations, not bare texts"};
     const Json body = openai_body(request);
-    TRY(refuse_members(body, "bedrock", {"n", "logprobs", "logit_bias", "presence_penalty", "frequency_penalty", "functions"}));
+    TRY(refuse_members(body, "bedrock",
+                       {"n", "logprobs", "logit_bias", "presence_penalty", "frequency_penalty", "functions"}));
     const Conversation conversation = TRY(read_conversation(*chat));
     Json out{{"messages", Json::array()}};
     if (!conversation.system.empty()) out["system"] = TRY(blocks_of(conversation.system));
-    for (const Turn& turn : conversation.turns) out["messages"].push_back({{"role", turn.role}, {"content", TRY(blocks_of(turn.pieces))}});
+    for (const Turn& turn : conversation.turns)
+      out["messages"].push_back({{"role", turn.role}, {"content", TRY(blocks_of(turn.pieces))}});
     say_inference(body, request, out);
     TRY(say_tools(*chat, body, out));
     return net::ClientRequest{.method = "POST",
-                              .url = fmt::format("{}/model/{}/{}", base_, store::percent_encode(model, false), stream_ ? "converse-stream" : "converse"),
+                              .url = fmt::format("{}/model/{}/{}", base_, store::percent_encode(model, false),
+                                                 stream_ ? "converse-stream" : "converse"),
                               .headers = {{"content-type", "application/json"}},
                               .body = dump_json(out)};
   }
 
-  std::unique_ptr<Reader> reader(const engine::Request& request, const net::Headers& headers, Teller& teller) const override {
+  std::unique_ptr<Reader> reader(const engine::Request& request, const net::Headers& headers,
+                                 Teller& teller) const override {
     const bool answer_is_tool = request.body != nullptr && read_schema(*request.body) != nullptr;
     return std::make_unique<BedrockReader>(headers, answer_is_tool, teller);
   }

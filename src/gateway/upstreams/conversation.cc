@@ -34,7 +34,9 @@ Piece read_part(const Json& part) {
   } else if (type == "image_url" || type == "input_image") {
     piece.kind = Piece::Kind::picture;
     const Json* image = find_member(part, "image_url");
-    if (image != nullptr) take_address(piece, image->is_string() ? std::string_view(image->get_ref<const std::string&>()) : string_member(*image, "url"));
+    if (image != nullptr)
+      take_address(piece, image->is_string() ? std::string_view(image->get_ref<const std::string&>())
+                                             : string_member(*image, "url"));
   } else if (const Json* file = find_member(part, "file"); type == "file" && file != nullptr) {
     piece.kind = Piece::Kind::document;
     piece.name = string_member(*file, "filename");
@@ -54,7 +56,8 @@ void read_content(const Json& message, std::vector<Piece>& out) {
     return;
   }
   for (const Json& part : *content)
-    if (Piece piece = read_part(part); piece.kind != Piece::Kind::text || !piece.text.empty()) out.push_back(std::move(piece));
+    if (Piece piece = read_part(part); piece.kind != Piece::Kind::text || !piece.text.empty())
+      out.push_back(std::move(piece));
 }
 
 void read_calls(const Json& message, std::vector<Piece>& out) {
@@ -127,9 +130,11 @@ std::vector<Tool> read_tools(const engine::Chat& chat) {
       continue;
     }
     const Json* parameters = find_member(*function, "parameters");
-    out.push_back({.name = std::string(string_member(*function, "name")),
-                   .description = std::string(string_member(*function, "description")),
-                   .parameters = keep(parameters != nullptr ? *parameters : Json{{"type", "object"}, {"properties", Json::object()}})});
+    out.push_back(
+        {.name = std::string(string_member(*function, "name")),
+         .description = std::string(string_member(*function, "description")),
+         .parameters =
+             keep(parameters != nullptr ? *parameters : Json{{"type", "object"}, {"properties", Json::object()}})});
   }
   return out;
 }
@@ -180,7 +185,8 @@ Status refuse_members(const Json& body, std::string_view kind, std::initializer_
   for (const std::string_view name : names) {
     const Json* value = find_member(body, name);
     if (value == nullptr || !says_something(*value) || (name == "n" && *value == Json(1))) continue;
-    return Error{Code::unsupported, fmt::format("'{}' is not something that an upstream of kind {} can be asked for", name, kind)};
+    return Error{Code::unsupported,
+                 fmt::format("'{}' is not something that an upstream of kind {} can be asked for", name, kind)};
   }
   return {};
 }

@@ -15,12 +15,12 @@ namespace ashlar::gateway {
 struct Piece {
   enum class Kind { text, picture, document, call, result, other };
   Kind kind = Kind::text;
-  std::string text;           // of text; of a result, all of it where `inner` is empty
-  std::string media, base64;  // of a picture or document that is in the request
-  std::string url;            // of one that is elsewhere
-  std::string id, name;       // of a call; a result has the call's id, a document its file's name
-  std::shared_ptr<const Json> json;  // of a call: its arguments, an object; of other: the part as it came; of text: null,
-                                     // or the part with more members than its text (cache_control...)
+  std::string text;                  // of text; of a result, all of it where `inner` is empty
+  std::string media, base64;         // of a picture or document that is in the request
+  std::string url;                   // of one that is elsewhere
+  std::string id, name;              // of a call; a result has the call's id, a document its file's name
+  std::shared_ptr<const Json> json;  // of a call: its arguments, an object; of other: the part as it came; of text:
+                                     // null, or the part with more members than its text (cache_control...)
 };
 
 struct Turn {
@@ -46,8 +46,8 @@ std::vector<Tool> read_tools(const engine::Chat& chat);
 struct ToolChoice {
   enum class Kind { unsaid, automatic, none, any, one };
   Kind kind = Kind::unsaid;
-  std::string name;       // of the one
-  bool parallel = true;   // several calls at once
+  std::string name;      // of the one
+  bool parallel = true;  // several calls at once
 };
 ToolChoice read_tool_choice(const Json& body);
 

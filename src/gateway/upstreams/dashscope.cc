@@ -13,15 +13,30 @@ namespace ashlar::gateway {
 namespace {
 
 // Members of the body that are called the same among its parameters.
-constexpr const char* kParameters[] = {"temperature", "top_p", "top_k", "seed", "stop", "n", "repetition_penalty", "presence_penalty",
-                                       "response_format", "tool_choice", "parallel_tool_calls", "logprobs", "top_logprobs",
-                                       "enable_thinking", "thinking_budget", "enable_search", "search_options"};
+constexpr const char* kParameters[] = {"temperature",
+                                       "top_p",
+                                       "top_k",
+                                       "seed",
+                                       "stop",
+                                       "n",
+                                       "repetition_penalty",
+                                       "presence_penalty",
+                                       "response_format",
+                                       "tool_choice",
+                                       "parallel_tool_calls",
+                                       "logprobs",
+                                       "top_logprobs",
+                                       "enable_thinking",
+                                       "thinking_budget",
+                                       "enable_search",
+                                       "search_options"};
 
 bool has_pictures(const Json& messages) {
   for (const Json& message : messages)
     if (const Json* content = find_member(message, "content"); content != nullptr && content->is_array())
       for (const Json& part : *content)
-        if (part.is_object() && (part.contains("image_url") || part.contains("image") || part.contains("video"))) return true;
+        if (part.is_object() && (part.contains("image_url") || part.contains("image") || part.contains("video")))
+          return true;
   return false;
 }
 
@@ -67,7 +82,9 @@ class DashScopeReader final : public Reader {
   void take(std::string_view text) {
     if (teller_.failure() || teller_.over()) return;
     const auto json = parse_answer(text);
-    if (!json || !json->is_object()) return teller_.fail(nonsense(teller_.upstream(), framing_.body() ? framing_.what() : "an event that is no JSON object"));
+    if (!json || !json->is_object())
+      return teller_.fail(
+          nonsense(teller_.upstream(), framing_.body() ? framing_.what() : "an event that is no JSON object"));
     if (!string_member(*json, "code").empty()) return teller_.fail(failure_in_stream(teller_.upstream(), *json));
     if (const Json* usage = find_member(*json, "usage")) take_usage(*usage);
     const Json* output = find_member(*json, "output");
@@ -88,12 +105,13 @@ class DashScopeReader final : public Reader {
     const int index = count_of(choice, "index").value_or(0);
     if (const Json* message = find_member(choice, "message")) {
       teller_.reasoning(index, string_member(*message, "reasoning_content"));
-      if (const Json* content = find_member(*message, "content")) teller_.text({.choice = index, .text = content_text(*content)});
+      if (const Json* content = find_member(*message, "content"))
+        teller_.text({.choice = index, .text = content_text(*content)});
       if (const Json* calls = find_member(*message, "tool_calls"); calls != nullptr && calls->is_array())
         for (const Json& call : *calls)
           if (const Json* function = find_member(call, "function"))
-            teller_.tool_call(index, count_of(call, "index").value_or(-1), string_member(call, "id"), string_member(*function, "name"),
-                              arguments_text(find_member(*function, "arguments")));
+            teller_.tool_call(index, count_of(call, "index").value_or(-1), string_member(call, "id"),
+                              string_member(*function, "name"), arguments_text(find_member(*function, "arguments")));
     }
     // While it goes on, the reason is the text "null".
     const std::string_view reason = string_member(choice, "finish_reason");
@@ -107,14 +125,16 @@ class DashScopeReader final : public Reader {
 
 class DashScope final : public Wire {
  public:
-  DashScope(const UpstreamOptions& options, UpstreamSecrets secrets) : base_(base_url(options, "/api/v1")), stream_(options.stream) {
+  DashScope(const UpstreamOptions& options, UpstreamSecrets secrets)
+      : base_(base_url(options, "/api/v1")), stream_(options.stream) {
     headers_ = {{"content-type", "application/json"}};
     if (!secrets.api_key.empty()) headers_.emplace_back("authorization", "Bearer " + secrets.api_key);
   }
 
   Result<net::ClientRequest> ask(const engine::Request& request, const std::string& model) const override {
     const auto* chat = std::get_if<engine::Chat>(&request.prompt.input);
-    if (chat == nullptr) return Error{Code::unsupported, "an upstream of kind dashscope takes conversations, not bare texts"};
+    if (chat == nullptr)
+      return Error{Code::unsupported, "an upstream of kind dashscope takes conversations, not bare texts"};
     const Json body = openai_body(request);
     TRY(refuse_members(body, "dashscope", {"logit_bias", "functions"}));
     const bool parts = has_pictures(*chat->messages);
@@ -126,11 +146,13 @@ class DashScope final : public Wire {
       if (const Json* value = find_member(body, name)) parameters[name] = *value;
     if (chat->tools) parameters["tools"] = *chat->tools;
     if (request.stopping.max_tokens > 0) parameters["max_tokens"] = request.stopping.max_tokens;
-    const Json out{{"model", model}, {"input", {{"messages", std::move(messages)}}}, {"parameters", std::move(parameters)}};
-    net::ClientRequest asked{.method = "POST",
-                             .url = fmt::format("{}/services/aigc/{}-generation/generation", base_, parts ? "multimodal" : "text"),
-                             .headers = headers_,
-                             .body = dump_json(out)};
+    const Json out{
+        {"model", model}, {"input", {{"messages", std::move(messages)}}}, {"parameters", std::move(parameters)}};
+    net::ClientRequest asked{
+        .method = "POST",
+        .url = fmt::format("{}/services/aigc/{}-generation/generation", base_, parts ? "multimodal" : "text"),
+        .headers = headers_,
+        .body = dump_json(out)};
     if (stream_) asked.headers.emplace_back("x-dashscope-sse", "enable");
     return asked;
   }

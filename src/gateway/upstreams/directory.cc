@@ -33,7 +33,8 @@ Directory::Found Directory::find(const std::string& model) const {
 std::expected<std::unique_ptr<engine::Ticket>, engine::Generator::Refusal> Directory::start(engine::Request request,
                                                                                             engine::Sink& sink) {
   const Found found = find(request.model);
-  if (found.place == nullptr) return std::unexpected(Refusal{.error = nobody(request.model), .reason = "model_not_found"});
+  if (found.place == nullptr)
+    return std::unexpected(Refusal{.error = nobody(request.model), .reason = "model_not_found"});
   request.model = found.model;
   return found.place->generator->start(std::move(request), sink);
 }
@@ -52,7 +53,8 @@ std::vector<engine::ModelCard> Directory::models() const {
   return out;
 }
 
-Result<engine::Tokenized> Directory::tokenize(const std::string& model, const engine::Prompt& prompt, bool parse_special) const {
+Result<engine::Tokenized> Directory::tokenize(const std::string& model, const engine::Prompt& prompt,
+                                              bool parse_special) const {
   const Found found = find(model);
   if (found.place == nullptr) return nobody(model);
   return found.place->generator->tokenize(found.model, prompt, parse_special);
@@ -68,6 +70,14 @@ Result<std::string> Directory::render(const std::string& model, const engine::Ch
   const Found found = find(model);
   if (found.place == nullptr) return nobody(model);
   return found.place->generator->render(found.model, chat);
+}
+
+void Directory::when_ready(const std::string& model, std::function<void(Result<const engine::Generator*>)> then) const {
+  const Found found = find(model);
+  if (found.place == nullptr) return then(nobody(model));
+  // A place that calls it otherwise is asked through us: the models of other servers are ready at any time.
+  if (found.model != model) return then(this);
+  found.place->generator->when_ready(model, std::move(then));
 }
 
 engine::Generator::Load Directory::load() const {

@@ -1,6 +1,7 @@
 // Several generators behind one face, by the names of the models that they serve.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -22,9 +23,11 @@ class Directory final : public engine::Generator, public engine::Embedder {
 
   std::expected<std::unique_ptr<engine::Ticket>, Refusal> start(engine::Request request, engine::Sink& sink) override;
   std::vector<engine::ModelCard> models() const override;
-  Result<engine::Tokenized> tokenize(const std::string& model, const engine::Prompt& prompt, bool parse_special) const override;
+  Result<engine::Tokenized> tokenize(const std::string& model, const engine::Prompt& prompt,
+                                     bool parse_special) const override;
   Result<std::string> detokenize(const std::string& model, const std::vector<std::int32_t>& ids) const override;
   Result<std::string> render(const std::string& model, const engine::Chat& chat) const override;
+  void when_ready(const std::string& model, std::function<void(Result<const engine::Generator*>)> then) const override;
   // Sums; healthy if any is, for the others' models are refused by themselves.
   Load load() const override;
   // To the first place that has the adapter's model, or where none is named to the first of all.

@@ -28,7 +28,8 @@ class Errand : public std::enable_shared_from_this<Errand> {
       launch();
     }
     stop_.emplace(request_.stop, [weak = weak_from_this()] {
-      if (const auto self = weak.lock()) self->finish(std::unexpected(Refusal{.error = {Code::cancelled, "the client has left"}}));
+      if (const auto self = weak.lock())
+        self->finish(std::unexpected(Refusal{.error = {Code::cancelled, "the client has left"}}));
     });
   }
 
@@ -81,7 +82,8 @@ class Errand : public std::enable_shared_from_this<Errand> {
         extra_ = true;
         up_.metrics.retries.add();
         std::mt19937_64 random{std::random_device{}()};
-        const auto wait = std::max(failure.failed.retry_after, backoff(made_, up_.options.retry_base, up_.options.retry_cap, random));
+        const auto wait =
+            std::max(failure.failed.retry_after, backoff(made_, up_.options.retry_base, up_.options.retry_cap, random));
         call_ = up_.client().after(wait, [weak = weak_from_this()] {
           const auto self = weak.lock();
           if (!self) return;

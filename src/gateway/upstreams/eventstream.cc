@@ -82,7 +82,8 @@ Status EventStreamReader::read(std::string_view bytes, const std::function<void(
   std::string_view rest = bytes_;
   while (rest.size() >= kPrelude) {
     const std::size_t total = number(rest, 4), headers = number(rest.substr(4), 4);
-    if (number(rest.substr(8), 4) != crc32(rest.substr(0, 8))) return broken(Code::corrupt, "an event's prelude has a wrong checksum");
+    if (number(rest.substr(8), 4) != crc32(rest.substr(0, 8)))
+      return broken(Code::corrupt, "an event's prelude has a wrong checksum");
     if (total > kMaxMessage || headers > kMaxHeaders) return broken(Code::too_large, "an event is longer than 16 MiB");
     if (total < kPrelude + headers + kCrc) return broken(Code::corrupt, "an event's lengths contradict each other");
     if (rest.size() < total) break;
@@ -90,8 +91,10 @@ Status EventStreamReader::read(std::string_view bytes, const std::function<void(
     rest.remove_prefix(total);
     if (number(whole.substr(total - kCrc), 4) != crc32(whole.substr(0, total - kCrc)))
       return broken(Code::corrupt, "an event has a wrong checksum");
-    StreamMessage message{.headers = {}, .payload = std::string(whole.substr(kPrelude + headers, total - kPrelude - headers - kCrc))};
-    if (!read_headers(whole.substr(kPrelude, headers), message)) return broken(Code::corrupt, "an event's headers are cut");
+    StreamMessage message{.headers = {},
+                          .payload = std::string(whole.substr(kPrelude + headers, total - kPrelude - headers - kCrc))};
+    if (!read_headers(whole.substr(kPrelude, headers), message))
+      return broken(Code::corrupt, "an event's headers are cut");
     on_message(std::move(message));
   }
   bytes_.erase(0, bytes_.size() - rest.size());

@@ -93,9 +93,9 @@ bool has(std::string_view text, std::initializer_list<std::string_view> words) {
 bool is_over_context(const Said& said) {
   if (said.code == "context_length_exceeded" || said.type == "exceed_context_size_error") return true;
   const std::string text = net::lower(said.message);
-  return has(text, {"maximum context length", "context length of", "context window", "context size", "exceeds the context",
-                    "max_model_len", "prompt is too long", "input is too long", "prompt too long", "too many input tokens",
-                    "exceeds the limit of", "range of input length"});
+  return has(text, {"maximum context length", "context length of", "context window", "context size",
+                    "exceeds the context", "max_model_len", "prompt is too long", "input is too long",
+                    "prompt too long", "too many input tokens", "exceeds the limit of", "range of input length"});
 }
 
 bool is_filtered(const Said& said) {
@@ -150,14 +150,16 @@ engine::Failed failed(Code code, int status, std::string_view reason, std::strin
 }
 
 engine::Failed translate(const std::string& upstream, int status, const Said& said, milliseconds wait) {
-  const std::string words = said.message.empty() ? fmt::format("{} {}", status, net::reason(status)) : plain(said.message);
+  const std::string words =
+      said.message.empty() ? fmt::format("{} {}", status, net::reason(status)) : plain(said.message);
   const std::string told = fmt::format("the upstream '{}' says: {}", upstream, words);
   if (status >= 400 && status < 500 && is_over_context(said)) {
     auto out = failed(Code::invalid, 0, "", told);
     out.over_context = true;
     return out;
   }
-  if (status >= 400 && status < 500 && is_filtered(said)) return failed(Code::invalid, 0, "content_policy_violation", told);
+  if (status >= 400 && status < 500 && is_filtered(said))
+    return failed(Code::invalid, 0, "content_policy_violation", told);
   if (status == 402 || (status >= 400 && status < 500 && is_quota(said))) {
     auto out = failed(Code::unavailable, 503, "upstream_quota",
                       fmt::format("the upstream '{}' refuses: the account behind it is used up", upstream));
@@ -182,14 +184,17 @@ engine::Failed translate(const std::string& upstream, int status, const Said& sa
     case 429:
       out = failed(Code::exhausted, 0, "", told);
       break;
+    case 501:
+      return failed(Code::unsupported, 0, "", told);
     case 503:
     case 529:
       out = failed(Code::unavailable, 503, "", told);
       break;
     default:
       if (status >= 300 && status < 400)
-        return failed(Code::unavailable, 502, "upstream_error",
-                      fmt::format("the upstream '{}' redirects ({}), which is not followed: give its own url", upstream, status));
+        return failed(
+            Code::unavailable, 502, "upstream_error",
+            fmt::format("the upstream '{}' redirects ({}), which is not followed: give its own url", upstream, status));
       if (status >= 400 && status < 500 && status != 405)
         return failed(Code::invalid, status == 400 ? 0 : status, said.message.empty() ? "" : plain(said.code), told);
       return failed(Code::unavailable, 502, "upstream_error", told);
@@ -206,8 +211,10 @@ Failure failure_of_answer(const std::string& upstream, int status, const net::He
   if (const auto type = net::find_header(headers, "x-amzn-errortype"); said.type.empty() && !type.empty())
     said.type = type.substr(0, type.find(':'));
   // A sentence is told; a page is not.
-  const bool sentence = !body.empty() && body.size() <= kMaxMessage && body.find('<') == body.npos && body.find('{') == body.npos;
-  if (said.message.empty() && sentence && net::find_header(headers, "content-type").starts_with("text/plain")) said.message = body;
+  const bool sentence =
+      !body.empty() && body.size() <= kMaxMessage && body.find('<') == body.npos && body.find('{') == body.npos;
+  if (said.message.empty() && sentence && net::find_header(headers, "content-type").starts_with("text/plain"))
+    said.message = body;
   Failure out{.failed = translate(upstream, status, said, retry_after(headers)), .retry = is_worth_another(status)};
   if (out.failed.reason == "upstream_quota") out.retry = false;
   return out;
@@ -223,26 +230,31 @@ Failure failure_of_call(const std::string& upstream, const Error& error, bool an
   const auto say = [&](std::string_view what) { return fmt::format("the upstream '{}' {}", upstream, what); };
   switch (error.code) {
     case Code::deadline:
-      return {.failed = failed(Code::deadline, 504, "upstream_timeout", say("was silent for too long")), .retry = !answered};
+      return {.failed = failed(Code::deadline, 504, "upstream_timeout", say("was silent for too long")),
+              .retry = !answered};
     case Code::too_large:
       return {.failed = failed(Code::corrupt, 502, "upstream_error", say("sent more than is borne: " + error.message))};
     case Code::corrupt:
       if (answered)
-        return {.failed = failed(Code::corrupt, 502, "upstream_error", say("ended in the midst of its answer")), .retry = true};
+        return {.failed = failed(Code::corrupt, 502, "upstream_error", say("ended in the midst of its answer")),
+                .retry = true};
       return {.failed = failed(Code::unavailable, 502, "upstream_error", say("gave no answer: " + error.message)),
               .retry = true};
     case Code::forbidden:
-      return {.failed = failed(Code::unavailable, 502, "upstream_error", say("may not be connected to: " + error.message))};
+      return {.failed =
+                  failed(Code::unavailable, 502, "upstream_error", say("may not be connected to: " + error.message))};
     case Code::invalid:
     case Code::cancelled:
       return {.failed = failed(Code::unavailable, 0, "upstream_error", say("cannot be asked now"))};
     default:
-      return {.failed = failed(Code::unavailable, 503, "upstream_unreachable", say("cannot be reached")), .retry = !answered};
+      return {.failed = failed(Code::unavailable, 503, "upstream_unreachable", say("cannot be reached")),
+              .retry = !answered};
   }
 }
 
 Failure nonsense(const std::string& upstream, std::string_view what) {
-  return {.failed = failed(Code::corrupt, 502, "upstream_error", fmt::format("the upstream '{}' sent {}", upstream, what))};
+  return {.failed =
+              failed(Code::corrupt, 502, "upstream_error", fmt::format("the upstream '{}' sent {}", upstream, what))};
 }
 
 }  // namespace ashlar::gateway

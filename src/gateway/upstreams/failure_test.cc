@@ -10,29 +10,32 @@ engine::Failed failed(int status, std::string_view body, net::Headers headers = 
 }
 
 TEST(Failure, EveryShapeOfErrorGivesItsMessage) {
-  for (const char* body : {
-           R"({"error":{"message":"the words","type":"invalid_request_error","param":"n","code":null}})",   // OpenAI, vLLM
-           R"({"object":"error","message":"the words","type":"BadRequestError","param":null,"code":400})",  // old vLLM
-           R"({"error":{"code":400,"message":"the words","type":"invalid_request_error"}})",                // llama-server
-           R"({"error":"the words","error_type":"validation"})",                                            // TGI
-           R"({"error":"the words"})",                                                                      // Ollama
-           R"({"type":"error","error":{"type":"invalid_request_error","message":"the words"},"request_id":"r"})",  // Anthropic
-           R"({"detail":"the words"})",                                                                     // FastAPI
-           R"({"detail":[{"loc":["body","n"],"msg":"the words","type":"value_error"}]})",
-           R"({"message":"the words"})",                                                                    // AWS
-           R"({"Message":"the words","__type":"ValidationException"})",
-           R"({"code":"InvalidParameter","message":"the words","request_id":"r"})",                         // DashScope
-           R"([{"error":{"code":400,"message":"the words","status":"INVALID_ARGUMENT"}}])",                 // Google
-           R"({"error":{"message":"the words","innererror":{"code":"x"}}})"}) {
+  for (
+      const char* body :
+      {R"({"error":{"message":"the words","type":"invalid_request_error","param":"n","code":null}})",   // OpenAI, vLLM
+       R"({"object":"error","message":"the words","type":"BadRequestError","param":null,"code":400})",  // old vLLM
+       R"({"error":{"code":400,"message":"the words","type":"invalid_request_error"}})",                // llama-server
+       R"({"error":"the words","error_type":"validation"})",                                            // TGI
+       R"({"error":"the words"})",                                                                      // Ollama
+       R"({"type":"error","error":{"type":"invalid_request_error","message":"the words"},"request_id":"r"})",  // Anthropic
+       R"({"detail":"the words"})",  // FastAPI
+       R"({"detail":[{"loc":["body","n"],"msg":"the words","type":"value_error"}]})",
+       R"({"message":"the words"})",  // AWS
+       R"({"Message":"the words","__type":"ValidationException"})",
+       R"({"code":"InvalidParameter","message":"the words","request_id":"r"})",          // DashScope
+       R"([{"error":{"code":400,"message":"the words","status":"INVALID_ARGUMENT"}}])",  // Google
+       R"({"error":{"message":"the words","innererror":{"code":"x"}}})"}) {
     const auto out = failed(400, body);
     EXPECT_EQ(out.error.code, Code::invalid) << body;
     EXPECT_NE(out.error.message.find("the words"), std::string::npos) << body << " gave " << out.error.message;
   }
-  EXPECT_NE(failed(400, "the words", {{"content-type", "text/plain"}}).error.message.find("the words"), std::string::npos);
+  EXPECT_NE(failed(400, "the words", {{"content-type", "text/plain"}}).error.message.find("the words"),
+            std::string::npos);
 }
 
 TEST(Failure, PagesAndGarbageAreNotTold) {
-  for (const char* body : {"<html>secret</html>", "", "{\"a\":", "\xff\xfe", "null", "[]", "[[[[[[]]]]]]", "{\"error\":{\"error\":{\"error\":{\"error\":{}}}}}"}) {
+  for (const char* body : {"<html>secret</html>", "", "{\"a\":", "\xff\xfe", "null", "[]", "[[[[[[]]]]]]",
+                           "{\"error\":{\"error\":{\"error\":{\"error\":{}}}}}"}) {
     const auto out = failed(500, body);
     EXPECT_EQ(out.status, 502) << body;
     EXPECT_EQ(out.error.message, "the upstream 'up' says: 500 Internal Server Error") << body;
@@ -44,9 +47,13 @@ TEST(Failure, PagesAndGarbageAreNotTold) {
 
 TEST(Failure, MeaningsAreKept) {
   EXPECT_TRUE(failed(400, R"({"error":{"message":"x","code":"context_length_exceeded"}})").over_context);
-  EXPECT_TRUE(failed(400, R"({"object":"error","message":"This model's maximum context length is 10 tokens."})").over_context);
-  EXPECT_TRUE(failed(400, R"({"error":{"message":"the request exceeds","type":"exceed_context_size_error"}})").over_context);
-  EXPECT_TRUE(failed(400, R"({"type":"error","error":{"type":"invalid_request_error","message":"prompt is too long: 9 > 8"}})").over_context);
+  EXPECT_TRUE(
+      failed(400, R"({"object":"error","message":"This model's maximum context length is 10 tokens."})").over_context);
+  EXPECT_TRUE(
+      failed(400, R"({"error":{"message":"the request exceeds","type":"exceed_context_size_error"}})").over_context);
+  EXPECT_TRUE(
+      failed(400, R"({"type":"error","error":{"type":"invalid_request_error","message":"prompt is too long: 9 > 8"}})")
+          .over_context);
   EXPECT_EQ(failed(400, R"({"error":{"code":"content_filter","message":"x"}})").reason, "content_policy_violation");
   EXPECT_EQ(failed(429, R"({"error":{"type":"insufficient_quota","message":"x"}})").reason, "upstream_quota");
   EXPECT_FALSE(failure_of_answer("up", 429, {}, R"({"error":{"type":"insufficient_quota"}})").retry);

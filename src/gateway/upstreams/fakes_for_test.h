@@ -41,8 +41,9 @@ class FakeServer {
       return true;
     }
     void answer(int status, std::string_view type, std::string_view text, std::string_view more = "") const {
-      send("HTTP/1.1 " + std::to_string(status) + " X\r\ncontent-type: " + std::string(type) + "\r\nconnection: close\r\n" +
-           std::string(more) + "content-length: " + std::to_string(text.size()) + "\r\n\r\n" + std::string(text));
+      send("HTTP/1.1 " + std::to_string(status) + " X\r\ncontent-type: " + std::string(type) +
+           "\r\nconnection: close\r\n" + std::string(more) + "content-length: " + std::to_string(text.size()) +
+           "\r\n\r\n" + std::string(text));
     }
     // A stream's head; what follows is sent as it is and ends with the connection.
     void begin(std::string_view type = "text/event-stream") const {
@@ -82,7 +83,9 @@ class FakeServer {
     for (const int fd : clients_) ::close(fd);
     ::close(listener_);
   }
-  std::string url(std::string_view path = "/v1") const { return "http://127.0.0.1:" + std::to_string(port) + std::string(path); }
+  std::string url(std::string_view path = "/v1") const {
+    return "http://127.0.0.1:" + std::to_string(port) + std::string(path);
+  }
   int requests() const {
     const std::lock_guard lock(mutex_);
     return requests_;
@@ -236,7 +239,8 @@ inline engine::Request chat_request(const std::string& text = "Hello", Json body
 }
 
 // An upstream of one model, "m", that does not probe and waits for nobody.
-inline UpstreamOptions options_for(const FakeServer& server, std::string kind = "openai", std::string_view path = "/v1") {
+inline UpstreamOptions options_for(const FakeServer& server, std::string kind = "openai",
+                                   std::string_view path = "/v1") {
   using std::chrono::milliseconds;
   return {.name = "up",
           .kind = std::move(kind),

@@ -12,11 +12,12 @@
 namespace ashlar::gateway {
 namespace {
 
-using std::chrono::milliseconds;
 using engine::Clock;
+using std::chrono::milliseconds;
 
 constexpr std::size_t kMaxErrorBody = 64 << 10;
-constexpr milliseconds kLinger{250};        // for the end of an answer that is whole already, so that its connection can be kept
+constexpr milliseconds kLinger{
+    250};  // for the end of an answer that is whole already, so that its connection can be kept
 constexpr milliseconds kMaxRetryWait{15'000};  // who must wait longer is told so instead
 
 std::mt19937_64& dice() {
@@ -74,7 +75,7 @@ class Flight : public std::enable_shared_from_this<Flight> {
     std::string error_body;
     Clock::time_point due;    // the next token
     Clock::time_point rings;  // the alarm
-    bool extra;             // a retry or a hedge: holds a part of the budget
+    bool extra;               // a retry or a hedge: holds a part of the budget
     std::unique_ptr<net::Call> call, alarm;
   };
   using Held = std::shared_ptr<Attempt>;
@@ -115,9 +116,10 @@ class Flight : public std::enable_shared_from_this<Flight> {
     const std::weak_ptr<Flight> flight = weak_from_this();
     const std::weak_ptr<Attempt> held = attempt;
     attempt->call = up_.client().send(
-        std::move(out), {.on_connect = [flight](const std::string& address) {
-                           if (const auto self = flight.lock()) self->up_.connected(address);
-                         },
+        std::move(out), {.on_connect =
+                             [flight](const std::string& address) {
+                               if (const auto self = flight.lock()) self->up_.connected(address);
+                             },
                          .on_head =
                              [flight, held](int status, const net::Headers& headers) {
                                with(flight, held, [&](Flight& self, const Held& a) { self.head(a, status, headers); });
@@ -136,12 +138,13 @@ class Flight : public std::enable_shared_from_this<Flight> {
   // One alarm for each attempt: where `due` moved later, it is looked at again when it rings.
   void watch(const Held& attempt) {
     attempt->rings = attempt->due;
-    attempt->alarm = up_.client().after(until(attempt->due), [flight = weak_from_this(), held = std::weak_ptr(attempt)] {
-      with(flight, held, [](Flight& self, const Held& a) {
-        if (a->due > a->rings) return self.watch(a);
-        self.late(a);
-      });
-    });
+    attempt->alarm =
+        up_.client().after(until(attempt->due), [flight = weak_from_this(), held = std::weak_ptr(attempt)] {
+          with(flight, held, [](Flight& self, const Held& a) {
+            if (a->due > a->rings) return self.watch(a);
+            self.late(a);
+          });
+        });
   }
 
   void late(const Held& attempt) {
@@ -149,13 +152,15 @@ class Flight : public std::enable_shared_from_this<Flight> {
     const bool ours = Clock::now() >= ends_;
     const bool begun = attempt->teller.begun();
     const auto limit = begun ? up_.options.between_tokens_timeout : up_.options.first_token_timeout;
-    Failure failure{.failed = {.error = {Code::deadline,
-                                         ours ? fmt::format("the upstream '{}' did not end its answer in the time given", up_.options.name)
-                                              : fmt::format("the upstream '{}' gave no {}token within {} ms", up_.options.name,
-                                                            begun ? "further " : "", limit.count())},
-                               .status = 504,
-                               .reason = "upstream_timeout"},
-                    .retry = !ours};
+    Failure failure{
+        .failed = {.error = {Code::deadline,
+                             ours ? fmt::format("the upstream '{}' did not end its answer in the time given",
+                                                up_.options.name)
+                                  : fmt::format("the upstream '{}' gave no {}token within {} ms", up_.options.name,
+                                                begun ? "further " : "", limit.count())},
+                   .status = 504,
+                   .reason = "upstream_timeout"},
+        .retry = !ours};
     fail(attempt, std::move(failure));
   }
 
@@ -289,7 +294,7 @@ class Flight : public std::enable_shared_from_this<Flight> {
   bool begun_ = false;  // the sink has heard something: there is no other attempt any more
   bool ended_ = false;  // the HTTP answer is whole
   bool over_ = false;
-  bool waits_ = false;  // for the next attempt, whose part of the budget is taken
+  bool waits_ = false;                        // for the next attempt, whose part of the budget is taken
   std::optional<engine::Finished> finished_;  // told when the HTTP answer is whole, too
   std::unique_ptr<net::Call> hedge_, pause_;
 };
@@ -307,9 +312,8 @@ class FlightTicket final : public engine::Ticket {
 
 }  // namespace
 
-std::expected<std::unique_ptr<engine::Ticket>, engine::Generator::Refusal> take_off(std::shared_ptr<UpstreamState> upstream,
-                                                                                    engine::Request request,
-                                                                                    std::string model, engine::Sink& sink) {
+std::expected<std::unique_ptr<engine::Ticket>, engine::Generator::Refusal> take_off(
+    std::shared_ptr<UpstreamState> upstream, engine::Request request, std::string model, engine::Sink& sink) {
   auto order = upstream->wire().ask(request, model);
   if (!order) return std::unexpected(engine::Generator::Refusal{.error = std::move(order).error()});
   auto flight = std::make_shared<Flight>(*upstream, std::move(request), std::move(*order), sink);

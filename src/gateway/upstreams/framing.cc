@@ -18,7 +18,8 @@ bool Framing::whole(std::string_view bytes) {
     if (first == bytes.npos) return true;  // blank so far, which either form may begin with
     // What is neither JSON nor a stream's field or comment is taken whole, and will not parse.
     const std::string_view text = bytes.substr(first);
-    const bool field = text[0] == ':' || text.starts_with("data") || text.starts_with("event") || text.starts_with("id:");
+    const bool field =
+        text[0] == ':' || text.starts_with("data") || text.starts_with("event") || text.starts_with("id:");
     form_ = field ? Form::stream : Form::whole;
   }
   if (form_ == Form::whole) body_.append(bytes);

@@ -22,7 +22,8 @@ Result<Json> read_message(const Json& message, Json& names) {
     for (const Json& part : *content) {
       const Json* image = find_member(part, "image_url");
       if (image == nullptr) continue;
-      const auto data = data_url(image->is_string() ? std::string_view(image->get_ref<const std::string&>()) : string_member(*image, "url"));
+      const auto data = data_url(image->is_string() ? std::string_view(image->get_ref<const std::string&>())
+                                                    : string_member(*image, "url"));
       if (!data) return Error{Code::unsupported, "an upstream of kind ollama takes pictures only as data: addresses"};
       out["images"].push_back(data->base64);
     }
@@ -33,16 +34,23 @@ Result<Json> read_message(const Json& message, Json& names) {
       if (const Json* function = find_member(call, "function")) {
         const auto name = string_member(*function, "name");
         if (const auto id = string_member(call, "id"); !id.empty()) names[std::string(id)] = name;
-        out["tool_calls"].push_back({{"function", {{"name", name}, {"arguments", arguments_object(find_member(*function, "arguments"))}}}});
+        out["tool_calls"].push_back(
+            {{"function", {{"name", name}, {"arguments", arguments_object(find_member(*function, "arguments"))}}}});
       }
-  if (const std::string id(string_member(message, "tool_call_id")); !id.empty() && names.contains(id)) out["tool_name"] = names[id];
+  if (const std::string id(string_member(message, "tool_call_id")); !id.empty() && names.contains(id))
+    out["tool_name"] = names[id];
   return out;
 }
 
 void say_options(const Json& body, const engine::Request& request, Json& out) {
-  constexpr std::pair<const char*, const char*> kNames[] = {
-      {"temperature", "temperature"}, {"top_p", "top_p"}, {"top_k", "top_k"}, {"min_p", "min_p"}, {"seed", "seed"},
-      {"repetition_penalty", "repeat_penalty"}, {"presence_penalty", "presence_penalty"}, {"frequency_penalty", "frequency_penalty"}};
+  constexpr std::pair<const char*, const char*> kNames[] = {{"temperature", "temperature"},
+                                                            {"top_p", "top_p"},
+                                                            {"top_k", "top_k"},
+                                                            {"min_p", "min_p"},
+                                                            {"seed", "seed"},
+                                                            {"repetition_penalty", "repeat_penalty"},
+                                                            {"presence_penalty", "presence_penalty"},
+                                                            {"frequency_penalty", "frequency_penalty"}};
   Json options = Json::object();
   if (const Json* given = find_member(body, "options"); given != nullptr && given->is_object()) options = *given;
   for (const auto& [ours, theirs] : kNames)
@@ -50,7 +58,8 @@ void say_options(const Json& body, const engine::Request& request, Json& out) {
   if (const auto stops = read_stops(body); !stops.empty()) options["stop"] = stops;
   if (request.stopping.max_tokens >= 0) options["num_predict"] = request.stopping.max_tokens;
   if (!options.empty()) out["options"] = std::move(options);
-  if (const auto schema = read_schema(body)) out["format"] = *schema == Json{{"type", "object"}} ? Json("json") : *schema;
+  if (const auto schema = read_schema(body))
+    out["format"] = *schema == Json{{"type", "object"}} ? Json("json") : *schema;
   if (const Json* keep = find_member(body, "keep_alive")) out["keep_alive"] = *keep;
   if (const Json* think = find_member(body, "think")) out["think"] = *think;
   if (const auto effort = string_member(body, "reasoning_effort"); !effort.empty())
@@ -81,7 +90,8 @@ class OllamaReader final : public Reader {
     if (line.find_first_not_of(" \t\r\n") == line.npos) return;
     const auto json = parse_answer(line);
     if (!json || !json->is_object()) return teller_.fail(nonsense(teller_.upstream(), "a line that is no JSON object"));
-    if (const Json* error = find_member(*json, "error")) return teller_.fail(failure_in_stream(teller_.upstream(), *error));
+    if (const Json* error = find_member(*json, "error"))
+      return teller_.fail(failure_in_stream(teller_.upstream(), *error));
     teller_.counted(count_of(*json, "prompt_eval_count"), count_of(*json, "eval_count"));
     if (const Json* message = find_member(*json, "message")) take_message(*message);
     teller_.reasoning(0, string_member(*json, "thinking"));
@@ -134,7 +144,8 @@ class Ollama final : public Wire {
       return post("/api/chat", out);
     }
     const auto* text = std::get_if<std::string>(&request.prompt.input);
-    if (text == nullptr || request.echo) return Error{Code::unsupported, "an upstream of kind ollama takes texts, without 'echo'"};
+    if (text == nullptr || request.echo)
+      return Error{Code::unsupported, "an upstream of kind ollama takes texts, without 'echo'"};
     out["prompt"] = *text;
     out["raw"] = true;
     return post("/api/generate", out);

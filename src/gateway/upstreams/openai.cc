@@ -1,4 +1,5 @@
-// Kind `openai`: vLLM, SGLang, LMDeploy, TensorRT-LLM, TGI, llama-server, another Ashlar, DashScope's compatible mode...
+// Kind `openai`: vLLM, SGLang, LMDeploy, TensorRT-LLM, TGI, llama-server, another Ashlar, DashScope's compatible
+// mode...
 #include "gateway/upstreams/openai.h"
 
 #include <fmt/format.h>
@@ -91,13 +92,16 @@ class OpenAiReader final : public Reader {
       return teller_.done();
     }
     const auto chunk = parse_answer(event.data);
-    if (!chunk || !chunk->is_object()) return teller_.fail(nonsense(teller_.upstream(), "an event that is no JSON object"));
-    if (event.type == "error" && !chunk->contains("error")) return teller_.fail(failure_in_stream(teller_.upstream(), *chunk));
+    if (!chunk || !chunk->is_object())
+      return teller_.fail(nonsense(teller_.upstream(), "an event that is no JSON object"));
+    if (event.type == "error" && !chunk->contains("error"))
+      return teller_.fail(failure_in_stream(teller_.upstream(), *chunk));
     take_chunk(*chunk);
   }
 
   void take_chunk(const Json& chunk) {
-    if (const Json* error = find_member(chunk, "error")) return teller_.fail(failure_in_stream(teller_.upstream(), *error));
+    if (const Json* error = find_member(chunk, "error"))
+      return teller_.fail(failure_in_stream(teller_.upstream(), *error));
     if (const Json* usage = find_member(chunk, "usage")) teller_.usage(*usage);
     const Json* choices = find_member(chunk, "choices");
     if (choices == nullptr || !choices->is_array()) return;
@@ -160,7 +164,8 @@ class OpenAi final : public Wire {
  public:
   OpenAi(const UpstreamOptions& options, UpstreamSecrets secrets)
       : base_(base_url(options, "/v1")), health_(options.health_path), stream_(options.stream) {
-    headers_ = {{"content-type", "application/json"}, {"accept", stream_ ? "text/event-stream, application/json" : "application/json"}};
+    headers_ = {{"content-type", "application/json"},
+                {"accept", stream_ ? "text/event-stream, application/json" : "application/json"}};
     if (!secrets.api_key.empty()) headers_.emplace_back("authorization", "Bearer " + secrets.api_key);
   }
 
@@ -168,7 +173,8 @@ class OpenAi final : public Wire {
     const bool chat = std::holds_alternative<engine::Chat>(request.prompt.input);
     return post(chat ? "/chat/completions" : "/completions", openai_text(request, model, stream_));
   }
-  std::unique_ptr<Reader> reader(const engine::Request& request, const net::Headers& headers, Teller& teller) const override {
+  std::unique_ptr<Reader> reader(const engine::Request& request, const net::Headers& headers,
+                                 Teller& teller) const override {
     return make_openai_reader(request, headers, teller);
   }
   net::ClientRequest probe() const override { return {.url = base_ + "/models", .headers = headers_}; }
@@ -196,7 +202,8 @@ void write_arguments_as_texts(Json& messages) {
   for (Json& message : messages) {
     if (!message.is_object() || !message.contains("tool_calls") || !message["tool_calls"].is_array()) continue;
     for (Json& call : message["tool_calls"])
-      if (call.is_object() && call.contains("function") && call["function"].is_object() && call["function"].contains("arguments"))
+      if (call.is_object() && call.contains("function") && call["function"].is_object() &&
+          call["function"].contains("arguments"))
         call["function"]["arguments"] = arguments_text(&call["function"]["arguments"]);
   }
 }
@@ -238,7 +245,8 @@ Result<std::vector<Listed>> read_openai_list(std::string_view body) {
   const Json answer = TRY(parse_answer(body));
   const Json* data = answer.is_array() ? &answer : find_member(answer, "data");
   if (data == nullptr) data = find_member(answer, "models");
-  if (data == nullptr || !data->is_array() || data->size() > kMaxListed) return Error{Code::corrupt, "no list of models"};
+  if (data == nullptr || !data->is_array() || data->size() > kMaxListed)
+    return Error{Code::corrupt, "no list of models"};
   std::vector<Listed> out;
   for (const Json& item : *data) {
     Listed next{.id = std::string(string_member(item, "id"))};
@@ -248,6 +256,7 @@ Result<std::vector<Listed>> read_openai_list(std::string_view body) {
     next.context = count_of(item, "max_model_len").value_or(0);
     next.created = count_of(item, "created").value_or(0);
     if (const Json* meta = find_member(item, "meta")) {  // llama-server's, and ours
+      if (next.context == 0) next.context = count_of(*meta, "n_ctx").value_or(0);
       if (next.context == 0) next.context = count_of(*meta, "n_ctx_train").value_or(0);
       if (const Json* generates = find_member(*meta, "generates"); generates != nullptr && generates->is_boolean()) {
         next.generates = generates->get<bool>();

@@ -27,8 +27,8 @@ struct UpstreamOptions {
   std::string api_key;
   std::string access_key, secret_key, session_token;  // bedrock; all empty: AWS's own variables
 
-  std::string api_version;  // azure, anthropic
-  std::string region;       // bedrock
+  std::string api_version;                                   // azure, anthropic
+  std::string region;                                        // bedrock
   std::vector<std::pair<std::string, std::string>> headers;  // sent with every request; values may be secret references
 
   std::chrono::milliseconds connect_timeout{5'000};
@@ -38,8 +38,8 @@ struct UpstreamOptions {
 
   int max_attempts = 3;  // of one request, the first among them
   std::chrono::milliseconds retry_base{100}, retry_cap{5'000};
-  double retry_budget = 0.2;  // share of the requests under way that may be retries or hedges
-  int retry_floor = 3;        // as many may be in any case
+  double retry_budget = 0.2;                 // share of the requests under way that may be retries or hedges
+  int retry_floor = 3;                       // as many may be in any case
   std::chrono::milliseconds hedge_after{0};  // without a token a second attempt is made; 0: never
 
   std::chrono::milliseconds health_interval{5'000};  // 0: no probes

@@ -61,7 +61,7 @@ TEST(UpstreamOptions, EveryFaultIsToldWithItsLine) {
     retry_budget: 7
     connect_timeout: never
     models: [x, x, {nam: y}]
-    headers: {host: x}
+    headers: {host: x, Authorization: Bearer sk-secret}
   - name: c
     url: http://x
     stream: perhaps
@@ -72,11 +72,13 @@ TEST(UpstreamOptions, EveryFaultIsToldWithItsLine) {
   ASSERT_FALSE(read);
   const std::string& text = read.error().message;
   for (const char* part :
-       {"a.yaml:2: an upstream needs a 'name'", "a.yaml:5: no kind of upstream is called 'olama'; did you mean 'ollama'?",
-        "a.yaml:6: 'gopher://x'", "a.yaml:7: an upstream has no 'modles'; did you mean 'models'?", "a.yaml:8: 'api_key'",
+       {"a.yaml:2: an upstream needs a 'name'",
+        "a.yaml:5: no kind of upstream is called 'olama'; did you mean 'ollama'?", "a.yaml:6: 'gopher://x'",
+        "a.yaml:7: an upstream has no 'modles'; did you mean 'models'?", "a.yaml:8: 'api_key'",
         "a.yaml:9: 'retry_budget'", "a.yaml:10: 'connect_timeout'", "a.yaml:11: the model 'x' stands twice",
-        "a.yaml:11: a model has no 'nam'", "a.yaml:12: a header", "a.yaml:13: two upstreams are called 'c'",
-        "a.yaml:15: 'stream'", "a.yaml:16: an upstream should be a map", "a.yaml:17: an upstream of kind azure"})
+        "a.yaml:11: a model has no 'nam'", "a.yaml:12: a header", "a.yaml:12: 'authorization'",
+        "a.yaml:13: two upstreams are called 'c'", "a.yaml:15: 'stream'", "a.yaml:16: an upstream should be a map",
+        "a.yaml:17: an upstream of kind azure"})
     EXPECT_NE(text.find(part), text.npos) << part << "\nin\n" << text;
   EXPECT_EQ(text.find("sk-secret"), text.npos);
   EXPECT_FALSE(parse_upstreams("a: [", "b.yaml"));
@@ -91,7 +93,8 @@ TEST(UpstreamOptions, TheFlagNamesAServerAndPerhapsItsKey) {
   ASSERT_TRUE(one);
   EXPECT_EQ(one->api_key, "env:ASHLAR_MY_FAST_KEY");
   EXPECT_TRUE(one->allow_private);
-  for (const char* text : {"", "x", "=http://a", "a=", "a=ftp://x", "a/b=http://x", "a b=http://x"}) EXPECT_FALSE(parse_upstream_flag(text)) << text;
+  for (const char* text : {"", "x", "=http://a", "a=", "a=ftp://x", "a/b=http://x", "a b=http://x"})
+    EXPECT_FALSE(parse_upstream_flag(text)) << text;
 }
 
 TEST(Secrets, AreReadFromWhereTheyAre) {
@@ -106,7 +109,7 @@ TEST(Secrets, AreReadFromWhereTheyAre) {
   EXPECT_FALSE(SealKey::find(false));
   const auto key = SealKey::find(true);
   ASSERT_TRUE(key) << key.error().message;
-  struct stat about {};
+  struct stat about{};
   ASSERT_EQ(::stat((folder + "/deep/seal.key").c_str(), &about), 0);
   EXPECT_EQ(about.st_mode & 0777, 0600u);
   const std::string sealed = key->seal("hidden");
@@ -115,14 +118,16 @@ TEST(Secrets, AreReadFromWhereTheyAre) {
   EXPECT_EQ(*read_secret(sealed), "hidden");
   std::string changed = sealed;
   changed[changed.size() - 6] ^= 1;
-  for (const std::string& text : {changed, std::string("sealed:v1:AAAA"), std::string("sealed:v1:!"), sealed.substr(0, 40)})
+  for (const std::string& text :
+       {changed, std::string("sealed:v1:AAAA"), std::string("sealed:v1:!"), sealed.substr(0, 40)})
     EXPECT_EQ(read_secret(text).error().code, Code::corrupt) << text;
   EXPECT_FALSE(SealKey(std::string(32, 'x')).open(sealed)) << "another key";
   ::chmod((folder + "/deep/seal.key").c_str(), 0644);
   EXPECT_EQ(SealKey::find(true).error().code, Code::forbidden);
   ::setenv("ASHLAR_SEAL_KEY", std::string(64, 'a').c_str(), 1);
   EXPECT_EQ(*SealKey::find(false)->open(SealKey(std::string(32, '\xaa')).seal("s")), "s");
-  for (const char* text : {"", "sk-plain", "env:", "file:", "env:ASHLAR_NOT_SET", "file:/none", "sealed:v2:x"}) EXPECT_FALSE(read_secret(text)) << text;
+  for (const char* text : {"", "sk-plain", "env:", "file:", "env:ASHLAR_NOT_SET", "file:/none", "sealed:v2:x"})
+    EXPECT_FALSE(read_secret(text)) << text;
   EXPECT_EQ(read_secret("sk-plain").error().message.find("sk-plain"), std::string::npos);
   ::unsetenv("ASHLAR_SEAL_KEY");
   ::unsetenv("ASHLAR_SEAL_KEY_FILE");
@@ -130,8 +135,10 @@ TEST(Secrets, AreReadFromWhereTheyAre) {
 }
 
 TEST(Addresses, PrivateOnesNeedLeaveAndSomeNeverGetIt) {
-  for (const char* open : {"8.8.8.8", "2606:4700::1111", "172.32.0.1", "100.128.0.1"}) EXPECT_TRUE(check_address(open, false, false)) << open;
-  for (const char* closed : {"10.1.2.3", "192.168.0.1", "172.16.0.1", "172.31.255.255", "100.64.0.1", "fd00::1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::"}) {
+  for (const char* open : {"8.8.8.8", "2606:4700::1111", "172.32.0.1", "100.128.0.1"})
+    EXPECT_TRUE(check_address(open, false, false)) << open;
+  for (const char* closed : {"10.1.2.3", "192.168.0.1", "172.16.0.1", "172.31.255.255", "100.64.0.1", "fd00::1",
+                             "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::"}) {
     EXPECT_FALSE(check_address(closed, false, false)) << closed;
     EXPECT_TRUE(check_address(closed, false, true)) << closed;
   }
@@ -139,7 +146,8 @@ TEST(Addresses, PrivateOnesNeedLeaveAndSomeNeverGetIt) {
     EXPECT_TRUE(check_address(local, true, false)) << local;
     EXPECT_FALSE(check_address(local, false, false)) << local << ": a name of the outside that leads here";
   }
-  for (const char* never : {"169.254.169.254", "0.0.0.0", "224.0.0.1", "255.255.255.255", "fe80::1", "::", "ff02::1", "::ffff:169.254.169.254", "::7f00:1", "x", ""})
+  for (const char* never : {"169.254.169.254", "0.0.0.0", "224.0.0.1", "255.255.255.255", "fe80::1", "::", "ff02::1",
+                            "::ffff:169.254.169.254", "::7f00:1", "x", ""})
     EXPECT_FALSE(check_address(never, true, true)) << never;
 }
 

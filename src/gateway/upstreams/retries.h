@@ -36,9 +36,13 @@ class RetryBudget {
 // Exponential, with full jitter: anything from 0 to base * 2^(attempt - 1), at most `cap`. `attempt` counts those made,
 // from 1.
 template <class Random>
-std::chrono::milliseconds backoff(int attempt, std::chrono::milliseconds base, std::chrono::milliseconds cap, Random& random) {
-  const double most = std::min(static_cast<double>(cap.count()), static_cast<double>(base.count()) * static_cast<double>(1ull << std::min(attempt - 1, 30)));
-  return std::chrono::milliseconds(std::uniform_int_distribution<long long>(0, std::max(0ll, static_cast<long long>(most)))(random));
+std::chrono::milliseconds backoff(int attempt, std::chrono::milliseconds base, std::chrono::milliseconds cap,
+                                  Random& random) {
+  const double most =
+      std::min(static_cast<double>(cap.count()),
+               static_cast<double>(base.count()) * static_cast<double>(1ull << std::min(attempt - 1, 30)));
+  return std::chrono::milliseconds(
+      std::uniform_int_distribution<long long>(0, std::max(0ll, static_cast<long long>(most)))(random));
 }
 
 }  // namespace ashlar::gateway

@@ -41,7 +41,7 @@ std::string_view trim(std::string_view text) {
 // `private_only`: a file that its group or others may read is refused.
 Result<std::string> read_small_file(const std::string& path, bool private_only) {
   const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  struct stat about {};
+  struct stat about{};
   if (file.get() < 0 || ::fstat(file.get(), &about) != 0)
     return Error{Code::not_found, fmt::format("the file {} cannot be read", path)};
   if (private_only && (about.st_mode & 077) != 0)
@@ -166,7 +166,8 @@ std::string SealKey::seal(std::string_view secret) const {
 }
 
 Result<std::string> SealKey::open(std::string_view sealed) const {
-  const Error wrong{Code::corrupt, "a sealed secret cannot be opened: it was sealed with another key, or changed since"};
+  const Error wrong{Code::corrupt,
+                    "a sealed secret cannot be opened: it was sealed with another key, or changed since"};
   if (!sealed.starts_with(kVersion)) return wrong;
   auto raw = store::base64_decode(sealed.substr(kVersion.size()));
   if (!raw || raw->size() < kNonce + kTag) return wrong;

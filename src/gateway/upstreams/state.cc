@@ -59,10 +59,11 @@ Result<std::shared_ptr<UpstreamState>> UpstreamState::create(UpstreamOptions opt
     if (check_secret(value)) value = TRY(read_secret(value));
   const bool tls = TRY(net::parse_url(base_url(options))).tls;
   auto wire = make_wire(options, std::move(secrets));
-  auto client = TRY(net::HttpClient::create({.connect_timeout = options.connect_timeout,
-                                             .max_body = options.max_answer,
-                                             .tls_ca = options.tls_ca,
-                                             .tls_verify = tls && options.tls_verify}));  // else no authorities are read
+  auto client =
+      TRY(net::HttpClient::create({.connect_timeout = options.connect_timeout,
+                                   .max_body = options.max_answer,
+                                   .tls_ca = options.tls_ca,
+                                   .tls_verify = tls && options.tls_verify}));  // else no authorities are read
   std::shared_ptr<UpstreamState> state(new UpstreamState(std::move(options), std::move(wire)));
   state->client_ = std::move(client);
   return state;
@@ -160,13 +161,17 @@ void UpstreamState::probed(int status, const std::string& body, Status call) {
   {
     const std::lock_guard lock(mutex_);
     first = !probed_;
-    trouble_ = !call ? call.error().message : fmt::format("it answers its probe with {} {}", status, net::reason(status));
+    trouble_ =
+        !call ? call.error().message : fmt::format("it answers its probe with {} {}", status, net::reason(status));
     probed_ = true;
     told.swap(waiting_);
   }
   if (healthy_.exchange(now) != now || (first && failures_ == 1))
-    log::write(failures_ == 0 ? log::Level::info : log::Level::warn, failures_ == 0 ? "upstream_up" : (now ? "upstream_in_trouble" : "upstream_down"),
+    log::write(failures_ == 0 ? log::Level::info : log::Level::warn,
+               failures_ == 0 ? "upstream_up" : (now ? "upstream_in_trouble" : "upstream_down"),
                {{"upstream", options.name}, {"why", failures_ == 0 ? std::string() : trouble_}});
+  if (first && failures_ == 0 && cards().empty())
+    log::warn("upstream_lists_nothing", {{"upstream", options.name}, {"status", status}});
   metrics.healthy.set(now ? 1 : 0);
   for (const auto& tell : told) tell();
   pause_ = client_->after(options.health_interval, [this] { probe(); });

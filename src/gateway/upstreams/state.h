@@ -69,10 +69,10 @@ class UpstreamState {
   std::atomic<bool> healthy_ = true;
 
   mutable std::mutex mutex_;
-  std::string address_;                                            // GUARDED_BY(mutex_), as is all to the next line
-  std::shared_ptr<const std::vector<engine::ModelCard>> cards_;    // never null
+  std::string address_;                                          // GUARDED_BY(mutex_), as is all to the next line
+  std::shared_ptr<const std::vector<engine::ModelCard>> cards_;  // never null
   std::string trouble_;
-  std::vector<std::function<void()>> waiting_;                     // for the first probe
+  std::vector<std::function<void()>> waiting_;  // for the first probe
   bool probed_ = false;
 
   // The client's thread only.

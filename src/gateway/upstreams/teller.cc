@@ -86,14 +86,15 @@ Teller::Choice* Teller::open(int choice) {
   Choice& found = choices_[static_cast<std::size_t>(choice)];
   if (found.ended) return nullptr;
   if (!std::exchange(begun_, true))
-    events_.emplace_back(engine::Started{.prompt_tokens = prompt_.value_or(prompt_estimate_), .cached_tokens = cached_.value_or(0)});
+    events_.emplace_back(
+        engine::Started{.prompt_tokens = prompt_.value_or(prompt_estimate_), .cached_tokens = cached_.value_or(0)});
   return &found;
 }
 
 // An estimate may be wrong by a factor, so that only what is far beyond the limit is cut: an upstream that does not
 // obey it, or never ends.
-void Teller::count(Choice& choice, int index, std::string_view text) {
-  choice.quarters += quarters_of(text);
+void Teller::count(Choice& choice, int index, std::uint64_t quarters) {
+  choice.quarters += quarters;
   if (most_tokens_ < 0 || tokens_of(choice.quarters) <= 2ll * most_tokens_ + 64) return;
   capped_ = true;
   end({.choice = index, .reason = engine::FinishReason::length});
@@ -105,18 +106,19 @@ void Teller::text(engine::Text text) {
   Choice* choice = open(text.choice);
   if (choice == nullptr) return;
   const int index = text.choice;
-  const std::string counted = text.text;
+  const std::uint64_t quarters = quarters_of(text.text);
   events_.emplace_back(std::move(text));
-  count(*choice, index, counted);
+  count(*choice, index, quarters);
 }
 
 void Teller::reasoning(int index, std::string_view text) {
   if (text.empty()) return;
   Choice* choice = open(index);
   if (choice == nullptr) return;
-  reasoning_quarters_ += quarters_of(text);
+  const std::uint64_t quarters = quarters_of(text);
+  reasoning_quarters_ += quarters;
   events_.emplace_back(engine::Reasoning{.choice = index, .text = std::string(text)});
-  count(*choice, index, text);
+  count(*choice, index, quarters);
 }
 
 void Teller::tool_call(int index, int call, std::string_view id, std::string_view name, std::string_view arguments) {
@@ -140,7 +142,7 @@ void Teller::tool_call(int index, int call, std::string_view id, std::string_vie
     out.index = static_cast<int>(calls.rend() - known) - 1;
   }
   events_.emplace_back(std::move(out));
-  count(*choice, index, arguments);
+  count(*choice, index, quarters_of(arguments));
 }
 
 void Teller::members(int index, Json object) {
@@ -189,7 +191,8 @@ void Teller::done() {
 void Teller::closed() {
   if (over_ || failure_) return;
   if (any_choice_open())
-    return fail({.failed = {.error = {Code::corrupt, fmt::format("the upstream '{}' ended in the midst of its answer", upstream_)},
+    return fail({.failed = {.error = {Code::corrupt,
+                                      fmt::format("the upstream '{}' ended in the midst of its answer", upstream_)},
                             .status = 502,
                             .reason = "upstream_error"},
                  .retry = true});

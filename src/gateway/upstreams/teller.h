@@ -66,7 +66,7 @@ class Teller {
   };
   // Null: told as a fault, or ended. Makes Started come first.
   Choice* open(int choice);
-  void count(Choice& choice, int index, std::string_view text);
+  void count(Choice& choice, int index, std::uint64_t quarters);
   void finish();
 
   const std::string upstream_;

@@ -13,9 +13,10 @@ namespace ashlar::gateway {
 namespace {
 
 engine::Generator::Refusal down(const UpstreamState& state) {
-  return {.error = {Code::unavailable, fmt::format("the upstream '{}' is down: {}", state.options.name, state.trouble())},
-          .retry_after = state.options.health_interval,
-          .reason = "upstream_down"};
+  return {
+      .error = {Code::unavailable, fmt::format("the upstream '{}' is down: {}", state.options.name, state.trouble())},
+      .retry_after = state.options.health_interval,
+      .reason = "upstream_down"};
 }
 
 engine::Generator::Refusal unknown(const UpstreamState& state, const std::string& model) {
@@ -24,7 +25,8 @@ engine::Generator::Refusal unknown(const UpstreamState& state, const std::string
 }
 
 Error not_here(const std::string& model) {
-  return {Code::unsupported, fmt::format("the model '{}' is another server's, which alone knows its tokens and template", model)};
+  return {Code::unsupported,
+          fmt::format("the model '{}' is another server's, which alone knows its tokens and template", model)};
 }
 
 }  // namespace
@@ -52,11 +54,17 @@ std::expected<std::unique_ptr<engine::Ticket>, engine::Generator::Refusal> Upstr
 
 std::vector<engine::ModelCard> Upstream::models() const { return state_->cards(); }
 
-Result<engine::Tokenized> Upstream::tokenize(const std::string& model, const engine::Prompt&, bool) const { return not_here(model); }
-Result<std::string> Upstream::detokenize(const std::string& model, const std::vector<std::int32_t>&) const { return not_here(model); }
+Result<engine::Tokenized> Upstream::tokenize(const std::string& model, const engine::Prompt&, bool) const {
+  return not_here(model);
+}
+Result<std::string> Upstream::detokenize(const std::string& model, const std::vector<std::int32_t>&) const {
+  return not_here(model);
+}
 Result<std::string> Upstream::render(const std::string& model, const engine::Chat&) const { return not_here(model); }
 
-engine::Generator::Load Upstream::load() const { return {.running = state_->budget.active(), .healthy = state_->healthy()}; }
+engine::Generator::Load Upstream::load() const {
+  return {.running = state_->budget.active(), .healthy = state_->healthy()};
+}
 
 void Upstream::embed(engine::EmbedRequest request, Done done) {
   const auto model = state_->model(request.model);

@@ -17,9 +17,12 @@ using engine::FinishReason;
 using std::chrono::milliseconds;
 using Turn = FakeServer::Turn;
 
-std::string delta(const std::string& text) { return R"({"choices":[{"index":0,"delta":{"content":")" + text + R"("}}]})"; }
+std::string delta(const std::string& text) {
+  return R"({"choices":[{"index":0,"delta":{"content":")" + text + R"("}}]})";
+}
 const std::string kStop = R"({"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]})";
-const std::string kUsage = R"({"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":3}}})";
+const std::string kUsage =
+    R"({"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":3}}})";
 
 void hello(const Turn& turn) {
   turn.begin();
@@ -93,7 +96,8 @@ TEST(Upstream, ARequestWithoutABodyIsWrittenFromItsFields) {
   request.stopping.max_tokens = 11;
   request.logprobs = 2;
   Asked asked(options_for(server), std::move(request));
-  EXPECT_EQ(nlohmann::json(seen), nlohmann::json::parse(R"({"temperature":0,"seed":5,"stop":["END"],"max_tokens":11,"logprobs":true,
+  EXPECT_EQ(nlohmann::json(seen),
+            nlohmann::json::parse(R"({"temperature":0,"seed":5,"stop":["END"],"max_tokens":11,"logprobs":true,
     "top_logprobs":2,"messages":[{"role":"user","content":"Hi"}],"model":"theirs","stream":true,"stream_options":{"include_usage":true}})"));
 }
 
@@ -102,11 +106,14 @@ TEST(Upstream, ToolCallsReasoningAndOtherMembersComeThrough) {
     turn.begin();
     turn.event(R"({"choices":[{"index":0,"delta":{"reasoning_content":"Let me "}}]})");
     turn.event(R"({"choices":[{"index":0,"delta":{"reasoning":"see."}}]})");
-    turn.event(R"({"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"id":"a","type":"function","function":{"name":"f","arguments":""}}]}}]})");
+    turn.event(
+        R"({"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"id":"a","type":"function","function":{"name":"f","arguments":""}}]}}]})");
     turn.event(R"({"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"arguments":"{\"x\":"}}]}}]})");
     turn.event(R"({"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"arguments":"1}"}}]}}]})");
-    turn.event(R"({"choices":[{"index":0,"delta":{"tool_calls":[{"index":1,"id":"b","function":{"name":"g","arguments":"{}"}}],"refusal":"no"}}]})");
-    turn.event(R"({"choices":[{"index":0,"delta":{},"finish_reason":"tool_calls"}],"usage":{"prompt_tokens":1,"completion_tokens":9}})");
+    turn.event(
+        R"({"choices":[{"index":0,"delta":{"tool_calls":[{"index":1,"id":"b","function":{"name":"g","arguments":"{}"}}],"refusal":"no"}}]})");
+    turn.event(
+        R"({"choices":[{"index":0,"delta":{},"finish_reason":"tool_calls"}],"usage":{"prompt_tokens":1,"completion_tokens":9}})");
     turn.event("[DONE]");
   });
   auto asked = ask(server);
@@ -121,8 +128,10 @@ TEST(Upstream, ToolCallsReasoningAndOtherMembersComeThrough) {
 TEST(Upstream, CallsOfOneIndexAndWithoutIdsAreToldApart) {
   FakeServer server([](const Turn& turn, int) {
     turn.begin();
-    turn.event(R"({"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"id":"a","function":{"name":"f","arguments":"{}"}}]}}]})");
-    turn.event(R"({"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"id":"b","function":{"name":"f","arguments":"{}"}}]}}]})");
+    turn.event(
+        R"({"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"id":"a","function":{"name":"f","arguments":"{}"}}]}}]})");
+    turn.event(
+        R"({"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"id":"b","function":{"name":"f","arguments":"{}"}}]}}]})");
     turn.event(R"({"choices":[{"index":0,"delta":{"tool_calls":[{"function":{"name":"g","arguments":{"y":2}}}]}}]})");
     turn.event(kStop);
     turn.event("[DONE]");
@@ -157,7 +166,8 @@ TEST(Upstream, AWholeAnswerIsTakenWhereAStreamWasAsked) {
 }
 
 TEST(Upstream, MissingOrWrongUsageIsEstimatedAndMarked) {
-  for (const std::string usage : {R"("none")", R"({"prompt_tokens":-1,"completion_tokens":1e30})", R"({"prompt_tokens":0,"completion_tokens":0})"}) {
+  for (const std::string usage : {R"("none")", R"({"prompt_tokens":-1,"completion_tokens":1e30})",
+                                  R"({"prompt_tokens":0,"completion_tokens":0})"}) {
     FakeServer server([&](const Turn& turn, int) {
       turn.begin();
       turn.event(delta("One two three four"));
@@ -185,7 +195,8 @@ TEST(Upstream, FailuresBeforeTheFirstTokenAreTriedAgain) {
 
 TEST(Upstream, WhatIsTheRequestsFaultIsNotTriedAgain) {
   for (const int status : {400, 401, 403, 404, 413, 422}) {
-    FakeServer server([&](const Turn& turn, int) { turn.answer(status, "application/json", R"({"error":{"message":"no"}})"); });
+    FakeServer server(
+        [&](const Turn& turn, int) { turn.answer(status, "application/json", R"({"error":{"message":"no"}})"); });
     EXPECT_TRUE(ask(server).sink.failed()) << status;
     EXPECT_EQ(server.requests(), 1) << status;
   }
@@ -225,7 +236,9 @@ TEST(Upstream, RetryAfterIsObeyed) {
 
 TEST(Upstream, NobodyThereIsToldSoon) {
   int port = 0;
-  { port = FakeServer([](const Turn&, int) {}).port; }
+  {
+    port = FakeServer([](const Turn&, int) {}).port;
+  }
   FakeServer other([](const Turn&, int) {});
   auto options = options_for(other);
   options.url = "http://127.0.0.1:" + std::to_string(port);
@@ -236,10 +249,14 @@ TEST(Upstream, NobodyThereIsToldSoon) {
 
 TEST(Upstream, GarbageIsNoAnswer) {
   const std::vector<std::pair<std::string, std::string>> answers = {
-      {"text/html", "<html><body>Welcome</body></html>"}, {"application/json", "{\"choices\": ["},
-      {"application/json", "[1,2,3]"},                    {"application/json", ""},
-      {"text/event-stream", "data: <html>\n\n"},          {"text/event-stream", "data: [DONE]\n\n"},
-      {"text/event-stream", "\x1f\x8b garbage"},          {"", "hello"},
+      {"text/html", "<html><body>Welcome</body></html>"},
+      {"application/json", "{\"choices\": ["},
+      {"application/json", "[1,2,3]"},
+      {"application/json", ""},
+      {"text/event-stream", "data: <html>\n\n"},
+      {"text/event-stream", "data: [DONE]\n\n"},
+      {"text/event-stream", "\x1f\x8b garbage"},
+      {"", "hello"},
       {"text/event-stream", "data: {\"choices\":[{\"index\":7,\"delta\":{\"content\":\"x\"}}]}\n\n"},
       {"text/event-stream", "data: {\"choices\":[{\"index\":-1,\"delta\":{\"content\":\"x\"}}]}\n\ndata: [DONE]\n\n"},
       {"text/event-stream", "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"index\":0}]}}]}\n\n"}};
@@ -270,9 +287,11 @@ TEST(Upstream, NoHttpAtAllAndHeaderBombsAreRefused) {
 }
 
 TEST(Upstream, CompressedRedirectingAndOldAnswers) {
-  FakeServer zipped([](const Turn& turn, int) { turn.answer(200, "application/json", "xx", "content-encoding: gzip\r\n"); });
+  FakeServer zipped(
+      [](const Turn& turn, int) { turn.answer(200, "application/json", "xx", "content-encoding: gzip\r\n"); });
   EXPECT_NE(ask(zipped).sink.failed()->error.message.find("compressed"), std::string::npos);
-  FakeServer moved([](const Turn& turn, int) { turn.answer(302, "text/html", "", "location: http://169.254.169.254/\r\n"); });
+  FakeServer moved(
+      [](const Turn& turn, int) { turn.answer(302, "text/html", "", "location: http://169.254.169.254/\r\n"); });
   EXPECT_NE(ask(moved).sink.failed()->error.message.find("redirects"), std::string::npos);
   EXPECT_EQ(moved.requests(), 1);
   FakeServer old([](const Turn& turn, int) {
@@ -289,13 +308,15 @@ TEST(Upstream, SilenceBeforeAndWithinAnAnswerHasItsLimit) {
     turn.send(": ping\n\n");
     turn.wait_for_leave();
   });
-  auto asked = ask(silent, {}, [](auto& options) { options.first_token_timeout = milliseconds(40), options.max_attempts = 2; });
+  auto asked =
+      ask(silent, {}, [](auto& options) { options.first_token_timeout = milliseconds(40), options.max_attempts = 2; });
   EXPECT_EQ(asked.sink.failed()->status, 504);
   EXPECT_EQ(silent.requests(), 2) << "before the first token it is tried again";
   FakeServer stuck([](const Turn& turn, int) {
     turn.begin();
     turn.event(delta("Hel"));
-    for (int i = 0; i < 1000 && turn.send(":"); ++i) std::this_thread::sleep_for(milliseconds(5));  // bytes, but no tokens
+    for (int i = 0; i < 1000 && turn.send(":"); ++i)
+      std::this_thread::sleep_for(milliseconds(5));  // bytes, but no tokens
   });
   auto other = ask(stuck, {}, [](auto& options) { options.between_tokens_timeout = milliseconds(60); });
   EXPECT_EQ(other.sink.text(), "Hel");
@@ -368,10 +389,12 @@ TEST(Upstream, CompletionsAndEmbeddingsComeThrough) {
   FakeServer server([&](const Turn& turn, int) {
     path = turn.head.substr(0, turn.head.find(" HTTP"));
     if (path.ends_with("embeddings"))
-      return turn.answer(200, "application/json",
-                         R"({"data":[{"index":1,"embedding":[0,1]},{"index":0,"embedding":"AACAPwAAAAA="}],"usage":{"prompt_tokens":4}})");
+      return turn.answer(
+          200, "application/json",
+          R"({"data":[{"index":1,"embedding":[0,1]},{"index":0,"embedding":"AACAPwAAAAA="}],"usage":{"prompt_tokens":4}})");
     turn.begin();
-    turn.event(R"({"choices":[{"index":0,"text":"there","logprobs":{"tokens":["there"],"token_logprobs":[-0.25],"top_logprobs":[{"x":-2}]},"finish_reason":"stop"}]})");
+    turn.event(
+        R"({"choices":[{"index":0,"text":"there","logprobs":{"tokens":["there"],"token_logprobs":[-0.25],"top_logprobs":[{"x":-2}]},"finish_reason":"stop"}]})");
     turn.event("[DONE]");
   });
   engine::Request request{.id = "t", .model = "m"};
@@ -382,7 +405,8 @@ TEST(Upstream, CompletionsAndEmbeddingsComeThrough) {
   EXPECT_EQ(asked.sink.all<engine::Text>().front().logprobs.at(0).top.at(0).bytes, "x");
 
   std::promise<std::expected<engine::Embeddings, engine::Generator::Refusal>> told;
-  asked.upstream->embed({.model = "m", .inputs = {std::string("a"), std::string("b")}}, [&](auto result) { told.set_value(std::move(result)); });
+  asked.upstream->embed({.model = "m", .inputs = {std::string("a"), std::string("b")}},
+                        [&](auto result) { told.set_value(std::move(result)); });
   const auto vectors = told.get_future().get();
   ASSERT_TRUE(vectors) << vectors.error().error.message;
   EXPECT_EQ(vectors->values, (std::vector<float>{1, 0, 0, 1}));
@@ -393,7 +417,8 @@ TEST(Upstream, ProbesLearnTheModelsAndTheHealth) {
   std::atomic<bool> well = true;
   FakeServer server([&](const Turn& turn, int) {
     if (!well) return turn.answer(503, "text/plain", "no");
-    turn.answer(200, "application/json", R"({"data":[{"id":"a","max_model_len":99},{"id":"b"},{"id":"a"},{"id":"bad name"},{"x":1}]})");
+    turn.answer(200, "application/json",
+                R"({"data":[{"id":"a","max_model_len":99},{"id":"b"},{"id":"a"},{"id":"bad name"},{"x":1}]})");
   });
   auto options = options_for(server);
   options.models.clear();

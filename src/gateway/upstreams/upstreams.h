@@ -11,10 +11,10 @@ namespace ashlar::gateway {
 
 class Upstreams {
  public:
-  // Makes each, and waits until every first probe has been answered or has failed, so that what they serve is known; but
-  // no longer than `patience`. One that is down joins when it comes back. Errors as Upstream::create.
+  // Makes each, and waits until every first probe has been answered or has failed, so that what they serve is known;
+  // but no longer than `patience`. One that is down joins when it comes back. Errors as Upstream::create.
   static Result<std::unique_ptr<Upstreams>> open(std::vector<UpstreamOptions> options,
-                                             std::chrono::milliseconds patience = std::chrono::milliseconds(5'000));
+                                                 std::chrono::milliseconds patience = std::chrono::milliseconds(5'000));
   std::vector<Upstream*> upstreams() const;
 
  private:

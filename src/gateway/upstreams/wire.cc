@@ -124,7 +124,8 @@ Json openai_body(const engine::Request& request) {
     if (request.echo) out["echo"] = true;
   }
   const bool new_name = out.contains("max_completion_tokens");
-  if (request.stopping.max_tokens >= 0) out[new_name ? "max_completion_tokens" : "max_tokens"] = request.stopping.max_tokens;
+  if (request.stopping.max_tokens >= 0)
+    out[new_name ? "max_completion_tokens" : "max_tokens"] = request.stopping.max_tokens;
   if (request.body == nullptr && !request.stopping.stop.empty()) out["stop"] = request.stopping.stop;
   if (request.n > 1) out["n"] = request.n;
   return out;
@@ -138,7 +139,8 @@ const Json* find_member(const Json& object, std::string_view name) {
 
 std::string_view string_member(const Json& object, std::string_view name) {
   const Json* found = find_member(object, name);
-  return found != nullptr && found->is_string() ? std::string_view(found->get_ref<const std::string&>()) : std::string_view();
+  return found != nullptr && found->is_string() ? std::string_view(found->get_ref<const std::string&>())
+                                                : std::string_view();
 }
 
 Json arguments_object(const Json* arguments) {
@@ -161,7 +163,8 @@ std::string content_text(const Json& content) {
   std::string out;
   if (content.is_array())
     for (const Json& part : content) {
-      const std::string_view text = part.is_string() ? std::string_view(part.get_ref<const std::string&>()) : string_member(part, "text");
+      const std::string_view text =
+          part.is_string() ? std::string_view(part.get_ref<const std::string&>()) : string_member(part, "text");
       if (!out.empty() && !text.empty()) out.push_back('\n');
       out.append(text);
     }
@@ -180,11 +183,13 @@ Result<Json> parse_answer(std::string_view text) { return parse_json(text, {.dep
 
 engine::FinishReason finish_reason(std::string_view name) {
   using engine::FinishReason;
-  constexpr std::pair<std::string_view, FinishReason> kNames[] = {
-      {"length", FinishReason::length},         {"max_tokens", FinishReason::length},
-      {"tool_calls", FinishReason::tool_calls}, {"function_call", FinishReason::tool_calls},
-      {"tool_use", FinishReason::tool_calls},   {"content_filter", FinishReason::content_filter},
-      {"abort", FinishReason::abort}};
+  constexpr std::pair<std::string_view, FinishReason> kNames[] = {{"length", FinishReason::length},
+                                                                  {"max_tokens", FinishReason::length},
+                                                                  {"tool_calls", FinishReason::tool_calls},
+                                                                  {"function_call", FinishReason::tool_calls},
+                                                                  {"tool_use", FinishReason::tool_calls},
+                                                                  {"content_filter", FinishReason::content_filter},
+                                                                  {"abort", FinishReason::abort}};
   for (const auto& [each, reason] : kNames)
     if (each == name) return reason;
   return FinishReason::stop;
@@ -218,7 +223,8 @@ Result<engine::Embeddings> read_openai_vectors(std::string_view body, std::size_
     out.values.resize(count * values.size());
     std::ranges::copy(values, out.values.begin() + static_cast<std::ptrdiff_t>(index) * out.dimensions);
   }
-  if (const Json* usage = find_member(answer, "usage")) out.prompt_tokens = count_of(*usage, "prompt_tokens").value_or(0);
+  if (const Json* usage = find_member(answer, "usage"))
+    out.prompt_tokens = count_of(*usage, "prompt_tokens").value_or(0);
   return out;
 }
 

@@ -45,11 +45,12 @@ class Wire {
  public:
   virtual ~Wire() = default;
 
-  // The HTTP request for `request`, whose model is called `model` there; not signed yet. unsupported, invalid: what this
-  // kind cannot be asked.
+  // The HTTP request for `request`, whose model is called `model` there; not signed yet. unsupported, invalid: what
+  // this kind cannot be asked.
   virtual Result<net::ClientRequest> ask(const engine::Request& request, const std::string& model) const = 0;
   // `teller` outlives it.
-  virtual std::unique_ptr<Reader> reader(const engine::Request& request, const net::Headers& headers, Teller& teller) const = 0;
+  virtual std::unique_ptr<Reader> reader(const engine::Request& request, const net::Headers& headers,
+                                         Teller& teller) const = 0;
   // What belongs to one attempt alone, such as a signature with the time. `request` is ready to be sent otherwise.
   virtual void sign(net::ClientRequest&) const {}
 

@@ -50,6 +50,11 @@ void add(const float* y, int n, float* x) {
   for (int i = 0; i < n; ++i) x[i] += y[i];
 }
 
+void add_rows(const float* rows, size_t ld, const float* factors, int count, int n, float* x) {
+  for (int r = 0; r < count; ++r, rows += ld)
+    for (int i = 0; i < n; ++i) x[i] += rows[i] * factors[r];
+}
+
 void rope(const float* cosine, const float* sine, int n, int halves, float* x) {
   for (int i = 0; i < n / 2; ++i) {
     float& a = halves != 0 ? x[i] : x[2 * i];

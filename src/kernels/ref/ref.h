@@ -11,9 +11,8 @@ void matmul_floats(Format format, const MatmulJob& job);
 void matmul_quantized(Format format, const MatmulJob& job);
 void narrow_in(const NarrowJob* job);
 void narrow_out(const NarrowJob* job);
-void narrow8_in(const Narrow8Job* jobs, int count);
-void narrow8_out(const Narrow8Job* jobs, int count);
-float narrow_codes(const float* x, int n, int top, int16_t* codes);
+void narrow8(const Narrow8Job* jobs, int count);
+void narrow8_codes(const float* x, int n, int8_t* codes, NarrowScale* scales);
 void quantize_panel(const float* x, size_t ldx, int rows, int columns, PanelBlock* panel);
 
 void attend(const AttentionJob* job);
@@ -24,6 +23,7 @@ void store_value(const float* value, int head_dim, int format, uint8_t* values, 
 void rms_norm(const float* x, const float* weight, float epsilon, int n, float* y);
 void layer_norm(const float* x, const float* weight, const float* bias, float epsilon, int n, float* y);
 void add(const float* y, int n, float* x);
+void add_rows(const float* rows, size_t ld, const float* factors, int count, int n, float* x);
 void rope(const float* cosine, const float* sine, int n, int halves, float* x);
 void silu_mul(const float* gate, const float* up, int n, float* y);
 void gelu_mul(const float* gate, const float* up, int n, float* y);

@@ -55,6 +55,27 @@ void add(const float* y, int n, float* x) {
   }
 }
 
+// V vectors of x.
+template <int V>
+static void add_rows_here(const float* rows, size_t ld, const float* factors, int count, int n, float* x) {
+  __m256 sums[V];
+  ASHLAR_UNROLL for (int v = 0; v < V; ++v) sums[v] = load(x + 8 * v, lanes_of(n - 8 * v));
+  for (int r = 0; r < count; ++r, rows += ld) {
+    const __m256 factor = _mm256_set1_ps(factors[r]);
+    ASHLAR_UNROLL for (int v = 0; v < V; ++v) {
+      const __m256 row = V > 1 ? _mm256_loadu_ps(rows + 8 * v) : load(rows, lanes_of(n));
+      sums[v] = _mm256_add_ps(sums[v], _mm256_mul_ps(row, factor));
+    }
+  }
+  ASHLAR_UNROLL for (int v = 0; v < V; ++v) _mm256_maskstore_ps(x + 8 * v, lanes_of(n - 8 * v), sums[v]);
+}
+
+void add_rows(const float* rows, size_t ld, const float* factors, int count, int n, float* x) {
+  int i = 0;
+  for (; i + 32 <= n; i += 32) add_rows_here<4>(rows + i, ld, factors, count, n - i, x + i);
+  for (; i < n; i += 8) add_rows_here<1>(rows + i, ld, factors, count, n - i, x + i);
+}
+
 void rope(const float* cosine, const float* sine, int n, int halves, float* x) {
   const int half = n / 2;
   if (halves) {
@@ -190,9 +211,8 @@ const Kernels kAvx2 = {
                avx2::matmul_u4z,  avx2::matmul_u8z,  avx2::matmul_i8,   avx2::matmul_nf4,    avx2::matmul_mxfp4},
     .narrow_in = avx2::narrow_in,
     .narrow_out = avx2::narrow_out,
-    .narrow8_in = avx2::narrow8_in,
-    .narrow8_out = avx2::narrow8_out,
-    .narrow_codes = avx2::narrow_codes,
+    .narrow8 = avx2::narrow8,
+    .narrow8_codes = avx2::narrow8_codes,
     .quantize_panel = avx2::quantize_panel,
     .attend = avx2::attend,
     .join = avx2::join,
@@ -203,6 +223,7 @@ const Kernels kAvx2 = {
     .rms_norm = avx2::rms_norm,
     .layer_norm = avx2::layer_norm,
     .add = avx2::add,
+    .add_rows = avx2::add_rows,
     .rope = avx2::rope,
     .silu_mul = avx2::silu_mul,
     .gelu_mul = avx2::gelu_mul,

@@ -1,4 +1,4 @@
-// Few rows against narrow int8 matrices, AVX2. Weights are widened to 16 bits once for up to two rows.
+// Few rows against narrow int8 matrices, AVX2. Weights are read once for up to two rows.
 #include <immintrin.h>
 
 #include "kernels/x86/avx2_math.h"
@@ -10,131 +10,103 @@ namespace {
 // How far ahead weights are fetched: the hardware stops at each 4 KiB.
 constexpr size_t kAhead = 4096;
 
-typedef int32_t __attribute__((may_alias, aligned(1))) Pair;
+typedef int32_t __attribute__((may_alias, aligned(1))) FourCodes;
 
-ASHLAR_INLINE __m256i widened(const int8_t* p) { return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p)); }
-ASHLAR_INLINE __m256i plus_products(__m256i sum, __m256i a, __m256i b) {
-  return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+ASHLAR_INLINE int least(int a, int b) { return a < b ? a : b; }
+
+// Products of codes: no pair of them is beyond 16 bits, for |w| is at most 128 and |x| 127.
+ASHLAR_INLINE __m256i plus_products(__m256i sum, __m256i w, __m256i x) {
+  const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(x), _mm256_sign_epi8(w, x));
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
-// O outputs of R rows; sixteen sums each, in two vectors.
-template <int O, int R>
-static void sum_in(const Narrow8Job* job, int o, int row) {
-  const size_t stride = (size_t)narrow8_inputs(job->inputs);
-  const int blocks = narrow8_blocks(job->inputs);
-  const int8_t* weights = job->weights + stride * (size_t)o;
-  __m256 sums[O][R][2];
-  ASHLAR_UNROLL for (int a = 0; a < O; ++a) ASHLAR_UNROLL for (int r = 0; r < R; ++r) sums[a][r][0] = sums[a][r][1] =
-      _mm256_setzero_ps();
-  for (int b = 0; b < blocks; ++b) {
-    const int left = (int)stride - b * kNarrow8Block, end = left < kNarrow8Block ? left : kNarrow8Block;
-    __m256i lanes[O][R][2];
-    ASHLAR_UNROLL for (int a = 0; a < O; ++a) ASHLAR_UNROLL for (int r = 0; r < R; ++r) lanes[a][r][0] =
-        lanes[a][r][1] = _mm256_setzero_si256();
+// bf16 scales of `left` outputs, at most eight of them.
+ASHLAR_INLINE __m256 scales_at(const uint16_t* p, int left) {
+  alignas(16) uint16_t halves[8] = {};
+  for (int i = 0; i < least(left, 8); ++i) halves[i] = p[i];
+  const __m256i wide = _mm256_cvtepu16_epi32(_mm_load_si128((const __m128i*)halves));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+
+// A tile of outputs and R rows. Weights without their offset here, so that x needs no bias.
+template <int R>
+static void multiply(const Narrow8Job* job, int o, int row) {
+  const int inputs = narrow8_inputs(job->inputs), blocks = narrow8_blocks(inputs);
+  const int width = least(kLanes, job->outputs - o);
+  const uint8_t* weights = job->weights + (size_t)o * (size_t)inputs;
+  const uint16_t* scales = job->scales + (size_t)o * (size_t)blocks;
+  const __m256i there[2] = {lanes_of(width), lanes_of(width - 8)}, offset = _mm256_set1_epi8((char)0x80);
+  __m256 sums[2][R];
+  ASHLAR_UNROLL for (int r = 0; r < R; ++r) sums[0][r] = sums[1][r] = _mm256_setzero_ps();
 #pragma clang loop unroll(disable)
-    for (int i = b * kNarrow8Block; i < b * kNarrow8Block + end; i += 32) {
+  for (int b = 0; b < blocks; ++b, scales += width) {
+    __m256i lanes[2][R];
+    ASHLAR_UNROLL for (int r = 0; r < R; ++r) lanes[0][r] = lanes[1][r] = _mm256_setzero_si256();
+    const int end = least(inputs, (b + 1) * kNarrow8Block);
+#pragma clang loop unroll(disable)
+    for (int i = b * kNarrow8Block; i < end; i += 4, weights += 4 * width) {
+      _mm_prefetch((const char*)weights + kAhead, _MM_HINT_T0);
       ASHLAR_UNROLL for (int h = 0; h < 2; ++h) {
-        __m256i v[R];
-        ASHLAR_UNROLL for (int r = 0; r < R; ++r) v[r] =
-            _mm256_loadu_si256((const __m256i*)(job->x[row + r] + i + h * 16));
-        ASHLAR_UNROLL for (int a = 0; a < O; ++a) {
-          const int8_t* p = weights + stride * (size_t)a + i + h * 16;
-          if (h == 0) _mm_prefetch((const char*)(p + O * stride), _MM_HINT_T0);
-          const __m256i w = widened(p);
-          ASHLAR_UNROLL for (int r = 0; r < R; ++r) lanes[a][r][h] = plus_products(lanes[a][r][h], w, v[r]);
+        const __m256i w = _mm256_xor_si256(_mm256_maskload_epi32((const int*)weights + 8 * h, there[h]), offset);
+        ASHLAR_UNROLL for (int r = 0; r < R; ++r) {
+          const int8_t* x = job->x + (size_t)(row + r) * job->ldx + i;
+          lanes[h][r] = plus_products(lanes[h][r], w, _mm256_set1_epi32(*(const FourCodes*)x));
         }
       }
     }
-    ASHLAR_UNROLL for (int a = 0; a < O; ++a) {
-      const __m256 scale = _mm256_set1_ps(job->scales[(size_t)(o + a) * (size_t)blocks + (size_t)b]);
-      ASHLAR_UNROLL for (int r = 0; r < R; ++r) ASHLAR_UNROLL for (int h = 0; h < 2; ++h) sums[a][r][h] =
-          _mm256_fmadd_ps(_mm256_cvtepi32_ps(lanes[a][r][h]), scale, sums[a][r][h]);
+    ASHLAR_UNROLL for (int h = 0; h < 2; ++h) {
+      const __m256 scale = scales_at(scales + 8 * h, width - 8 * h);
+      ASHLAR_UNROLL for (int r = 0; r < R; ++r) {
+        const float of_x = job->x_scales[(size_t)(row + r) * job->ld_scales + (size_t)b].scale;
+        sums[h][r] =
+            _mm256_fmadd_ps(_mm256_cvtepi32_ps(lanes[h][r]), _mm256_mul_ps(scale, _mm256_set1_ps(of_x)), sums[h][r]);
+      }
     }
   }
-  ASHLAR_UNROLL for (int a = 0; a < O; ++a) ASHLAR_UNROLL for (int r = 0; r < R; ++r) job->y[row + r][o + a] =
-      sum_by_halves(sums[a][r][0], sums[a][r][1]) * job->x_scale[row + r];
-}
-
-// A tile of outputs and R rows.
-template <int R>
-static void sum_out(const Narrow8Job* job, int o, int row) {
-  const int8_t* tile = job->weights + (size_t)narrow8_tile_bytes(job->inputs) * (size_t)(o / kLanes);
-  const int8_t* weights = tile + 2 * kLanes;
-  __m256i lanes[2][R];
-  ASHLAR_UNROLL for (int h = 0; h < 2; ++h) ASHLAR_UNROLL for (int r = 0; r < R; ++r) lanes[h][r] =
-      _mm256_setzero_si256();
-#pragma clang loop unroll(disable)
-  for (int i = 0; i < job->inputs; i += 2, weights += 2 * kLanes) {
-    _mm_prefetch((const char*)weights + kAhead, _MM_HINT_T0);
-    const __m256i low = widened(weights), high = widened(weights + kLanes);
-    ASHLAR_UNROLL for (int r = 0; r < R; ++r) {
-      const __m256i pair = _mm256_set1_epi32(*(const Pair*)(job->x[row + r] + i));
-      lanes[0][r] = plus_products(lanes[0][r], low, pair);
-      lanes[1][r] = plus_products(lanes[1][r], high, pair);
-    }
-  }
-  ASHLAR_UNROLL for (int h = 0; h < 2; ++h) {
-    const __m256i there = lanes_of(job->outputs - o - h * 8);
-    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)tile + h));
-    const __m256 scales = _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
-    ASHLAR_UNROLL for (int r = 0; r < R; ++r) {
-      float* y = job->y[row + r] + o + h * 8;
-      const __m256 scale = _mm256_mul_ps(scales, _mm256_set1_ps(job->x_scale[row + r]));
-      const __m256 sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(lanes[h][r]), scale, _mm256_maskload_ps(y, there));
-      _mm256_maskstore_ps(y, there, sum);
-    }
-  }
-}
-
-template <int O>
-static void in_rows(const Narrow8Job* job, int o) {
-  int row = 0;
-  for (; row + 2 <= job->rows; row += 2) sum_in<O, 2>(job, o, row);
-  if (row < job->rows) sum_in<O, 1>(job, o, row);
-}
-
-static void all_in(const Narrow8Job* job) {
-  int o = 0;
-  for (; o + 2 <= job->outputs; o += 2) in_rows<2>(job, o);
-  if (o < job->outputs) in_rows<1>(job, o);
-}
-
-static void all_out(const Narrow8Job* job) {
-  for (int o = 0; o < job->outputs; o += kLanes) {
-    int row = 0;
-    for (; row + 2 <= job->rows; row += 2) sum_out<2>(job, o, row);
-    if (row < job->rows) sum_out<1>(job, o, row);
+  ASHLAR_UNROLL for (int h = 0; h < 2; ++h) ASHLAR_UNROLL for (int r = 0; r < R; ++r) {
+    float* y = job->y[row + r] + o + 8 * h;
+    const __m256 before = job->add ? _mm256_maskload_ps(y, there[h]) : _mm256_setzero_ps();
+    _mm256_maskstore_ps(y, there[h], _mm256_fmadd_ps(sums[h][r], _mm256_set1_ps(job->scale), before));
   }
 }
 
 }  // namespace
 
-void narrow8_in(const Narrow8Job* jobs, int count) {
-  for (int i = 0; i < count; ++i) all_in(jobs + i);
-}
-
-void narrow8_out(const Narrow8Job* jobs, int count) {
-  for (int i = 0; i < count; ++i) all_out(jobs + i);
-}
-
-float narrow_codes(const float* x, int n, int top, int16_t* codes) {
-  __m256 most = _mm256_setzero_ps();
-  for (int i = 0; i < n; i += 8) most = _mm256_max_ps(absolute(_mm256_maskload_ps(x + i, lanes_of(n - i))), most);
-  const float greatest = greatest_of(most);
-  const int some = greatest >= 0x1p-100f;
-  const __m256 inverse = _mm256_set1_ps(some ? (float)top / greatest : 0.0f), limit = _mm256_set1_ps((float)top + 0.5f);
-  for (int i = 0; i < narrow8_inputs(n); i += 16) {
-    __m256i halves[2];
-    ASHLAR_UNROLL for (int h = 0; h < 2; ++h) {
-      const __m256 v = _mm256_maskload_ps(x + i + h * 8, lanes_of(n - i - h * 8));
-      const __m256 scaled = _mm256_mul_ps(v, inverse);
-      const __m256 finite = _mm256_cmp_ps(absolute(scaled), limit, _CMP_LE_OQ);
-      halves[h] = _mm256_and_si256(_mm256_castps_si256(finite), _mm256_cvtps_epi32(scaled));
+void narrow8(const Narrow8Job* jobs, int count) {
+  for (const Narrow8Job* job = jobs; job < jobs + count; ++job)
+    for (int o = 0; o < job->outputs; o += kLanes) {
+      int row = 0;
+      for (; row + 2 <= job->rows; row += 2) multiply<2>(job, o, row);
+      if (row < job->rows) multiply<1>(job, o, row);
     }
-    const __m256i both = _mm256_permute4x64_epi64(_mm256_packs_epi32(halves[0], halves[1]), 0xd8);
-    _mm256_storeu_si256((__m256i*)(codes + i), both);
+}
+
+void narrow8_codes(const float* x, int n, int8_t* codes, NarrowScale* scales) {
+  const __m256 limit = _mm256_set1_ps(127.5f);
+  const int end = narrow8_codes_of(n);
+  for (int begin = 0; begin < n; begin += kNarrow8Block, ++scales) {
+    __m256 most = _mm256_setzero_ps();
+    for (int i = begin; i < least(n, begin + kNarrow8Block); i += 8)
+      most = _mm256_max_ps(absolute(_mm256_maskload_ps(x + i, lanes_of(n - i))), most);
+    const float greatest = greatest_of(most);
+    const int some = greatest >= 0x1p-100f;
+    const __m256 inverse = _mm256_set1_ps(some ? 127.0f / greatest : 0.0f);
+    __m256i sum = _mm256_setzero_si256();
+    for (int i = begin; i < least(end, begin + kNarrow8Block); i += 8) {
+      const __m256 scaled = _mm256_mul_ps(_mm256_maskload_ps(x + i, lanes_of(n - i)), inverse);
+      const __m256 finite = _mm256_cmp_ps(absolute(scaled), limit, _CMP_LE_OQ);
+      const __m256i integers = _mm256_and_si256(_mm256_castps_si256(finite), _mm256_cvtps_epi32(scaled));
+      sum = _mm256_add_epi32(sum, integers);
+      const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(integers), _mm256_extracti128_si256(integers, 1));
+      _mm_storel_epi64((__m128i*)(codes + i), _mm_packs_epi16(words, words));
+    }
+    alignas(32) int32_t parts[8];
+    _mm256_store_si256((__m256i*)parts, sum);
+    int32_t total = 0;
+    for (int i = 0; i < 8; ++i) total += parts[i];
+    scales->scale = some ? greatest / 127.0f : 0.0f;
+    scales->bias = -128 * total;
   }
-  return some ? greatest / (float)top : 0.0f;
 }
 
 }  // namespace ashlar::kernels::avx2

@@ -53,6 +53,28 @@ void add(const float* y, int n, float* x) {
   }
 }
 
+// V vectors of x.
+template <int V>
+static void add_rows_here(const float* rows, size_t ld, const float* factors, int count, int n, float* x) {
+  __m512 sums[V];
+  ASHLAR_UNROLL for (int v = 0; v < V; ++v) sums[v] = _mm512_maskz_loadu_ps(lanes_of(n - 16 * v), x + 16 * v);
+  for (int r = 0; r < count; ++r, rows += ld) {
+    const __m512 factor = _mm512_set1_ps(factors[r]);
+    ASHLAR_UNROLL for (int v = 0; v < V; ++v) {
+      const __m512 row = V > 1 ? _mm512_loadu_ps(rows + 16 * v) : _mm512_maskz_loadu_ps(lanes_of(n), rows);
+      sums[v] = _mm512_add_ps(sums[v], _mm512_mul_ps(row, factor));
+    }
+  }
+  ASHLAR_UNROLL for (int v = 0; v < V; ++v) _mm512_mask_storeu_ps(x + 16 * v, lanes_of(n - 16 * v), sums[v]);
+}
+
+void add_rows(const float* rows, size_t ld, const float* factors, int count, int n, float* x) {
+  int i = 0;
+  for (; i + 128 <= n; i += 128) add_rows_here<8>(rows + i, ld, factors, count, n - i, x + i);
+  for (; i + 32 <= n; i += 32) add_rows_here<2>(rows + i, ld, factors, count, n - i, x + i);
+  for (; i < n; i += 16) add_rows_here<1>(rows + i, ld, factors, count, n - i, x + i);
+}
+
 void rope(const float* cosine, const float* sine, int n, int halves, float* x) {
   const int half = n / 2;
   if (halves) {
@@ -191,9 +213,8 @@ const Kernels kAvx512 = {
                avx512::matmul_u8z,  avx512::matmul_i8,     avx512::matmul_nf4,    avx512::matmul_mxfp4},
     .narrow_in = avx512::narrow_in,
     .narrow_out = avx512::narrow_out,
-    .narrow8_in = avx512::narrow8_in,
-    .narrow8_out = avx512::narrow8_out,
-    .narrow_codes = avx512::narrow_codes,
+    .narrow8 = avx512::narrow8,
+    .narrow8_codes = avx512::narrow8_codes,
     .quantize_panel = avx512::quantize_panel,
     .attend = avx512::attend,
     .join = avx512::join,
@@ -204,6 +225,7 @@ const Kernels kAvx512 = {
     .rms_norm = avx512::rms_norm,
     .layer_norm = avx512::layer_norm,
     .add = avx512::add,
+    .add_rows = avx512::add_rows,
     .rope = avx512::rope,
     .silu_mul = avx512::silu_mul,
     .gelu_mul = avx512::gelu_mul,

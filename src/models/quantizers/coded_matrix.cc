@@ -8,7 +8,7 @@
 
 #include "kernels/blocks.h"
 #include "kernels/float8.h"
-#include "kernels/matrix.h"
+#include "models/quantizers/column_rounding.h"
 
 namespace ashlar::models {
 namespace {
@@ -95,7 +95,7 @@ double loss_of(const CodeForm& form, const Grid& grid, std::span<const float> w,
   return sum;
 }
 
-Grid choose(const CodeForm& form, std::span<const float> w, std::span<const float> importance) {
+Grid choose_grid(const CodeForm& form, std::span<const float> w, std::span<const float> importance) {
   float least = 0, greatest = 0;
   for (const float x : w) {
     least = std::min(least, x);
@@ -159,17 +159,17 @@ Result<CodedMatrix> round_matrix(std::span<const float> w, int columns, const Co
                                  std::span<const float> importance, ThreadPool& pool) {
   TRY(check_sizes(w, form));
   CodedMatrix out = empty_matrix(w, columns, form);
-  const Grid whole = form.scales == Scales::whole ? choose(form, w, {}) : Grid{};
+  const Grid whole = form.scales == Scales::whole ? choose_grid(form, w, {}) : Grid{};
   const auto n = static_cast<std::size_t>(columns), size = static_cast<std::size_t>(form.group_columns(columns));
   pool.for_each(out.rows, [&](int r, int) {
     const std::span<const float> row = w.subspan(static_cast<std::size_t>(r) * n, n);
     std::size_t at = static_cast<std::size_t>(r) * static_cast<std::size_t>(out.groups);
     for (std::size_t c = 0; c < n; c += size, ++at) {
       const std::size_t count = std::min(size, n - c);
-      const Grid grid =
-          form.scales == Scales::whole
-              ? whole
-              : choose(form, row.subspan(c, count), importance.empty() ? importance : importance.subspan(c, count));
+      const Grid grid = form.scales == Scales::whole
+                            ? whole
+                            : choose_grid(form, row.subspan(c, count),
+                                          importance.empty() ? importance : importance.subspan(c, count));
       set(out, at, grid);
       for (std::size_t i = c; i < c + count; ++i)
         out.codes[static_cast<std::size_t>(r) * n + i] = code_of(form, grid, row[i]);
@@ -182,132 +182,87 @@ void round_row(std::span<float> row, const CodeForm& form, std::span<const float
   const auto size = static_cast<std::size_t>(form.group_columns(static_cast<int>(row.size())));
   for (std::size_t c = 0; c < row.size(); c += size) {
     const std::span<float> group = row.subspan(c, std::min(size, row.size() - c));
-    const Grid grid = choose(form, group, importance.empty() ? importance : importance.subspan(c, group.size()));
+    const Grid grid = choose_grid(form, group, importance.empty() ? importance : importance.subspan(c, group.size()));
     for (float& w : group) w = value_of(form, grid, code_of(form, grid, w));
   }
 }
 
-// As gptq.cc has it for blocks: columns of R from the last to the first, what those behind left brought in by a
-// product for many of them at once.
-class GroupGptq {
+namespace {
+
+// Some rows of a matrix in groups. A group's scale is chosen when its turn comes, for the weights as they have become,
+// where it lies within one piece of columns.
+class GroupRounder {
  public:
-  GroupGptq(std::span<const float> w, const CodeForm& form, const Curvature& curvature, ThreadPool& pool)
-      : w_(w), curvature_(curvature), pool_(pool), n_(curvature.columns()), out_(empty_matrix(w, n_, form)) {
-    const int group = form.group_columns(n_);
-    // Chosen when their turn comes, for the weights as they have become, where a group lies within one piece.
-    chosen_before_ = curvature.ordered_ || kColumns % group != 0;
+  static constexpr int kColumns = 128;  // of a piece
+
+  // `first`: of the rows at hand.
+  GroupRounder(CodedMatrix& out, std::span<const float> w, int first, const Curvature& curvature)
+      : out_(out),
+        w_(w),
+        first_(first),
+        n_(curvature.columns()),
+        group_(out.form.group_columns(n_)),
+        importance_(curvature.importance()),
+        chosen_before_(curvature.ordered() || kColumns % group_ != 0) {}
+
+  bool chosen_before() const { return chosen_before_; }
+  void choose_all(int row) {
+    for (int c = 0; c < n_; c += group_)
+      choose(row, c, {weights(row) + c, static_cast<std::size_t>(std::min(group_, n_ - c))});
   }
 
-  Result<CodedMatrix> run() {
-    TRY(check_sizes(w_, out_.form));
-    error_.resize(static_cast<std::size_t>(kRows) * size(n_));
-    for (int first = 0; first < out_.rows; first += kRows) {
-      const int count = std::min(kRows, out_.rows - first);
-      if (chosen_before_) pool_.for_each(count, [&](int row, int) { choose_all(first + row); });
-      for (int end = n_; end > 0; end -= std::min(end, kColumns)) TRY(round(first, count, end));
-    }
-    return std::move(out_);
+  void choose(int row, const ColumnPiece& piece, int i, const float* left) {
+    if (chosen_before_ || piece.column(i) % group_ != 0) return;
+    float become[ColumnPiece::kMost];
+    const int count = std::min(group_, i + 1);
+    piece.settle(weights(row), left, i, count, become);
+    choose(row, piece.column(i), {become, static_cast<std::size_t>(count)});
+  }
+
+  float round(int row, int column, float target) {
+    const Grid grid = grid_of(out_, group_at(row, column));
+    const std::uint8_t code = code_of(out_.form, grid, target);
+    out_.codes[static_cast<std::size_t>(first_ + row) * static_cast<std::size_t>(n_) +
+               static_cast<std::size_t>(column)] = code;
+    return value_of(out_.form, grid, code);
   }
 
  private:
-  static constexpr int kColumns = 128;  // of R, at once
-  static constexpr int kRows = 512;     // of W
-
-  static std::size_t size(int n) { return static_cast<std::size_t>(n); }
-  const float* weights(int row) const { return w_.data() + size(row) * size(n_); }
+  const float* weights(int row) const { return w_.data() + static_cast<std::ptrdiff_t>(row) * n_; }
   std::size_t group_at(int row, int column) const {
-    return size(row) * size(out_.groups) + size(column / out_.form.group_columns(n_));
+    return static_cast<std::size_t>(first_ + row) * static_cast<std::size_t>(out_.groups) +
+           static_cast<std::size_t>(column / group_);
+  }
+  // The scale of the group that begins with `column`.
+  void choose(int row, int column, std::span<const float> x) {
+    set(out_, group_at(row, column),
+        choose_grid(out_.form, x, importance_.subspan(static_cast<std::size_t>(column), x.size())));
   }
 
-  void choose_all(int row) {
-    const int group = out_.form.group_columns(n_);
-    for (int c = 0; c < n_; c += group) {
-      const std::size_t count = size(std::min(group, n_ - c));
-      set(out_, group_at(row, c),
-          choose(out_.form, {weights(row) + c, count}, std::span(curvature_.importance_).subspan(size(c), count)));
-    }
-  }
-
-  // Columns of R [begin, end), of some rows.
-  Status round(int first, int count, int end) {
-    const int begin = std::max(0, end - kColumns), here = end - begin, behind = n_ - end;
-    left_.assign(size(count) * size(here), 0);
-    if (behind > 0) {
-      strip_.resize(size(here) * size(behind));
-      for (int i = 0; i < here; ++i)
-        std::copy_n(curvature_.r_.data() + size(begin + i) * size(n_) + size(end), behind,
-                    strip_.data() + size(i) * size(behind));
-      const kernels::RawMatrix raw{.type = kernels::Type::f32,
-                                   .rows = here,
-                                   .columns = behind,
-                                   .data = reinterpret_cast<const std::byte*>(strip_.data())};
-      const auto packed = TRY(kernels::pack({&raw, 1}, pool_));
-      activations_.assign(error_.data() + end, size(n_), count, behind, packed.forms(), pool_);
-      kernels::matmul(packed, activations_, left_.data(), size(here), pool_);
-    }
-    turned_.resize(size(here) * size(here));  // R's block, its columns as rows
-    for (int i = 0; i < here; ++i)
-      for (int j = 0; j <= i; ++j)
-        turned_[size(i * here + j)] = curvature_.r_[size(begin + j) * size(n_) + size(begin + i)];
-    pool_.for_each(count, [&](int row, int) { round_columns(first, row, begin, here); });
-    return {};
-  }
-
-  void spread(float error, int i, int here, float* left) const {
-    const float* column = turned_.data() + size(i) * size(here);
-    for (int j = 0; j < i; ++j) left[j] += column[j] * error;
-  }
-  float diagonal(int i, int here) const { return turned_[size(i * here + i)]; }
-
-  // Scales for the group that begins with R's column `i` of this piece: for the weights as they would become if
-  // nothing were rounded any more.
-  void choose_group(int row, const int* columns, int i, int here, const float* left) {
-    const int group = std::min(out_.form.group_columns(n_), i + 1);
-    float after[kColumns], become[kColumns];
-    std::copy_n(left, i + 1, after);
-    for (int k = i; k > i - group; --k) {
-      const float move = after[k] / diagonal(k, here);
-      become[i - k] = weights(row)[columns[k]] + move;
-      spread(-move, k, here, after);
-    }
-    set(out_, group_at(row, columns[i]),
-        choose(out_.form, {become, size(group)},
-               std::span(curvature_.importance_).subspan(size(columns[i]), size(group))));
-  }
-
-  void round_columns(int first, int row, int begin, int here) {
-    const int* columns = curvature_.column_at_.data() + begin;
-    const float* w = weights(first + row);
-    float left[kColumns];
-    std::copy_n(left_.data() + size(row) * size(here), here, left);
-    for (int i = here - 1; i >= 0; --i) {
-      const int column = columns[i];
-      if (!chosen_before_ && column % out_.form.group_columns(n_) == 0)
-        choose_group(first + row, columns, i, here, left);
-      const Grid grid = grid_of(out_, group_at(first + row, column));
-      const std::uint8_t code = code_of(out_.form, grid, w[column] + left[i] / diagonal(i, here));
-      out_.codes[size(first + row) * size(n_) + size(column)] = code;
-      const float error = w[column] - value_of(out_.form, grid, code);
-      error_[size(row) * size(n_) + size(begin + i)] = error;
-      spread(error, i, here, left);
-    }
-  }
-
+  CodedMatrix& out_;
   std::span<const float> w_;
-  const Curvature& curvature_;
-  ThreadPool& pool_;
-  int n_;
-  CodedMatrix out_;
-  bool chosen_before_ = false;
-  std::vector<float> error_;  // [kRows, n_], in the columns of R
-  std::vector<float> left_;   // [count, here]: R e of the columns behind
-  std::vector<float> strip_, turned_;
-  kernels::Activations activations_;
+  int first_, n_, group_;
+  std::span<const float> importance_;
+  bool chosen_before_;
 };
+
+}  // namespace
 
 Result<CodedMatrix> gptq_matrix(std::span<const float> w, const CodeForm& form, const Curvature& curvature,
                                 ThreadPool& pool) {
-  return GroupGptq(w, form, curvature, pool).run();
+  constexpr int kRows = 512;  // at once
+  TRY(check_sizes(w, form));
+  CodedMatrix out = empty_matrix(w, curvature.columns(), form);
+  const auto n = static_cast<std::size_t>(curvature.columns());
+  ColumnRounding columns(curvature, GroupRounder::kColumns, pool);
+  for (int first = 0; first < out.rows; first += kRows) {
+    const int count = std::min(kRows, out.rows - first);
+    const auto piece = w.subspan(static_cast<std::size_t>(first) * n, static_cast<std::size_t>(count) * n);
+    GroupRounder rounder(out, piece, first, curvature);
+    if (rounder.chosen_before()) pool.for_each(count, [&](int row, int) { rounder.choose_all(row); });
+    TRY(columns.run(piece, {}, rounder));
+  }
+  return out;
 }
 
 }  // namespace ashlar::models

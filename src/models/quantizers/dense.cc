@@ -1,9 +1,12 @@
 #include "models/quantizers/dense.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstdint>
 
 #include "kernels/blocks.h"
+#include "kernels/kernels.h"
 #include "kernels/matrix.h"
 
 namespace ashlar::models {
@@ -60,14 +63,28 @@ Status multiply(const Factors& f, ThreadPool& pool, Use&& use) {
   return {};
 }
 
+// The nearest float that bf16 holds. Here, and not kernels::f32_to_bf16(), so that many are made at once.
+float as_bf16(float x) {
+  const auto bits = std::bit_cast<std::uint32_t>(x);
+  const bool number = (bits & 0x7fffffff) <= 0x7f800000;
+  return std::bit_cast<float>((number ? bits + 0x7fff + (bits >> 16 & 1) : bits | 0x400000) & 0xffff0000);
+}
+
 // `count` rows of x [count, n] become columns [at, at + count) of held [n, kRowsAtOnce], as bf16.
 void hold(const float* x, std::size_t ld, int n, int count, float* held, int at, ThreadPool& pool) {
-  constexpr int kColumns = 64;
-  pool.for_each((n + kColumns - 1) / kColumns, [&](int piece, int) {
-    for (int c = piece * kColumns; c < std::min(n, (piece + 1) * kColumns); ++c)
-      for (int r = 0; r < count; ++r)
-        held[static_cast<std::ptrdiff_t>(c) * kRowsAtOnce + at + r] = kernels::bf16_to_f32(
-            kernels::f32_to_bf16(x[static_cast<std::size_t>(r) * ld + static_cast<std::size_t>(c)]));
+  constexpr int kSide = 16;  // of squares that are turned over: whole lines of the cache on both sides
+  pool.for_each((n + kSide - 1) / kSide, [&](int piece, int) {
+    const int first = piece * kSide, columns = std::min(kSide, n - first);
+    float turned[kSide][kSide];
+    for (int row = 0; row < count; row += kSide) {
+      const int rows = std::min(kSide, count - row);
+      for (int r = 0; r < rows; ++r) {
+        const float* from = x + static_cast<std::size_t>(row + r) * ld + static_cast<std::size_t>(first);
+        for (int c = 0; c < columns; ++c) turned[c][r] = as_bf16(from[c]);
+      }
+      for (int c = 0; c < columns; ++c)
+        std::copy_n(turned[c], rows, held + static_cast<std::ptrdiff_t>(first + c) * kRowsAtOnce + at + row);
+    }
   });
 }
 
@@ -79,9 +96,8 @@ bool factor_block(float* a, std::size_t n, int size) {
     const float inverse = 1 / std::sqrt(row[i]);
     for (int k = i; k < size; ++k) row[k] *= inverse;
     for (int j = i + 1; j < size; ++j) {
-      float* other = a + static_cast<std::size_t>(j) * n;
-      const float factor = row[j];
-      for (int k = j; k < size; ++k) other[k] -= factor * row[k];
+      const float factor = -row[j];
+      kernels::kernels().add_rows(row + j, n, &factor, 1, size - j, a + static_cast<std::size_t>(j) * n + j);
     }
   }
   return true;
@@ -94,9 +110,8 @@ void solve_beside(const float* block, float* a, std::size_t n, int size, int beg
     const float inverse = 1 / block[static_cast<std::size_t>(i) * n + static_cast<std::size_t>(i)];
     for (int k = begin; k < end; ++k) row[k] *= inverse;
     for (int j = i + 1; j < size; ++j) {
-      float* other = a + static_cast<std::size_t>(j) * n;
-      const float factor = block[static_cast<std::size_t>(i) * n + static_cast<std::size_t>(j)];
-      for (int k = begin; k < end; ++k) other[k] -= factor * row[k];
+      const float factor = -block[static_cast<std::size_t>(i) * n + static_cast<std::size_t>(j)];
+      kernels::kernels().add_rows(row + begin, n, &factor, 1, end - begin, a + static_cast<std::size_t>(j) * n + begin);
     }
   }
 }

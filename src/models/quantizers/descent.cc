@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include "kernels/kernels.h"
 #include "models/quantizers/grid.h"
 
 namespace ashlar::models {
@@ -63,10 +64,10 @@ class Descent::Row {
  private:
   const float* h(int row) const { return h_ + static_cast<std::ptrdiff_t>(row) * size_; }
 
-  void move(int column, float by) {
-    const float* row = h(column);
-    for (int k = 0; k < size_; ++k) gradient_[k] += row[k] * by;
-    moved_[column] += by;
+  // `count` columns from `column` on.
+  void move(int column, const float* by, int count) {
+    kernels::kernels().add_rows(h(column), static_cast<std::size_t>(size_), by, count, size_, gradient_);
+    for (int i = 0; i < count; ++i) moved_[column + i] += by[i];
   }
 
   void move_codes(Parts& parts, int at) {
@@ -77,7 +78,8 @@ class Descent::Row {
       const auto [code, value] = grid.round(before - gradient_[at + i] / own, i);
       if (value == before) continue;
       parts.codes[i] = code;
-      move(at + i, value - before);
+      const float by = value - before;
+      move(at + i, &by, 1);
     }
   }
 
@@ -93,10 +95,7 @@ class Descent::Row {
   // H x for the columns [at, at + count) alone.
   void times(int at, int count, const float* x, float* y) const {
     std::fill_n(y, count, 0.0f);
-    for (int i = 0; i < count; ++i) {
-      const float *row = h(at + i) + at, factor = x[i];
-      for (int k = 0; k < count; ++k) y[k] += row[k] * factor;
-    }
+    kernels::kernels().add_rows(h(at) + at, static_cast<std::size_t>(size_), x, count, count, y);
   }
 
   // Along which the values of [at, at + count) move with the scale and with the min.
@@ -131,8 +130,7 @@ class Descent::Row {
       parts = before;
       return;
     }
-    for (int i = 0; i < count; ++i)
-      if (by[i] != 0) move(at + from + i, by[i]);
+    move(at + from, by, count);
   }
 
   // Codes of elements [from, from + count) anew, under scales that are no longer those of `before`.
@@ -145,7 +143,8 @@ class Descent::Row {
       const float old = then.value(from + i), slope = gradient[i];
       const auto [code, value] = now.round(row[i] > 0 ? old - slope / row[i] : old, from + i);
       parts.codes[from + i] = code;
-      for (int k = 0; k < count; ++k) gradient[k] += row[k] * (value - old);
+      const float by = value - old;
+      kernels::kernels().add_rows(row, 0, &by, 1, count, gradient);
     }
   }
 

@@ -39,14 +39,20 @@ class Curvature {
   // Of H, damped: [rows, columns] from (row, column) on.
   void piece(int row, int rows, int column, int columns, float* out) const;
 
+  // Row `row` of R: [n], of which what lies before the diagonal is not R's.
+  const float* r(int row) const { return r_.data() + static_cast<std::size_t>(row) * column_at_.size(); }
+  // The column of H that each column of R is; the last is rounded first.
+  std::span<const int> column_at() const { return column_at_; }
+  // How much each column's own rounding counts once those after it have made up for it: the square of R's diagonal.
+  std::span<const float> importance() const { return importance_; }
+  bool ordered() const { return ordered_; }
+  int rounds() const { return rounds_; }
+
  private:
-  friend class Gptq;
-  friend class GroupGptq;
   std::vector<float> r_;         // [n, n]: R, and below its diagonal H in R's order
   std::vector<float> diagonal_;  // of H
-  std::vector<int> column_at_;   // of H, for each column of R; the last is rounded first
-  std::vector<int> place_;       // the inverse of that
-  // How much each column's own rounding counts once those after it have made up for it: the square of R's diagonal.
+  std::vector<int> column_at_;
+  std::vector<int> place_;  // the inverse of that
   std::vector<float> importance_;
   bool ordered_ = false;
   int rounds_ = 0;

@@ -42,8 +42,10 @@ struct Grid {
       for (int i = 1; i < 16; ++i)
         if (std::abs(v - level(i)) < std::abs(v - level(code))) code = i;
     } else {
+      constexpr float kWhole = 0x1.8p23f;  // what is added to it and taken away again is rounded to a whole number
       const float top = static_cast<float>((1 << layout.bits) - 1);
-      code = static_cast<int>(std::clamp(std::nearbyint(v + static_cast<float>(layout.offset)), 0.0f, top));
+      const float within = std::clamp(v + static_cast<float>(layout.offset), 0.0f, top);
+      code = static_cast<int>((within + kWhole) - kWhole);
     }
     return {static_cast<std::uint8_t>(code), scale * level(code) + min};
   }

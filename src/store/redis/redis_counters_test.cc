@@ -173,7 +173,7 @@ TEST(RedisCounters, WhatWasGivenUpDoesNotStayReserved) {
 }
 
 TEST(RedisCounters, AReservationThatComesAfterItsReleaseIsRefused) {
-  auto counters = counters_on(shared_redis().options(), {.prefix = "{late}:"});
+  auto counters = counters_on(shared_redis().options(), {.prefix = "{" + new_reservation_id() + "}:"});
   counters->release("late");
   EXPECT_TRUE(counters->sync(seconds(10)));
   EXPECT_EQ(code_of(*counters, "late", {{kBudget, 10}}), Code::unavailable);
@@ -210,7 +210,7 @@ TEST(RedisCounters, AKeyOfAForeignTypeChangesNothing) {
 }
 
 TEST(RedisCounters, TheServersOwnClockServes) {
-  auto counters = counters_on(shared_redis().options(), {.prefix = "{own-clock}:"});
+  auto counters = counters_on(shared_redis().options(), {.prefix = "{" + new_reservation_id() + "}:"});
   const Limit tps = limit_of(LimitKind::leaky_bucket, "tps", 10, milliseconds(50));
   ASSERT_TRUE(admitted(*counters, "a", {{tps, 10}, {money("hour", 10, Calendar::hour), 1}}));
   const auto until = Clock::now() + seconds(10);
