@@ -40,18 +40,14 @@ function(ashlar_precompile target kind header)
   endif()
 endfunction()
 
-# A program of unit tests. Under sanitizers the tests themselves are not
-# optimized: it is the rooms that do the work.
+# A program of unit tests.
 function(ashlar_tests name room)
   cmake_parse_arguments(TESTS "" "TIMEOUT" "SOURCES" ${ARGN})
   find_package(GTest REQUIRED)
   include(GoogleTest)
   add_executable(ashlar_${name}_test ${TESTS_SOURCES})
   target_link_libraries(ashlar_${name}_test PRIVATE ashlar_${room} GTest::gmock GTest::gtest GTest::gtest_main)
-  if(NOT name STREQUAL "kernels")  # whose tests are long sums of their own
-    target_compile_options(ashlar_${name}_test PRIVATE $<$<BOOL:${ASHLAR_SANITIZE}>:-O0>)
-    ashlar_precompile(ashlar_${name}_test tests precompiled_tests.h)
-  endif()
+  ashlar_precompile(ashlar_${name}_test tests precompiled_tests.h)
   gtest_discover_tests(ashlar_${name}_test TEST_PREFIX ${name}. PROPERTIES TIMEOUT ${TESTS_TIMEOUT}
     WORKING_DIRECTORY ${CMAKE_SOURCE_DIR} DISCOVERY_TIMEOUT 60)
 endfunction()

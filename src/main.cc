@@ -23,6 +23,7 @@ struct Command {
 constexpr Command kCommands[] = {
     {"serve", "[MODEL] [--port 8080]", "serve models over the OpenAI API, with a page to chat", ashlar::cli::serve},
     {"run", "[MODEL] [PROMPT]", "chat in the terminal; with a prompt or a pipe: answer and exit", ashlar::cli::run},
+    {"key", "create | list | rotate | block | ...", "API keys: who may ask, which models, from where", ashlar::cli::key},
     {"pull", "hf:ORG/REPO[:FILE] | ollama:NAME | ...", "fetch a model from a hub", ashlar::cli::pull},
     {"list", "", "the models that were pulled", ashlar::cli::list},
     {"remove", "NAME...", "forget pulled models", ashlar::cli::remove},
@@ -37,6 +38,11 @@ constexpr Command kCommands[] = {
     {"importance", "MODEL TEXT -o FILE", "measure which columns of the weights matter", ashlar::cli::importance},
     {"bench", "MODEL | --shape NAME --type TYPE", "tokens per second, beside this machine's own limits", ashlar::cli::bench},
     {"load", "URL", "load any OpenAI-compatible server and time its answers", ashlar::cli::load},
+    {"usage", "[--since 7d] [--by team,model]", "requests, tokens and money; export as CSV or JSON", ashlar::cli::usage},
+    {"backup", "FILE", "copy keys, budgets and usage while a server runs", ashlar::cli::backup},
+    {"restore", "FILE", "put such a copy in their place", ashlar::cli::restore},
+    {"upstream", "seal", "seal an upstream's key for the configuration file", ashlar::cli::upstream},
+    {"config", "check FILE", "check a configuration file of `ashlar serve`", ashlar::cli::config},
 };
 
 void print_help(std::FILE* out) {
@@ -68,7 +74,8 @@ int dispatch(const Words& words) {
       print_help(stdout);
       return 0;
     }
-    return dispatch({rest[0], "--help"});
+    rest.emplace_back("--help");
+    return dispatch(rest);
   }
   for (const Command& command : kCommands)
     if (name == command.name) return command.run(rest);

@@ -43,11 +43,12 @@ std::string stop_reason_json(const engine::ChoiceEnd& end) {
 }  // namespace
 
 struct Answer::Part final : engine::Sink {
-  Part(Answer& owner, int first) : answer(owner), first_choice(first) {}
+  Part(Answer& owner, int first, std::string_view prompt) : answer(owner), first_choice(first), prompt_member(prompt) {}
   void on(engine::Event event) override { answer.on(*this, std::move(event)); }
 
   Answer& answer;
   const int first_choice;
+  const std::string_view prompt_member;  // what the request calls its prompt
 };
 
 Answer::Answer(std::shared_ptr<net::Exchange> exchange, std::unique_ptr<Dialect> dialect, Reply reply, Keeper& keeper)
@@ -66,25 +67,20 @@ void Answer::start(engine::Generator& generator, std::vector<engine::Request> re
     parts_left_ = requests.size();
     for (std::size_t i = 0; i < requests.size(); ++i) {
       const int first = static_cast<int>(choices_.size());
-      parts_.push_back(std::make_unique<Part>(*this, first));
+      const bool chat = std::holds_alternative<engine::Chat>(requests[i].prompt.input);
+      parts_.push_back(std::make_unique<Part>(*this, first, chat ? "messages" : "prompt"));
       for (int j = 0; j < requests[i].n; ++j) choices_.push_back({.index = first + j, .prompt = static_cast<int>(i)});
     }
   }
+  requests.front().notes = notes_;
   for (std::size_t i = 0; i < requests.size(); ++i) {
-    const bool chat = std::holds_alternative<engine::Chat>(requests[i].prompt.input);
     auto ticket = generator.start(std::move(requests[i]), *parts_[i]);
     if (ticket) {
       tickets_.push_back(std::move(*ticket));
       continue;
     }
-    Fault fault(std::move(ticket.error().error));
-    fault.retry_after = ticket.error().retry_after;
-    if (ticket.error().over_context) {
-      fault.reason = "context_length_exceeded";  // clients look for it, to shorten the conversation and try again
-      fault.param = chat ? "messages" : "prompt";
-    }
     std::lock_guard lock(mutex_);
-    if (!over_) fail(fault);
+    if (!over_) fail(fault_of(std::move(ticket.error()), parts_[i]->prompt_member));
     return;
   }
 }
@@ -115,6 +111,12 @@ void Answer::render(Part& part, engine::Event& event, std::string& out) {
   } else if (const auto* text = std::get_if<engine::Text>(&event)) {
     usage_.completion_tokens += static_cast<int>(text->ids.size());
     dialect_->text(choices_.at(part.first_choice + text->choice), *text, usage_, out);
+  } else if (const auto* reasoning = std::get_if<engine::Reasoning>(&event)) {
+    dialect_->reasoning(choices_.at(part.first_choice + reasoning->choice), *reasoning, usage_, out);
+  } else if (const auto* call = std::get_if<engine::ToolCall>(&event)) {
+    dialect_->tool_call(choices_.at(part.first_choice + call->choice), *call, usage_, out);
+  } else if (const auto* members = std::get_if<engine::Members>(&event)) {
+    dialect_->members(choices_.at(part.first_choice + members->choice), *members, usage_, out);
   } else if (const auto* end = std::get_if<engine::ChoiceEnd>(&event)) {
     Choice& choice = choices_.at(part.first_choice + end->choice);
     choice.finish_reason = finish_name(end->reason);
@@ -127,19 +129,23 @@ void Answer::render(Part& part, engine::Event& event, std::string& out) {
     total_.reasoning_tokens += finished->usage.reasoning_tokens;
     total_.accepted_tokens += finished->usage.accepted_tokens;
     total_.rejected_tokens += finished->usage.rejected_tokens;
+    total_.estimated = total_.estimated || finished->usage.estimated;
     --parts_left_;
   } else if (auto* failed = std::get_if<engine::Failed>(&event)) {
-    Fault fault(std::move(failed->error));
-    fault.retry_after = failed->retry_after;
-    fail(fault);
+    fail(fault_of(std::move(*failed), part.prompt_member));
   }
+}
+
+net::Headers Answer::with_notes(net::Headers headers) const {
+  headers.insert(headers.end(), notes_->begin(), notes_->end());
+  return headers;
 }
 
 void Answer::open() {
   if (std::exchange(opened_, true)) return;
-  exchange_->begin(200, {{"content-type", "text/event-stream; charset=utf-8"},
-                         {"cache-control", "no-cache"},
-                         {"x-accel-buffering", "no"}});
+  exchange_->begin(200, with_notes({{"content-type", "text/event-stream; charset=utf-8"},
+                                    {"cache-control", "no-cache"},
+                                    {"x-accel-buffering", "no"}}));
 }
 
 void Answer::finish() {
@@ -151,7 +157,7 @@ void Answer::finish() {
     exchange_->write(std::move(out));
     exchange_->end();
   } else {
-    exchange_->respond(200, {{"content-type", "application/json"}}, dialect_->whole(choices_, total_));
+    exchange_->respond(200, with_notes({{"content-type", "application/json"}}), dialect_->whole(choices_, total_));
   }
   over_ = true;
 }
@@ -161,9 +167,9 @@ void Answer::fail(const Fault& fault) {
     exchange_->write("data: " + error_json(fault) + "\n\n");
     exchange_->end();
   } else {
-    respond_fault(*exchange_, fault);
+    respond_fault(*exchange_, fault, with_notes({}));
   }
-  if (status_of(fault) == 500)
+  if (status_of(fault) == 500 || status_of(fault) == 502)
     log::warn("generation_failed",
               {{"id", reply_.id}, {"code", name(fault.error.code)}, {"message", fault.error.message}});
   over_ = true;

@@ -47,6 +47,7 @@ class Answer {
 
   void on(Part& part, engine::Event event);
   void render(Part& part, engine::Event& event, std::string& out);
+  net::Headers with_notes(net::Headers headers) const;
   void open();              // the stream's header, if not yet sent
   void fail(const Fault&);  // as a status while that is possible, else within the stream
   void finish();
@@ -56,6 +57,8 @@ class Answer {
   const Reply reply_;
   Keeper& keeper_;
   const std::uint64_t number_;
+  // For the client's headers: written while the first request starts, before any event.
+  const std::shared_ptr<engine::Notes> notes_ = std::make_shared<engine::Notes>();
 
   std::mutex mutex_;
   bool opened_ = false;  // guarded by mutex_, as are the next four

@@ -1,5 +1,7 @@
 #include "api/api.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <exception>
 #include <utility>
@@ -8,6 +10,7 @@
 #include "api/keys.h"
 #include "api/routes.h"
 #include "base/log.h"
+#include "gateway/identity/identity.h"
 
 namespace ashlar::api {
 namespace {
@@ -21,12 +24,37 @@ std::string plain_header_list(std::string_view text) {
   return plain && !text.empty() ? std::string(text) : "authorization, content-type, x-api-key, x-request-id";
 }
 
+// Who may do everything: on a server without keys whoever reaches it, with keys of the command line whoever has one.
+gateway::Who owner(std::string tenant, gateway::Proof proof) {
+  return std::make_shared<const gateway::Principal>(gateway::Principal{
+      .key_id = tenant, .name = tenant, .tenant = tenant, .roles = {gateway::Role::admin}, .proof = proof});
+}
+
+// A request whose sender is being asked for.
+struct Asked {
+  Call call;
+  const Route* route;
+  std::string allow;
+};
+
+Fault forbidden(const Call& call, const gateway::Decision& decision) {
+  log::info("request_forbidden", {{"request_id", call.request_id},
+                                  {"key", call.who->key_id},
+                                  {"path", call.request().path},
+                                  {"rule", decision.rule},
+                                  {"why", decision.why}});
+  return Fault({Code::forbidden, "this is not allowed: " + decision.why});
+}
+
 class ApiImpl final : public Api {
  public:
-  ApiImpl(ApiOptions options, Keys keys)
+  ApiImpl(ApiOptions options, Keys keys, std::unique_ptr<gateway::Identity> identity)
       : options_(std::move(options)),
         keys_(std::move(keys)),
-        shared_{.keeper = std::make_shared<Keeper>(options_.sse_ping), .adapter_folder = options_.adapter_folder} {}
+        shared_{.keeper = std::make_shared<Keeper>(options_.sse_ping),
+                .adapter_folder = options_.adapter_folder,
+                .identity = identity.get()},
+        identity_(std::move(identity)) {}
 
   net::Handler handler() override {
     return [this](std::shared_ptr<net::Exchange> exchange) { handle(std::move(exchange)); };
@@ -41,35 +69,74 @@ class ApiImpl final : public Api {
   void drain() override { shared_.phase = Phase::draining; }
 
  private:
+  // Nobody is asked who they are.
+  bool open_to_all() const { return keys_.empty() && (shared_.identity == nullptr || !shared_.identity->required()); }
+
   void handle(std::shared_ptr<net::Exchange> inner) {
     const net::HttpRequest& request = inner->request();
     std::string rest, allow;
     const Route* route = find_route(request.method, request.path, rest, allow);
     const std::string id = request_id(request.headers);
     auto exchange = with_door(std::move(inner), common_headers(request, id), route != nullptr ? route->path : "other");
+    auto asked = std::make_shared<Asked>(
+        Call{.exchange = exchange, .shared = shared_, .rest = std::move(rest), .request_id = id}, route,
+        std::move(allow));
+    attempt(*asked, [&] { return receive(asked); });
+  }
+
+  // What goes wrong in `step` is the answer.
+  void attempt(Asked& asked, auto&& step) {
+    const net::HttpRequest& request = asked.call.request();
+    net::Exchange& exchange = *asked.call.exchange;
     try {
-      Call call{.exchange = exchange, .shared = shared_, .rest = std::move(rest), .request_id = id};
-      if (auto done = answer(call, route, allow); !done) {
+      if (Outcome<void> done = step(); !done) {
         const bool wrong_method = status_of(done.error()) == 405;
-        respond_fault(*exchange, done.error(), wrong_method ? net::Headers{{"allow", allow}} : net::Headers{});
+        respond_fault(exchange, done.error(), wrong_method ? net::Headers{{"allow", asked.allow}} : net::Headers{});
       }
     } catch (const std::exception& e) {
-      log::error("request_threw", {{"path", request.path}, {"request_id", id}, {"what", e.what()}});
-      respond_fault(*exchange,
+      log::error("request_threw", {{"path", request.path}, {"request_id", asked.call.request_id}, {"what", e.what()}});
+      respond_fault(exchange,
                     Fault({Code::internal, "something went wrong inside the server; its log has the request's id"}));
     }
   }
 
-  Outcome<void> answer(Call& call, const Route* route, const std::string& allow) {
+  Outcome<void> receive(const std::shared_ptr<Asked>& asked) {
+    Call& call = asked->call;
     const net::HttpRequest& request = call.request();
-    if (keys_.empty()) TRY(check_browser(request, options_.cors_origin));
-    if (request.method == "OPTIONS" && !allow.empty()) {
-      preflight(*call.exchange, allow);
+    const bool open = open_to_all();
+    if (open) TRY(check_browser(request, options_.cors_origin));
+    if (request.method == "OPTIONS" && !asked->allow.empty()) {
+      preflight(*call.exchange, asked->allow);
       return {};
     }
-    // Who has no key learns nothing of what is served.
-    if (route == nullptr || route->scope != Scope::open) call.tenant = TRY(keys_.authenticate(request.headers));
-    if (route != nullptr) return route->handle(call);
+    // Who may not ask learns nothing of what is served.
+    if (asked->route != nullptr && asked->route->scope == Scope::open) return asked->route->handle(call);
+    if (open) return admit(*asked, owner("", gateway::Proof::loopback));
+    const auto credential = credential_of(request.headers);
+    if (auto tenant = keys_.find(credential)) return admit(*asked, owner(std::move(*tenant), gateway::Proof::key));
+    if (shared_.identity == nullptr || !shared_.identity->required()) {
+      TRY(keys_.authenticate(request.headers));  // gives the error
+      return {};
+    }
+    shared_.identity->identify(credential, request, [this, asked](Result<gateway::Who> who) {
+      attempt(*asked, [&]() -> Outcome<void> { return admit(*asked, TRY(std::move(who))); });
+    });
+    return {};
+  }
+
+  Outcome<void> admit(Asked& asked, gateway::Who who) {
+    Call& call = asked.call;
+    call.who = std::move(who);
+    call.tenant = call.who->tenant;
+    if (asked.route == nullptr) return no_route(call.request(), asked.allow);
+    if (shared_.identity != nullptr) {
+      const auto decision = shared_.identity->decide(*call.who, call.action(asked.route->scope));
+      if (!decision.allowed) return forbidden(call, decision);
+    }
+    return asked.route->handle(call);
+  }
+
+  static Outcome<void> no_route(const net::HttpRequest& request, const std::string& allow) {
     if (allow.empty())
       return Fault({Code::not_found, "no such path: " + request.path.substr(0, 200)}, "", "unknown_url");
     Fault fault(
@@ -103,9 +170,35 @@ class ApiImpl final : public Api {
   const ApiOptions options_;
   const Keys keys_;
   Shared shared_;
+  const std::unique_ptr<gateway::Identity> identity_;  // dies first: whoever waits for an issuer is answered then
 };
 
 }  // namespace
+
+gateway::Action Call::action(Scope scope, std::optional<std::string> model) const {
+  const auto declared = net::find_header(request().headers, "x-ashlar-data-class");
+  return {.scope = scope,
+          .model = std::move(model),
+          .source = gateway::address_of_peer(request().peer),
+          .data_class = std::string(declared.substr(0, 64)),
+          .unix_seconds = shared.identity->unix_seconds()};
+}
+
+Outcome<void> Call::check_model(const std::string& model) const {
+  if (who == nullptr) return {};
+  if (!who->may_use_model(model))
+    return Fault({Code::forbidden, fmt::format("this key may not use the model '{}'", model)}, "model",
+                 "model_not_allowed");
+  if (shared.identity == nullptr) return {};
+  const auto decision = shared.identity->decide(*who, action(Scope::use, model));
+  return decision.allowed ? Outcome<void>() : forbidden(*this, decision);
+}
+
+bool Call::may_use(const std::string& model) const {
+  if (who == nullptr) return true;
+  if (!who->may_use_model(model)) return false;
+  return shared.identity == nullptr || shared.identity->decide(*who, action(Scope::use, model)).allowed;
+}
 
 Outcome<engine::Generator*> Call::generator() const {
   if (shared.phase == Phase::draining) return Fault({Code::unavailable, "the server is shutting down: try again soon"});
@@ -118,10 +211,11 @@ void Call::respond_json(std::string body) const {
   exchange->respond(200, {{"content-type", "application/json"}}, std::move(body));
 }
 
-Result<std::unique_ptr<Api>> Api::create(const ApiOptions& options, const std::string& host) {
+Result<std::unique_ptr<Api>> Api::create(const ApiOptions& options, const std::string& host,
+                                         std::unique_ptr<gateway::Identity> identity) {
   Keys keys = TRY(Keys::create(options.api_key, options.api_key_file));
-  TRY(check_exposure(host, !keys.empty()));
-  return std::make_unique<ApiImpl>(options, std::move(keys));
+  TRY(check_exposure(host, !keys.empty() || (identity != nullptr && identity->required())));
+  return std::make_unique<ApiImpl>(options, std::move(keys), std::move(identity));
 }
 
 }  // namespace ashlar::api

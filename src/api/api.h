@@ -10,6 +10,7 @@
 #include "engine/embedder.h"
 #include "engine/generator.h"
 #include "engine/reranker.h"
+#include "gateway/identity/identity.h"
 #include "net/http.h"
 
 namespace ashlar::api {
@@ -39,7 +40,9 @@ class Api {
  public:
   // Keys are read. invalid, not_found: a key or the key file is unfit;
   // forbidden: without keys, `host` must be a loopback address;
-  static Result<std::unique_ptr<Api>> create(const ApiOptions& options, const std::string& host);
+  // `identity`, which may be null, says who else may ask: keys that are kept, tokens, certificates.
+  static Result<std::unique_ptr<Api>> create(const ApiOptions& options, const std::string& host,
+                                             std::unique_ptr<gateway::Identity> identity = nullptr);
   virtual ~Api() = default;  // cancels what is still under way
 
   // For HttpServer::listen. Until serve(), all but the open routes answer 503.

@@ -1,6 +1,7 @@
 // POST /v1/chat/completions
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <iterator>
 
 #include "api/dialect.h"
@@ -67,6 +68,40 @@ class ChatDialect final : public Dialect {
     close_chunk(out, usage);
   }
 
+  void reasoning(Choice& choice, const engine::Reasoning& thought, const engine::Usage& usage,
+                 std::string& out) override {
+    if (!reply_.stream) {
+      choice.reasoning.append(thought.text);
+      return;
+    }
+    std::string text;
+    append_json_string(text, thought.text);
+    write_delta(out, choice, fmt::format(R"({{"reasoning_content":{0},"reasoning":{0}}})", text), usage);
+  }
+
+  void tool_call(Choice& choice, const engine::ToolCall& call, const engine::Usage& usage, std::string& out) override {
+    if (reply_.stream) return write_delta(out, choice, R"({"tool_calls":[)" + call_json(call, true) + "]}", usage);
+    const auto begun = std::ranges::find(choice.calls, call.index, &engine::ToolCall::index);
+    if (begun == choice.calls.end())
+      choice.calls.push_back(call);
+    else
+      begun->arguments.append(call.arguments);
+  }
+
+  void members(Choice& choice, const engine::Members& more, const engine::Usage& usage, std::string& out) override {
+    if (reply_.stream) return write_delta(out, choice, dump_json(*more.json), usage);
+    if (choice.members == nullptr) choice.members = std::make_shared<Json>(Json::object());
+    for (const auto& [name, value] : more.json->items()) {
+      Json& kept = (*choice.members)[name];
+      if (kept.is_string() && value.is_string())
+        kept.get_ref<std::string&>().append(value.get_ref<const std::string&>());
+      else if (kept.is_array() && value.is_array())
+        kept.insert(kept.end(), value.begin(), value.end());
+      else
+        kept = value;
+    }
+  }
+
   void ended(Choice& choice, const engine::Usage& usage, std::string& out) override {
     if (!reply_.stream) return;
     fmt::format_to(std::back_inserter(out),
@@ -84,8 +119,12 @@ class ChatDialect final : public Dialect {
     for (const Choice& choice : choices) {
       fmt::format_to(std::back_inserter(out), R"({}{{"index":{},"message":{{"role":"assistant","content":)",
                      choice.index == 0 ? "" : ",", choice.index);
-      append_json_string(out, choice.text);
-      out.append(R"(,"refusal":null},"logprobs":)");
+      if (choice.text.empty() && !choice.calls.empty())
+        out.append("null");
+      else
+        append_json_string(out, choice.text);
+      append_message_rest(out, choice);
+      out.append(R"(},"logprobs":)");
       if (logprobs_)
         fmt::format_to(std::back_inserter(out), R"({{"content":[{}],"refusal":null}})", choice.logprobs.tokens);
       else
@@ -103,6 +142,44 @@ class ChatDialect final : public Dialect {
   }
 
  private:
+  void write_delta(std::string& out, const Choice& choice, std::string_view delta, const engine::Usage& usage) const {
+    fmt::format_to(std::back_inserter(out), R"({}{{"index":{},"delta":{},"logprobs":null,"finish_reason":null}}])",
+                   chunk_, choice.index, delta);
+    close_chunk(out, usage);
+  }
+
+  // Within a stream a call has its index, and an id and name in its first piece alone.
+  static std::string call_json(const engine::ToolCall& call, bool piece) {
+    std::string out = "{";
+    if (piece) fmt::format_to(std::back_inserter(out), R"("index":{},)", call.index);
+    if (!piece || !call.id.empty()) {
+      append_json_string(out.append(R"("id":)"), call.id);
+      out.append(R"(,"type":"function",)");
+    }
+    out.append(R"("function":{)");
+    if (!piece || !call.name.empty()) append_json_string(out.append(R"("name":)"), call.name), out.push_back(',');
+    append_json_string(out.append(R"("arguments":)"), call.arguments);
+    return out.append("}}");
+  }
+
+  // The members of a whole message behind its content, each with a comma before.
+  static void append_message_rest(std::string& out, const Choice& choice) {
+    const Json* more = choice.members.get();
+    if (more == nullptr || !more->contains("refusal")) out.append(R"(,"refusal":null)");
+    if (!choice.reasoning.empty())
+      for (const std::string_view name : {R"(,"reasoning_content":)", R"(,"reasoning":)"})
+        append_json_string(out.append(name), choice.reasoning);
+    for (std::size_t i = 0; i < choice.calls.size(); ++i)
+      out.append(i == 0 ? R"(,"tool_calls":[)" : ",").append(call_json(choice.calls[i], false));
+    if (!choice.calls.empty()) out.push_back(']');
+    if (more == nullptr) return;
+    for (const auto& [name, value] : more->items()) {
+      out.push_back(',');
+      append_json_string(out, name);
+      out.append(":").append(dump_json(value));
+    }
+  }
+
   void close_chunk(std::string& out, const engine::Usage& usage) const {
     if (reply_.continuous_usage)
       fmt::format_to(std::back_inserter(out), R"(,"usage":{})", usage_json(usage));
@@ -176,18 +253,20 @@ void refuse_what_is_no_text(Fields& fields) {
 
 Outcome<void> chat_completions(Call& call) {
   engine::Generator& generator = *TRY(call.generator());
-  const Json body = TRY(parse_body(call.request().body));
-  Fields fields(body);
-  const auto model = TRY(find_model(generator, fields));
+  const auto body = std::make_shared<const Json>(TRY(parse_body(call.request().body)));
+  Fields fields(*body);
+  const auto model = TRY(find_model(call, generator, fields));
 
   engine::Request request;
+  if (model.foreign) request.body = body;
   request.id = "chat-" + random_hex(24);
-  request.tenant = call.tenant;
-  auto chat = TRY(read_chat(fields));
+  sign(call, request);
+  auto chat = TRY(read_chat(fields, model.foreign));
   read_generation(fields, model, request);
   read_logprobs(fields, request);
   read_max_tokens(fields, request.stopping);
-  refuse_what_is_no_text(fields);
+  cap_output(call, fields, request.stopping);
+  if (!model.foreign) refuse_what_is_no_text(fields);
   Reply reply = read_reply(fields, model, "chatcmpl-");
   bool echo = false;
   fields.read("echo", echo);
@@ -195,12 +274,12 @@ Outcome<void> chat_completions(Call& call) {
 
   // What is echoed is the message that the answer goes on with, not the whole prompt.
   std::string begun;
-  if (echo && chat.continue_final_message)
+  if (echo && chat.continue_final_message && !model.foreign)
     if (const Json& content = chat.messages->back()["content"]; content.is_string()) begun = content.get<std::string>();
   request.prompt.input = std::move(chat);
   Requests requests;
   requests.push_back(std::move(request));
-  with_prompt_ids(call.exchange, generator, reply.token_ids, std::move(requests),
+  with_prompt_ids(call.exchange, generator, reply.token_ids && !model.foreign, std::move(requests),
                   [call, &generator, reply, begun](const PromptIds& ids, Requests asked) {
                     const auto prompt_ids = ids.empty() ? std::span<const std::int32_t>() : std::span(ids.front());
                     auto dialect = std::make_unique<ChatDialect>(reply, asked.front().logprobs >= 0, begun, prompt_ids);

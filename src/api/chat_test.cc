@@ -503,5 +503,82 @@ TEST(Chat, ManyAtOnceFromManyThreads) {
   world.generator.wait_idle();
 }
 
+// What another server may answer: thoughts, calls, further members.
+std::vector<engine::Event> rich_answer(const engine::Request&) {
+  const auto members = [](const char* json) { return std::make_shared<const Json>(Json::parse(json)); };
+  return {engine::Started{.prompt_tokens = 3},
+          engine::Reasoning{.text = "Hm, "},
+          engine::Reasoning{.text = "so."},
+          engine::ToolCall{.index = 0, .id = "a", .name = "f", .arguments = ""},
+          engine::ToolCall{.index = 0, .arguments = "{\"x\":"},
+          engine::ToolCall{.index = 0, .arguments = "1}"},
+          engine::ToolCall{.index = 1, .id = "b", .name = "g", .arguments = "{}"},
+          engine::Members{.json = members(R"({"refusal":"I ","annotations":[1]})")},
+          engine::Members{.json = members(R"({"refusal":"won't","annotations":[2]})")},
+          engine::ChoiceEnd{.reason = engine::FinishReason::tool_calls},
+          engine::Finished{.usage = {.prompt_tokens = 3, .completion_tokens = 9, .estimated = true}}};
+}
+
+TEST(Chat, ThoughtsCallsAndMembersAreWrittenWhole) {
+  World world;
+  world.generator.script = rich_answer;
+  const Json answer = world.chat(kHi)->json();
+  EXPECT_EQ(answer["choices"][0]["message"],
+            Json::parse(R"({"role":"assistant","content":null,"reasoning_content":"Hm, so.","reasoning":"Hm, so.",
+              "tool_calls":[{"id":"a","type":"function","function":{"name":"f","arguments":"{\"x\":1}"}},
+                {"id":"b","type":"function","function":{"name":"g","arguments":"{}"}}],
+              "refusal":"I won't","annotations":[1,2]})"));
+  EXPECT_EQ(answer["choices"][0]["finish_reason"], "tool_calls");
+  EXPECT_EQ(answer["usage"]["estimated"], true);
+}
+
+TEST(Chat, ThoughtsCallsAndMembersAreStreamed) {
+  World world;
+  world.generator.script = rich_answer;
+  const auto events = world.chat(hi(R"("stream":true)"))->events();
+  ASSERT_EQ(events.size(), 11u);
+  const auto delta = [&](std::size_t i) { return Json::parse(events[i])["choices"][0]["delta"]; };
+  EXPECT_EQ(delta(1), Json::parse(R"({"reasoning_content":"Hm, ","reasoning":"Hm, "})"));
+  EXPECT_EQ(
+      delta(3),
+      Json::parse(R"({"tool_calls":[{"index":0,"id":"a","type":"function","function":{"name":"f","arguments":""}}]})"));
+  EXPECT_EQ(delta(4), Json::parse(R"({"tool_calls":[{"index":0,"function":{"arguments":"{\"x\":"}}]})"));
+  EXPECT_EQ(delta(7), Json::parse(R"({"refusal":"I ","annotations":[1]})"));
+}
+
+TEST(Chat, AForeignModelGetsTheRequestAsItWasSent) {
+  World world;
+  world.generator.foreign = true;
+  const std::string body =
+      R"({"model":"tiny","messages":[{"role":"developer","content":[{"type":"image_url","image_url":{"url":"x"}}]},
+    {"role":"assistant","tool_calls":[{"id":"a","type":"function","function":{"name":"f","arguments":"{}"}}]}],
+    "tool_choice":"required","response_format":{"type":"json_object"},"guided_json":{},"logit_bias":{"99999":1},"mine":[1],"max_tokens":7})";
+  EXPECT_EQ(world.chat(body)->status(), 200);
+  const auto request = world.generator.seen().at(0);
+  ASSERT_NE(request.body, nullptr);
+  EXPECT_EQ(*request.body, Json::parse(body));
+  EXPECT_EQ(*std::get<engine::Chat>(request.prompt.input).messages, Json::parse(body)["messages"]);
+  EXPECT_EQ(request.stopping.max_tokens, 7);
+  EXPECT_EQ(world.ask("GET", "/v1/models")->json()["data"][0]["owned_by"], "up");
+}
+
+TEST(Chat, AnUpstreamsFailureKeepsItsStatusAndReason) {
+  World world;
+  world.generator.script = [](const engine::Request&) {
+    return std::vector<engine::Event>{
+        engine::Failed{.error = {Code::unavailable, "it is gone"}, .status = 502, .reason = "upstream_error"}};
+  };
+  auto answer = world.chat(kHi);
+  EXPECT_EQ(answer->status(), 502);
+  EXPECT_EQ(answer->json()["error"]["code"], "upstream_error");
+  world.generator.script = [](const engine::Request&) {
+    return std::vector<engine::Event>{engine::Failed{.error = {Code::invalid, "too long"}, .over_context = true}};
+  };
+  answer = world.chat(kHi);
+  EXPECT_EQ(answer->status(), 400);
+  EXPECT_EQ(answer->json()["error"]["code"], "context_length_exceeded");
+  EXPECT_EQ(answer->json()["error"]["param"], "messages");
+}
+
 }  // namespace
 }  // namespace ashlar::api

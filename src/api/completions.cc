@@ -163,9 +163,10 @@ void read_settings(Fields& fields, engine::Request& request, Settings& settings)
     fields.fail(bad("max_tokens", "'max_tokens' is 0, which needs \"echo\": true"));
   if (request.stopping.min_tokens > request.stopping.max_tokens)
     fields.fail(bad("min_tokens", "'min_tokens' is greater than 'max_tokens'"));
-  fields.refuse("suffix");
   int best_of = request.n;
   fields.read("best_of", best_of, {1, 128});
+  if (request.body) return;  // for another server
+  fields.refuse("suffix");
   if (best_of != request.n) fields.fail(not_yet("best_of", "'best_of' other than 'n'"));
 }
 
@@ -173,19 +174,21 @@ void read_settings(Fields& fields, engine::Request& request, Settings& settings)
 
 Outcome<void> completions(Call& call) {
   engine::Generator& generator = *TRY(call.generator());
-  const Json body = TRY(parse_body(call.request().body));
-  Fields fields(body);
-  const auto model = TRY(find_model(generator, fields));
+  const auto body = std::make_shared<const Json>(TRY(parse_body(call.request().body)));
+  Fields fields(*body);
+  const auto model = TRY(find_model(call, generator, fields));
 
   engine::Request base;
-  base.tenant = call.tenant;
+  if (model.foreign) base.body = body;
+  sign(call, base);
   read_generation(fields, model, base);
   Settings settings;
   read_settings(fields, base, settings);
+  cap_output(call, fields, base.stopping);
   Reply reply = read_reply(fields, model, "cmpl-");
   fields.read("add_special_tokens", base.prompt.add_special_tokens);
   TRY(fields.done());
-  auto prompts = TRY(read_texts(fields, "prompt", model.vocabulary, kMaxChoices));
+  auto prompts = TRY(read_texts(fields, "prompt", id_limit(model), kMaxChoices));
   if (prompts.size() * static_cast<std::size_t>(base.n) > kMaxChoices)
     return bad("n", fmt::format("{} prompts times n = {} are too many answers; at most {} are allowed", prompts.size(),
                                 base.n, kMaxChoices));
@@ -197,8 +200,9 @@ Outcome<void> completions(Call& call) {
     std::visit([&](auto& text) { request.prompt.input = std::move(text); }, input);
     requests.push_back(std::move(request));
   }
-  with_prompt_ids(call.exchange, generator, reply.token_ids, std::move(requests),
+  with_prompt_ids(call.exchange, generator, reply.token_ids && !model.foreign, std::move(requests),
                   [call, &generator, reply, settings](PromptIds ids, Requests asked) {
+                    ids.resize(asked.size());  // another server's model has none
                     auto dialect = std::make_unique<CompletionDialect>(reply, settings, std::move(ids));
                     call.shared.keeper->start(call.exchange, generator, std::move(dialect), reply, std::move(asked));
                   });

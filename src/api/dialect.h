@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "api/generation.h"
+#include "base/json.h"
 #include "engine/generator.h"
 
 namespace ashlar::api {
@@ -22,10 +23,13 @@ struct LogprobLists {
 // One of the answers asked for, as it grows.
 struct Choice {
   int index = 0;
-  int prompt = 0;                      // which of the request's prompts
-  std::string text;                    // so far; of a whole answer only
-  std::vector<std::int32_t> ids;       // the same
-  LogprobLists logprobs;               // the same
+  int prompt = 0;                 // which of the request's prompts
+  std::string text;               // so far; of a whole answer only
+  std::vector<std::int32_t> ids;  // the same
+  LogprobLists logprobs;          // the same
+  std::string reasoning;          // so far; of a whole answer only, as are the next two
+  std::vector<engine::ToolCall> calls;
+  std::shared_ptr<Json> members;       // of engine::Members, put together; null: none
   std::string extras;                  // further members of the whole answer, as the dialect wrote them
   std::size_t characters = 0;          // that the listed tokens span: the next one's text_offset
   std::string finish_reason = "null";  // as JSON, as is the next
@@ -39,6 +43,10 @@ class Dialect {
   virtual ~Dialect() = default;
   virtual void started(Choice& choice, const engine::Started& started, std::string& out) = 0;
   virtual void text(Choice& choice, const engine::Text& text, const engine::Usage& usage, std::string& out) = 0;
+  // What only a chat's answers have.
+  virtual void reasoning(Choice&, const engine::Reasoning&, const engine::Usage&, std::string&) {}
+  virtual void tool_call(Choice&, const engine::ToolCall&, const engine::Usage&, std::string&) {}
+  virtual void members(Choice&, const engine::Members&, const engine::Usage&, std::string&) {}
   virtual void ended(Choice& choice, const engine::Usage& usage, std::string& out) = 0;
   // The chunk of stream_options.include_usage.
   virtual void usage(const engine::Usage& usage, std::string& out) = 0;

@@ -60,18 +60,18 @@ Outcome<void> embeddings(Call& call) {
   const engine::Generator& generator = *TRY(call.generator());
   const Json body = TRY(parse_body(call.request().body));
   Fields fields(body);
-  const auto model = TRY(find_model(generator, fields));
+  const auto model = TRY(find_model(call, generator, fields));
   engine::Embedder* embedder = call.shared.embedder;
-  if (model.embedding == 0 || embedder == nullptr)
+  if ((model.embedding == 0 && !model.foreign) || embedder == nullptr)
     return Fault({Code::unsupported, fmt::format("the model '{}' gives no embeddings{}", model.id,
                                                  model.ranks ? ": it ranks texts, at /v1/rerank" : "")},
                  "model");
 
   auto request = TRY(begin_reading<engine::EmbedRequest>(call, model, fields));
   const bool base64 = TRY(read_encoding(fields));
-  fields.read("dimensions", request.dimensions, {1, static_cast<double>(model.embedding)});
+  fields.read("dimensions", request.dimensions, {1, model.foreign ? 1e6 : static_cast<double>(model.embedding)});
   TRY(fields.done());
-  request.inputs = TRY(read_texts(fields, "input", model.vocabulary, kMaxInputs));
+  request.inputs = TRY(read_texts(fields, "input", id_limit(model), kMaxInputs));
   for (const engine::TextOrIds& input : request.inputs)
     if (const auto* text = std::get_if<std::string>(&input); text != nullptr && text->empty())
       return bad("input", "'input' holds an empty string");

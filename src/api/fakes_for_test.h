@@ -34,7 +34,8 @@ class FakeGenerator final : public engine::Generator {
   std::optional<Refusal> refusal;  // of every request
   int context = 64;
   bool healthy = true;
-  bool hold = false;  // requests give their first two events and then nothing
+  bool foreign = false;  // its model is another server's
+  bool hold = false;     // requests give their first two events and then nothing
   bool away = false;  // its model is not in memory until come_back()
 
   std::vector<engine::Request> seen() const {
@@ -110,7 +111,9 @@ class FakeGenerator final : public engine::Generator {
              .parameters = 9,
              .bytes = 8,
              .vocabulary = 256,
-             .has_chat_template = true}};
+             .has_chat_template = true,
+             .foreign = foreign,
+             .owner = foreign ? "up" : ""}};
   }
   Result<engine::Tokenized> tokenize(const std::string&, const engine::Prompt& prompt, bool) const override {
     engine::Tokenized out{.ids = ids_of(prompt), .context = context};
@@ -293,13 +296,19 @@ class RecordingExchange final : public net::Exchange {
 
 // An Api over a FakeGenerator.
 struct World {
-  explicit World(ApiOptions options = {}) : api(*Api::create(options, "127.0.0.1")) { api->serve(generator); }
+  explicit World(ApiOptions options = {}, std::unique_ptr<gateway::Identity> identity = nullptr)
+      : api(*Api::create(options, "127.0.0.1", std::move(identity))) {
+    api->serve(generator);
+  }
 
   // Sends and does not wait.
   std::shared_ptr<RecordingExchange> send(std::string method, std::string path, std::string body = "",
                                           net::Headers headers = {}) {
-    auto exchange = std::make_shared<RecordingExchange>(net::HttpRequest{
-        .method = std::move(method), .path = std::move(path), .headers = std::move(headers), .body = std::move(body)});
+    auto exchange = std::make_shared<RecordingExchange>(net::HttpRequest{.method = std::move(method),
+                                                                         .path = std::move(path),
+                                                                         .headers = std::move(headers),
+                                                                         .body = std::move(body),
+                                                                         .peer = peer});
     api->handler()(exchange);
     return exchange;
   }
@@ -316,6 +325,7 @@ struct World {
     return ask("POST", "/v1/completions", std::move(body));
   }
 
+  std::string peer = "192.0.2.1:5000";
   FakeGenerator generator;
   std::unique_ptr<Api> api;
 };

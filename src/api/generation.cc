@@ -8,6 +8,7 @@
 #include <limits>
 #include <random>
 
+#include "api/routes.h"
 #include "base/json_full.h"
 
 namespace ashlar::api {
@@ -15,6 +16,7 @@ namespace {
 
 constexpr std::size_t kMaxStops = 16;
 constexpr std::size_t kMaxStopBytes = 4096;
+constexpr std::size_t kMaxHint = 256;  // bytes of a header that says how to route
 constexpr double kNoLimit = std::numeric_limits<double>::max();
 
 void read_stops(Fields& fields, std::vector<std::string>& out) {
@@ -43,6 +45,20 @@ void read_stops(Fields& fields, std::vector<std::string>& out) {
                                                  text.size(), kMaxStopBytes)));
   }
   out = std::move(stops);
+}
+
+// "a, b" has two.
+std::vector<std::string> words_of(std::string_view list) {
+  std::vector<std::string> out;
+  while (!list.empty()) {
+    const auto comma = std::min(list.find(','), list.size());
+    std::string_view word = list.substr(0, comma);
+    while (word.starts_with(' ')) word.remove_prefix(1);
+    while (word.ends_with(' ')) word.remove_suffix(1);
+    if (!word.empty()) out.emplace_back(word);
+    list.remove_prefix(std::min(comma + 1, list.size()));
+  }
+  return out;
 }
 
 void read_logit_bias(Fields& fields, int vocabulary, std::vector<std::pair<std::int32_t, float>>& out) {
@@ -113,13 +129,16 @@ void refuse_what_is_not_served(Fields& fields) {
 
 }  // namespace
 
-Outcome<engine::ModelCard> find_model(const engine::Generator& generator, Fields& fields) {
+Outcome<engine::ModelCard> find_model(const Call& call, const engine::Generator& generator, Fields& fields) {
   std::string name;
   fields.read("model", name, 1024);
   TRY(fields.done());
   auto models = generator.models();
   if (name.empty()) {
-    if (std::ranges::count(models, std::string(), &engine::ModelCard::parent) == 1) return std::move(models.front());
+    if (std::ranges::count(models, std::string(), &engine::ModelCard::parent) == 1) {
+      TRY(call.check_model(models.front().id));
+      return std::move(models.front());
+    }
     return bad("model", "name the 'model': GET /v1/models lists those served");
   }
   const auto found = std::ranges::find_if(models, [&](const engine::ModelCard& card) {
@@ -129,6 +148,7 @@ Outcome<engine::ModelCard> find_model(const engine::Generator& generator, Fields
     return Fault(
         {Code::not_found, fmt::format("the model '{}' does not exist; GET /v1/models lists those served", name)},
         "model", "model_not_found");
+  TRY(call.check_model(found->id));
   return std::move(*found);
 }
 
@@ -164,6 +184,10 @@ Outcome<std::vector<TextInput>> read_texts(Fields& fields, const std::string& na
   return out;
 }
 
+int id_limit(const engine::ModelCard& model) {
+  return model.foreign && model.vocabulary == 0 ? std::numeric_limits<int>::max() : model.vocabulary;
+}
+
 void read_generation(Fields& fields, const engine::ModelCard& model, engine::Request& request) {
   auto& sampling = request.sampling;
   sampling = model.sampling;
@@ -175,8 +199,8 @@ void read_generation(Fields& fields, const engine::ModelCard& model, engine::Req
   fields.read("repetition_penalty", sampling.repetition_penalty, {0, 100, true});
   fields.read("presence_penalty", sampling.presence_penalty, {-2, 2});
   fields.read("frequency_penalty", sampling.frequency_penalty, {-2, 2});
-  read_logit_bias(fields, model.vocabulary, sampling.logit_bias);
-  fields.read_ids("allowed_token_ids", sampling.allowed_token_ids, model.vocabulary);
+  read_logit_bias(fields, id_limit(model), sampling.logit_bias);
+  fields.read_ids("allowed_token_ids", sampling.allowed_token_ids, id_limit(model));
   if (fields.has("seed")) {
     std::int64_t seed = 0;
     fields.read("seed", seed);
@@ -186,11 +210,11 @@ void read_generation(Fields& fields, const engine::ModelCard& model, engine::Req
   auto& stopping = request.stopping;
   fields.read("min_tokens", stopping.min_tokens, {0, kNoLimit});
   read_stops(fields, stopping.stop);
-  fields.read_ids("stop_token_ids", stopping.stop_token_ids, model.vocabulary);
+  fields.read_ids("stop_token_ids", stopping.stop_token_ids, id_limit(model));
   fields.read("ignore_eos", stopping.ignore_eos);
   fields.read("include_stop_str_in_output", stopping.include_stop_in_output);
 
-  read_speculation(fields, request.speculating);
+  if (!model.foreign) read_speculation(fields, request.speculating);
   fields.read("n", request.n, {1, 128});
   fields.read("prompt_logprobs", request.prompt_logprobs, {0, 20});
   fields.read("skip_special_tokens", request.skip_special_tokens);
@@ -198,7 +222,32 @@ void read_generation(Fields& fields, const engine::ModelCard& model, engine::Req
   fields.read("cache_salt", request.cache_salt, 1024);
   fields.read("keep_alive", request.keep_alive);
   request.model = model.id;
-  refuse_what_is_not_served(fields);
+  if (!model.foreign) refuse_what_is_not_served(fields);
+}
+
+void sign(const Call& call, engine::Request& request) {
+  const net::Headers& headers = call.request().headers;
+  request.tenant = call.tenant;
+  engine::Sender& sender = request.sender;
+  if (call.who != nullptr) {
+    sender.key = call.who->key_id;
+    sender.user = call.who->user;
+    sender.team = call.who->team;
+    sender.tags = call.who->tags;
+  }
+  const auto said = [&](std::string_view name) { return std::string(net::find_header(headers, name).substr(0, kMaxHint)); };
+  sender.session = said("x-session-id");
+  sender.cache_control = said("cache-control");
+  sender.data_classes = words_of(said("x-ashlar-data-class"));
+}
+
+void cap_output(const Call& call, Fields& fields, engine::Stopping& stopping) {
+  const int cap = call.who != nullptr ? call.who->output_cap : 0;
+  if (cap == 0) return;
+  if (stopping.min_tokens > cap)
+    fields.fail(
+        bad("min_tokens", fmt::format("'min_tokens' is greater than {}, the most that this key may have", cap)));
+  if (stopping.max_tokens < 0 || stopping.max_tokens > cap) stopping.max_tokens = cap;
 }
 
 Reply read_reply(Fields& fields, const engine::ModelCard& model, std::string_view prefix) {

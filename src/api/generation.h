@@ -16,6 +16,8 @@
 
 namespace ashlar::api {
 
+struct Call;
+
 // How an answer is to be written, as opposed to what is generated.
 struct Reply {
   std::string id;     // "chatcmpl-..."
@@ -29,16 +31,25 @@ struct Reply {
 };
 
 // The model that the member `model` names; without one, the only one served.
-// not_found (model_not_found): no such model.
-Outcome<engine::ModelCard> find_model(const engine::Generator& generator, Fields& fields);
+// not_found (model_not_found): no such model; forbidden: not for who asks.
+Outcome<engine::ModelCard> find_model(const Call& call, const engine::Generator& generator, Fields& fields);
 
 // The texts of the member `name`: a string, [string], [int] or [[int]]; at most `most` of them, none an empty array.
 using TextInput = std::variant<std::string, std::vector<std::int32_t>>;
 Outcome<std::vector<TextInput>> read_texts(Fields& fields, const std::string& name, int vocabulary, std::size_t most);
 
+// Who sends it, and what their headers say of its way: x-session-id, x-ashlar-data-class (a list), cache-control.
+void sign(const Call& call, engine::Request& request);
+
+// How many token ids a request may name: the model's, or any where its vocabulary is not known.
+int id_limit(const engine::ModelCard& model);
+
 // Fills sampling, stopping, n, priority, salt... (not max_tokens, logprobs and
 // the prompt, which the two endpoints name differently).
 void read_generation(Fields& fields, const engine::ModelCard& model, engine::Request& request);
+
+// No more tokens than the key that asks may have of one answer.
+void cap_output(const Call& call, Fields& fields, engine::Stopping& stopping);
 
 // The response's id begins with `prefix`, e.g. "chatcmpl-".
 Reply read_reply(Fields& fields, const engine::ModelCard& model, std::string_view prefix);

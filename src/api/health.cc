@@ -37,10 +37,17 @@ Outcome<void> version(Call& call) {
 Outcome<void> status(Call& call) {
   const engine::Generator& generator = *TRY(call.generator());
   const auto load = generator.load();
+  std::string troubles;
+  if (call.shared.identity != nullptr)
+    for (const std::string& trouble : call.shared.identity->troubles()) {
+      troubles.append(troubles.empty() ? R"(,"troubles":[)" : ",");
+      append_json_string(troubles, trouble);
+    }
+  if (!troubles.empty()) troubles.push_back(']');
   call.respond_json(fmt::format(
-      R"({{"version":"{}","running":{},"waiting":{},"kv_used":{:.4f},"prefill_tokens_per_second":{:.1f},"decode_tokens_per_second":{:.1f},"healthy":{}}})",
+      R"({{"version":"{}","running":{},"waiting":{},"kv_used":{:.4f},"prefill_tokens_per_second":{:.1f},"decode_tokens_per_second":{:.1f},"healthy":{}{}}})",
       ASHLAR_VERSION, load.running, load.waiting, load.kv_used, load.prefill_tokens_per_second,
-      load.decode_tokens_per_second, load.healthy));
+      load.decode_tokens_per_second, load.healthy, troubles));
   return {};
 }
 

@@ -66,21 +66,30 @@ Result<Keys> Keys::create(const std::vector<std::string>& keys, const std::strin
   return out;
 }
 
-Result<std::string> Keys::authenticate(const net::Headers& headers) const {
-  if (empty()) return std::string();
-  std::string_view shown = net::find_header(headers, "x-api-key");
+std::string_view credential_of(const net::Headers& headers) {
   const auto authorization = net::find_header(headers, "authorization");
   if (const auto blank = authorization.find(' ');
       blank != authorization.npos && is_bearer(authorization.substr(0, blank)))
-    shown = trim(authorization.substr(blank + 1));
+    return trim(authorization.substr(blank + 1));
+  return net::find_header(headers, "x-api-key");
+}
+
+std::optional<std::string> Keys::find(std::string_view key) const {
+  const Hash hash = sha256(key.substr(0, kMaxKeyBytes + 1));
+  bool known = false;
+  for (const Hash& one : hashes_) known |= CRYPTO_memcmp(one.data(), hash.data(), hash.size()) == 0;
+  if (!known) return std::nullopt;
+  return fmt::format("key-{:02x}", fmt::join(std::span(hash).first(8), ""));
+}
+
+Result<std::string> Keys::authenticate(const net::Headers& headers) const {
+  if (empty()) return std::string();
+  const auto shown = credential_of(headers);
   if (shown.empty())
     return Error{Code::unauthorized,
                  "this server needs an API key: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'"};
-  const Hash hash = sha256(shown.substr(0, kMaxKeyBytes + 1));
-  bool known = false;
-  for (const Hash& one : hashes_) known |= CRYPTO_memcmp(one.data(), hash.data(), hash.size()) == 0;
-  if (!known) return Error{Code::unauthorized, "the API key is not valid"};
-  return fmt::format("key-{:02x}", fmt::join(std::span(hash).first(8), ""));
+  if (auto tenant = find(shown)) return std::move(*tenant);
+  return Error{Code::unauthorized, "the API key is not valid"};
 }
 
 bool is_loopback(std::string_view host) {
@@ -92,7 +101,7 @@ bool is_loopback(std::string_view host) {
 Status check_exposure(std::string_view host, bool has_keys) {
   if (has_keys || is_loopback(host)) return {};
   return Error{Code::forbidden, fmt::format("without an API key the server listens on loopback only, not on '{}': add "
-                                            "--api-key KEY or --api-key-file FILE, "
+                                            "--api-key KEY or --api-key-file FILE, make one with `ashlar key create`, "
                                             "or listen on 127.0.0.1",
                                             host)};
 }

@@ -1,4 +1,5 @@
-// Who may ask: API keys.
+// Who may ask: the API keys of the command line. Those that are kept in the
+// state's database are the gateway's (gateway/identity/).
 #pragma once
 
 #include <array>
@@ -28,10 +29,16 @@ class Keys {
   // a wrong key differs.
   Result<std::string> authenticate(const net::Headers& headers) const;
 
+  // The tenant of a key that credential_of() gave; nullopt: it is none of these.
+  std::optional<std::string> find(std::string_view key) const;
+
  private:
   using Hash = std::array<unsigned char, 32>;
   std::vector<Hash> hashes_;
 };
+
+// What the request shows of itself, in `Authorization: Bearer` or `x-api-key`; "": nothing.
+std::string_view credential_of(const net::Headers& headers);
 
 // Whether `host` names this machine alone (localhost, 127.0.0.0/8, ::1).
 bool is_loopback(std::string_view host);

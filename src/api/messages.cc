@@ -51,11 +51,16 @@ Outcome<void> read_tool_calls(Json& calls, const std::string& at) {
   return {};
 }
 
-Outcome<void> read_message(Json& message, const std::string& at) {
+Outcome<void> check_message(const Json& message, const std::string& at) {
   if (!message.is_object()) return bad(at, fmt::format("'{}' should be an object, not {}", at, kind(message)));
   const auto role = message.find("role");
   if (role == message.end() || !role->is_string())
     return bad(at + ".role", fmt::format("'{}' should have a string 'role'", at));
+  return {};
+}
+
+Outcome<void> mend_message(Json& message, const std::string& at) {
+  const auto role = message.find("role");
   if (*role == "developer") *role = "system";
 
   if (const auto calls = message.find("tool_calls"); calls != message.end()) {
@@ -94,14 +99,18 @@ void check_tool_choice(Fields& fields) {
 
 }  // namespace
 
-Outcome<engine::Chat> read_chat(Fields& fields) {
+Outcome<engine::Chat> read_chat(Fields& fields, bool foreign) {
   engine::Chat chat;
   const Json* messages = fields.read_array("messages");
   TRY(fields.done());
   if (messages == nullptr) return bad("messages", "'messages' is missing: send an array of {\"role\", \"content\"}");
   if (messages->empty()) return bad("messages", "'messages' is empty: send at least one message");
   Json mended = *messages;
-  for (std::size_t i = 0; i < mended.size(); ++i) TRY(read_message(mended[i], fmt::format("messages[{}]", i)));
+  for (std::size_t i = 0; i < mended.size(); ++i) {
+    const std::string at = fmt::format("messages[{}]", i);
+    TRY(check_message(mended[i], at));
+    if (!foreign) TRY(mend_message(mended[i], at));
+  }
   chat.messages = std::make_shared<const Json>(std::move(mended));
 
   if (const Json* tools = fields.read_array("tools"); tools != nullptr && !tools->empty()) {
@@ -109,9 +118,11 @@ Outcome<engine::Chat> read_chat(Fields& fields) {
       if (!tool.is_object()) return bad("tools", fmt::format("'tools' should hold objects, not {}", kind(tool)));
     chat.tools = std::make_shared<const Json>(*tools);
   }
-  check_tool_choice(fields);
-  fields.refuse("functions");
-  fields.refuse("function_call");
+  if (!foreign) {
+    check_tool_choice(fields);
+    fields.refuse("functions");
+    fields.refuse("function_call");
+  }
 
   Json kwargs = Json::object();
   if (const Json* given = fields.read_object("chat_template_kwargs")) kwargs = *given;

@@ -16,6 +16,7 @@ namespace ashlar::api {
 // - the role "developer" becomes "system", which templates know
 // - a tool call's arguments become an object, as templates expect
 // - `reasoning` becomes `reasoning_content`
-Outcome<engine::Chat> read_chat(Fields& fields);
+// For a `foreign` model messages stay as they came: its own server reads them.
+Outcome<engine::Chat> read_chat(Fields& fields, bool foreign = false);
 
 }  // namespace ashlar::api

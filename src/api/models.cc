@@ -11,7 +11,8 @@ namespace {
 
 // OpenAI's members, then vLLM's (root, parent, max_model_len), then llama.cpp's (meta).
 std::string card_json(const engine::ModelCard& card) {
-  std::string id, root, parent;
+  std::string id, owner, root, parent;
+  append_json_string(owner, card.owner.empty() ? "ashlar" : card.owner);
   append_json_string(id, card.id);
   append_json_string(root, card.root.empty() ? card.id : card.root);
   if (!card.parent.empty())
@@ -19,10 +20,10 @@ std::string card_json(const engine::ModelCard& card) {
   else
     parent = "null";
   return fmt::format(
-      R"({{"id":{},"object":"model","created":{},"owned_by":"ashlar","root":{},"parent":{},"max_model_len":{},)"
+      R"({{"id":{},"object":"model","created":{},"owned_by":{},"root":{},"parent":{},"max_model_len":{},)"
       R"("meta":{{"n_ctx_train":{},"n_params":{},"size":{},"n_vocab":{},"has_chat_template":{},"generates":{},)"
       R"("n_embd":{},"ranks":{}}}}})",
-      id, card.created, root, parent, card.context, card.context, card.parameters, card.bytes, card.vocabulary,
+      id, card.created, owner, root, parent, card.context, card.context, card.parameters, card.bytes, card.vocabulary,
       card.has_chat_template, card.generates, card.embedding, card.ranks);
 }
 
@@ -33,6 +34,7 @@ Outcome<void> list_models(Call& call) {
   const engine::Generator& generator = *TRY(call.generator());
   bool first = true;
   for (const auto& card : generator.models()) {
+    if (!call.may_use(card.id)) continue;
     if (!std::exchange(first, false)) out.push_back(',');
     out.append(card_json(card));
   }
@@ -44,7 +46,7 @@ Outcome<void> show_model(Call& call) {
   const engine::Generator& generator = *TRY(call.generator());
   const auto models = generator.models();
   const auto found = std::ranges::find(models, call.rest, &engine::ModelCard::id);
-  if (found == models.end())
+  if (found == models.end() || !call.may_use(found->id))
     return Fault(
         {Code::not_found, fmt::format("the model '{}' does not exist; GET /v1/models lists those served", call.rest)},
         "model", "model_not_found");

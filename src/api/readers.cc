@@ -26,13 +26,7 @@ std::stop_token stop_when_gone(net::Exchange& exchange) {
 }
 
 void respond_refusal(net::Exchange& exchange, engine::Generator::Refusal refusal, std::string texts) {
-  Fault fault(std::move(refusal.error));
-  fault.retry_after = refusal.retry_after;
-  if (refusal.over_context) {
-    fault.reason = "context_length_exceeded";
-    fault.param = std::move(texts);
-  }
-  respond_fault(exchange, fault);
+  respond_fault(exchange, fault_of(std::move(refusal), texts));
 }
 
 }  // namespace ashlar::api

@@ -80,7 +80,7 @@ Outcome<void> rerank(Call& call) {
   const engine::Generator& generator = *TRY(call.generator());
   const Json body = TRY(parse_body(call.request().body));
   Fields fields(body);
-  const auto model = TRY(find_model(generator, fields));
+  const auto model = TRY(find_model(call, generator, fields));
   engine::Reranker* reranker = call.shared.reranker;
   if (!model.ranks || reranker == nullptr)
     return Fault({Code::unsupported, fmt::format("the model '{}' is not a reranker", model.id)}, "model");

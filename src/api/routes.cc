@@ -14,8 +14,8 @@ constexpr Route kRoutes[] = {
     {"GET", "/v1/models", Scope::use, list_models},
     {"GET", "/v1/models/*", Scope::use, show_model},
 
-    {"POST", "/v1/load_lora_adapter", Scope::use, load_adapter},
-    {"POST", "/v1/unload_lora_adapter", Scope::use, unload_adapter},
+    {"POST", "/v1/load_lora_adapter", Scope::operate, load_adapter},
+    {"POST", "/v1/unload_lora_adapter", Scope::operate, unload_adapter},
 
     {"POST", "/tokenize", Scope::use, tokenize},
     {"POST", "/detokenize", Scope::use, detokenize},
@@ -26,7 +26,7 @@ constexpr Route kRoutes[] = {
     {"GET", "/v1/health", Scope::open, health},
     {"GET", "/ping", Scope::open, health},
     {"GET", "/version", Scope::open, version},
-    {"GET", "/metrics", Scope::use, show_metrics},
+    {"GET", "/metrics", Scope::audit, show_metrics},
     {"GET", "/api/status", Scope::use, status},
 
     {"GET", "/", Scope::open, page},

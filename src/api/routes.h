@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -12,9 +13,12 @@
 #include "engine/embedder.h"
 #include "engine/generator.h"
 #include "engine/reranker.h"
+#include "gateway/identity/identity.h"
 #include "net/http.h"
 
 namespace ashlar::api {
+
+using gateway::Scope;
 
 enum class Phase { loading, ready, draining };
 
@@ -25,7 +29,8 @@ struct Shared {
   std::atomic<engine::Reranker*> reranker = nullptr;    // or ranks
   std::atomic<Phase> phase = Phase::loading;
   std::shared_ptr<Keeper> keeper;
-  std::string adapter_folder;  // where adapters that clients load lie; "": none was named
+  std::string adapter_folder;                   // where adapters that clients load lie; "": none was named
+  const gateway::Identity* identity = nullptr;  // null: keys of the command line, at most
 };
 
 // One request on its way through the room.
@@ -33,6 +38,7 @@ struct Call {
   std::shared_ptr<net::Exchange> exchange;
   Shared& shared;
   std::string tenant;  // "" without keys
+  gateway::Who who;    // null for open routes
   std::string rest;    // what the route's "*" stands for
   std::string request_id;
 
@@ -40,15 +46,17 @@ struct Call {
   // The generator, or the 503 of a server that is loading or draining.
   Outcome<engine::Generator*> generator() const;
   void respond_json(std::string body) const;
+
+  // What is asked for, as far as it is known; `model` once it has been read.
+  gateway::Action action(Scope scope, std::optional<std::string> model = std::nullopt) const;
+  // Whether who asks may use this model at all, and by the rules now. forbidden: says why.
+  Outcome<void> check_model(const std::string& model) const;
+  // The same for a list: what may not be used is left out.
+  bool may_use(const std::string& model) const;
 };
 
 // Answers, or starts to and lets the Keeper finish. A fault is answered by the caller.
 using Handle = Outcome<void> (*)(Call&);
-
-enum class Scope {
-  open,  // anyone
-  use,   // anyone with a key, where keys exist
-};
 
 struct Route {
   std::string_view method;

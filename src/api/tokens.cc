@@ -100,7 +100,7 @@ Outcome<void> tokenize(Call& call) {
   const engine::Generator& generator = *TRY(call.generator());
   const Json body = TRY(parse_body(call.request().body));
   Fields fields(body);
-  const auto model = TRY(find_model(generator, fields));
+  const auto model = TRY(find_model(call, generator, fields));
   answer(call, generator, model.id,
          TRY(fields.has("content") ? tokenize_content(model.id, fields) : tokenize_prompt(model.id, fields)));
   return {};
@@ -111,7 +111,7 @@ Outcome<void> detokenize(Call& call) {
   const engine::Generator& generator = *TRY(call.generator());
   const Json body = TRY(parse_body(call.request().body));
   Fields fields(body);
-  const auto model = TRY(find_model(generator, fields));
+  const auto model = TRY(find_model(call, generator, fields));
   std::vector<std::int32_t> ids;
   if (!fields.has("tokens")) return bad("tokens", "'tokens' is missing: send an array of token ids");
   fields.read_ids("tokens", ids, model.vocabulary);
@@ -128,7 +128,7 @@ Outcome<void> apply_template(Call& call) {
   const engine::Generator& generator = *TRY(call.generator());
   const Json body = TRY(parse_body(call.request().body));
   Fields fields(body);
-  const auto model = TRY(find_model(generator, fields));
+  const auto model = TRY(find_model(call, generator, fields));
   const auto chat = TRY(read_chat(fields));
   answer(call, generator, model.id, [id = model.id, chat](const engine::Generator& ready) -> Result<std::string> {
     std::string text;

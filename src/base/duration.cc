@@ -15,7 +15,8 @@ constexpr double kLongest = 10 * 365 * 86'400.0;  // seconds
 // In seconds; 0: there is no such unit.
 double unit_of(std::string_view name) {
   constexpr std::pair<std::string_view, double> kUnits[] = {{"ns", 1e-9}, {"us", 1e-6}, {"ms", 1e-3},
-                                                            {"s", 1},     {"m", 60},    {"h", 3600}};
+                                                            {"s", 1},     {"m", 60},    {"h", 3600},
+                                                            {"d", 86'400}, {"w", 604'800}};
   const auto found = std::ranges::find(kUnits, name, &std::pair<std::string_view, double>::first);
   return found == std::end(kUnits) ? 0 : found->second;
 }

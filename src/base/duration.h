@@ -8,7 +8,7 @@
 
 namespace ashlar {
 
-// "5m", "1h30m", "1.5h", "250ms", or seconds alone: "90". Less than nothing, as "-1" or "-5m": -1 ms. At most ten
+// "5m", "1h30m", "1.5h", "30d", "2w", "250ms", or seconds alone: "90". Less than nothing, as "-1" or "-5m": -1 ms. At most ten
 // years, which stand for all that is longer. invalid: no time, in one sentence.
 Result<std::chrono::milliseconds> parse_duration(std::string_view text);
 

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <ctime>
 
@@ -57,7 +58,9 @@ void write(Level level, std::string_view event, std::initializer_list<Field> fie
     line = fmt::format("{} {:5} {}", timestamp(), level_name(level), event);
     for (const Field& field : fields) {
       line.append(fmt::format(" {}=", field.key));
-      const bool plain = !field.value.empty() && field.value.find_first_of(" \"=\n\r\t\\") == std::string::npos;
+      const bool plain = !field.value.empty() && std::ranges::all_of(field.value, [](char c) {
+        return c > ' ' && c < 0x7f && c != '"' && c != '=' && c != '\\';  // no terminal obeys what is in a value
+      });
       if (field.quoted && !plain) append_json_string(line, field.value);
       else line.append(field.value);
     }

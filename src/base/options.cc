@@ -7,6 +7,8 @@
 #include <cctype>
 #include <filesystem>
 
+#include "base/nearest.h"
+
 namespace ashlar {
 namespace options_detail {
 
@@ -28,7 +30,8 @@ std::string show(long long value) { return fmt::format("{}", value); }
 
 }  // namespace options_detail
 
-Status read_options_file(const std::string& path, std::vector<Option>& options) {
+Status read_options_file(const std::string& path, std::vector<Option>& options,
+                         const std::vector<std::string>& sections) {
   if (!std::filesystem::is_regular_file(path))
     return Error{Code::not_found, fmt::format("{}: no such configuration file", path)};
   try {
@@ -40,7 +43,12 @@ Status read_options_file(const std::string& path, std::vector<Option>& options) 
       std::ranges::replace(name, '-', '_');
       const auto at = fmt::format("{}:{}", path, entry.first.Mark().line + 1);
       const auto option = std::ranges::find(options, name, &Option::name);
-      if (option == options.end()) return Error{Code::invalid, fmt::format("{}: no option is called '{}'", at, name)};
+      if (std::ranges::find(sections, name) != sections.end()) continue;
+      if (option == options.end()) {
+        std::vector<std::string> known = sections;
+        for (const Option& each : options) known.push_back(each.name);
+        return Error{Code::invalid, fmt::format("{}: no option is called '{}'{}", at, name, did_you_mean(name, known))};
+      }
       const auto set = [&](const YAML::Node& value) -> Status {
         if (!value.IsScalar()) return Error{Code::invalid, fmt::format("{}: {} takes a single value", at, name)};
         auto done = option->set(value.as<std::string>());

@@ -110,8 +110,10 @@ std::vector<Option> list_options(T& object) {
 }
 
 // Reads `path` (YAML: a flat map of option names) into `options`.
+// `sections` are names that the file may also hold, for others to read.
 // not_found, invalid (an unknown name, a wrong value: says which line).
-Status read_options_file(const std::string& path, std::vector<Option>& options);
+Status read_options_file(const std::string& path, std::vector<Option>& options,
+                         const std::vector<std::string>& sections = {});
 
 // Reads ASHLAR_<NAME> for each option. invalid: a wrong value.
 Status read_options_environment(std::vector<Option>& options);

@@ -61,7 +61,7 @@ std::optional<int> parse(CommandLine& line, const std::vector<std::string>& argu
                                   : ""));
   app.get_formatter()->column_width(34);
   std::vector<Given> given;
-  std::string config;
+  std::string& config = line.config;
   declare(app, line, given, config);
   try {
     std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());
@@ -74,7 +74,7 @@ std::optional<int> parse(CommandLine& line, const std::vector<std::string>& argu
   }
   if (line.reads_environment) {
     if (!config.empty())
-      if (auto read = read_options_file(config, line.options); !read) return fail(line.name, read.error().message);
+      if (auto read = read_options_file(config, line.options, line.sections); !read) return fail(line.name, read.error().message);
     if (auto read = read_options_environment(line.options); !read) return fail(line.name, read.error().message);
   }
   for (const Given& each : given)

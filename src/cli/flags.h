@@ -25,6 +25,8 @@ struct CommandLine {
   std::vector<Positional> positionals;
   std::vector<Option> options;
   bool reads_environment = false;  // ASHLAR_<NAME>, and --config FILE
+  std::vector<std::string> sections{};  // of that file, which are not options: the command reads them itself
+  std::string config{};                 // set by parse(): the file, or ""
 };
 
 // Flags win over the environment, which wins over --config, which wins over the

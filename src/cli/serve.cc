@@ -6,32 +6,17 @@
 
 #include "api/api.h"
 #include "base/log.h"
+#include "cli/answerers.h"
 #include "cli/commands.h"
 #include "cli/flags.h"
-#include "cli/host.h"
+#include "cli/kept_keys.h"
+#include "cli/serve_options.h"
 #include "cli/terminal.h"
+#include "gateway/identity/identity.h"
 #include "net/http_server.h"
 
 namespace ashlar::cli {
 namespace {
-
-struct ServeOptions {
-  std::vector<std::string> model;
-  net::ServerOptions server;
-  api::ApiOptions api;
-  HostOptions host;
-  std::chrono::milliseconds drain_timeout{30'000};
-  std::string log_level = "info", log_format = "text";
-  void fields(auto&& field) {
-    field("model", model, "A model as PATH, a pulled model's name, or NAME=either; may be given many times.");
-    server.fields(field);
-    api.fields(field);
-    host.fields(field);
-    field("drain_timeout", drain_timeout, "Milliseconds that running answers get to end after SIGTERM.");
-    field("log_level", log_level, "debug, info, warn, error or off.");
-    field("log_format", log_format, "text or json.");
-  }
-};
 
 Status configure_log(const ServeOptions& options) {
   using log::Level;
@@ -76,24 +61,42 @@ void print_welcome(const std::string& url, const std::vector<engine::ModelCard>&
   fmt::print("{}listening on {}{}\n", colour.bold, url, colour.plain);
   std::string names;
   for (const engine::ModelCard& model : models) names += (names.empty() ? "" : ", ") + model.id;
-  fmt::print("serving {}\n\nTry:\n{}\nCtrl-C ends it.\n", names, example_of(models.front(), url, keyed));
+  if (models.empty())
+    fmt::print("serving no model yet: no upstream has answered\n\nCtrl-C ends it.\n");
+  else
+    fmt::print("serving {}\n\nTry:\n{}\nCtrl-C ends it.\n", names, example_of(models.front(), url, keyed));
   std::fflush(stdout);
 }
 
-Status serve_until_signalled(const ServeOptions& options, const std::vector<std::string>& models) {
+// Who may ask beside the keys of the command line; `keys` outlives it.
+Result<std::unique_ptr<gateway::Identity>> open_identity(const ServeOptions& options, const KeptKeys& keys) {
+  gateway::IdentityConfig config;
+  if (!options.identity.empty()) config = TRY(gateway::read_identity_config(options.identity));
+  if (!config.certificates.empty() && options.server.tls_client_ca.empty())
+    return Error{Code::invalid, fmt::format("{}: rules for certificates need --tls-client-ca, who signs them", options.identity)};
+  const net::ProxyRules proxies(net::proxy_settings_from_environment());
+  for (gateway::IssuerOptions& issuer : config.issuers) issuer.proxies = proxies;
+  return gateway::Identity::create(std::move(config), keys.ring.get());
+}
+
+Status serve_until_signalled(const ServeOptions& options, const std::vector<std::string>& models,
+                             GatewayPlan plan) {
   TRY(configure_log(options));
   const sigset_t signals = block_signals();
-  auto api = TRY(api::Api::create(options.api, options.server.host));
-  std::unique_ptr<Host> host;  // outlives the server and, through its order below, the api
+  const KeptKeys keys = TRY(open_keys_to_serve(options.state));
+  auto identity = TRY(open_identity(options, keys));
+  const bool keyed = !options.api.api_key.empty() || !options.api.api_key_file.empty() || identity->required();
+  auto api = TRY(api::Api::create(options.api, options.server.host, std::move(identity)));
+  std::unique_ptr<Answerers> answerers;  // outlives the server and, through its order below, the api
+  std::unique_ptr<Metering> metering;
   auto server = TRY(net::HttpServer::listen(options.server, api->handler()));
-  auto opened = Host::open(models, options.host);
-  if (!opened) return std::unexpected(opened.error());
-  host = std::move(*opened);
-  api->serve(host->generator(), &host->embedder(), &host->reranker());
+  answerers = TRY(Answerers::open(models, options.host, std::move(plan)));
+  metering = TRY(Metering::open(options.metering, keys.database.get(), answerers->generator()));
+  api->serve(metering->generator(), &answerers->embedder(), answerers->reranker());
   const bool v6 = options.server.host.find(':') != std::string::npos;
   const std::string url = fmt::format("{}://{}{}{}:{}", options.server.tls_cert.empty() ? "http" : "https", v6 ? "[" : "",
                                       options.server.host, v6 ? "]" : "", server->port());
-  print_welcome(url, host->generator().models(), !options.api.api_key.empty() || !options.api.api_key_file.empty());
+  print_welcome(url, metering->generator().models(), keyed);
 
   int signal = 0;
   sigwait(&signals, &signal);
@@ -119,16 +122,21 @@ int serve(const Words& words) {
                    .summary = "Serve models over the OpenAI API, with a page to chat and metrics.",
                    .examples = "Examples:\n  ashlar serve\n  ashlar serve model.gguf --port 9000\n"
                                "  ashlar serve --model small=a.gguf --model large=b.gguf\n"
+                               "  ashlar serve --upstream fast=http://127.0.0.1:8001/v1\n"
                                "  ashlar pull hf:Qwen/Qwen3-0.6B-GGUF:Q8_0 && ashlar serve Qwen3-0.6B-Q8_0\n"
                                "  ashlar serve model.gguf --host 0.0.0.0 --api-key-file keys.txt --tls-cert cert.pem --tls-key key.pem",
                    .positionals = {{.name = "MODEL", .help = "A GGUF file, a Hugging Face folder or a pulled model's name; left out, with no --model: the embedded model.", .value = &model}},
                    .options = list_options(options),
-                   .reads_environment = true};
+                   .reads_environment = true,
+                   .sections = kConfigSections};
   if (const auto status = parse(line, words)) return *status;
   std::vector<std::string> models = options.model;
   if (!model.empty()) models.insert(models.begin(), model);
-  if (models.empty()) models.emplace_back(kDefaultModel);
-  if (const auto done = serve_until_signalled(options, models); !done) return fail("serve", done.error());
+  auto plan = plan_gateway(options, line.config);
+  if (!plan) return fail("serve", plan.error());
+  // Whoever names upstreams alone wants a gateway alone.
+  if (models.empty() && plan->upstreams.empty()) models.emplace_back(kDefaultModel);
+  if (const auto done = serve_until_signalled(options, models, std::move(*plan)); !done) return fail("serve", done.error());
   return 0;
 }
 

@@ -76,6 +76,18 @@ struct Speculating {
 // stays until another needs its room; nothing: as the request before it said, or else the server's options.
 using KeepAlive = std::optional<std::chrono::milliseconds>;
 
+// Who sends a request, as was proved, and what they say of its way: what gateways decide by. Engines do not look at it.
+struct Sender {
+  std::string key, user, team;                            // beside Request::tenant
+  std::vector<std::pair<std::string, std::string>> tags;  // costs are told apart by them
+  std::string session;                                    // its requests may stay together
+  std::vector<std::string> data_classes;                  // of what the prompt holds, "sensitive"
+  std::string cache_control;                              // as HTTP's header
+};
+
+// For the client, as HTTP headers beside the answer.
+using Notes = std::vector<std::pair<std::string, std::string>>;
+
 // Lower is more urgent. A class is served before the next; within one, tenants
 // take turns by the tokens they used.
 struct Request {
@@ -94,6 +106,14 @@ struct Request {
   bool skip_special_tokens = true;
   bool echo = false;  // the prompt's text comes first
   KeepAlive keep_alive;
+  // The request as its client wrote it, in OpenAI's form, for generators that hand it on to another server: there, and
+  // only there, is what the fields do not hold (tool_choice, response_format, reasoning_effort...), and what the client
+  // left unsaid is unsaid. Of model, prompt, n and the most tokens the fields tell the truth. Null: the fields are all.
+  // Our engine does not look at it.
+  std::shared_ptr<const Json> body;
+  Sender sender;
+  // Whoever is on the way adds to it before it hands the request on. Null: nobody wants to know.
+  std::shared_ptr<Notes> notes;
   Clock::time_point arrived = Clock::now();
   Clock::time_point deadline = Clock::time_point::max();
 };
@@ -119,10 +139,12 @@ struct Usage {
   int cached_tokens = 0;  // of the prompt, found in the prefix cache
   int reasoning_tokens = 0;
   int accepted_tokens = 0, rejected_tokens = 0;  // guessed ahead: those of the answer, and the others
+  bool estimated = false;  // by the length of the texts: another server did not say, or said what cannot be
 };
 
-// What happens to a request, in this order: Started, then Text and ChoiceEnd
-// mixed over the choices, then one Finished; or Failed at any point, alone last.
+// What happens to a request, in this order: Started, then Text, Reasoning, ToolCall,
+// Members and ChoiceEnd mixed over the choices, then one Finished; or Failed at any
+// point, alone last.
 struct Started {
   int prompt_tokens = 0;
   int cached_tokens = 0;
@@ -134,6 +156,24 @@ struct Text {
   std::string text;                    // whole UTF-8 characters; may be empty when only logprobs are ready
   std::vector<std::int32_t> ids;       // the tokens that gave it
   std::vector<TokenLogprob> logprobs;  // one for each id, if asked
+};
+// Thoughts before the answer, where the model's server tells them apart from it.
+struct Reasoning {
+  int choice = 0;
+  std::string text;
+};
+// A piece of a call that the answer makes. The first of each `index` (0, 1...) has the id and the name; the arguments,
+// a JSON text, are all the pieces together.
+struct ToolCall {
+  int choice = 0, index = 0;
+  std::string id, name;
+  std::string arguments;
+};
+// Further members of the answer's message as OpenAI's deltas have them: strings and arrays go on those of the same
+// name before (refusal, annotations, thinking_blocks...).
+struct Members {
+  int choice = 0;
+  std::shared_ptr<const Json> json;  // an object
 };
 struct ChoiceEnd {
   int choice = 0;
@@ -148,8 +188,11 @@ struct Finished {
 struct Failed {
   Error error;
   std::chrono::milliseconds retry_after{0};  // > 0: say so to the client
+  bool over_context = false;                 // as Generator::Refusal has it
+  int status = 0;      // HTTP's for the client, where it says more than the error's code (502, 504, 422); 0: the code's
+  std::string reason;  // OpenAI's `code` ("content_filter"); "": the error code's
 };
-using Event = std::variant<Started, Text, ChoiceEnd, Finished, Failed>;
+using Event = std::variant<Started, Text, Reasoning, ToolCall, Members, ChoiceEnd, Finished, Failed>;
 
 // Called on the generator's own thread, one event at a time: hand over and
 // return. Never called again after Finished or Failed, nor after the ticket
@@ -180,6 +223,10 @@ struct ModelCard {
   bool generates = true;
   int embedding = 0;   // elements of the vectors that it makes of texts; 0: none
   bool ranks = false;  // documents, by a query
+  // Another server answers: its template, tokenizer (a vocabulary of 0 is unknown) and grammars. It gets conversations
+  // as their clients wrote them, with Request::body.
+  bool foreign = false;
+  std::string owner;  // who serves it, for GET /v1/models; "": we
 };
 
 // An adapter to be served under a name of its own.
@@ -207,6 +254,8 @@ class Generator {
     Error error;
     std::chrono::milliseconds retry_after{0};
     bool over_context = false;  // what is wrong: the prompt and max_tokens do not fit the context
+    int status = 0;             // as Failed has them
+    std::string reason;
   };
   // Renders and tokenizes on the caller's thread, then queues. `sink` must live
   // until its last event or until the ticket is dropped.

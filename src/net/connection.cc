@@ -107,6 +107,7 @@ bool Connection::received(std::string_view bytes) {
 void Connection::choose_protocol(std::string_view bytes) {
   first_.append(bytes);
   const std::string_view agreed = channel_.tls() ? channel_.tls()->protocol() : "";
+  if (channel_.tls() && !shared_.options.tls_client_ca.empty()) home_.peer_names = channel_.tls()->peer_names();
   if (agreed == "h2")
     protocol_ = make_http2(home_);
   else if (agreed == "http/1.1")

@@ -26,6 +26,9 @@ struct HttpRequest {
   std::string peer;  // "127.0.0.1:40312"
   int version = 11;  // 11 or 20
   bool tls = false;
+  // Of the certificate that the client proved to hold, its alternative names: "DNS:host", "URI:spiffe://...",
+  // "email:who@where"; null where it showed none.
+  std::shared_ptr<const std::vector<std::string>> peer_names;
 };
 
 // One request and the way to answer it. Every method may be called from any

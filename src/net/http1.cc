@@ -133,7 +133,8 @@ bool Http1::read_head(std::string_view& bytes) {
                         .headers = std::move(head->headers),
                         .peer = home_.peer,
                         .version = 11,
-                        .tls = home_.tls};
+                        .tls = home_.tls,
+                        .peer_names = home_.peer_names};
   const std::uint64_t length = head->framing.length.value_or(0);
   if (length > home_.options.max_body.count) return refuse(body_too_large(home_.options.max_body)), false;
   if (length == 0 && !head->framing.chunked) return hand_over(), true;

@@ -182,7 +182,7 @@ int Http2::on_begin_headers(const nghttp2_frame& frame) {
   if (frame.hd.type != NGHTTP2_HEADERS || frame.headers.cat != NGHTTP2_HCAT_REQUEST) return 0;
   auto stream = std::make_unique<Stream>(Stream{.id = frame.hd.stream_id});
   stream->arriving = std::make_unique<Arriving>(home_.bodies);
-  stream->arriving->request = {.peer = home_.peer, .version = 20, .tls = home_.tls};
+  stream->arriving->request = {.peer = home_.peer, .version = 20, .tls = home_.tls, .peer_names = home_.peer_names};
   watch(*stream, Clock::now() + home_.options.header_timeout);
   streams_.emplace(frame.hd.stream_id, std::move(stream));
   return 0;

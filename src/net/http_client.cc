@@ -36,6 +36,10 @@ class Task {
       : request(std::move(request)), callbacks_(std::move(callbacks)) {}
 
   // Each holds the lock while the callback runs, so that cancel() can wait for it.
+  void connected(const std::string& address) {
+    const std::lock_guard lock(mutex_);
+    if (!over_ && callbacks_.on_connect) callbacks_.on_connect(address);
+  }
   void head(int status, const Headers& headers) {
     const std::lock_guard lock(mutex_);
     if (!over_ && callbacks_.on_head) callbacks_.on_head(status, headers);
@@ -90,6 +94,7 @@ class Link final : public ChannelOwner, public std::enable_shared_from_this<Link
 
  private:
   void connect_to(const Resolver::results_type& found);
+  void connect_to(std::vector<asio::ip::tcp::endpoint> endpoints);
   void connected(Socket socket);
   void ask_for_tunnel();
   bool answered_by_proxy(std::string_view bytes);
@@ -102,6 +107,8 @@ class Link final : public ChannelOwner, public std::enable_shared_from_this<Link
   void set_deadline();
   void expire();
 
+  std::chrono::milliseconds connect_timeout() const;
+  std::chrono::milliseconds response_timeout() const;
   const Proxy* proxy() const { return task_ && task_->proxy ? &*task_->proxy : nullptr; }
   // " by the proxy http://..." or nothing, for sentences.
   std::string by_proxy() const { return proxy() != nullptr ? " by the proxy " + proxy()->shown() : ""; }
@@ -121,15 +128,25 @@ class Link final : public ChannelOwner, public std::enable_shared_from_this<Link
   bool closed_ = false;
 };
 
+// What after() promises.
+struct Alarm {
+  std::recursive_mutex mutex;  // `due` may drop its own Call
+  bool over = false;           // GUARDED_BY(mutex)
+  std::function<void()> due;
+  std::optional<Deadlines::Entry> entry;  // the client's thread only
+};
+
 class Client final : public HttpClient {
  public:
   Client(ClientOptions options, std::shared_ptr<const TlsContext> tls);
   ~Client() override;
   std::unique_ptr<Call> send(ClientRequest request, ClientCallbacks callbacks) override;
+  std::unique_ptr<Call> after(std::chrono::milliseconds delay, std::function<void()> due) override;
 
   // The rest is for links, on the thread.
   void start(std::shared_ptr<Task> task);
   void cancel(const Task& task);
+  void disarm(const std::shared_ptr<Alarm>& alarm);
   bool keep(const std::shared_ptr<Link>& link);
   void forget(const std::shared_ptr<Link>& link);
 
@@ -140,6 +157,7 @@ class Client final : public HttpClient {
  private:
   std::unordered_set<std::shared_ptr<Link>> links_;
   std::map<std::string, std::vector<std::shared_ptr<Link>>> idle_;  // the latest used last
+  std::unordered_set<std::shared_ptr<Alarm>> alarms_;
   bool ending_ = false;
 };
 
@@ -160,17 +178,47 @@ class HeldCall final : public Call {
   std::shared_ptr<Task> task_;
 };
 
+class HeldAlarm final : public Call {
+ public:
+  HeldAlarm(Client& client, std::shared_ptr<Alarm> alarm)
+      : client_(client), thread_(client.thread), alarm_(std::move(alarm)) {}
+  ~HeldAlarm() override {
+    {
+      const std::lock_guard lock(alarm_->mutex);
+      alarm_->over = true;
+    }
+    thread_->post([client = &client_, alarm = std::move(alarm_)] { client->disarm(alarm); });
+  }
+
+ private:
+  Client& client_;
+  const std::shared_ptr<IoThread> thread_;
+  std::shared_ptr<Alarm> alarm_;
+};
+
 // --- a connection
 
 Link::Link(Client& client, std::string key)
     : client_(client), key_(std::move(key)), deadline_(client.thread->deadlines, [this] { expire(); }) {}
 
+std::chrono::milliseconds Link::connect_timeout() const {
+  const auto asked = task_->request.connect_timeout;
+  return asked.count() > 0 ? asked : client_.options.connect_timeout;
+}
+
+std::chrono::milliseconds Link::response_timeout() const {
+  const auto asked = task_->request.response_timeout;
+  return asked.count() > 0 ? asked : client_.options.response_timeout;
+}
+
 void Link::connect(std::shared_ptr<Task> task) {
   task_ = std::move(task);
   task_->link = weak_from_this();
-  quiet_until_ = Clock::now() + client_.options.connect_timeout;
+  quiet_until_ = Clock::now() + connect_timeout();
   set_deadline();
-  const std::string& host = proxy() != nullptr ? proxy()->host : task_->url.host;
+  const std::string& host = proxy() != nullptr                ? proxy()->host
+                            : !task_->request.address.empty() ? task_->request.address
+                                                              : task_->url.host;
   const int port = proxy() != nullptr ? proxy()->port : task_->url.port;
   boost::system::error_code is_a_name;
   const auto address = asio::ip::make_address(host, is_a_name);
@@ -194,9 +242,25 @@ void Link::connect(std::shared_ptr<Task> task) {
 }
 
 void Link::connect_to(const Resolver::results_type& found) {
+  std::vector<asio::ip::tcp::endpoint> endpoints;
+  Status refused;
+  for (const auto& each : found) {
+    const auto& admit = task_->request.admit;
+    Status admitted = admit && proxy() == nullptr ? admit(each.endpoint().address().to_string()) : Status();
+    if (admitted)
+      endpoints.push_back(each.endpoint());
+    else
+      refused = std::move(admitted);
+  }
+  if (endpoints.empty() && !refused) return close(std::move(refused).error());
+  connect_to(std::move(endpoints));
+}
+
+void Link::connect_to(std::vector<asio::ip::tcp::endpoint> endpoints) {
   connecting_.emplace(client_.thread->io);
   asio::async_connect(
-      *connecting_, found, [self = shared_from_this()](const boost::system::error_code& failed, const auto&) {
+      *connecting_, endpoints,
+      [self = shared_from_this()](const boost::system::error_code& failed, const asio::ip::tcp::endpoint& to) {
         if (self->closed_) return;
         if (failed)
           return self->close(
@@ -206,6 +270,8 @@ void Link::connect_to(const Resolver::results_type& found) {
                                               failed.message())});
         Socket socket = std::move(*self->connecting_);
         self->connecting_.reset();
+        self->task_->connected(to.address().to_string());
+        if (self->closed_) return;
         self->connected(std::move(socket));
       });
 }
@@ -299,7 +365,7 @@ void Link::send_request() {
   channel_->out().append(request.body);  // a copy: a reused connection may turn out dead
   reader_.emplace(request.method, client_.options.max_header, client_.options.max_body);
   request_sent_ = true;
-  quiet_until_ = Clock::now() + client_.options.response_timeout;
+  quiet_until_ = Clock::now() + response_timeout();
 }
 
 void Link::readable() {
@@ -326,7 +392,7 @@ bool Link::received(std::string_view bytes) {
   }
   if (tunnel_asked_) return answered_by_proxy(bytes);
   if (!request_sent_) send_request();
-  quiet_until_ = Clock::now() + client_.options.response_timeout;
+  quiet_until_ = Clock::now() + response_timeout();
   const auto task = task_;
   bool unknown_to_proxy = false;
   const ResponseReader::Events events{.head =
@@ -386,8 +452,8 @@ void Link::ended() {
   // A kept connection may have been closed while the request was on its way; what
   // changes nothing by being asked twice is asked again (RFC 9110, 9.2.2).
   static constexpr std::string_view kSafe[] = {"GET", "HEAD", "OPTIONS", "PUT", "DELETE"};
-  if (reused_ && !reader_->begun() && !task_->retried &&
-      std::ranges::find(kSafe, task_->request.method) != std::end(kSafe)) {
+  const bool safe = task_->request.repeatable || std::ranges::find(kSafe, task_->request.method) != std::end(kSafe);
+  if (reused_ && !reader_->begun() && !task_->retried && safe) {
     auto task = std::exchange(task_, nullptr);
     task->retried = true;
     close({});
@@ -415,9 +481,9 @@ void Link::expire() {
     return close({Code::deadline,
                   fmt::format("{} did not finish its answer within {} ms.", key_, task_->request.timeout.count())});
   if (!request_sent_)
-    return close({Code::unavailable, fmt::format("{} could not be reached{} within {} ms.", key_, by_proxy(),
-                                                 client_.options.connect_timeout.count())});
-  close({Code::deadline, fmt::format("{} was silent for {} ms.", key_, client_.options.response_timeout.count())});
+    return close({Code::unavailable,
+                  fmt::format("{} could not be reached{} within {} ms.", key_, by_proxy(), connect_timeout().count())});
+  close({Code::deadline, fmt::format("{} was silent for {} ms.", key_, response_timeout().count())});
 }
 
 void Link::close(Error why) {
@@ -443,6 +509,7 @@ Client::Client(ClientOptions given, std::shared_ptr<const TlsContext> context)
 Client::~Client() {
   thread->call([this] {
     ending_ = true;
+    while (!alarms_.empty()) disarm(std::shared_ptr(*alarms_.begin()));
     while (!links_.empty()) (*links_.begin())->close({Code::cancelled, "The HTTP client was closed."});
     thread->finish();
   });
@@ -454,6 +521,28 @@ std::unique_ptr<Call> Client::send(ClientRequest request, ClientCallbacks callba
   if (task->request.timeout.count() > 0) task->until = Clock::now() + task->request.timeout;
   asio::post(thread->io, [this, task] { start(task); });
   return std::make_unique<HeldCall>(*this, std::move(task));
+}
+
+std::unique_ptr<Call> Client::after(std::chrono::milliseconds delay, std::function<void()> due) {
+  auto alarm = std::make_shared<Alarm>();
+  alarm->due = std::move(due);
+  thread->post([this, alarm, when = Clock::now() + delay] {
+    if (ending_) return;
+    alarms_.insert(alarm);
+    alarm->entry.emplace(thread->deadlines, [weak = std::weak_ptr(alarm)] {
+      const auto rung = weak.lock();
+      if (!rung) return;
+      const std::lock_guard lock(rung->mutex);
+      if (!std::exchange(rung->over, true)) rung->due();
+    });
+    alarm->entry->set(when);
+  });
+  return std::make_unique<HeldAlarm>(*this, std::move(alarm));
+}
+
+void Client::disarm(const std::shared_ptr<Alarm>& alarm) {
+  alarm->entry.reset();
+  alarms_.erase(alarm);
 }
 
 void Client::start(std::shared_ptr<Task> task) {

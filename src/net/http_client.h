@@ -37,18 +37,27 @@ struct ClientRequest {
   std::string url;
   Headers headers;  // host, content-length and the like are added
   std::string body;
-  std::chrono::milliseconds timeout{0};  // for the whole call; 0: none
+  std::chrono::milliseconds timeout{0};                               // for the whole call; 0: none
+  std::chrono::milliseconds connect_timeout{0}, response_timeout{0};  // 0: the client's
+  // May be sent twice where a kept connection turns out to be dead, as a GET or PUT always may.
+  bool repeatable = false;
+  // Connected to instead of looking the URL's host up, which TLS and the host field still name; "": looked up.
+  std::string address;
+  // Asked with each address that a new connection might go to ("10.0.0.1"), on the client's thread; what it forbids is
+  // not connected to. None: all are fine.
+  std::function<Status(const std::string& address)> admit;
 };
 
 // Called on the client's thread, one at a time, in this order: head at most
 // once, data any number of times, done exactly once unless the Call was dropped.
 // They must not block.
 struct ClientCallbacks {
+  std::function<void(const std::string& address)> on_connect;  // a new connection was made, to there; before the rest
   std::function<void(int status, const Headers& headers)> on_head;
   std::function<void(std::string_view piece)> on_data;
   // unavailable: no connection; deadline: a timeout; corrupt: not HTTP, or cut;
   // too_large: over a limit; invalid: the URL, the method or the proxy's address;
-  // unauthorized, forbidden: so says the proxy; cancelled: the client ends.
+  // unauthorized, forbidden: so says the proxy; forbidden also: no address is admitted; cancelled: the client ends.
   std::function<void(Status)> on_done;
 };
 
@@ -69,6 +78,9 @@ class HttpClient {
 
   // Any thread, callbacks included.
   virtual std::unique_ptr<Call> send(ClientRequest request, ClientCallbacks callbacks) = 0;
+  // Calls `due` once on the client's thread when so much time has passed, unless the Call was dropped or the client
+  // ended.
+  virtual std::unique_ptr<Call> after(std::chrono::milliseconds delay, std::function<void()> due) = 0;
 };
 
 // A whole answer, waited for. Any thread but the client's own.

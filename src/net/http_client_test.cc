@@ -218,5 +218,75 @@ TEST(Url, IsTakenApart) {
     EXPECT_FALSE(parse_url(bad)) << bad;
 }
 
+TEST(HttpClient, WaitsAndForgetsWhatIsDropped) {
+  const auto client = make_client();
+  Inbox<int> rung;
+  const auto before = std::chrono::steady_clock::now();
+  const auto later = client->after(milliseconds(30), [&] { rung.put(2); });
+  const auto sooner = client->after(milliseconds(5), [&] { rung.put(1); });
+  {
+    const auto dropped = client->after(milliseconds(1), [&] { rung.put(3); });
+  }
+  EXPECT_EQ(rung.take(), 1);
+  EXPECT_EQ(rung.take(), 2);
+  EXPECT_GE(std::chrono::steady_clock::now() - before, milliseconds(30));
+  EXPECT_TRUE(rung.empty());
+  std::unique_ptr<Call> itself;
+  Inbox<int> again;
+  itself = client->after(milliseconds(1), [&] {
+    again.put(1);
+    itself = client->after(milliseconds(1), [&] { again.put(2); });
+  });
+  EXPECT_EQ(again.take(), 1);
+  EXPECT_EQ(again.take(), 2);
+}
+
+TEST(HttpClient, AnAlarmMayOutliveItsClient) {
+  std::unique_ptr<Call> alarm;
+  alarm = make_client()->after(milliseconds(1'000'000), [] { ADD_FAILURE(); });
+  alarm.reset();
+}
+
+TEST(HttpClient, GoesOnlyWhereItIsAdmitted) {
+  const auto server = serve(echo);
+  const auto client = make_client();
+  std::vector<std::string> asked;
+  ClientRequest request{.url = url(server->port())};
+  request.admit = [&](const std::string& address) -> Status {
+    asked.push_back(address);
+    return Error{Code::forbidden, "not there"};
+  };
+  const auto refused = fetch(*client, request);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, Code::forbidden);
+  EXPECT_EQ(asked, std::vector<std::string>{"127.0.0.1"});
+}
+
+TEST(HttpClient, ConnectsToTheAddressThatItIsTold) {
+  const auto server = serve([](const Held& exchange) {
+    exchange->respond(200, {}, std::string(find_header(exchange->request().headers, "host")));
+  });
+  const auto client = make_client();
+  const std::string port = std::to_string(server->port());
+  ClientRequest request{.url = "http://there.is.no.such.host.invalid:" + port + "/"};
+  request.address = "127.0.0.1";
+  Inbox<std::string> connected, body;
+  const auto call = client->send(request, {.on_connect = [&](const std::string& address) { connected.put(address); },
+                                           .on_head = {},
+                                           .on_data = [&](std::string_view piece) { body.put(std::string(piece)); },
+                                           .on_done = {}});
+  EXPECT_EQ(connected.take(), "127.0.0.1");
+  EXPECT_EQ(body.take(), "there.is.no.such.host.invalid:" + port);
+}
+
+TEST(HttpClient, APostThatMayBeRepeatedOutlivesAKeptConnection) {
+  // The first answer is kept alive; then its connection dies as the next request arrives.
+  Scripted server({"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\na", "HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nb"});
+  const auto client = make_client();
+  ClientRequest request{.method = "POST", .url = url(server.port), .repeatable = true};
+  EXPECT_EQ(fetch(*client, request)->body, "a");
+  EXPECT_EQ(fetch(*client, request)->body, "b");
+}
+
 }  // namespace
 }  // namespace ashlar::net

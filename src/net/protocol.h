@@ -10,6 +10,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "net/exchange.h"
 #include "net/http.h"
@@ -69,6 +70,7 @@ struct ProtocolHome {
   std::shared_ptr<AnswerDoor> door;
   std::string peer;
   bool tls = false;
+  std::shared_ptr<const std::vector<std::string>> peer_names;  // as HttpRequest has them
   Outbox& out;
 };
 

@@ -97,6 +97,31 @@ void set_common(SSL_CTX* context) {
   SSL_CTX_set_options(context, SSL_OP_IGNORE_UNEXPECTED_EOF | SSL_OP_NO_TICKET);
 }
 
+constexpr int kMaxNames = 64;
+
+// "DNS:host"; "": a kind of name that is not used, or one with characters that no such name has.
+std::string alternative_name(const GENERAL_NAME& name) {
+  std::string out;
+  switch (name.type) {
+    case GEN_DNS:
+      out = "DNS:";
+      break;
+    case GEN_URI:
+      out = "URI:";
+      break;
+    case GEN_EMAIL:
+      out = "email:";
+      break;
+    default:
+      return {};
+  }
+  const ASN1_IA5STRING* text = name.d.ia5;
+  const std::string_view value(reinterpret_cast<const char*>(ASN1_STRING_get0_data(text)),
+                               static_cast<std::size_t>(ASN1_STRING_length(text)));
+  const bool plain = !value.empty() && std::ranges::all_of(value, [](char c) { return c > ' ' && c < 0x7f; });
+  return plain ? out.append(value) : std::string();
+}
+
 }  // namespace
 
 void TlsContext::Free::operator()(ssl_ctx_st* context) const { SSL_CTX_free(context); }
@@ -209,6 +234,19 @@ std::size_t TlsSession::send(std::string_view plain) {
 void TlsSession::close() {
   if (ready_) SSL_shutdown(ssl_.get());
   ERR_clear_error();
+}
+
+std::shared_ptr<const std::vector<std::string>> TlsSession::peer_names() const {
+  const X509* certificate = SSL_get0_peer_certificate(ssl_.get());
+  if (certificate == nullptr || SSL_get_verify_result(ssl_.get()) != X509_V_OK) return nullptr;
+  auto out = std::make_shared<std::vector<std::string>>();
+  const std::unique_ptr<GENERAL_NAMES, void (*)(GENERAL_NAMES*)> names(
+      static_cast<GENERAL_NAMES*>(X509_get_ext_d2i(certificate, NID_subject_alt_name, nullptr, nullptr)),
+      GENERAL_NAMES_free);
+  for (int i = 0; names && i < std::min(sk_GENERAL_NAME_num(names.get()), kMaxNames); ++i)
+    if (std::string name = alternative_name(*sk_GENERAL_NAME_value(names.get(), i)); !name.empty())
+      out->push_back(std::move(name));
+  return out;
 }
 
 std::string_view TlsSession::protocol() const {

@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/result.h"
 
@@ -58,6 +59,9 @@ class TlsSession {
   bool ended() const { return ended_; }  // the peer said goodbye
   std::string_view protocol() const;     // "h2", "http/1.1" or ""
   const std::string& error() const { return error_; }
+  // The alternative names of the peer's certificate, as HttpRequest has them; null: it showed none that was
+  // verified. After ready().
+  std::shared_ptr<const std::vector<std::string>> peer_names() const;
   // What must go to the peer; the holder takes from it.
   std::string& sealed() { return sealed_; }
 

@@ -9,6 +9,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <mutex>
 
 #include "net/http_client.h"
 #include "net/http_server.h"
@@ -125,6 +126,28 @@ TEST(Tls, AsksClientsForTheirCertificate) {
   EXPECT_TRUE(ask(server->port(), {.tls_ca = trusted, .tls_cert = client.certificate(), .tls_key = client.key()}));
   EXPECT_FALSE(ask(server->port(), {.tls_ca = trusted}));
   EXPECT_FALSE(ask(server->port(), {.tls_ca = trusted, .tls_cert = stranger.certificate(), .tls_key = stranger.key()}));
+}
+
+TEST(Tls, TellsTheNamesInAClientsCertificate) {
+  const Identity identity("localhost"), ca("ca"), client("client", &ca);
+  std::mutex mutex;
+  std::shared_ptr<const std::vector<std::string>> seen;
+  const Handler look = [&](const std::shared_ptr<Exchange>& exchange) {
+    const std::lock_guard lock(mutex);
+    seen = exchange->request().peer_names;
+    exchange->respond(200, {}, "");
+  };
+  const ClientOptions with{.tls_ca = identity.certificate(), .tls_cert = client.certificate(), .tls_key = client.key()};
+  const auto open = serve(look, options_for(identity));
+  ASSERT_TRUE(ask(open->port(), with));
+  EXPECT_EQ(seen, nullptr) << "nobody vouched for it";
+  ServerOptions options = options_for(identity);
+  options.tls_client_ca = ca.certificate();
+  const auto strict = serve(look, options);
+  ASSERT_TRUE(ask(strict->port(), with));
+  const std::lock_guard lock(mutex);
+  ASSERT_NE(seen, nullptr);
+  EXPECT_EQ(*seen, (std::vector<std::string>{"DNS:localhost", "DNS:hub.test"}));
 }
 
 TEST(Tls, GoesThroughATunnelOfAProxy) {

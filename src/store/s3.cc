@@ -73,15 +73,16 @@ void sign_s3(net::ClientRequest& request, const S3Keys& keys, std::chrono::syste
     names += (names.empty() ? "" : ";") + name;
   }
   const std::size_t mark = url->target.find('?');
-  const std::string path = url->target.substr(0, mark);
+  std::string path = url->target.substr(0, mark);
+  if (keys.service != "s3") path = percent_encode(path, true);
   const std::string query = mark == std::string::npos ? "" : url->target.substr(mark + 1);
   const std::string canonical =
       fmt::format("{}\n{}\n{}\n{}\n{}\n{}", request.method, path, canonical_query(query), field_lines, names, payload);
-  const std::string scope = fmt::format("{}/{}/s3/aws4_request", day, keys.region);
+  const std::string scope = fmt::format("{}/{}/{}/aws4_request", day, keys.region, keys.service);
   const std::string to_sign = fmt::format("AWS4-HMAC-SHA256\n{}\n{}\n{}", stamp, scope, to_hex(sha256(canonical)));
   std::string key = "AWS4" + keys.secret;
-  for (const std::string_view part :
-       {std::string_view(day), std::string_view(keys.region), std::string_view("s3"), std::string_view("aws4_request")})
+  for (const std::string_view part : {std::string_view(day), std::string_view(keys.region),
+                                      std::string_view(keys.service), std::string_view("aws4_request")})
     key = hmac_sha256(key, part);
   request.headers.emplace_back(
       "authorization", fmt::format("AWS4-HMAC-SHA256 Credential={}/{},SignedHeaders={},Signature={}", keys.id, scope,

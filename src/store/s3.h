@@ -19,6 +19,7 @@ struct S3Keys {
   std::string id, secret;
   std::string session;  // "": the keys are not temporary
   std::string region;
+  std::string service = "s3";  // another's path is percent-encoded once more in what is signed
 };
 
 // Signs `request` as it will be sent (AWS Signature Version 4): adds x-amz-date,

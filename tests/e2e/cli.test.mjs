@@ -25,7 +25,7 @@ function file(name, content) {
 test("help names every command, and each has its own", () => {
   const help = ashlar(["help"]);
   assert.equal(help.status, 0);
-  for (const command of ["serve", "run", "pull", "list", "remove", "gc", "show", "tokenize", "detokenize", "render", "perplexity", "quantize", "bench", "load"]) {
+  for (const command of ["serve", "run", "pull", "list", "remove", "gc", "show", "tokenize", "detokenize", "render", "perplexity", "quantize", "bench", "load", "usage", "backup", "restore"]) {
     assert.match(help.out, new RegExp(`ashlar ${command} `));
     const own = ashlar([command, "--help"]);
     assert.equal(own.status, 0);

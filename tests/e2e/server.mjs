@@ -1,6 +1,7 @@
 // Starts the real binary and talks to it.
 import { spawn } from "node:child_process";
-import { existsSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import os from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import OpenAI from "openai";
@@ -12,6 +13,9 @@ export const stories = path.join(root, "../shared/data/models/stories260K/storie
 export const haveStories = existsSync(stories);
 // With ASHLAR_E2E_MODEL=NAME=PATH another model than the embedded one.
 const model = process.env.ASHLAR_E2E_MODEL;
+
+const emptyState = mkdtempSync(path.join(os.tmpdir(), "ashlar-state-"));
+process.on("exit", () => rmSync(emptyState, { recursive: true, force: true }));
 
 export class Server {
   log = "";
@@ -33,7 +37,9 @@ export class Server {
   chatExtras = {};
 
   async #spawn() {
-    this.process = spawn(binary, this.args, { stdio: ["ignore", "pipe", "pipe"] });
+    // A state of its own, unless one is named: keys of whoever runs the tests must not close these servers.
+    const env = { ...process.env, ASHLAR_DATA_DIR: emptyState };
+    this.process = spawn(binary, this.args, { stdio: ["ignore", "pipe", "pipe"], env });
     this.exit = new Promise((resolve) => {
       this.process.on("exit", (code, signal) => resolve({ code, signal }));
       this.process.on("error", (error) => resolve({ error: String(error) }));

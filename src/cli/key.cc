@@ -1,0 +1,353 @@
+// ashlar key create, list, show, rotate, block, unblock, delete.
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <chrono>
+#include <utility>
+
+#include "base/duration.h"
+#include "base/json_full.h"
+#include "cli/commands.h"
+#include "cli/flags.h"
+#include "cli/kept_keys.h"
+#include "cli/terminal.h"
+
+namespace ashlar::cli {
+namespace {
+
+using gateway::KeyRecord;
+
+struct PlaceOptions {
+  bool json = false;
+  store::StateOptions state = store::state_options_from_environment();
+  void fields(auto&& field) {
+    field("json", json, "For a script: all that is known, as JSON.");
+    state.fields(field);
+  }
+};
+
+struct CreateOptions {
+  std::string name, user, team, tenant, expires, metadata;
+  std::vector<std::string> role, model, network, tag;
+  int max_output_tokens = 0;
+  PlaceOptions place;
+  void fields(auto&& field) {
+    field("name", name, "What people call it.");
+    field("user", user, "Whose it is.");
+    field("team", team, "Whose team's it is.");
+    field("tenant", tenant, "Whose cached prompts and budgets it shares; left out: its own alone.");
+    field("role", role, "admin, operator, auditor, developer or app; may be given many times. Left out: developer.");
+    field("model", model,
+          "A model that it may use, * for any text (gpt-*); may be given many times. Left out: every model.");
+    field("network", network,
+          "From where it may be used: 10.0.0.0/8, 2001:db8::/32; may be given many times. Left out: anywhere.");
+    field("tag", tag, "NAME=VALUE, for rules and for who pays; may be given many times.");
+    field("expires", expires, "When it ends: after 30d or 12h, or on a day (UTC) such as 2027-01-31. Left out: never.");
+    field("max_output_tokens", max_output_tokens, "Most tokens of one answer; 0: no cap.");
+    field("metadata", metadata, "A JSON object that is kept with it.");
+    place.fields(field);
+  }
+};
+
+struct RotateOptions {
+  std::string overlap = "24h";
+  PlaceOptions place;
+  void fields(auto&& field) {
+    field("overlap", overlap, "How long the old key is valid beside the new one: 30d, 12h; 0: not at all.");
+    place.fields(field);
+  }
+};
+
+std::string utc(std::int64_t unix_seconds) {
+  return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}",
+                     std::chrono::sys_time<std::chrono::seconds>(std::chrono::seconds(unix_seconds)));
+}
+
+std::string_view state_of(const KeyRecord& key) {
+  if (key.blocked) return "blocked";
+  return key.expires_at != 0 && key.expires_at <= gateway::system_unix_seconds() ? "expired" : "active";
+}
+
+Json json_of(const KeyRecord& key) {
+  Json tags = Json::object();
+  for (const auto& [name, value] : key.tags) tags[name] = value;
+  const auto time = [](std::int64_t at) { return at == 0 ? Json() : Json(utc(at)); };
+  return {{"id", key.id},
+          {"name", key.name},
+          {"prefix", key.prefix},
+          {"state", state_of(key)},
+          {"user", key.user},
+          {"team", key.team},
+          {"tenant", key.tenant},
+          {"roles", names(key.roles)},
+          {"models", key.models},
+          {"networks", key.networks},
+          {"tags", std::move(tags)},
+          {"max_output_tokens", key.output_cap},
+          {"metadata", parse_json(key.metadata).value_or(Json::object())},
+          {"created_at", time(key.created_at)},
+          {"expires_at", time(key.expires_at)},
+          {"previous_valid_until", key.previous_hash ? time(key.previous_until) : Json()}};
+}
+
+void print_line(std::string_view name, const std::string& value) {
+  if (!value.empty()) fmt::print("  {:<14}{}\n", name, value);
+}
+
+void print_record(const KeyRecord& key) {
+  const Palette colour = palette(stdout);
+  fmt::print("{}{}{}  {}\n", colour.bold, key.id, colour.plain, state_of(key));
+  print_line("name", key.name);
+  print_line("begins with", key.prefix);
+  print_line("user", key.user);
+  print_line("team", key.team);
+  print_line("tenant", key.tenant);
+  print_line("roles", fmt::format("{}", fmt::join(names(key.roles), ", ")));
+  print_line("models", key.models.empty() ? "every" : fmt::format("{}", fmt::join(key.models, ", ")));
+  print_line("networks", key.networks.empty() ? "any" : fmt::format("{}", fmt::join(key.networks, ", ")));
+  for (const auto& [name, value] : key.tags) print_line("tag", name + "=" + value);
+  if (key.output_cap > 0) print_line("output", fmt::format("at most {} tokens", key.output_cap));
+  if (key.metadata != "{}") print_line("metadata", key.metadata);
+  print_line("created", utc(key.created_at));
+  print_line("expires", key.expires_at == 0 ? "never" : utc(key.expires_at));
+  if (key.previous_hash) print_line("the old one", "is valid until " + utc(key.previous_until));
+}
+
+void print_shown(const gateway::ShownKey& shown, bool json) {
+  if (json) {
+    Json out = json_of(shown.record);
+    out["key"] = shown.text;
+    fmt::print("{}\n", dump_json(out));
+    return;
+  }
+  const Palette colour = palette(stdout);
+  print_record(shown.record);
+  fmt::print("\n{}{}{}\n\nThis is the only time that it is shown: keep it now. Only a hash of it is stored.\n",
+             colour.green, shown.text, colour.plain);
+}
+
+// "2027-01-31": the beginning of that day.
+std::optional<std::int64_t> day(std::string_view text) {
+  int parts[3] = {};
+  if (text.size() != 10 || text[4] != '-' || text[7] != '-') return std::nullopt;
+  constexpr std::pair<std::size_t, std::size_t> kPlaces[] = {{0, 4}, {5, 2}, {8, 2}};
+  for (std::size_t i = 0; i < 3; ++i) {
+    const auto part = text.substr(kPlaces[i].first, kPlaces[i].second);
+    const auto [end, failed] = std::from_chars(part.data(), part.data() + part.size(), parts[i]);
+    if (failed != std::errc{} || end != part.data() + part.size()) return std::nullopt;
+  }
+  const std::chrono::year_month_day date{std::chrono::year(parts[0]),
+                                         std::chrono::month(static_cast<unsigned>(parts[1])),
+                                         std::chrono::day(static_cast<unsigned>(parts[2]))};
+  if (!date.ok()) return std::nullopt;
+  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::sys_days(date).time_since_epoch()).count();
+}
+
+Result<std::chrono::seconds> span_of(const std::string& text, std::string_view flag) {
+  const auto parsed = parse_duration(text);
+  if (!parsed || parsed->count() < 0)
+    return Error{Code::invalid, fmt::format("{}: '{}' is no time such as 30d, 12h or 90m", flag, text)};
+  return std::chrono::duration_cast<std::chrono::seconds>(*parsed);
+}
+
+Result<KeyRecord> wishes(const CreateOptions& options) {
+  KeyRecord out{.name = options.name, .user = options.user, .team = options.team, .tenant = options.tenant};
+  if (!options.role.empty()) {
+    const auto roles = gateway::parse_roles(options.role);
+    if (!roles) return Error{Code::invalid, "--role: " + roles.error().message};
+    out.roles = *roles;
+  }
+  out.models = options.model;
+  out.networks = options.network;
+  for (const std::string& tag : options.tag) {
+    const auto equals = tag.find('=');
+    if (equals == std::string::npos || equals == 0)
+      return Error{Code::invalid, fmt::format("--tag: '{}' is not NAME=VALUE", tag)};
+    out.tags.emplace_back(tag.substr(0, equals), tag.substr(equals + 1));
+  }
+  if (!options.metadata.empty()) out.metadata = options.metadata;
+  out.output_cap = options.max_output_tokens;
+  if (const auto at = day(options.expires)) {
+    out.expires_at = *at;
+  } else if (!options.expires.empty() && options.expires != "never") {
+    const auto after = TRY(span_of(options.expires, "--expires"));
+    if (after.count() == 0) return Error{Code::invalid, "--expires: a key that ends at once is of no use"};
+    out.expires_at = gateway::system_unix_seconds() + after.count();
+  }
+  return out;
+}
+
+Status create(const CreateOptions& options) {
+  const KeyRecord wished = TRY(wishes(options));
+  const auto keys = TRY(open_keys(options.place.state));
+  print_shown(TRY(keys.store->create(wished)), options.place.json);
+  return {};
+}
+
+Status list_keys(const PlaceOptions& options) {
+  const auto keys = TRY(open_keys(options.state));
+  const auto all = TRY(keys.store->list());
+  if (options.json) {
+    Json out = Json::array();
+    for (const KeyRecord& key : all) out.push_back(json_of(key));
+    fmt::print("{}\n", dump_json(out));
+    return {};
+  }
+  if (all.empty()) {
+    fmt::print("There is no key in {}. To make one: ashlar key create --name laptop\n", keys.database->name());
+    return {};
+  }
+  const Palette colour = palette(stdout);
+  fmt::print("{}{:<16}  {:<11}  {:<8}  {:<20}  {:<16}  {:<16}  {}{}\n", colour.dim, "ID", "BEGINS WITH", "STATE",
+             "NAME", "TENANT", "ROLES", "EXPIRES", colour.plain);
+  for (const KeyRecord& key : all)
+    fmt::print("{}{:<16}{}  {:<11}  {:<8}  {:<20}  {:<16}  {:<16}  {}\n", colour.bold, key.id, colour.plain, key.prefix,
+               state_of(key), key.name.empty() ? "-" : key.name, key.tenant.empty() ? "-" : key.tenant,
+               fmt::format("{}", fmt::join(names(key.roles), ",")),
+               key.expires_at == 0 ? "never" : utc(key.expires_at).substr(0, 10));
+  return {};
+}
+
+Status show_key(const std::string& which, const PlaceOptions& options) {
+  const auto keys = TRY(open_keys(options.state));
+  const KeyRecord record = TRY(keys.store->find(which));
+  if (options.json)
+    fmt::print("{}\n", dump_json(json_of(record)));
+  else
+    print_record(record);
+  return {};
+}
+
+Status rotate(const std::string& which, const RotateOptions& options) {
+  const auto overlap = TRY(span_of(options.overlap, "--overlap"));
+  const auto keys = TRY(open_keys(options.place.state));
+  print_shown(TRY(keys.store->rotate(which, overlap)), options.place.json);
+  return {};
+}
+
+// What `change` does to each, all of which must be there first.
+Status for_each(const std::vector<std::string>& which, const PlaceOptions& options, std::string_view done,
+                const std::function<Status(gateway::KeyStore&, const std::string&)>& change) {
+  const auto keys = TRY(open_keys(options.state));
+  std::vector<KeyRecord> found;
+  for (const std::string& each : which) found.push_back(TRY(keys.store->find(each)));
+  Json out = Json::array();
+  for (const KeyRecord& record : found) {
+    TRY(change(*keys.store, record.id));
+    if (options.json)
+      out.push_back({{"id", record.id}, {"result", done}});
+    else
+      fmt::print("{} {}\n", done, record.id);
+  }
+  if (options.json) fmt::print("{}\n", dump_json(out));
+  return {};
+}
+
+constexpr const char* kWhich = "Its id, the beginning that is shown, its name, or the whole key.";
+
+int run_create(const Words& words) {
+  CreateOptions options;
+  CommandLine line{.name = "key create",
+                   .summary = "Make an API key. It is shown once.",
+                   .examples =
+                       "Examples:\n  ashlar key create --name laptop\n"
+                       "  ashlar key create --name search --tenant acme --role app --model 'qwen*' --expires 90d\n"
+                       "  ashlar key create --name ci --network 10.0.0.0/8 --max-output-tokens 2000 --json",
+                   .options = list_options(options)};
+  if (const auto status = parse(line, words)) return *status;
+  if (const auto done = create(options); !done) return fail("key create", done.error());
+  return 0;
+}
+
+int run_list(const Words& words) {
+  PlaceOptions options;
+  CommandLine line{.name = "key list", .summary = "The API keys, oldest first.", .options = list_options(options)};
+  if (const auto status = parse(line, words)) return *status;
+  if (const auto done = list_keys(options); !done) return fail("key list", done.error());
+  return 0;
+}
+
+int run_show(const Words& words) {
+  PlaceOptions options;
+  std::string which;
+  CommandLine line{.name = "key show",
+                   .summary = "All that is known of an API key.",
+                   .positionals = {{.name = "KEY", .help = kWhich, .value = &which, .required = true}},
+                   .options = list_options(options)};
+  if (const auto status = parse(line, words)) return *status;
+  if (const auto done = show_key(which, options); !done) return fail("key show", done.error());
+  return 0;
+}
+
+int run_rotate(const Words& words) {
+  RotateOptions options;
+  std::string which;
+  CommandLine line{
+      .name = "key rotate",
+      .summary = "A new secret for an API key; the old one is valid for a while longer.",
+      .examples = "Examples:\n  ashlar key rotate laptop\n  ashlar key rotate key_3vT1QpX9aBcD --overlap 7d",
+      .positionals = {{.name = "KEY", .help = kWhich, .value = &which, .required = true}},
+      .options = list_options(options)};
+  if (const auto status = parse(line, words)) return *status;
+  if (const auto done = rotate(which, options); !done) return fail("key rotate", done.error());
+  return 0;
+}
+
+int run_change(const Words& words, const char* name, const char* summary, std::string_view done_word,
+               const std::function<Status(gateway::KeyStore&, const std::string&)>& change) {
+  PlaceOptions options;
+  std::vector<std::string> which;
+  CommandLine line{.name = name,
+                   .summary = summary,
+                   .positionals = {{.name = "KEY", .help = kWhich, .rest = &which, .required = true}},
+                   .options = list_options(options)};
+  if (const auto status = parse(line, words)) return *status;
+  if (const auto done = for_each(which, options, done_word, change); !done) return fail(name, done.error());
+  return 0;
+}
+
+void print_help(std::FILE* out) {
+  fmt::print(out,
+             "API keys: who may ask, which models, from where. They are kept as hashes in the state's database; a "
+             "server that\n"
+             "runs notices every change within a second.\n\n"
+             "  ashlar key create [--name NAME] [--expires 30d] ...   make one; it is shown once\n"
+             "  ashlar key list [--json]                              all of them\n"
+             "  ashlar key show KEY                                   all that is known of one\n"
+             "  ashlar key rotate KEY [--overlap 24h]                 a new secret, the old one valid a while longer\n"
+             "  ashlar key block KEY... | unblock KEY...              refuse it until further notice, or no more\n"
+             "  ashlar key delete KEY...                              for good\n\n"
+             "KEY is its id, the beginning that is shown, its name, or the whole key.\n"
+             "`ashlar key COMMAND --help` explains each.\n");
+}
+
+}  // namespace
+
+int key(const Words& words) {
+  if (words.empty() || words[0] == "--help" || words[0] == "-h") {
+    print_help(words.empty() ? stderr : stdout);
+    return words.empty() ? 2 : 0;
+  }
+  const std::string& name = words[0];
+  const Words rest(words.begin() + 1, words.end());
+  if (name == "create") return run_create(rest);
+  if (name == "list") return run_list(rest);
+  if (name == "show") return run_show(rest);
+  if (name == "rotate") return run_rotate(rest);
+  if (name == "block")
+    return run_change(rest, "key block", "Refuse API keys until they are unblocked.", "blocked",
+                      [](gateway::KeyStore& keys, const std::string& id) { return keys.set_blocked(id, true); });
+  if (name == "unblock")
+    return run_change(rest, "key unblock", "Take blocked API keys again.", "unblocked",
+                      [](gateway::KeyStore& keys, const std::string& id) { return keys.set_blocked(id, false); });
+  if (name == "delete")
+    return run_change(rest, "key delete", "Delete API keys for good.", "deleted",
+                      [](gateway::KeyStore& keys, const std::string& id) { return keys.remove(id); });
+  fmt::print(stderr, "ashlar key: there is no '{}': create, list, show, rotate, block, unblock and delete there are\n",
+             name);
+  return 2;
+}
+
+}  // namespace ashlar::cli

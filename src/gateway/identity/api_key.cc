@@ -1,0 +1,70 @@
+#include "gateway/identity/api_key.h"
+
+#include <openssl/rand.h>
+#include <openssl/sha.h>
+
+#include <algorithm>
+
+#include "base/result.h"
+
+namespace ashlar::gateway {
+namespace {
+
+constexpr std::string_view kAlphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+constexpr std::string_view kStart = "ak-";
+constexpr std::size_t kRandom = 40, kChecksum = 6, kShown = 8;
+
+// CRC-32 as in zlib (reflected 0x04C11DB7).
+std::uint32_t crc32(std::string_view text) {
+  std::uint32_t crc = 0xffffffff;
+  for (const char c : text) {
+    crc ^= static_cast<unsigned char>(c);
+    for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ (0xedb88320 & (0 - (crc & 1)));
+  }
+  return ~crc;
+}
+
+std::string checksum(std::string_view text) {
+  std::uint32_t left = crc32(text);
+  std::string out(kChecksum, '0');
+  for (auto at = out.rbegin(); at != out.rend(); ++at, left /= kAlphabet.size())
+    *at = kAlphabet[left % kAlphabet.size()];
+  return out;
+}
+
+}  // namespace
+
+std::string random_base62(std::size_t count) {
+  std::string out;
+  while (out.size() < count) {
+    unsigned char bytes[64];
+    CHECK(RAND_bytes(bytes, sizeof bytes) == 1, "the system gives random bytes");
+    for (const unsigned char byte : bytes)  // 248 = 4 * 62: what is above would make some characters likelier
+      if (byte < 248 && out.size() < count) out.push_back(kAlphabet[byte % 62]);
+  }
+  return out;
+}
+
+NewApiKey make_api_key() {
+  NewApiKey out;
+  out.text = std::string(kStart) + random_base62(kRandom);
+  out.text += checksum(out.text);
+  out.prefix = out.text.substr(0, kStart.size() + kShown);
+  out.hash = hash_key(out.text);
+  return out;
+}
+
+KeyText judge_key_text(std::string_view text) {
+  if (!text.starts_with(kStart)) return KeyText::foreign;
+  if (text.size() != kStart.size() + kRandom + kChecksum) return KeyText::mistyped;
+  const auto body = text.substr(0, text.size() - kChecksum);
+  return checksum(body) == text.substr(body.size()) ? KeyText::whole : KeyText::mistyped;
+}
+
+KeyHash hash_key(std::string_view text) {
+  KeyHash out;
+  SHA256(reinterpret_cast<const unsigned char*>(text.data()), text.size(), out.data());
+  return out;
+}
+
+}  // namespace ashlar::gateway

@@ -1,0 +1,98 @@
+// The face of this folder: who sent a request, and whether they may.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "gateway/identity/issuer.h"
+#include "gateway/identity/key_ring.h"
+#include "gateway/identity/policy.h"
+#include "gateway/identity/principal.h"
+#include "net/http.h"
+
+namespace ashlar::gateway {
+
+// Whom a client's certificate stands for, by one of its alternative names
+// ("URI:spiffe://prod/ns/search/sa/app", "DNS:app.acme.internal", "email:ann@acme.com").
+struct CertificateRule {
+  std::string match;   // a pattern of such a name; "*" stands for any text
+  std::string tenant;  // "$1": what the pattern's first "*" stood for; so in the next two
+  std::string team, user;
+  Roles roles{Role::app};
+  std::vector<std::string> models;
+};
+
+struct IdentityConfig {
+  std::vector<IssuerOptions> issuers;
+  std::vector<CertificateRule> certificates;
+  Policy policy;
+};
+
+// Reads YAML or JSON:
+//
+//   issuers:
+//     - issuer: https://login.example.com
+//       audience: ashlar
+//       algorithms: [RS256, ES256]            # the default
+//       claims: {user: email, team: team, tenant: org, roles: realm_access.roles}
+//       roles: {ml-admins: admin, ml-devs: developer}
+//       default_roles: [app]
+//       jwks_url | jwks_file | secret_file, tenant, tenants, models, tls_ca, allow_private,
+//       skew, refresh, min_interval, stale_for (30s, 5m, 24h)
+//   certificates:
+//     - {match: "URI:spiffe://prod/ns/*/sa/*", tenant: "$1", roles: [app]}
+//   policy:
+//     - {name: no-nights, effect: deny, when: {role: app, time: {from: "22:00", to: "06:00"}}}
+//
+// not_found: no such file; invalid: with the place in it; too_large.
+Result<IdentityConfig> read_identity_config(const std::string& path);
+Result<IdentityConfig> parse_identity_config(const std::string& text);
+
+// Any thread.
+class Identity {
+ public:
+  using Identified = std::function<void(Result<Who>)>;
+
+  // `keys`: null where there is no database of keys; outlives this. invalid: as Issuers::create.
+  static Result<std::unique_ptr<Identity>> create(IdentityConfig config, KeyRing* keys,
+                                                  IssuerClocks clocks = system_clocks());
+
+  // Whether anybody must say who they are: there are keys, issuers or certificate rules.
+  bool required() const;
+
+  // `credential`: the key or token of the request, "" without one. Calls `done` once, mostly
+  // before it returns, else on an issuer's thread. unauthorized, unavailable.
+  void identify(std::string_view credential, const net::HttpRequest& request, Identified done) const;
+
+  Decision decide(const Principal& who, const Action& action) const { return policy_.decide(who, action); }
+  std::int64_t unix_seconds() const { return clocks_.unix_seconds(); }
+
+  // Sentences for health: keys or issuers that cannot be read now.
+  std::vector<std::string> troubles() const;
+
+ private:
+  Identity(std::vector<CertificateRule> certificates, Policy policy, std::unique_ptr<Issuers> issuers, KeyRing* keys,
+           IssuerClocks clocks)
+      : certificates_(std::move(certificates)),
+        policy_(std::move(policy)),
+        issuers_(std::move(issuers)),
+        keys_(keys),
+        clocks_(std::move(clocks)) {}
+
+  const std::vector<CertificateRule> certificates_;
+  const Policy policy_;
+  const std::unique_ptr<Issuers> issuers_;  // null: none
+  KeyRing* const keys_;
+  const IssuerClocks clocks_;
+};
+
+// Who a certificate with these names stands for. unauthorized: no rule fits one.
+Result<Who> identify_certificate(const std::vector<CertificateRule>& rules, const std::vector<std::string>& names);
+
+}  // namespace ashlar::gateway

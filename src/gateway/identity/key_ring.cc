@@ -1,0 +1,176 @@
+#include "gateway/identity/key_ring.h"
+
+#include <fmt/format.h>
+#include <openssl/crypto.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <cstring>
+#include <mutex>
+#include <thread>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "base/log.h"
+
+namespace ashlar::gateway {
+namespace {
+
+// The first bytes of a hash are as good as a hash of it.
+std::uint64_t head(const KeyHash& hash) {
+  std::uint64_t out = 0;
+  std::memcpy(&out, hash.data(), sizeof out);
+  return out;
+}
+
+struct Entry {
+  KeyHash hash;
+  std::int64_t until;  // 0: for ever
+  bool blocked;
+  std::vector<Network> networks;
+  Who who;
+};
+
+// Frozen once made.
+struct Snapshot {
+  std::int64_t generation = 0;
+  std::unordered_multimap<std::uint64_t, Entry> entries;
+};
+
+Who principal_of(const KeyRecord& record) {
+  return std::make_shared<const Principal>(Principal{
+      .key_id = record.id,
+      .name = record.name,
+      .user = record.user,
+      .team = record.team,
+      .tenant = record.tenant.empty() ? record.id : record.tenant,
+      .roles = record.roles,
+      .models = record.models,
+      .tags = record.tags,
+      .output_cap = record.output_cap,
+      .proof = Proof::key,
+  });
+}
+
+std::int64_t earlier(std::int64_t a, std::int64_t b) { return a == 0 || (b != 0 && b < a) ? b : a; }
+
+Result<std::shared_ptr<const Snapshot>> read(KeyStore& keys) {
+  auto out = std::make_shared<Snapshot>();
+  out->generation = TRY(keys.generation());  // before the keys: what changes between is read again
+  for (const KeyRecord& record : TRY(keys.list())) {
+    const Who who = principal_of(record);
+    auto parsed = parse_networks(record.networks);
+    if (!parsed) {  // one row that somebody broke must not shut out the others
+      log::error("key_unreadable", {{"key", record.id}, {"why", parsed.error().message}});
+      continue;
+    }
+    const std::vector<Network> networks = std::move(*parsed);
+    out->entries.emplace(head(record.hash), Entry{record.hash, record.expires_at, record.blocked, networks, who});
+    if (record.previous_hash)
+      out->entries.emplace(head(*record.previous_hash),
+                           Entry{*record.previous_hash, earlier(record.expires_at, record.previous_until),
+                                 record.blocked, networks, who});
+  }
+  return std::shared_ptr<const Snapshot>(std::move(out));
+}
+
+class Ring final : public KeyRing {
+ public:
+  Ring(KeyStore& keys, std::function<std::int64_t()> unix_seconds, std::shared_ptr<const Snapshot> first)
+      : keys_(keys),
+        unix_seconds_(std::move(unix_seconds)),
+        used_(!first->entries.empty()),
+        snapshot_(std::move(first)),
+        thread_([this](const std::stop_token& stop) { watch(stop); }) {}
+
+  bool used() const override { return used_; }
+
+  Result<Who> find(std::string_view text, const std::optional<Address>& from) const override {
+    const Error wrong{Code::unauthorized, "the API key is not valid"};
+    switch (judge_key_text(text)) {
+      case KeyText::foreign:
+        return wrong;
+      case KeyText::mistyped:
+        return Error{Code::unauthorized, "the API key is mistyped or cut: its checksum does not fit"};
+      case KeyText::whole:
+        break;
+    }
+    const KeyHash hash = hash_key(text);
+    const auto snapshot = current();
+    const auto [first, last] = snapshot->entries.equal_range(head(hash));
+    const Entry* found = nullptr;
+    for (auto at = first; at != last; ++at)
+      if (CRYPTO_memcmp(at->second.hash.data(), hash.data(), hash.size()) == 0) found = &at->second;
+    if (found == nullptr) return wrong;
+    const auto refuse = [&](std::string_view why) {
+      log::debug("key_refused", {{"key", found->who->key_id}, {"why", why}});
+      return wrong;
+    };
+    if (found->blocked) return refuse("blocked");
+    if (found->until != 0 && unix_seconds_() >= found->until) return refuse("expired");
+    if (!found->networks.empty() && !(from && contains_any(found->networks, *from))) return refuse("network");
+    return found->who;
+  }
+
+  std::string trouble() const override {
+    const std::lock_guard lock(mutex_);
+    return trouble_;
+  }
+
+  Status reload() override {
+    take(TRY(read(keys_)));
+    return {};
+  }
+
+ private:
+  std::shared_ptr<const Snapshot> current() const {
+    const std::lock_guard lock(mutex_);
+    return snapshot_;
+  }
+
+  void take(std::shared_ptr<const Snapshot> snapshot) {
+    if (!snapshot->entries.empty()) used_ = true;
+    const std::lock_guard lock(mutex_);
+    snapshot_.swap(snapshot);  // the old one dies outside of the lock, or with its last reader
+    trouble_.clear();
+  }
+
+  void watch(const std::stop_token& stop) {
+    std::mutex still;
+    std::condition_variable_any never;
+    std::unique_lock lock(still);
+    while (!never.wait_for(lock, stop, kBehind, [&] { return stop.stop_requested(); })) {
+      const auto generation = keys_.generation();
+      Status done;
+      if (!generation)
+        done = std::unexpected(generation.error());
+      else if (*generation != current()->generation || !trouble().empty())
+        done = reload();
+      if (!done) complain(done.error());
+    }
+  }
+
+  void complain(const Error& error) {
+    const std::lock_guard lock(mutex_);
+    if (trouble_.empty()) log::warn("keys_not_read", {{"why", error.message}});
+    trouble_ = "API keys may be out of date, those last read are used: " + error.message;
+  }
+
+  KeyStore& keys_;
+  const std::function<std::int64_t()> unix_seconds_;
+  std::atomic<bool> used_;
+  mutable std::mutex mutex_;
+  std::shared_ptr<const Snapshot> snapshot_;  // GUARDED_BY(mutex_)
+  std::string trouble_;                       // GUARDED_BY(mutex_)
+  std::jthread thread_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<KeyRing>> KeyRing::open(KeyStore& keys, std::function<std::int64_t()> unix_seconds) {
+  auto first = TRY(read(keys));
+  return std::make_unique<Ring>(keys, std::move(unix_seconds), std::move(first));
+}
+
+}  // namespace ashlar::gateway

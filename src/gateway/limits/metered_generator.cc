@@ -1,0 +1,182 @@
+#include "gateway/limits/metered_generator.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/json.h"
+
+namespace ashlar::gateway {
+namespace {
+
+using engine::Event;
+using engine::Request;
+
+std::int64_t utc_ms() { return store::machine_instant().utc_ms; }
+
+// The most tokens that a prompt can have whose tokenizer is not here: each stands for a byte at least, and a message
+// has some around it.
+std::int64_t most_tokens(const engine::Prompt& prompt) {
+  if (const auto* ids = std::get_if<std::vector<std::int32_t>>(&prompt.input))
+    return static_cast<std::int64_t>(ids->size());
+  if (const auto* text = std::get_if<std::string>(&prompt.input)) return static_cast<std::int64_t>(text->size()) + 8;
+  const auto& chat = std::get<engine::Chat>(prompt.input);
+  std::size_t bytes = 64;
+  for (const auto& part : {chat.messages, chat.tools})
+    if (part) bytes += dump_json(*part).size();
+  return static_cast<std::int64_t>(bytes);
+}
+
+}  // namespace
+
+// One request: between the generator's events and the client's sink. The generator's thread calls on(); whoever drops
+// the ticket calls drop() when no event comes any more. So one thread at a time.
+class MeteredGenerator::Run final : public engine::Sink {
+ public:
+  Run(Limits::Admission admission, UsageRecord record, UsageLedger& ledger, engine::Sink& sink)
+      : admission_(std::move(admission)), record_(std::move(record)), ledger_(ledger), sink_(sink) {}
+
+  void on(Event event) override {
+    if (const auto* started = std::get_if<engine::Started>(&event)) {
+      record_.use.prompt = started->prompt_tokens;
+      record_.use.cached = started->cached_tokens;
+      begun_ = true;
+    } else if (const auto* text = std::get_if<engine::Text>(&event)) {
+      delivered_ = true;
+      record_.use.completion += text->ids.empty() ? static_cast<std::int64_t>(text->text.size() + 3) / 4
+                                                  : static_cast<std::int64_t>(text->ids.size());
+    } else if (const auto* finished = std::get_if<engine::Finished>(&event)) {
+      finish(finished->usage);
+    } else if (std::holds_alternative<engine::Failed>(event)) {
+      end(UsageRecord::End::failed, delivered_);
+    }
+    sink_.on(std::move(event));  // last: after the last event whoever holds the ticket may drop it, and us
+  }
+
+  // It never ran: no record; the reservation is released with us.
+  void forget() { over_ = true; }
+  void drop() { end(UsageRecord::End::dropped, begun_ || delivered_); }
+
+ private:
+  void finish(const engine::Usage& usage) {
+    TokenUse& use = record_.use;
+    use = {.prompt = std::max(0, usage.prompt_tokens),
+           .cached = std::max(0, usage.cached_tokens),
+           .completion = std::max<std::int64_t>(0, usage.completion_tokens),
+           .reasoning = std::max(0, usage.reasoning_tokens)};
+    end(UsageRecord::End::finished, true);
+  }
+
+  void end(UsageRecord::End how, bool charged) {
+    if (std::exchange(over_, true)) return;
+    if (!charged) record_.use = {};
+    record_.cost = admission_.cost(record_.use);
+    record_.end = how;
+    record_.seconds = std::chrono::duration<double>(engine::Clock::now() - since_).count();
+    // The counts first: a ledger never knows more than they do.
+    charged ? admission_.settle(record_.use) : admission_.release();
+    ledger_.record(record_);
+  }
+
+  Limits::Admission admission_;
+  UsageRecord record_;
+  UsageLedger& ledger_;
+  engine::Sink& sink_;
+  const engine::Clock::time_point since_ = engine::Clock::now();
+  bool begun_ = false, delivered_ = false, over_ = false;
+};
+
+class MeteredGenerator::HeldTicket final : public engine::Ticket {
+ public:
+  explicit HeldTicket(std::unique_ptr<Run> run) : run_(std::move(run)) {}
+  void hold(std::unique_ptr<engine::Ticket> inner) { inner_ = std::move(inner); }
+  ~HeldTicket() override {
+    inner_.reset();  // from here on no event comes
+    run_->drop();
+  }
+
+ private:
+  const std::unique_ptr<Run> run_;
+  std::unique_ptr<engine::Ticket> inner_;
+};
+
+MeteredGenerator::MeteredGenerator(engine::Generator& inner, Limits& limits, UsageLedger& ledger,
+                                   MeteredOptions options)
+    : inner_(inner), limits_(limits), ledger_(ledger), options_(std::move(options)) {}
+
+namespace {
+
+void note(const Request& request, const RateNumbers& numbers) {
+  if (request.notes == nullptr) return;
+  for (auto& header : rate_headers(numbers)) request.notes->push_back(std::move(header));
+}
+
+}  // namespace
+
+// Where nothing limits anybody, a prompt is tokenized once: by whoever answers.
+const MeteredGenerator::Size MeteredGenerator::kUnmeasured{.room = std::int64_t{1} << 30, .known = true};
+
+std::expected<std::unique_ptr<engine::Ticket>, engine::Generator::Refusal> MeteredGenerator::start(Request request,
+                                                                                                   engine::Sink& sink) {
+  Subject subject = options_.subject_of ? options_.subject_of(request) : Subject{.tenant = request.tenant};
+  return start_for(std::move(subject), std::move(request), sink, nullptr);
+}
+
+MeteredGenerator::Size MeteredGenerator::size_of(const Request& request) const {
+  Size size;
+  int context = 0;
+  if (auto counted = options_.count_prompt ? options_.count_prompt(request) : Result<std::int64_t>(-1);
+      counted && *counted >= 0) {
+    size.prompt = *counted;
+    for (const engine::ModelCard& card : inner_.models())
+      if (card.id == request.model) context = card.context;
+  } else if (auto tokenized = inner_.tokenize(request.model, request.prompt, false)) {
+    size.prompt = static_cast<std::int64_t>(tokenized->ids.size());
+    context = tokenized->context;
+  } else {
+    size.prompt = most_tokens(request.prompt);
+  }
+  size.known = context > 0;
+  size.room = size.known ? std::max<std::int64_t>(0, context - size.prompt) : options_.unknown_room;
+  return size;
+}
+
+std::expected<std::unique_ptr<engine::Ticket>, engine::Generator::Refusal> MeteredGenerator::start_for(
+    Subject subject, Request request, engine::Sink& sink, RateNumbers* numbers) {
+  const Size size = limits_.idle() ? kUnmeasured : size_of(request);
+  auto admission = limits_.admit({.subject = subject,
+                                  .model = request.model,
+                                  .prompt_tokens = size.prompt,
+                                  .max_tokens = request.stopping.max_tokens,
+                                  .room = size.room,
+                                  .answers = std::max(1, request.n)});
+  if (!admission) {
+    LimitRefusal& refusal = admission.error();
+    if (numbers != nullptr) *numbers = refusal.numbers;
+    note(request, refusal.numbers);
+    return std::unexpected(Refusal{.error = std::move(refusal.error),
+                                   .retry_after = refusal.retry_after,
+                                   .reason = std::string(reason(refusal.kind))});
+  }
+  if (numbers != nullptr) *numbers = admission->numbers();
+  note(request, admission->numbers());
+  const bool stated = request.stopping.max_tokens >= 0;
+  if (admission->max_tokens() < (stated ? request.stopping.max_tokens : size.room) || (!stated && !size.known))
+    request.stopping.max_tokens = static_cast<int>(admission->max_tokens());
+  UsageRecord record{.reservation = admission->id(),
+                     .request = request.id,
+                     .subject = std::move(subject),
+                     .model = request.model,
+                     .begun_utc_ms = utc_ms()};
+  auto run = std::make_unique<Run>(std::move(*admission), std::move(record), ledger_, sink);
+  Run& sink_of_inner = *run;
+  auto ticket = std::make_unique<HeldTicket>(std::move(run));
+  auto started = inner_.start(std::move(request), sink_of_inner);
+  if (!started) {
+    sink_of_inner.forget();
+    return std::unexpected(std::move(started.error()));
+  }
+  ticket->hold(std::move(*started));
+  return ticket;
+}
+
+}  // namespace ashlar::gateway

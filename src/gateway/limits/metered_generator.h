@@ -1,0 +1,99 @@
+// A Generator over another: each request is admitted by the limits before it runs and settled to what was delivered
+// when it ends, however it ends, and leaves one usage record.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "engine/generator.h"
+#include "gateway/limits/limits.h"
+
+namespace ashlar::gateway {
+
+// What an admitted request was, once it is over.
+struct UsageRecord {
+  enum class End { finished, failed, dropped };
+  std::string reservation;  // unique, also among replicas: a ledger that sees it twice has seen one request
+  std::string request;      // its id
+  Subject subject;
+  std::string model;
+  TokenUse use;           // what was delivered
+  std::int64_t cost = 0;  // nano-dollars
+  std::int64_t begun_utc_ms = 0;
+  double seconds = 0;
+  End end = End::finished;
+};
+
+// Where usage records go.
+class UsageLedger {
+ public:
+  virtual ~UsageLedger() = default;
+  // Once for each admitted request, on whatever thread ended it: the generator's, which must not wait, or the one that
+  // dropped the ticket.
+  virtual void record(const UsageRecord& record) = 0;
+};
+
+struct MeteredOptions {
+  // Who asks, for start() without a subject. Nothing: the request's tenant alone is known.
+  std::function<Subject(const engine::Request&)> subject_of;
+  // The prompt's tokens, where somebody knows them cheaper than inner.tokenize() finds them.
+  std::function<Result<std::int64_t>(const engine::Request&)> count_prompt;
+  // What a model whose context nobody knows may answer at most, where the request does not say.
+  std::int64_t unknown_room = 4096;
+};
+
+// What an answer used: as the generator reports at its end, or, of one that ended early, the tokens that were
+// delivered. Pieces of text that come without their tokens count as a token for each four bytes begun. A request that
+// failed before any text came is released: nobody pays for it.
+class MeteredGenerator final : public engine::Generator {
+ public:
+  // All must outlive it, and it its tickets.
+  MeteredGenerator(engine::Generator& inner, Limits& limits, UsageLedger& ledger, MeteredOptions options = {});
+
+  // Refusals of limits have code exhausted (429; `reason` tells rates from budgets), invalid (it fits no limit), or
+  // unavailable (the counts of money cannot be reached). max_tokens becomes what was admitted where that is less.
+  std::expected<std::unique_ptr<engine::Ticket>, Refusal> start(engine::Request request, engine::Sink& sink) override;
+  // The same for a subject that is known; `numbers`, if not null, gets what the answer's headers tell, of a refusal
+  // too.
+  std::expected<std::unique_ptr<engine::Ticket>, Refusal> start_for(Subject subject, engine::Request request,
+                                                                    engine::Sink& sink, RateNumbers* numbers);
+
+  std::vector<engine::ModelCard> models() const override { return inner_.models(); }
+  Result<engine::Tokenized> tokenize(const std::string& model, const engine::Prompt& prompt,
+                                     bool parse_special) const override {
+    return inner_.tokenize(model, prompt, parse_special);
+  }
+  Result<std::string> detokenize(const std::string& model, const std::vector<std::int32_t>& ids) const override {
+    return inner_.detokenize(model, ids);
+  }
+  Result<std::string> render(const std::string& model, const engine::Chat& chat) const override {
+    return inner_.render(model, chat);
+  }
+  void when_ready(const std::string& model, std::function<void(Result<const engine::Generator*>)> then) const override {
+    inner_.when_ready(model, std::move(then));
+  }
+  void load_adapter(engine::AdapterOrder order, std::function<void(Status)> done) override {
+    inner_.load_adapter(std::move(order), std::move(done));
+  }
+  Status unload_adapter(const std::string& name) override { return inner_.unload_adapter(name); }
+  Load load() const override { return inner_.load(); }
+
+ private:
+  class Run;
+  class HeldTicket;
+  struct Size {
+    std::int64_t prompt = 0;
+    std::int64_t room = 0;  // for the answer
+    bool known = false;     // the room, by the model's context
+  };
+  static const Size kUnmeasured;
+  Size size_of(const engine::Request& request) const;
+
+  engine::Generator& inner_;
+  Limits& limits_;
+  UsageLedger& ledger_;
+  const MeteredOptions options_;
+};
+
+}  // namespace ashlar::gateway

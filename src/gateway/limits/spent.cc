@@ -1,0 +1,93 @@
+#include "gateway/limits/spent.h"
+
+#include <algorithm>
+#include <chrono>
+#include <limits>
+#include <string>
+
+#include "store/usage.h"
+
+namespace ashlar::gateway {
+namespace {
+
+using std::chrono::days;
+using std::chrono::hours;
+using std::chrono::milliseconds;
+using std::chrono::sys_days;
+
+// When the window began that is open at `utc_ms`.
+std::int64_t window_begin(store::Calendar calendar, std::int64_t utc_ms) {
+  const std::chrono::sys_time<milliseconds> now{milliseconds(utc_ms)};
+  const auto ms = [](auto time) { return std::chrono::time_point_cast<milliseconds>(time).time_since_epoch().count(); };
+  switch (calendar) {
+    case store::Calendar::hour:
+      return ms(std::chrono::floor<hours>(now));
+    case store::Calendar::day:
+      return ms(std::chrono::floor<days>(now));
+    case store::Calendar::month: {
+      const std::chrono::year_month_day date{std::chrono::floor<days>(now)};
+      return ms(sys_days{date.year() / date.month() / 1});
+    }
+    case store::Calendar::total:
+      break;
+  }
+  return std::numeric_limits<std::int64_t>::min();
+}
+
+// What the rows of usage call those whom a rule counts; the model always.
+std::vector<std::string> dimensions_of(const Rule& rule) {
+  switch (rule.scope) {
+    case LimitScope::key:
+      return {"model", "key"};
+    case LimitScope::user:
+      return {"model", "user", "key"};  // who has no name is counted by his key
+    case LimitScope::team:
+      return {"model", "team"};
+    case LimitScope::tenant:
+      return {"model", "tenant"};
+    case LimitScope::tag:
+      return {"model", "tag:" + rule.who.substr(0, rule.who.find('='))};
+    case LimitScope::model:
+    case LimitScope::global:
+      break;
+  }
+  return {"model"};
+}
+
+Subject subject_of(const std::vector<std::string>& dimensions, const std::vector<std::string>& values) {
+  Subject out;
+  for (std::size_t i = 1; i < dimensions.size(); ++i) {
+    const std::string& name = dimensions[i];
+    if (name == "key") out.key = values[i];
+    else if (name == "user") out.user = values[i];
+    else if (name == "team") out.team = values[i];
+    else if (name == "tenant") out.tenant = values[i];
+    else out.tags = {{name.substr(4), values[i]}};
+  }
+  return out;
+}
+
+void add(std::vector<store::Spent>& all, const store::Limit& limit, std::int64_t nanos) {
+  const auto known = std::ranges::find(all, limit.key, [](const store::Spent& spent) { return spent.limit.key; });
+  if (known != all.end())
+    known->used += nanos;
+  else
+    all.push_back({limit, nanos});
+}
+
+}  // namespace
+
+Result<std::vector<store::Spent>> budgets_spent(const LimitsConfig& config, store::Database& database, std::int64_t utc_ms) {
+  std::vector<store::Spent> out;
+  for (const Rule& rule : config.rules) {
+    if (rule.measure != Measure::money) continue;
+    const auto dimensions = dimensions_of(rule);
+    const auto sums = TRY(store::sum_usage(database, {.since_ms = window_begin(rule.calendar, utc_ms)}, dimensions));
+    for (const store::UsageSum& sum : sums)
+      for (const Applied& applied : rules_for(config, subject_of(dimensions, sum.by), sum.by.front()))
+        if (applied.rule == &rule) add(out, applied.limit, sum.cost_nano);
+  }
+  return out;
+}
+
+}  // namespace ashlar::gateway

@@ -1,0 +1,23 @@
+// What routing reads of a prompt, before anybody has tokenized it.
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+#include "engine/generator.h"
+
+namespace ashlar::gateway {
+
+// All its text, roles included, up to `most` bytes: what two prompts with the same beginning have in common.
+std::string text_of(const engine::Prompt& prompt, std::size_t most);
+
+// The first `characters` of the first message of a user; of a plain prompt, its own first ones.
+std::string first_words(const engine::Prompt& prompt, std::size_t characters);
+
+// The last message of a user, which is what is asked; of a plain prompt, all of it. Up to `most` bytes.
+std::string question_of(const engine::Prompt& prompt, std::size_t most);
+
+// About how many tokens it is: ids are counted; of text, four ASCII bytes or two thirds of a character beyond them.
+int estimated_tokens(const engine::Prompt& prompt);
+
+}  // namespace ashlar::gateway

@@ -1,0 +1,132 @@
+#include "gateway/routing/read_routes.h"
+
+#include <fmt/format.h>
+#include <yaml-cpp/yaml.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "gateway/section.h"
+
+namespace ashlar::gateway {
+namespace {
+
+constexpr std::size_t kMostRoutes = 1000, kMostDeployments = 1000;
+constexpr double kMostDollars = 1e6;       // for a million tokens
+constexpr double kNanosPerDollar = 1000;  // for a million tokens, in nano-dollars for one
+
+std::int64_t nanos_of(double dollars_per_million) {
+  return static_cast<std::int64_t>(std::llround(dollars_per_million * kNanosPerDollar));
+}
+
+class Reader {
+ public:
+  explicit Reader(Section& section) : section_(section) {}
+
+  void route(const YAML::Node& node) {
+    Group group;
+    std::vector<std::string> aliases;
+    std::string strategy{name(group.strategy)};
+    section_.each(node,
+                  {{"name", section_.text("name", group.name)},
+                   {"aliases", section_.texts("aliases", aliases)},
+                   {"strategy", section_.text("strategy", strategy)},
+                   {"sticky", section_.flag("sticky", group.sticky)},
+                   {"deployments",
+                    [&](const YAML::Node& list) {
+                      section_.items(list, "deployments", kMostDeployments, [&](const YAML::Node& item) { deployment(item); });
+                    }},
+                   {"fallbacks", [&](const YAML::Node& map) { fallbacks(map, group); }},
+                   {"tiers", [&](const YAML::Node& map) { tiers(map, group); }}},
+                  "a route");
+    if (!is_config_name(group.name)) section_.fail(node, "a route needs a 'name', a word without blanks");
+    std::ranges::replace(strategy, '_', '-');
+    if (const auto found = strategy_of(strategy))
+      group.strategy = *found;
+    else
+      section_.fail(node, fmt::format("no strategy is called '{}'", strategy));
+    if (group.tiers && !mine_.empty()) section_.fail(node, "a route has either 'deployments' or 'tiers'");
+    for (const std::string& alias : aliases)
+      if (!table.aliases.emplace(alias, group.name).second)
+        section_.fail(node, fmt::format("the alias '{}' stands twice", alias));
+    for (Deployment& each : mine_) {
+      each.group = group.name;
+      if (each.name.empty()) each.name = fmt::format("{}/{}", group.name, each.model);
+      table.deployments.push_back(std::move(each));
+    }
+    mine_.clear();
+    table.groups.push_back(std::move(group));
+  }
+
+  RouteTable table;
+
+ private:
+  void deployment(const YAML::Node& node) {
+    Deployment out;
+    double input = 0, output = 0;
+    if (node.IsScalar())
+      out.model = node.Scalar();
+    else
+      section_.each(node,
+                    {{"name", section_.text("name", out.name)},
+                     {"model", section_.text("model", out.model)},
+                     {"weight", section_.number("weight", out.weight, 0, 1e6)},
+                     {"data_classes", section_.texts("data_classes", out.data_classes)},
+                     {"input_price", section_.number("input_price", input, 0, kMostDollars)},
+                     {"output_price", section_.number("output_price", output, 0, kMostDollars)},
+                     {"context", section_.whole("context", out.context, 1, 100'000'000)},
+                     {"max_concurrent", section_.whole("max_concurrent", out.max_concurrent, 1, 1'000'000)},
+                     {"label", section_.text("label", out.label)}},
+                    "a deployment");
+    if (!is_config_name(out.model)) section_.fail(node, "a deployment should be the name of a served model, or {model: NAME, weight: 2}");
+    out.input_nanos = nanos_of(input);
+    out.output_nanos = nanos_of(output);
+    mine_.push_back(std::move(out));
+  }
+
+  void fallbacks(const YAML::Node& node, Group& group) {
+    Section::Readers readers;
+    for (const Cause cause : {Cause::error, Cause::context, Cause::budget, Cause::policy})
+      readers.emplace(name(cause), section_.texts(std::string(name(cause)), group.fallbacks[cause]));
+    section_.each(node, readers, "'fallbacks'");
+    std::erase_if(group.fallbacks, [](const auto& each) { return each.second.empty(); });
+  }
+
+  void tiers(const YAML::Node& node, Group& group) {
+    Tiers out;
+    section_.each(node,
+                  {{"low", section_.text("low", out.low)},
+                   {"middle", section_.text("middle", out.middle)},
+                   {"high", section_.text("high", out.high)},
+                   {"middle_from", section_.number("middle_from", out.middle_from, 0, 1)},
+                   {"high_from", section_.number("high_from", out.high_from, 0, 1)}},
+                  "'tiers'");
+    if (out.low.empty() || out.middle.empty() || out.high.empty())
+      section_.fail(node, "'tiers' should name three routes: low, middle and high");
+    if (!(out.middle_from <= out.high_from)) section_.fail(node, "'middle_from' should not be above 'high_from'");
+    group.tiers = std::move(out);
+  }
+
+  Section& section_;
+  std::vector<Deployment> mine_;  // of the route being read
+};
+
+}  // namespace
+
+Result<RouteTable> parse_routes(const std::string& text, const std::string& path) {
+  RouteTable table;
+  TRY(read_section(text, path, "routes", [&](Section& section, const YAML::Node& list) {
+    Reader reader(section);
+    section.items(list, "routes", kMostRoutes, [&](const YAML::Node& item) { reader.route(item); });
+    table = std::move(reader.table);
+  }));
+  return table;
+}
+
+Result<RouteTable> read_routes(const std::string& path) {
+  const std::string text = TRY(read_config_text(path));
+  return parse_routes(text, path);
+}
+
+}  // namespace ashlar::gateway

@@ -1,0 +1,31 @@
+// The section `routes` of the configuration file:
+//
+//   routes:
+//     - name: chat                        # what clients ask for
+//       aliases: [gpt-4o-mini]
+//       strategy: prefix-ring             # weighted, least-outstanding, latency, prefix-index, cheapest
+//       sticky: true
+//       deployments:
+//         - fast/qwen2.5-7b               # a model that is served: here, or by an upstream
+//         - {model: local-7b, weight: 2, data_classes: [sensitive], label: canary}
+//       fallbacks: {error: [small], context: long}
+//     - name: auto
+//       tiers: {low: small, middle: chat, high: large}
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "base/result.h"
+#include "engine/generator.h"
+#include "gateway/routing/router.h"
+
+namespace ashlar::gateway {
+
+// The deployments have no generator yet. invalid: every fault of the section, a line each; whether its names lead
+// somewhere is Router's to say. not_found: no such file.
+Result<RouteTable> read_routes(const std::string& path);
+// The same of a text, which errors call `path`.
+Result<RouteTable> parse_routes(const std::string& text, const std::string& path);
+
+}  // namespace ashlar::gateway

@@ -1,0 +1,120 @@
+#include "gateway/routing/read_routes.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "gateway/routing/hints.h"
+
+namespace ashlar::gateway {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+TEST(ReadRoutes, TakesARouteAsItIsWritten) {
+  const auto table = parse_routes(R"(
+model: ignored by this section
+routes:
+  - name: chat
+    aliases: [gpt-4o-mini, small]
+    strategy: prefix-ring
+    sticky: true
+    deployments:
+      - fast/qwen
+      - {model: local, name: here, weight: 2.5, data_classes: sensitive, input_price: 0.15, output_price: 0.6,
+         context: 8192, max_concurrent: 10, label: canary}
+    fallbacks: {error: [big, other], context: big}
+  - name: auto
+    tiers: {low: chat, middle: chat, high: big, high_from: 0.8}
+)",
+                                  "a.yaml");
+  ASSERT_TRUE(table) << table.error().message;
+  ASSERT_EQ(table->groups.size(), 2u);
+  const Group& chat = table->groups[0];
+  EXPECT_EQ(chat.name, "chat");
+  EXPECT_EQ(chat.strategy, Strategy::prefix_ring);
+  EXPECT_TRUE(chat.sticky);
+  EXPECT_EQ(chat.fallbacks.size(), 2u);
+  EXPECT_THAT(chat.fallbacks.at(Cause::error), ElementsAre("big", "other"));
+  EXPECT_THAT(chat.fallbacks.at(Cause::context), ElementsAre("big"));
+  ASSERT_TRUE(table->groups[1].tiers);
+  EXPECT_EQ(table->groups[1].tiers->high, "big");
+  EXPECT_DOUBLE_EQ(table->groups[1].tiers->middle_from, 0.3);
+  EXPECT_DOUBLE_EQ(table->groups[1].tiers->high_from, 0.8);
+  EXPECT_THAT(table->aliases, ElementsAre(std::pair("gpt-4o-mini", "chat"), std::pair("small", "chat")));
+
+  ASSERT_EQ(table->deployments.size(), 2u);
+  EXPECT_EQ(table->deployments[0].name, "chat/fast/qwen");
+  EXPECT_EQ(table->deployments[0].model, "fast/qwen");
+  EXPECT_EQ(table->deployments[0].group, "chat");
+  const Deployment& here = table->deployments[1];
+  EXPECT_EQ(here.name, "here");
+  EXPECT_DOUBLE_EQ(here.weight, 2.5);
+  EXPECT_THAT(here.data_classes, ElementsAre("sensitive"));
+  EXPECT_EQ(here.input_nanos, 150);  // $0.15 for a million tokens
+  EXPECT_EQ(here.output_nanos, 600);
+  EXPECT_EQ(here.context, 8192);
+  EXPECT_EQ(here.max_concurrent, 10);
+  EXPECT_EQ(here.label, "canary");
+}
+
+TEST(ReadRoutes, AFileWithoutRoutesHasNone) {
+  EXPECT_TRUE(parse_routes("model: x\n", "a.yaml")->groups.empty());
+  EXPECT_TRUE(parse_routes("", "a.yaml")->groups.empty());
+}
+
+TEST(ReadRoutes, TellsEveryFaultWithItsLine) {
+  const auto table = parse_routes(R"(routes:
+  - name: a b
+    stratgy: weighted
+  - name: c
+    strategy: fastest
+    deployments:
+      - {model: x, weight: -1}
+      - [x]
+  - name: d
+    fallbacks: {eror: [x]}
+    tiers: {low: x, middle: y}
+)",
+                                  "a.yaml");
+  ASSERT_FALSE(table);
+  const std::string& said = table.error().message;
+  EXPECT_THAT(said, HasSubstr("a.yaml:2: a route needs a 'name'"));
+  EXPECT_THAT(said, HasSubstr("a.yaml:3: a route has no 'stratgy'; did you mean 'strategy'?"));
+  EXPECT_THAT(said, HasSubstr("no strategy is called 'fastest'"));
+  EXPECT_THAT(said, HasSubstr("a.yaml:7: 'weight' should be a number"));
+  EXPECT_THAT(said, HasSubstr("a.yaml:8: a deployment should be"));
+  EXPECT_THAT(said, HasSubstr("a.yaml:10: 'fallbacks' has no 'eror'; did you mean 'error'?"));
+  EXPECT_THAT(said, HasSubstr("a.yaml:11: 'tiers' should name three routes"));
+}
+
+TEST(ReadRoutes, SaysWhereTheFileIsNoYaml) {
+  const auto table = parse_routes("routes:\n  - {name: a\n", "a.yaml");
+  ASSERT_FALSE(table);
+  EXPECT_THAT(table.error().message, HasSubstr("a.yaml:"));
+  EXPECT_EQ(read_routes("/nowhere/a.yaml").error().code, Code::not_found);
+}
+
+TEST(RouteHints, AreWhatTheSenderSays) {
+  engine::Request request;
+  request.sender = {.session = "s1", .data_classes = {"sensitive"}, .cache_control = "No-Cache , max-age=60, x=y"};
+  const RouteHints hints = hints_of(request);
+  EXPECT_EQ(hints.session, "s1");
+  EXPECT_THAT(hints.data_classes, ElementsAre("sensitive"));
+  EXPECT_TRUE(hints.cache.no_cache);
+  EXPECT_FALSE(hints.cache.no_store);
+  EXPECT_EQ(hints.cache.max_age, std::chrono::seconds(60));
+}
+
+TEST(RouteHints, CacheControlPassesOverWhatItDoesNotKnow) {
+  for (const char* odd : {"max-age=", "max-age=-1", "max-age=99999999999", "max-age=1x", ",,,", "private"}) {
+    const CacheControl control = parse_cache_control(odd);
+    EXPECT_FALSE(control.max_age) << odd;
+    EXPECT_FALSE(control.no_cache || control.no_store || control.wanted) << odd;
+  }
+  EXPECT_TRUE(parse_cache_control("no-store").no_store);
+  EXPECT_TRUE(parse_cache_control("ashlar-cache").wanted);
+}
+
+}  // namespace
+}  // namespace ashlar::gateway

@@ -1,0 +1,214 @@
+#include "gateway/routing/router.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <set>
+#include <utility>
+
+#include "base/json_full.h"
+#include "gateway/routing/complexity.h"
+#include "gateway/routing/core.h"
+#include "gateway/routing/flight.h"
+
+namespace ashlar::gateway {
+namespace {
+
+class Ticket final : public RouteTicket {
+ public:
+  Ticket(std::shared_ptr<Flight> flight, std::uint64_t listener, std::optional<RouteTrace> trace = {})
+      : flight_(std::move(flight)), listener_(listener), trace_(std::move(trace)) {}
+  ~Ticket() override { flight_->leave(listener_); }
+  RouteTrace trace() const override {
+    RouteTrace trace = flight_->trace();
+    if (!trace_) return trace;
+    // One that joined has its own name for what it asked, and the way of the one it joined.
+    trace.id = trace_->id;
+    trace.model = trace_->model;
+    trace.cache = trace_->cache;
+    return trace;
+  }
+
+ private:
+  std::shared_ptr<Flight> flight_;
+  std::uint64_t listener_;
+  std::optional<RouteTrace> trace_;
+};
+
+Status check(const Deployment& deployment) {
+  const auto wrong = [&](std::string_view what) -> Status {
+    return Error{Code::invalid, fmt::format("deployment '{}': {}", deployment.name, what)};
+  };
+  if (deployment.name.empty()) return wrong("it has no name");
+  if (!deployment.generator) return wrong("it has no generator");
+  if (!std::isfinite(deployment.weight) || deployment.weight < 0) return wrong("its weight is not a number from 0");
+  if (deployment.input_nanos < 0 || deployment.output_nanos < 0) return wrong("a price is below 0");
+  if (deployment.context < 0 || deployment.max_concurrent < 0) return wrong("a limit is below 0");
+  const BreakerOptions& breaker = deployment.breaker;
+  if (breaker.window < std::chrono::milliseconds{10}) return wrong("its breaker's window is below 10 ms");
+  if (breaker.probes < 1 || breaker.probes_to_close < 1) return wrong("its breaker has no probes");
+  return {};
+}
+
+Status check(const RouteTable& table) {
+  std::map<std::string, const Group*> groups;
+  for (const Group& group : table.groups) {
+    if (group.name.empty()) return Error{Code::invalid, "a group has no name"};
+    if (!groups.emplace(group.name, &group).second)
+      return Error{Code::invalid, fmt::format("there are two groups '{}'", group.name)};
+  }
+  const auto leads = [&](std::string_view from, const std::string& to) -> Status {
+    if (groups.contains(to)) return {};
+    return Error{Code::invalid, fmt::format("{} leads to '{}', which is no group", from, to)};
+  };
+  for (const Group& group : table.groups) {
+    for (const auto& [cause, names] : group.fallbacks)
+      for (const std::string& each : names) TRY(leads(fmt::format("a fallback of group '{}'", group.name), each));
+    if (!group.tiers) continue;
+    for (const std::string& each : {group.tiers->low, group.tiers->middle, group.tiers->high}) {
+      TRY(leads(fmt::format("a tier of group '{}'", group.name), each));
+      if (groups[each]->tiers)
+        return Error{Code::invalid, fmt::format("a tier of group '{}' has tiers itself: '{}'", group.name, each)};
+    }
+    if (!(group.tiers->middle_from <= group.tiers->high_from))
+      return Error{Code::invalid, fmt::format("the tiers of group '{}' are not in order", group.name)};
+  }
+  for (const auto& [alias, name] : table.aliases) TRY(leads(fmt::format("alias '{}'", alias), name));
+  std::set<std::string> names;
+  for (const Deployment& deployment : table.deployments) {
+    TRY(check(deployment));
+    TRY(leads(fmt::format("deployment '{}'", deployment.name), deployment.group));
+    if (groups[deployment.group]->tiers)
+      return Error{Code::invalid,
+                   fmt::format("deployment '{}' is in group '{}', which has tiers", deployment.name, deployment.group)};
+    if (!names.insert(deployment.name).second)
+      return Error{Code::invalid, fmt::format("there are two deployments '{}'", deployment.name)};
+  }
+  return {};
+}
+
+Error no_model(const std::string& model) {
+  return {Code::not_found, fmt::format("there is no model '{}' here", model)};
+}
+
+}  // namespace
+
+Router::Router(std::shared_ptr<Core> core) : core_(std::move(core)) {}
+
+Result<std::unique_ptr<Router>> Router::create(RouterOptions options, RouteTable table) {
+  TRY(check(table));
+  auto core = std::make_shared<Core>(std::move(options), std::move(table));
+  core->begin();
+  return std::unique_ptr<Router>(new Router(std::move(core)));
+}
+
+Router::~Router() { core_->end(); }
+
+Status Router::set_table(RouteTable table) {
+  return core_->change([&](RouteTable& current) -> Status {
+    TRY(check(table));
+    current = std::move(table);
+    return {};
+  });
+}
+
+RouteTable Router::table() const { return core_->table(); }
+
+Status Router::add(Deployment deployment) {
+  return core_->change([&](RouteTable& table) -> Status {
+    table.deployments.push_back(std::move(deployment));
+    return check(table);
+  });
+}
+
+Status Router::remove(const std::string& deployment) {
+  return core_->change([&](RouteTable& table) -> Status {
+    if (std::erase_if(table.deployments, [&](const Deployment& each) { return each.name == deployment; }) == 0)
+      return Error{Code::not_found, fmt::format("there is no deployment '{}'", deployment)};
+    return {};
+  });
+}
+
+Status Router::force(const std::string& deployment, Breaker::Mode mode) {
+  const auto live = core_->find(deployment);
+  if (!live) return Error{Code::not_found, fmt::format("there is no deployment '{}'", deployment)};
+  core_->with_fleet([&](Fleet& fleet) { fleet.force(*live, mode, core_->now()); });
+  return {};
+}
+
+void Router::block_stored(const std::string& deployment, std::uint64_t block) {
+  core_->with_fleet([&](Fleet& fleet) {
+    if (const auto live = fleet.find(deployment)) live->vitals->prefixes.stored(block);
+  });
+}
+
+void Router::block_evicted(const std::string& deployment, std::uint64_t block) {
+  core_->with_fleet([&](Fleet& fleet) {
+    if (const auto live = fleet.find(deployment)) live->vitals->prefixes.evicted(block);
+  });
+}
+
+std::expected<std::unique_ptr<engine::Ticket>, engine::Generator::Refusal> Router::start(engine::Request request,
+                                                                                         engine::Sink& sink) {
+  RouteHints hints;
+  if (core_->options().hints) hints = core_->options().hints(request);
+  return route(std::move(request), std::move(hints), sink);
+}
+
+std::expected<std::unique_ptr<RouteTicket>, engine::Generator::Refusal> Router::route(engine::Request request,
+                                                                                      RouteHints hints,
+                                                                                      engine::Sink& sink) {
+  Flight::Plan plan;
+  auto group = core_->resolve(request.model, plan.only);
+  if (!group) return std::unexpected(Refusal{.error = group.error()});
+  RouteTrace& trace = plan.trace;
+  trace = {.id = request.id, .tenant = request.tenant, .model = request.model, .group = group->name};
+  if (group->tiers) {
+    const Tiers tiers = *group->tiers;
+    trace.complexity = complexity_of(request);
+    const double score = trace.complexity->score;
+    trace.tier = score < tiers.middle_from ? "low" : score < tiers.high_from ? "middle" : "high";
+    const auto tier = core_->group(score < tiers.middle_from ? tiers.low
+                                   : score < tiers.high_from ? tiers.middle
+                                                             : tiers.high);
+    if (!tier) return std::unexpected(Refusal{.error = no_model(request.model)});
+    group = *tier;
+    trace.group = group->name;
+  }
+  plan.group = std::move(*group);
+  const CacheControl control = hints.cache;
+  if (core_->options().cache.most_bytes > 0 && repeatable(request, control)) {
+    plan.key = response_key(request, plan.group.name, hints);
+    plan.keep = !control.no_store;
+    auto found = core_->look_up(plan.key, control, plan.group.name);
+    if (found.found.answer) {
+      trace.cache = found.found.stale ? "stale" : "hit";
+      if (core_->options().on_done) core_->options().on_done(trace);
+      auto flight = std::make_shared<Flight>(core_, std::move(found.found.answer), std::move(trace));
+      auto ticket = std::make_unique<Ticket>(flight, *flight->listen(sink));
+      core_->post({.what = Core::Task::What::deliver, .flight = std::move(flight)});
+      return ticket;
+    }
+    if (found.leader && found.leader->deadline() >= request.deadline && found.leader->priority() <= request.priority) {
+      if (const auto listener = found.leader->listen(sink)) {
+        core_->count_joined();
+        trace.cache = "joined";
+        core_->post({.what = Core::Task::What::deliver, .flight = found.leader});
+        return std::make_unique<Ticket>(std::move(found.leader), *listener, std::move(trace));
+      }
+    }
+    trace.cache = "miss";
+  }
+  const std::string key = plan.key;
+  auto flight = std::make_shared<Flight>(core_, std::move(request), std::move(hints), std::move(plan));
+  core_->enter(flight);
+  if (!key.empty()) core_->lead(key, flight);
+  auto ticket = std::make_unique<Ticket>(flight, *flight->listen(sink));
+  if (auto refusal = flight->advance()) {
+    flight->turn_away(*refusal);
+    return std::unexpected(std::move(*refusal));
+  }
+  return ticket;
+}
+
+}  // namespace ashlar::gateway

@@ -1,0 +1,147 @@
+// What the router says of its models, and what it hands to the deployments that have them.
+#include <algorithm>
+#include <set>
+#include <utility>
+
+#include "base/json_full.h"
+#include "gateway/routing/core.h"
+#include "gateway/routing/router.h"
+
+namespace ashlar::gateway {
+namespace {
+
+Error no_model(const std::string& model) { return {Code::not_found, "there is no model '" + model + "' here"}; }
+
+// How its generator describes it; where it describes nothing, what is configured.
+engine::ModelCard card_of(const Deployment& deployment) {
+  const auto cards = deployment.generator->models();
+  const auto found = std::ranges::find(cards, deployment.model, &engine::ModelCard::id);
+  engine::ModelCard card;
+  if (found != cards.end())
+    card = *found;
+  else if (!cards.empty())
+    card = cards.front();
+  if (deployment.context > 0)
+    card.context = card.context > 0 ? std::min(card.context, deployment.context) : deployment.context;
+  return card;
+}
+
+}  // namespace
+
+std::vector<engine::ModelCard> Router::models() const {
+  const RouteTable table = core_->table();
+  std::map<std::string, engine::ModelCard> by_group;
+  std::vector<engine::ModelCard> out;
+  std::set<std::string> listed;
+  const auto list = [&](engine::ModelCard card) {
+    if (listed.insert(card.id).second) out.push_back(std::move(card));
+  };
+  for (const Deployment& deployment : table.deployments) {
+    engine::ModelCard card = card_of(deployment);
+    card.id = deployment.group;
+    // A request for the group may come to any of them: what the roomiest holds, it holds.
+    auto& known = by_group.try_emplace(deployment.group, card).first->second;
+    known.context = std::max(known.context, card.context);
+  }
+  for (const Group& group : table.groups)
+    if (group.tiers)
+      if (const auto middle = by_group.find(group.tiers->middle); middle != by_group.end())
+        by_group[group.name] = middle->second;
+  for (const Group& group : table.groups) {
+    const auto found = by_group.find(group.name);
+    if (found == by_group.end()) continue;
+    engine::ModelCard card = found->second;
+    card.id = group.name;
+    list(std::move(card));
+  }
+  for (const auto& [alias, group] : table.aliases) {
+    const auto found = by_group.find(group);
+    if (found == by_group.end()) continue;
+    engine::ModelCard card = found->second;
+    card.id = alias;
+    list(std::move(card));
+  }
+  for (const Deployment& deployment : table.deployments)
+    for (engine::ModelCard& card : deployment.generator->models())
+      if (!card.parent.empty()) list(std::move(card));
+  return out;
+}
+
+Result<engine::Tokenized> Router::tokenize(const std::string& model, const engine::Prompt& prompt,
+                                           bool parse_special) const {
+  std::string name;
+  const auto live = core_->first_of(model, name);
+  if (!live) return no_model(model);
+  return live->config.generator->tokenize(name, prompt, parse_special);
+}
+
+Result<std::string> Router::detokenize(const std::string& model, const std::vector<std::int32_t>& ids) const {
+  std::string name;
+  const auto live = core_->first_of(model, name);
+  if (!live) return no_model(model);
+  return live->config.generator->detokenize(name, ids);
+}
+
+Result<std::string> Router::render(const std::string& model, const engine::Chat& chat) const {
+  std::string name;
+  const auto live = core_->first_of(model, name);
+  if (!live) return no_model(model);
+  return live->config.generator->render(name, chat);
+}
+
+void Router::load_adapter(engine::AdapterOrder order, std::function<void(Status)> done) {
+  std::string name;
+  const auto live = core_->first_of(order.model, name);
+  if (!live) return done(no_model(order.model));
+  order.model = name;
+  live->config.generator->load_adapter(std::move(order), std::move(done));
+}
+
+Status Router::unload_adapter(const std::string& name) {
+  std::string there;
+  const auto live = core_->first_of(name, there);
+  if (!live) return no_model(name);
+  return live->config.generator->unload_adapter(name);
+}
+
+engine::Generator::Load Router::load() const {
+  Load sum;
+  sum.healthy = false;
+  for (const auto& live : core_->all()) {
+    const Load each = live->config.generator->load();
+    sum.running += each.running;
+    sum.waiting += each.waiting;
+    sum.kv_used = std::max(sum.kv_used, each.kv_used);
+    sum.prefill_tokens_per_second += each.prefill_tokens_per_second;
+    sum.decode_tokens_per_second += each.decode_tokens_per_second;
+    sum.healthy = sum.healthy || each.healthy;
+  }
+  return sum;
+}
+
+Json Router::state() const {
+  Json out = Json::array();
+  const TimePoint now = core_->now();
+  core_->with_fleet([&](Fleet& fleet) {
+    for (const auto& live : fleet.all()) {
+      const Vitals& vitals = *live->vitals;
+      Json each{{"name", live->config.name},
+                {"group", live->config.group},
+                {"label", live->config.label},
+                {"weight", live->config.weight},
+                {"breaker", name(vitals.breaker.state())},
+                {"ejected", fleet.ejected(*live)},
+                {"running", vitals.running},
+                {"outstanding_tokens", vitals.outstanding.load(std::memory_order_relaxed)}};
+      if (const auto seconds = vitals.first_token.value(now)) each["first_token_seconds"] = *seconds;
+      out.push_back(std::move(each));
+    }
+  });
+  return out;
+}
+
+ResponseCache::Counts Router::cache_counts() const { return core_->cache_counts(); }
+
+TimePoint Router::turn() { return core_->turn(); }
+
+}  // namespace ashlar::gateway

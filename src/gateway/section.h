@@ -1,0 +1,63 @@
+// A section of the configuration file, read member by member. What is wrong with it
+// is gathered, each fault with its line, so that a file is mended in one go.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/bytes.h"
+#include "base/result.h"
+
+namespace YAML {
+class Node;
+}
+
+namespace ashlar::gateway {
+
+class Section {
+ public:
+  using Read = std::function<void(const YAML::Node&)>;
+  using Readers = std::map<std::string, Read, std::less<>>;
+
+  explicit Section(std::string path) : path_(std::move(path)) {}
+
+  void fail(const YAML::Node& at, std::string_view why);
+  // "ashlar.yaml:7: ...", a line for each fault; "": it is fine.
+  const std::string& faults() const { return faults_; }
+
+  // Every member of the map `node` by its own reader; one that has none, or stands twice, is a fault: "an upstream has
+  // no 'modles'; did you mean 'models'?"
+  void each(const YAML::Node& node, const Readers& readers, std::string_view of);
+  // The items of the list `name`, of which there are at most `most`.
+  void items(const YAML::Node& node, std::string_view name, std::size_t most, const Read& read);
+
+  // Readers of one value each, into `out`, which must outlive them.
+  Read text(std::string name, std::string& out);
+  Read texts(std::string name, std::vector<std::string>& out);  // a list, or one alone
+  Read duration(std::string name, std::chrono::milliseconds& out);
+  Read whole(std::string name, int& out, int low, int high);
+  Read number(std::string name, double& out, double low, double high);
+  Read bytes(std::string name, Bytes& out, std::uint64_t low);
+  Read flag(std::string name, bool& out);
+
+ private:
+  const std::string path_;
+  std::string faults_;
+};
+
+// A word without blanks, control characters and quotation marks, at most 256 bytes: names of upstreams, models, routes.
+bool is_config_name(std::string_view text);
+
+// The text of a configuration file. not_found; too_large: beyond 4 MiB.
+Result<std::string> read_config_text(const std::string& path);
+
+// Reads the member `name` of the file's `text`, if it is there. invalid: all faults, a line each.
+Status read_section(const std::string& text, const std::string& path, const std::string& name,
+                    const std::function<void(Section&, const YAML::Node&)>& read);
+
+}  // namespace ashlar::gateway

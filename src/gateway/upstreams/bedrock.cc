@@ -1,0 +1,310 @@
+// Kind `bedrock`: AWS's Converse and ConverseStream, signed.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "base/json_full.h"
+#include "gateway/upstreams/conversation.h"
+#include "gateway/upstreams/eventstream.h"
+#include "gateway/upstreams/wire.h"
+#include "store/s3.h"
+#include "store/wire.h"
+
+namespace ashlar::gateway {
+namespace {
+
+constexpr std::string_view kAnswerTool = "answer";
+
+std::string_view format_of(std::string_view media) {
+  const std::string_view name = media.substr(std::min(media.size(), media.find('/') + 1));
+  return name == "jpg" ? "jpeg" : name;
+}
+
+Result<Json> block_of(const Piece& piece) {
+  switch (piece.kind) {
+    case Piece::Kind::text:
+      return Json{{"text", piece.text}};
+    case Piece::Kind::picture:
+    case Piece::Kind::document: {
+      if (piece.base64.empty())
+        return Error{Code::unsupported, "an upstream of kind bedrock takes pictures and files only as data: addresses"};
+      Json inner{{"format", format_of(piece.media)}, {"source", {{"bytes", piece.base64}}}};
+      if (piece.kind == Piece::Kind::picture) return Json{{"image", std::move(inner)}};
+      inner["name"] = piece.name.empty() ? "document" : piece.name;
+      return Json{{"document", std::move(inner)}};
+    }
+    case Piece::Kind::call:
+      return Json{{"toolUse", {{"toolUseId", piece.id}, {"name", piece.name}, {"input", *piece.json}}}};
+    case Piece::Kind::result:
+      return Json{{"toolResult", {{"toolUseId", piece.id}, {"content", Json::array({Json{{"text", piece.text}}})}}}};
+    case Piece::Kind::other:
+      if (string_member(*piece.json, "type") == "thinking")
+        return Json{{"reasoningContent",
+                     {{"reasoningText",
+                       {{"text", string_member(*piece.json, "thinking")},
+                        {"signature", string_member(*piece.json, "signature")}}}}}};
+      return *piece.json;
+  }
+  return Json::object();
+}
+
+Result<Json> blocks_of(const std::vector<Piece>& pieces) {
+  Json out = Json::array();
+  for (const Piece& piece : pieces) out.push_back(TRY(block_of(piece)));
+  return out;
+}
+
+Json tool_spec(std::string_view name, std::string_view description, const Json& schema) {
+  Json spec{{"name", name}, {"inputSchema", {{"json", schema}}}};
+  if (!description.empty()) spec["description"] = description;
+  return {{"toolSpec", std::move(spec)}};
+}
+
+Status say_tools(const engine::Chat& chat, const Json& body, Json& out) {
+  Json tools = Json::array();
+  for (const Tool& tool : read_tools(chat)) {
+    if (tool.other) return Error{Code::unsupported, "an upstream of kind bedrock takes only tools that are functions"};
+    tools.push_back(tool_spec(tool.name, tool.description, *tool.parameters));
+  }
+  const ToolChoice choice = read_tool_choice(body);
+  Json said = Json::object();
+  if (const auto schema = read_schema(body)) {
+    if (!tools.empty())
+      return Error{Code::unsupported, "an upstream of kind bedrock takes either tools or 'response_format'"};
+    tools.push_back(tool_spec(kAnswerTool, "Give the answer.", *schema));
+    said = {{"tool", {{"name", kAnswerTool}}}};
+  } else if (choice.kind == ToolChoice::Kind::any) {
+    said = {{"any", Json::object()}};
+  } else if (choice.kind == ToolChoice::Kind::one) {
+    said = {{"tool", {{"name", choice.name}}}};
+  }
+  if (tools.empty() || choice.kind == ToolChoice::Kind::none) return {};
+  out["toolConfig"] = {{"tools", std::move(tools)}};
+  if (!said.empty()) out["toolConfig"]["toolChoice"] = std::move(said);
+  return {};
+}
+
+void say_inference(const Json& body, const engine::Request& request, Json& out) {
+  Json config = Json::object(), more = Json::object();
+  if (request.stopping.max_tokens > 0) config["maxTokens"] = request.stopping.max_tokens;
+  if (const Json* value = find_member(body, "temperature")) config["temperature"] = *value;
+  if (const Json* value = find_member(body, "top_p")) config["topP"] = *value;
+  if (const auto stops = read_stops(body); !stops.empty()) config["stopSequences"] = stops;
+  for (const char* name : {"top_k", "thinking", "reasoning_effort"})
+    if (const Json* value = find_member(body, name)) more[name] = *value;
+  if (!config.empty()) out["inferenceConfig"] = std::move(config);
+  if (!more.empty()) out["additionalModelRequestFields"] = std::move(more);
+}
+
+class BedrockReader final : public Reader {
+ public:
+  BedrockReader(const net::Headers& headers, bool answer_is_tool, Teller& teller)
+      : teller_(teller),
+        answer_is_tool_(answer_is_tool),
+        streamed_(net::find_header(headers, "content-type").starts_with("application/vnd.amazon.eventstream")) {}
+
+  void read(std::string_view bytes) override {
+    if (!streamed_) {
+      body_.append(bytes);
+      return;
+    }
+    if (auto done = stream_.read(bytes, [this](StreamMessage&& message) { take_message(message); }); !done)
+      teller_.fail(nonsense(teller_.upstream(), "an event stream that is broken: " + done.error().message));
+  }
+
+  void end() override {
+    if (!streamed_) {
+      const auto answer = parse_answer(body_);
+      if (!answer || !answer->is_object()) return teller_.fail(nonsense(teller_.upstream(), "no answer"));
+      take_whole(*answer);
+    } else if (!stream_.at_boundary()) {
+      return teller_.fail(nonsense(teller_.upstream(), "an event that is cut"));
+    }
+    teller_.closed();
+  }
+
+ private:
+  void take_message(const StreamMessage& message) {
+    if (teller_.failure() || teller_.over()) return;
+    const auto json = parse_answer(message.payload.empty() ? "{}" : message.payload);
+    if (!json || !json->is_object())
+      return teller_.fail(nonsense(teller_.upstream(), "an event that is no JSON object"));
+    const std::string_view kind = message.header(":message-type");
+    if (kind == "exception" || kind == "error") {
+      Json error = *json;
+      error["type"] = kind == "error" ? message.header(":error-code") : message.header(":exception-type");
+      if (!error.contains("message")) error["message"] = message.header(":error-message");
+      return teller_.fail(failure_in_stream(teller_.upstream(), error));
+    }
+    take_event(message.header(":event-type"), *json);
+  }
+
+  void take_event(std::string_view type, const Json& event) {
+    const int index = count_of(event, "contentBlockIndex").value_or(0);
+    if (type == "contentBlockStart") {
+      thinking_.clear(), signature_.clear();
+      const Json* start = find_member(event, "start");
+      if (const Json* use = start != nullptr ? find_member(*start, "toolUse") : nullptr) begin_call(index, *use);
+    } else if (type == "contentBlockDelta") {
+      if (const Json* delta = find_member(event, "delta")) take_delta(index, *delta);
+    } else if (type == "contentBlockStop") {
+      end_block();
+    } else if (type == "messageStop") {
+      take_end(string_member(event, "stopReason"));
+    } else if (type == "metadata") {
+      take_usage(event);
+    }
+  }
+
+  void begin_call(int index, const Json& use) {
+    if (!answer_is_tool_) teller_.tool_call(0, index, string_member(use, "toolUseId"), string_member(use, "name"), "");
+  }
+
+  void take_input(int index, std::string_view piece) {
+    if (answer_is_tool_)
+      teller_.text({.text = std::string(piece)});
+    else
+      teller_.tool_call(0, index, "", "", piece);
+  }
+
+  void take_delta(int index, const Json& delta) {
+    teller_.text({.text = std::string(string_member(delta, "text"))});
+    if (const Json* use = find_member(delta, "toolUse")) take_input(index, string_member(*use, "input"));
+    if (const Json* thought = find_member(delta, "reasoningContent")) {
+      thinking_.append(string_member(*thought, "text"));
+      signature_.append(string_member(*thought, "signature"));
+      teller_.reasoning(0, string_member(*thought, "text"));
+    }
+  }
+
+  void end_block() {
+    if (!signature_.empty())
+      teller_.members(
+          0, {{"thinking_blocks",
+               Json::array({Json{{"type", "thinking"}, {"thinking", thinking_}, {"signature", signature_}}})}});
+    thinking_.clear(), signature_.clear();
+  }
+
+  // As Anthropic's: what the cache held is not among inputTokens.
+  void take_usage(const Json& of) {
+    const Json* usage = find_member(of, "usage");
+    if (usage == nullptr) return;
+    const auto input = count_of(*usage, "inputTokens");
+    const auto read = count_of(*usage, "cacheReadInputTokens"), made = count_of(*usage, "cacheWriteInputTokens");
+    std::optional<int> prompt;
+    if (input)
+      prompt = static_cast<int>(
+          std::min<std::int64_t>(std::int64_t{*input} + read.value_or(0) + made.value_or(0), 2'147'483'647));
+    teller_.counted(prompt, count_of(*usage, "outputTokens"), read);
+  }
+
+  void take_end(std::string_view reason) {
+    engine::ChoiceEnd end{.reason = finish_reason(reason)};
+    if (reason == "guardrail_intervened" || reason == "content_filtered")
+      end.reason = engine::FinishReason::content_filter;
+    if (reason == "model_context_window_exceeded") end.reason = engine::FinishReason::length;
+    if (answer_is_tool_ && reason == "tool_use") end.reason = engine::FinishReason::stop;
+    teller_.end(std::move(end));
+  }
+
+  void take_whole(const Json& answer) {
+    take_usage(answer);
+    const Json* output = find_member(answer, "output");
+    const Json* message = output != nullptr ? find_member(*output, "message") : nullptr;
+    const Json* content = message != nullptr ? find_member(*message, "content") : nullptr;
+    if (content == nullptr || !content->is_array()) return teller_.fail(nonsense(teller_.upstream(), "no answer"));
+    for (int i = 0; i < std::ssize(*content); ++i) {
+      const Json& block = (*content)[static_cast<std::size_t>(i)];
+      teller_.text({.text = std::string(string_member(block, "text"))});
+      if (const Json* thought = find_member(block, "reasoningContent"))
+        if (const Json* text = find_member(*thought, "reasoningText")) take_delta(i, {{"reasoningContent", *text}});
+      end_block();
+      if (const Json* use = find_member(block, "toolUse")) {
+        begin_call(i, *use);
+        take_input(i, dump_json(arguments_object(find_member(*use, "input"))));
+      }
+    }
+    take_end(string_member(answer, "stopReason"));
+  }
+
+  Teller& teller_;
+  const bool answer_is_tool_, streamed_;
+  EventStreamReader stream_;
+  std::string body_, thinking_, signature_;
+};
+
+class Bedrock final : public Wire {
+ public:
+  Bedrock(const UpstreamOptions& options, UpstreamSecrets secrets)
+      : base_(base_url(options)),
+        stream_(options.stream),
+        keys_{.id = secrets.access_key,
+              .secret = secrets.secret_key,
+              .session = secrets.session_token,
+              .region = options.region,
+              .service = "bedrock"},
+        bearer_(secrets.api_key) {
+    const auto variable = [](const char* name) {
+      return std::string(std::getenv(name) != nullptr ? std::getenv(name) : "");
+    };
+    if (!keys_.id.empty() || !bearer_.empty()) return;
+    keys_.id = variable("AWS_ACCESS_KEY_ID");
+    keys_.secret = variable("AWS_SECRET_ACCESS_KEY");
+    keys_.session = variable("AWS_SESSION_TOKEN");
+  }
+
+  Result<net::ClientRequest> ask(const engine::Request& request, const std::string& model) const override {
+    const auto* chat = std::get_if<engine::Chat>(&request.prompt.input);
+    if (chat == nullptr)
+      return Error{Code::unsupported, "an upstream of kind bedrock takes conversations, not bare texts"};
+    const Json body = openai_body(request);
+    TRY(refuse_members(body, "bedrock",
+                       {"n", "logprobs", "logit_bias", "presence_penalty", "frequency_penalty", "functions"}));
+    const Conversation conversation = TRY(read_conversation(*chat));
+    Json out{{"messages", Json::array()}};
+    if (!conversation.system.empty()) out["system"] = TRY(blocks_of(conversation.system));
+    for (const Turn& turn : conversation.turns)
+      out["messages"].push_back({{"role", turn.role}, {"content", TRY(blocks_of(turn.pieces))}});
+    say_inference(body, request, out);
+    TRY(say_tools(*chat, body, out));
+    return net::ClientRequest{.method = "POST",
+                              .url = fmt::format("{}/model/{}/{}", base_, store::percent_encode(model, false),
+                                                 stream_ ? "converse-stream" : "converse"),
+                              .headers = {{"content-type", "application/json"}},
+                              .body = dump_json(out)};
+  }
+
+  std::unique_ptr<Reader> reader(const engine::Request& request, const net::Headers& headers,
+                                 Teller& teller) const override {
+    const bool answer_is_tool = request.body != nullptr && read_schema(*request.body) != nullptr;
+    return std::make_unique<BedrockReader>(headers, answer_is_tool, teller);
+  }
+
+  void sign(net::ClientRequest& request) const override {
+    if (!bearer_.empty())
+      request.headers.emplace_back("authorization", "Bearer " + bearer_);
+    else
+      store::sign_s3(request, keys_, std::chrono::system_clock::now());
+  }
+
+  // Lists nothing without another service's rights: that anything answers is enough.
+  net::ClientRequest probe() const override { return {.url = base_ + "/"}; }
+  bool lists() const override { return false; }
+  Result<std::vector<Listed>> read_list(std::string_view) const override { return std::vector<Listed>(); }
+
+ private:
+  const std::string base_;
+  const bool stream_;
+  store::S3Keys keys_;
+  const std::string bearer_;
+};
+
+}  // namespace
+
+std::unique_ptr<Wire> make_bedrock(const UpstreamOptions& options, UpstreamSecrets secrets) {
+  return std::make_unique<Bedrock>(options, std::move(secrets));
+}
+
+}  // namespace ashlar::gateway

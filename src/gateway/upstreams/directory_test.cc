@@ -1,0 +1,52 @@
+#include "gateway/upstreams/directory.h"
+
+#include <gtest/gtest.h>
+
+#include "gateway/upstreams/fakes_for_test.h"
+
+namespace ashlar::gateway {
+namespace {
+
+// Upstreams that list what they serve without being asked.
+std::unique_ptr<Upstream> serving(const FakeServer& server, const std::string& name,
+                                  std::vector<UpstreamModel> models) {
+  UpstreamOptions options = options_for(server);
+  options.name = name;
+  options.models = std::move(models);
+  return *Upstream::create(std::move(options));
+}
+
+TEST(Directory, ANameTellsWhoAnswersAndTheFirstHasIt) {
+  std::string asked;
+  FakeServer server([&](const FakeServer::Turn& turn, int) {
+    asked = turn.json()["model"];
+    turn.answer(400, "application/json", "{}");
+  });
+  const auto one = serving(server, "one", {{"a", "a1"}, {"b", "b1"}}),
+             two = serving(server, "two", {{"a", "a2"}, {"c/d", "c2"}});
+  Directory directory(
+      {{.name = "one", .generator = one.get(), .embedder = one.get()}, {.name = "two", .generator = two.get()}});
+  std::vector<std::string> names;
+  for (const auto& card : directory.models()) names.push_back(card.id);
+  EXPECT_EQ(names, (std::vector<std::string>{"a", "b", "two/a", "c/d"}));
+  for (const auto& [name, theirs] :
+       {std::pair("a", "a1"), {"two/a", "a2"}, {"one/a", "a1"}, {"c/d", "c2"}, {"two/c/d", "c2"}}) {
+    HeardSink sink;
+    auto request = chat_request();
+    request.model = name;
+    const auto ticket = directory.start(std::move(request), sink);
+    ASSERT_TRUE(ticket) << name;
+    sink.wait();
+    EXPECT_EQ(asked, theirs) << name;
+  }
+  HeardSink sink;
+  auto request = chat_request();
+  request.model = "none";
+  EXPECT_EQ(directory.start(std::move(request), sink).error().error.code, Code::not_found);
+  EXPECT_EQ(directory.tokenize("a", {}, true).error().code, Code::unsupported);
+  directory.embed({.model = "c/d"}, [](auto result) { EXPECT_EQ(result.error().error.code, Code::unsupported); });
+  EXPECT_TRUE(directory.load().healthy);
+}
+
+}  // namespace
+}  // namespace ashlar::gateway

@@ -1,0 +1,21 @@
+// OpenAI's chat and completions, as most servers speak them: the parts that kinds share.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "gateway/upstreams/wire.h"
+
+namespace ashlar::gateway {
+
+// Reads a stream of chunks, or a whole answer where an upstream gives that instead.
+std::unique_ptr<Reader> make_openai_reader(const engine::Request& request, const net::Headers& headers, Teller& teller);
+
+// {"data": [{"id", "max_model_len"...}]}, also Ollama's and TGI's variants of it.
+Result<std::vector<Listed>> read_openai_list(std::string_view body);
+
+// The body to be sent: what openai_body() says, with arguments of tool calls as texts, and how it is to be streamed.
+std::string openai_text(const engine::Request& request, const std::string& model, bool stream);
+std::string openai_vectors_text(const engine::EmbedRequest& request, const std::string& model);
+
+}  // namespace ashlar::gateway

@@ -1,0 +1,68 @@
+// What is said of each upstream: in the section `upstreams` of the configuration file, or in short as NAME=URL.
+#pragma once
+
+#include <chrono>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/bytes.h"
+#include "base/result.h"
+
+namespace ashlar::gateway {
+
+// A model of an upstream: the name that we serve it under, and its own.
+struct UpstreamModel {
+  std::string name, model;
+};
+
+struct UpstreamOptions {
+  std::string name;
+  std::string kind = "openai";
+  std::string url;
+  std::vector<UpstreamModel> models;  // empty: those that the upstream lists
+
+  // References to secrets (secrets.h), never the secrets.
+  std::string api_key;
+  std::string access_key, secret_key, session_token;  // bedrock; all empty: AWS's own variables
+
+  std::string api_version;                                   // azure, anthropic
+  std::string region;                                        // bedrock
+  std::vector<std::pair<std::string, std::string>> headers;  // sent with every request; values may be secret references
+
+  std::chrono::milliseconds connect_timeout{5'000};
+  std::chrono::milliseconds first_token_timeout{60'000};
+  std::chrono::milliseconds between_tokens_timeout{30'000};
+  std::chrono::milliseconds total_timeout{0};  // 0: none
+
+  int max_attempts = 3;  // of one request, the first among them
+  std::chrono::milliseconds retry_base{100}, retry_cap{5'000};
+  double retry_budget = 0.2;                 // share of the requests under way that may be retries or hedges
+  int retry_floor = 3;                       // as many may be in any case
+  std::chrono::milliseconds hedge_after{0};  // without a token a second attempt is made; 0: never
+
+  std::chrono::milliseconds health_interval{5'000};  // 0: no probes
+  std::string health_path;                           // of the URL's host; empty: the kind's own
+  int health_failures = 3;                           // in a row make it down
+
+  bool allow_private = false;  // addresses of private networks; this machine's are fine where the URL names it
+  bool stream = true;          // answers are asked for in pieces; false: for servers that cannot
+  Bytes max_answer{64 << 20};
+  int max_tokens = 4096;  // where a kind must be told and the client said nothing
+  int context = 0;        // tokens; 0: as the upstream says
+  std::string tls_ca;
+  bool tls_verify = true;
+};
+
+// The section `upstreams` of the file at `path`; none: no upstreams. invalid: every fault of the section, a line each
+// ("ashlar.yaml:7: ..."); not_found.
+Result<std::vector<UpstreamOptions>> read_upstreams(const std::string& path);
+// The same of a text, which errors call `path`.
+Result<std::vector<UpstreamOptions>> parse_upstreams(const std::string& text, const std::string& path);
+
+// "NAME=URL" of the command line: an OpenAI server, whose key, if it wants one, is in ASHLAR_<NAME>_KEY. Private
+// addresses are allowed: who runs the program typed them.
+Result<UpstreamOptions> parse_upstream_flag(std::string_view text);
+
+}  // namespace ashlar::gateway

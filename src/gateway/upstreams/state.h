@@ -1,0 +1,87 @@
+// What an upstream's requests share: how it is spoken to, its connections, its health, its budget for retries.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/metrics.h"
+#include "engine/generator.h"
+#include "gateway/upstreams/options.h"
+#include "gateway/upstreams/retries.h"
+#include "gateway/upstreams/wire.h"
+#include "net/http_client.h"
+
+namespace ashlar::gateway {
+
+struct UpstreamMetrics {
+  explicit UpstreamMetrics(const std::string& name)
+      : requests("upstream_requests_total", "Requests given to an upstream.", {{"upstream", name}}),
+        failures("upstream_failures_total", "Those that failed in the end.", {{"upstream", name}}),
+        retries("upstream_retries_total", "Further attempts after a failed one.", {{"upstream", name}}),
+        hedges("upstream_hedges_total", "Second attempts beside a slow one.", {{"upstream", name}}),
+        running("upstream_running", "Requests under way at an upstream.", {{"upstream", name}}),
+        healthy("upstream_healthy", "1 while an upstream answers its probes.", {{"upstream", name}}) {}
+  Counter requests, failures, retries, hedges;
+  Gauge running, healthy;
+};
+
+// Any thread, but for what says otherwise.
+class UpstreamState {
+ public:
+  static Result<std::shared_ptr<UpstreamState>> create(UpstreamOptions options);
+  ~UpstreamState();
+
+  const UpstreamOptions options;
+  RetryBudget budget;
+  UpstreamMetrics metrics;
+
+  const Wire& wire() const { return *wire_; }
+  net::HttpClient& client() { return *client_; }
+  // `request` as it goes out: signed, with our deadlines, to the address that was found fit.
+  net::ClientRequest outgoing(net::ClientRequest request, std::chrono::milliseconds silence) const;
+  // A connection to `address` was made, or none could be: the next looks the name up again.
+  void connected(const std::string& address);
+  void unreachable();
+
+  // What it calls the model that we serve as `name`; nullopt: it serves none such.
+  std::optional<std::string> model(const std::string& name) const;
+  std::vector<engine::ModelCard> cards() const;
+
+  // False while the probes say that it is down.
+  bool healthy() const { return healthy_; }
+  std::string trouble() const;
+  void when_probed(std::function<void()> told);
+  void begin_probes();
+
+ private:
+  UpstreamState(UpstreamOptions options, std::unique_ptr<Wire> wire);
+  void probe();
+  void probed(int status, const std::string& body, Status call);
+  void learn(const std::vector<Listed>& listed);
+
+  const std::unique_ptr<Wire> wire_;
+  const bool url_is_local_;
+  std::atomic<bool> healthy_ = true;
+
+  mutable std::mutex mutex_;
+  std::string address_;                                          // GUARDED_BY(mutex_), as is all to the next line
+  std::shared_ptr<const std::vector<engine::ModelCard>> cards_;  // never null
+  std::string trouble_;
+  std::vector<std::function<void()>> waiting_;  // for the first probe
+  bool probed_ = false;
+
+  // The client's thread only.
+  int failures_ = 0;  // probes in a row
+  int probe_status_ = 0;
+  std::string probe_body_;
+  std::unique_ptr<net::Call> probe_, pause_;
+
+  std::unique_ptr<net::HttpClient> client_;  // last: its thread ends before the rest dies
+};
+
+}  // namespace ashlar::gateway

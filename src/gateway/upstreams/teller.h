@@ -1,0 +1,86 @@
+// What a reader finds in an upstream's answer, made into the events of a Sink: in their order, within the choices that
+// were asked for, with what upstreams leave out made good, and never more than was asked for.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/json.h"
+#include "engine/generator.h"
+#include "gateway/upstreams/failure.h"
+
+namespace ashlar::gateway {
+
+// About how many tokens a text has, where nobody counts: four letters of ASCII each, one for any other character.
+int estimate_tokens(std::string_view text);
+// The same of a prompt: of a chat, what its messages and tools say.
+int estimate_tokens(const engine::Prompt& prompt);
+
+// One answer; one thread at a time.
+class Teller {
+ public:
+  Teller(std::string upstream, const engine::Request& request);
+
+  // A choice out of range is the upstream's fault and told as such; what comes after a choice's end is dropped.
+  void text(engine::Text text);
+  void reasoning(int choice, std::string_view text);
+  // Upstreams leave the index (below 0) or the id of later pieces out, or give several calls one index: a piece goes on
+  // with the call of its index unless it names another. The first of each needs a name; without an id it gets one.
+  void tool_call(int choice, int index, std::string_view id, std::string_view name, std::string_view arguments);
+  void members(int choice, Json object);
+  void end(engine::ChoiceEnd end);
+
+  // Counts as an upstream gave them, in OpenAI's form (prompt_tokens, completion_tokens and their details) or already
+  // read; what is no count is left to our estimate. The last word stands.
+  void usage(const Json& openai);
+  void counted(std::optional<int> prompt, std::optional<int> completion, std::optional<int> cached = {},
+               std::optional<int> reasoning = {});
+
+  // The upstream said that the answer is whole. Choices that had no end get one: `stop`, or `tool_calls`.
+  void done();
+  // The upstream closed: whole only if every choice has ended.
+  void closed();
+  void fail(Failure failure);
+
+  bool begun() const { return begun_; }  // a token, or an end, has come
+  bool over() const { return over_; }    // Finished is among the events told
+  const std::optional<Failure>& failure() const { return failure_; }
+  // The events since the last call.
+  std::vector<engine::Event> take() { return std::exchange(events_, {}); }
+  const std::string& upstream() const { return upstream_; }
+  bool any_choice_open() const;
+  bool has_calls(int choice) const;
+
+ private:
+  struct Choice {
+    std::uint64_t quarters = 0;  // of tokens, estimated
+    bool ended = false;
+    struct Call {
+      int said;  // the index that the upstream gives it
+      std::string id;
+    };
+    std::vector<Call> calls;
+  };
+  // Null: told as a fault, or ended. Makes Started come first.
+  Choice* open(int choice);
+  void count(Choice& choice, int index, std::uint64_t quarters);
+  void finish();
+
+  const std::string upstream_;
+  const int most_tokens_;  // of one choice; below 0: no limit
+  const int prompt_estimate_;
+  std::vector<Choice> choices_;
+  std::vector<engine::Event> events_;
+  std::optional<int> prompt_, completion_, cached_, reasoning_;
+  std::uint64_t reasoning_quarters_ = 0;
+  bool begun_ = false, over_ = false, capped_ = false;
+  std::optional<Failure> failure_;
+};
+
+// A count: a whole number from 0 to 2^31 - 1.
+std::optional<int> count_of(const Json& object, std::string_view name);
+
+}  // namespace ashlar::gateway

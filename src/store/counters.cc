@@ -1,0 +1,75 @@
+#include "store/counters.h"
+
+#include <fmt/format.h>
+#include <openssl/rand.h>
+
+#include <algorithm>
+
+namespace ashlar::store {
+namespace {
+
+bool is_name(std::string_view name) {
+  return !name.empty() && name.size() <= kLongestKey &&
+         std::ranges::all_of(name, [](char c) { return c > ' ' && c < 127; });
+}
+
+}  // namespace
+
+Instant machine_instant() {
+  using namespace std::chrono;
+  return {duration_cast<milliseconds>(steady_clock::now().time_since_epoch()).count(),
+          duration_cast<milliseconds>(system_clock::now().time_since_epoch()).count()};
+}
+
+std::string new_reservation_id() {
+  unsigned char bytes[16];
+  CHECK(RAND_bytes(bytes, sizeof bytes) == 1, "the system gives random bytes");
+  std::string id;
+  for (const unsigned char byte : bytes) {
+    id += "0123456789abcdef"[byte >> 4];
+    id += "0123456789abcdef"[byte & 15];
+  }
+  return id;
+}
+
+Status check_limit(const Limit& limit) {
+  if (!is_name(limit.key))
+    return Error{Code::invalid, fmt::format("a limit's key must be 1 to {} printable ASCII characters", kLongestKey)};
+  if (limit.capacity < 0 || limit.capacity > kMostAmount)
+    return Error{Code::invalid,
+                 fmt::format("{}: the capacity {} is not between 0 and {}", limit.key, limit.capacity, kMostAmount)};
+  if (limit.kind == LimitKind::budget) return {};
+  const std::int64_t period = limit.period.count();
+  if (period < 1 || limit.period > std::chrono::days(400))
+    return Error{Code::invalid,
+                 fmt::format("{}: the period of {} ms is not between 1 ms and 400 days", limit.key, period)};
+  const bool bucket = limit.kind == LimitKind::token_bucket || limit.kind == LimitKind::leaky_bucket;
+  if (bucket && limit.capacity > kMostAmount / period)
+    return Error{Code::invalid,
+                 fmt::format("{}: a bucket of {} in {} ms is too large", limit.key, limit.capacity, period)};
+  return {};
+}
+
+Status check_charges(const std::string& id, std::span<const Charge> charges) {
+  if (!is_name(id))
+    return Error{Code::invalid,
+                 fmt::format("a reservation's id must be 1 to {} printable ASCII characters", kLongestKey)};
+  if (charges.size() > kMostCharges)
+    return Error{Code::invalid, fmt::format("{} limits for one request: at most {}", charges.size(), kMostCharges)};
+  for (std::size_t i = 0; i < charges.size(); ++i) {
+    const Limit& limit = charges[i].limit;
+    TRY(check_limit(limit));
+    if (charges[i].amount < 0 || charges[i].amount > kMostAmount)
+      return Error{Code::invalid,
+                   fmt::format("{}: the amount {} is not between 0 and {}", limit.key, charges[i].amount, kMostAmount)};
+    if (limit.kind == LimitKind::semaphore && charges[i].amount != 1)
+      return Error{Code::invalid,
+                   fmt::format("{}: a reservation takes one seat, not {}", limit.key, charges[i].amount)};
+    for (std::size_t j = 0; j < i; ++j)
+      if (charges[j].limit.key == limit.key && charges[j].limit.kind == limit.kind)
+        return Error{Code::invalid, fmt::format("{}: the limit is charged twice", limit.key)};
+  }
+  return {};
+}
+
+}  // namespace ashlar::store

@@ -1,0 +1,84 @@
+// What each request used: one durable row each, for bills, for cost allocation and for
+// whoever asks what a team spent. Money is in nano-dollars, times are milliseconds
+// since 1970 UTC.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/result.h"
+#include "store/database.h"
+#include "store/migrations.h"
+
+namespace ashlar::store {
+
+struct UsageRow {
+  std::string id;  // of the request; the row of an id is written once, whoever sends it again
+  std::int64_t at_ms = 0;
+  std::string tenant, team, user, key, model, deployment;
+  std::vector<std::pair<std::string, std::string>> tags;
+  std::int64_t prompt_tokens = 0;  // with those that the cache had
+  std::int64_t cached_tokens = 0;
+  std::int64_t completion_tokens = 0;  // with those of reasoning
+  std::int64_t reasoning_tokens = 0;
+  std::int64_t cost_nano = 0;
+  std::int64_t status = 200;  // as HTTP has it
+  std::optional<std::int64_t> ttft_ms;
+  std::int64_t duration_ms = 0;
+};
+
+// For migrate().
+const Schema& usage_schema();
+
+// The statement that writes the row, for a list that settles a budget with it: an
+// if_unchanged added to it refuses the list where the id has its row already.
+// No name costs a row: texts are cut at 512 bytes and made UTF-8, tags beyond 32 are left
+// out, and what is not A-Z a-z 0-9 _ . - in a tag's name (64 bytes) becomes _.
+// invalid: an id that is empty or over 512 bytes; a count below zero.
+Result<Statement> usage_insert(const UsageRow& row);
+
+// Database::write_later() of the row. A row that is there already is no error.
+Status record_usage(Database& database, const UsageRow& row, std::function<void(Status)> done);
+
+// [since, until), and only rows whose dimensions have these values.
+struct UsageFilter {
+  std::int64_t since_ms = std::numeric_limits<std::int64_t>::min();
+  std::int64_t until_ms = std::numeric_limits<std::int64_t>::max();
+  std::vector<std::pair<std::string, std::string>> where;
+};
+
+struct UsageSum {
+  std::vector<std::string> by;            // one value for each dimension asked for; "": the rows that have none
+  std::int64_t requests = 0, failed = 0;  // failed: status 400 and above
+  std::int64_t prompt_tokens = 0, cached_tokens = 0, completion_tokens = 0, reasoning_tokens = 0;
+  std::int64_t cost_nano = 0;
+};
+
+// The dearest first, or the oldest where `day` is the first dimension. A dimension is
+// tenant, team, user, key, model, deployment, status, day (UTC, 2026-11-21), or
+// tag:NAME; none gives one sum of all.
+// invalid: no such dimension; as Database::query().
+Result<std::vector<UsageSum>> sum_usage(Database& database, const UsageFilter& filter,
+                                        const std::vector<std::string>& by);
+
+// Every row, oldest first, a page at a time. Stops at the first error `visit` gives.
+Status each_usage(Database& database, const UsageFilter& filter, const std::function<Status(const UsageRow&)>& visit);
+
+// For export. A line each, with its newline; CSV is RFC 4180 with every text quoted.
+std::string csv_text(std::string_view text);  // in quotes
+std::string usage_csv_header();
+std::string usage_csv(const UsageRow& row);
+std::string usage_json(const UsageRow& row);
+
+// "2026-11-21T19:15:00.250Z".
+std::string utc_text_of_ms(std::int64_t ms);
+// "12.000000345": dollars, with as many digits as there are, at least two.
+std::string dollars(std::int64_t nano);
+
+}  // namespace ashlar::store

@@ -1,0 +1,151 @@
+#include "store/write_queue.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <memory>
+#include <utility>
+
+#include "base/metrics.h"
+#include "base/threads.h"
+#include "base/utf8.h"
+
+namespace ashlar::store {
+namespace {
+
+// A batch ends here, so that the first of a long queue is not told last.
+constexpr std::size_t kBatch = 1024;
+constexpr std::size_t kBatchBytes = 4 << 20;
+
+struct WriteMetrics {
+  Counter writes{"database_writes_total", "Lists of statements that were written or refused."};
+  Counter failed{"database_writes_failed_total", "Of those, the ones that ended in an error."};
+  Counter batches{"database_batches_total", "Groups that they were written in."};
+  Counter refused{"database_writes_refused_total", "Lists not taken because too much waits."};
+  Gauge waiting{"database_writes_waiting", "Lists that wait to be written."};
+};
+WriteMetrics& metrics() {
+  static WriteMetrics all;
+  return all;
+}
+
+std::size_t weight(const Value& value) {
+  if (const auto* text = std::get_if<std::string>(&value)) return text->size();
+  if (const auto* blob = std::get_if<Blob>(&value)) return blob->bytes.size();
+  return 0;
+}
+
+std::size_t weight(const std::vector<Statement>& statements) {
+  std::size_t bytes = sizeof(Write);
+  for (const Statement& each : statements) {
+    bytes += sizeof(Statement) + each.sql.size() + each.args.size() * sizeof(Value);
+    for (const Value& value : each.args) bytes += weight(value);
+  }
+  return bytes;
+}
+
+}  // namespace
+
+Status check_values(const Values& values) {
+  for (const Value& value : values) {
+    const auto* number = std::get_if<double>(&value);
+    if (number != nullptr && std::isnan(*number))
+      return Error{Code::invalid, "a number for the database is not one (NaN)"};
+    const auto* text = std::get_if<std::string>(&value);
+    if (text != nullptr && (text->find('\0') != std::string::npos || !utf8::is_valid(*text)))
+      return Error{Code::invalid, "a text for the database is not UTF-8, or has a NUL character"};
+  }
+  return {};
+}
+
+WriteQueue::WriteQueue(const DatabaseOptions& options, Batch batch)
+    : max_waiting_(options.max_waiting),
+      max_waiting_bytes_(options.max_waiting_bytes),
+      batch_(std::move(batch)),
+      thread_([this] { work(); }) {}
+
+WriteQueue::~WriteQueue() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  came_.notify_all();
+}
+
+Status WriteQueue::push(std::vector<Statement> statements, Database::Done done, bool unhurried) {
+  for (const Statement& each : statements) TRY(check_values(each.args));
+  Write write{.statements = std::move(statements), .done = std::move(done), .unhurried = unhurried};
+  write.bytes = weight(write.statements);
+  if (write.bytes > max_waiting_bytes_)
+    return Error{Code::too_large, fmt::format("one write to the database holds at most {} bytes", max_waiting_bytes_)};
+  {
+    const std::lock_guard lock(mutex_);
+    if (waiting_count_ >= max_waiting_ || waiting_bytes_ + write.bytes > max_waiting_bytes_) {
+      metrics().refused.add();
+      return Error{Code::unavailable,
+                   fmt::format("the database is behind: {} writes wait already; try again", waiting_count_)};
+    }
+    ++waiting_count_;
+    waiting_bytes_ += write.bytes;
+    metrics().waiting.set(static_cast<double>(waiting_count_));
+    waiting_.push_back(std::move(write));
+  }
+  came_.notify_one();
+  return {};
+}
+
+Database::Written WriteQueue::wait_for(std::vector<Statement> statements, bool unhurried) {
+  CHECK(std::this_thread::get_id() != thread_.get_id(), "transact() inside a write's `done` would wait for itself");
+  struct Answer {
+    std::mutex mutex;
+    std::condition_variable came;
+    std::optional<Database::Written> written;
+  };
+  const auto answer = std::make_shared<Answer>();
+  TRY(push(
+      std::move(statements),
+      [answer](Database::Written written) {
+        const std::lock_guard lock(answer->mutex);
+        answer->written = std::move(written);
+        answer->came.notify_one();
+      },
+      unhurried));
+  std::unique_lock lock(answer->mutex);
+  answer->came.wait(lock, [&] { return answer->written.has_value(); });
+  return *std::move(answer->written);
+}
+
+std::vector<Write> WriteQueue::next_batch() {
+  std::unique_lock lock(mutex_);
+  came_.wait(lock, [this] { return stopping_ || !waiting_.empty(); });
+  std::vector<Write> batch;
+  for (std::size_t bytes = 0; !waiting_.empty() && batch.size() < kBatch && bytes < kBatchBytes; waiting_.pop_front()) {
+    bytes += waiting_.front().bytes;
+    batch.push_back(std::move(waiting_.front()));
+  }
+  return batch;
+}
+
+void WriteQueue::work() {
+  name_this_thread("ashlar-database");
+  for (std::vector<Write> batch; !(batch = next_batch()).empty();) {
+    batch_(batch);
+    metrics().batches.add();
+    metrics().writes.add(batch.size());
+    std::size_t bytes = 0;
+    for (const Write& each : batch) bytes += each.bytes;
+    {
+      const std::lock_guard lock(mutex_);
+      waiting_count_ -= batch.size();
+      waiting_bytes_ -= bytes;
+      metrics().waiting.set(static_cast<double>(waiting_count_));
+    }
+    for (Write& each : batch) {
+      CHECK(each.outcome.has_value(), "a batch gives each write its outcome");
+      if (!*each.outcome) metrics().failed.add();
+      if (each.done) each.done(*std::move(each.outcome));
+    }
+  }
+}
+
+}  // namespace ashlar::store

@@ -1,0 +1,97 @@
+// Who asks too much is told so, what is spent is kept, and every token is accounted for.
+import assert from "node:assert/strict";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import os from "node:os";
+import path from "node:path";
+import { test } from "node:test";
+import { Server, binary, events, run } from "./server.mjs";
+
+const folder = (t) => {
+  const made = mkdtempSync(path.join(os.tmpdir(), "ashlar-limits-"));
+  t.after(() => rmSync(made, { recursive: true, force: true }));
+  return made;
+};
+const limited = (dir, text) => {
+  writeFileSync(path.join(dir, "limits.yaml"), text);
+  return Server.start(["--data-dir", dir, "--limits", path.join(dir, "limits.yaml")]);
+};
+const usage = async (dir, ...args) => {
+  const told = await run(binary, ["usage", "--data-dir", dir, "--json", ...args]);
+  assert.equal(told.code, 0, told.err);
+  return told.out.trim().split("\n").filter(Boolean).map((line) => JSON.parse(line));
+};
+// An answer of exactly this many tokens.
+const tokens = (server, max_tokens, more = {}) => ({ ...server.chat("Say something."), max_tokens, ignore_eos: true, temperature: 0, ...more });
+
+test("requests an hour are counted, and each answer tells how many are left", async (t) => {
+  const server = await limited(folder(t), "limits:\n  - {scope: global, name: rph, measure: requests, capacity: 3, period: 1h}\n");
+  t.after(() => server.stop());
+  for (const left of ["2", "1", "0"]) {
+    const answer = await server.post("/v1/chat/completions", tokens(server, 2));
+    assert.equal(answer.status, 200);
+    assert.equal(answer.headers.get("x-ratelimit-limit-requests"), "3");
+    assert.equal(answer.headers.get("x-ratelimit-remaining-requests"), left);
+  }
+  const refused = await server.post("/v1/chat/completions", tokens(server, 2));
+  assert.equal(refused.status, 429);
+  assert.equal(refused.json.error.code, "rate_limit_exceeded");
+  assert.ok(Number(refused.headers.get("retry-after")) > 3000);
+  assert.equal(refused.headers.get("x-ratelimit-remaining-requests"), "0");
+  assert.match(refused.headers.get("x-ratelimit-reset-requests"), /^(59|1h|60)/);
+});
+
+test("a budget admits exactly what fits, whoever asks at once, and a restart forgets nothing", async (t) => {
+  const dir = folder(t);
+  const free = await Server.start(["--data-dir", dir]);
+  const { json } = await free.post("/v1/chat/completions", tokens(free, 8));
+  await free.stop();
+  assert.equal(json.usage.completion_tokens, 8);
+  // A dollar for each thousand tokens of either kind: five such requests and not one token more.
+  const dollars = ((json.usage.total_tokens * 5) / 1000).toFixed(6);
+  const text = `prices:\n  - {model: "*", input: 1000, output: 1000}\nlimits:\n  - {scope: global, name: all, kind: budget, dollars: ${dollars}, window: total}\n`;
+  // What the first server's request cost nothing then, costs nothing now.
+  let server = await limited(dir, text);
+  const answers = await Promise.all(Array.from({ length: 40 }, () => server.post("/v1/chat/completions", tokens(server, 8))));
+  const good = answers.filter((answer) => answer.status === 200);
+  assert.equal(good.length, 5);
+  for (const answer of answers.filter((one) => one.status !== 200)) {
+    assert.equal(answer.status, 429);
+    assert.equal(answer.json.error.code, "insufficient_quota");
+  }
+  await server.stop();
+  server = await limited(dir, text);
+  t.after(() => server.stop());
+  assert.equal((await server.post("/v1/chat/completions", tokens(server, 1))).status, 429);
+
+  const [sum] = await usage(dir, "--by", "model");
+  assert.equal(sum.requests, 6);
+  assert.equal(sum.prompt_tokens, json.usage.prompt_tokens * 6);
+  assert.equal(sum.completion_tokens, 48);
+});
+
+test("who leaves pays for what came", async (t) => {
+  const dir = folder(t);
+  const server = await limited(dir, 'prices:\n  - {model: "*", input: 0, output: 1000}\n');
+  t.after(() => server.stop());
+  const leaving = new AbortController();
+  const answer = await server.fetch("/v1/chat/completions", { method: "POST", signal: leaving.signal,
+    headers: { "content-type": "application/json" }, body: JSON.stringify(tokens(server, 400, { stream: true })) });
+  let pieces = 0;
+  for await (const data of events(answer)) {
+    if (JSON.parse(data).choices[0].delta.content && ++pieces === 5) break;
+  }
+  leaving.abort();
+  await server.idle();
+  const rows = await server.until(() => usage(dir, "--by", "status"), (all) => all.length > 0);
+  assert.equal(rows.length, 1);
+  assert.equal(rows[0].status ?? rows[0].by?.[0], "499");
+  assert.ok(rows[0].completion_tokens >= 5 && rows[0].completion_tokens < 400, JSON.stringify(rows[0]));
+});
+
+test("a faulty file of limits is refused with its line", async (t) => {
+  const dir = folder(t);
+  writeFileSync(path.join(dir, "limits.yaml"), "limits:\n  - {scope: nobody}\n");
+  const refused = await run(binary, ["serve", "--port", "0", "--limits", path.join(dir, "limits.yaml")]);
+  assert.equal(refused.code, 1);
+  assert.match(refused.err, /line 2/);
+});

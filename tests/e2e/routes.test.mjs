@@ -1,0 +1,76 @@
+// Names that clients ask for, and the models behind them that answer.
+import assert from "node:assert/strict";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import os from "node:os";
+import path from "node:path";
+import { test } from "node:test";
+import { Server, binary, run } from "./server.mjs";
+
+const config = (t, text) => {
+  const dir = mkdtempSync(path.join(os.tmpdir(), "ashlar-routes-"));
+  t.after(() => rmSync(dir, { recursive: true, force: true }));
+  const file = path.join(dir, "ashlar.yaml");
+  writeFileSync(file, text);
+  return file;
+};
+
+test("a route answers under its names, and goes on when one of its models dies", async (t) => {
+  const first = await Server.start(), second = await Server.start();
+  t.after(() => second.stop());
+  const front = await Server.start(["--config", config(t, `
+upstreams:
+  - {name: one, url: "${first.url}/v1", max_attempts: 1}
+  - {name: two, url: "${second.url}/v1", max_attempts: 1}
+routes:
+  - name: chat
+    aliases: [gpt-4o-mini]
+    strategy: weighted
+    deployments: [one/${first.model}, two/${second.model}]
+`)], { models: [] });
+  t.after(() => front.stop());
+  const listed = (await (await front.fetch("/v1/models")).json()).data.map((card) => card.id);
+  for (const name of ["chat", "gpt-4o-mini"]) assert.ok(listed.includes(name), listed.join());
+  const ask = (model) => front.post("/v1/chat/completions", { ...front.chat("Say a word."), model, max_tokens: 4, temperature: 0.5 });
+  for (const model of ["chat", "gpt-4o-mini", "chat", "chat"]) {
+    const answer = await ask(model);
+    assert.equal(answer.status, 200, JSON.stringify(answer.json));
+    assert.equal(answer.json.model, model);
+  }
+  for (const server of [first, second]) assert.ok((await server.metric("vllm:request_success_total")) >= 1, "both had a share");
+  await first.kill();
+  const after = await Promise.all(Array.from({ length: 12 }, () => ask("chat")));
+  assert.deepEqual(after.map((answer) => answer.status), Array(12).fill(200));
+});
+
+test("sensitive data goes only where it may", async (t) => {
+  const back = await Server.start();
+  t.after(() => back.stop());
+  const front = await Server.start(["--config", config(t, `
+upstreams: [{name: cloud, url: "${back.url}/v1"}]
+routes:
+  - name: both
+    strategy: weighted
+    deployments: [{model: cloud/${back.model}, weight: 1000}, {model: ashlar-assistant, data_classes: [sensitive]}]
+  - {name: cloudy, deployments: [cloud/${back.model}]}
+`)], { models: ["--model", "ashlar-assistant"] });
+  t.after(() => front.stop());
+  const asked = async () => back.metric("vllm:request_success_total");
+  const ask = (model, headers = {}) => front.post("/v1/chat/completions", { ...front.chat("My diagnosis is secret."), model, max_tokens: 4 }, { headers });
+  const secret = { "x-ashlar-data-class": "sensitive" };
+  assert.equal((await ask("both")).status, 200);
+  const before = await asked();
+  for (let i = 0; i < 5; ++i) assert.equal((await ask("both", secret)).status, 200);
+  const refused = await ask("cloudy", secret);
+  assert.ok(refused.status >= 400, JSON.stringify(refused.json));
+  assert.equal(await asked(), before);
+});
+
+test("a faulty file is refused as a whole, with lines", async (t) => {
+  const file = config(t, "routes:\n  - {name: a, stratgy: weighted}\n  - {strategy: weighted}\n");
+  const told = await run(binary, ["config", "check", file]);
+  assert.equal(told.code, 1);
+  assert.match(told.err, /:2: a route has no 'stratgy'; did you mean 'strategy'\?/);
+  assert.match(told.err, /:3: a route needs a 'name'/);
+  const fine = await run(binary, ["config", "check", config(t, "routes:\n  - {name: a, deployments: [x]}\n")]);
+  assert.equal(fine.code, 0, fine.err);
+});
