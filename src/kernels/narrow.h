@@ -11,7 +11,7 @@
 namespace ashlar::kernels {
 
 // int8: a scale for each 128 inputs of an output, and of x; weights are off by about 0.6 % of their root mean square, x
-// likewise, and products by 0.9 %.
+// without outliers likewise, and products by 0.9 %.
 enum class NarrowForm : std::uint8_t { bf16, int8 };
 
 // A packed matrix of more inputs than outputs, for narrow_in or narrow8. Memory is the caller's.
