@@ -136,6 +136,7 @@ std::string response_key(const engine::Request& request, const std::string& grou
   digest.number(request.prompt_logprobs);
   digest.number(request.skip_special_tokens);
   digest.number(request.echo);
+  digest.json(request.body);  // what upstreams get beyond the fields
   return digest.done();
 }
 
