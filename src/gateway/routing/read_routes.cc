@@ -20,9 +20,9 @@ std::int64_t nanos_of(double dollars_per_million) {
   return static_cast<std::int64_t>(std::llround(dollars_per_million * kNanosPerDollar));
 }
 
-class Reader {
+class RoutesReader {
  public:
-  explicit Reader(Section& section) : section_(section) {}
+  explicit RoutesReader(Section& section) : section_(section) {}
 
   void route(const YAML::Node& node) {
     Group group;
@@ -117,7 +117,7 @@ class Reader {
 Result<RouteTable> parse_routes(const std::string& text, const std::string& path) {
   RouteTable table;
   TRY(read_section(text, path, "routes", [&](Section& section, const YAML::Node& list) {
-    Reader reader(section);
+    RoutesReader reader(section);
     section.items(list, "routes", kMostRoutes, [&](const YAML::Node& item) { reader.route(item); });
     table = std::move(reader.table);
   }));

@@ -30,8 +30,7 @@ milliseconds until(Clock::time_point when) {
 }
 
 // Its callbacks come on the client's thread, start and the ticket's death on others': one lock around all, recursive
-// because a sink may drop its ticket. Calls are never dropped with the lock held by another thread's callback: the
-// ticket takes them out and lets go of the lock first.
+// because a sink may drop its ticket. Calls are dropped without it.
 class Flight : public std::enable_shared_from_this<Flight> {
  public:
   Flight(UpstreamState& upstream, engine::Request request, net::ClientRequest order, engine::Sink& sink)
@@ -42,7 +41,7 @@ class Flight : public std::enable_shared_from_this<Flight> {
   }
 
   void begin() {
-    const std::lock_guard lock(mutex_);
+    const Hold hold(*this);
     launch(false);
     if (up_.options.hedge_after.count() > 0)
       hedge_ = after(up_.options.hedge_after, [](Flight& self) { self.hedge(); });
@@ -50,21 +49,33 @@ class Flight : public std::enable_shared_from_this<Flight> {
 
   // The ticket's death. Waits for a callback in progress.
   void drop() {
-    std::vector<std::unique_ptr<net::Call>> calls;
-    {
-      const std::lock_guard lock(mutex_);
-      finish();
-      for (auto& attempt : attempts_) {
-        calls.push_back(std::move(attempt->call));
-        calls.push_back(std::move(attempt->alarm));
-      }
-      calls.push_back(std::move(hedge_));
-      calls.push_back(std::move(pause_));
-      attempts_.clear();
-    }
+    const Hold hold(*this);
+    finish();
+    for (auto& attempt : attempts_) retire(*attempt);
+    spend(std::move(hedge_));
+    spend(std::move(pause_));
+    attempts_.clear();
   }
 
  private:
+  // The lock. Calls that are done with die when it is let go of: their death waits for a callback in progress, which
+  // may wait for the lock.
+  class Hold {
+   public:
+    explicit Hold(Flight& flight) : flight_(flight), lock_(flight.mutex_) { ++flight_.holds_; }
+    ~Hold() {
+      std::vector<std::unique_ptr<net::Call>> spent;
+      if (--flight_.holds_ == 0) spent.swap(flight_.spent_);
+      lock_.unlock();
+    }
+    Hold(const Hold&) = delete;
+    Hold& operator=(const Hold&) = delete;
+
+   private:
+    Flight& flight_;
+    std::unique_lock<std::recursive_mutex> lock_;
+  };
+
   struct Attempt {
     Attempt(const std::string& upstream, const engine::Request& request, bool is_extra)
         : teller(upstream, request), extra(is_extra) {}
@@ -90,7 +101,7 @@ class Flight : public std::enable_shared_from_this<Flight> {
   static void with(const std::weak_ptr<Flight>& flight, const std::weak_ptr<Attempt>& attempt, Act act) {
     const auto self = flight.lock();
     if (!self) return;
-    const std::lock_guard lock(self->mutex_);
+    const Hold hold(*self);
     const auto held = attempt.lock();
     if (held && !self->over_ && std::ranges::find(self->attempts_, held) != self->attempts_.end()) act(*self, held);
   }
@@ -100,7 +111,7 @@ class Flight : public std::enable_shared_from_this<Flight> {
     return up_.client().after(delay, [flight = weak_from_this(), act] {
       const auto self = flight.lock();
       if (!self) return;
-      const std::lock_guard lock(self->mutex_);
+      const Hold hold(*self);
       if (!self->over_) act(*self);
     });
   }
@@ -138,6 +149,7 @@ class Flight : public std::enable_shared_from_this<Flight> {
   // One alarm for each attempt: where `due` moved later, it is looked at again when it rings.
   void watch(const Held& attempt) {
     attempt->rings = attempt->due;
+    spend(std::move(attempt->alarm));
     attempt->alarm =
         up_.client().after(until(attempt->due), [flight = weak_from_this(), held = std::weak_ptr(attempt)] {
           with(flight, held, [](Flight& self, const Held& a) {
@@ -229,13 +241,17 @@ class Flight : public std::enable_shared_from_this<Flight> {
   void keep_only(const Held& winner) {
     for (const Held& attempt : std::exchange(attempts_, {winner}))
       if (attempt != winner) retire(*attempt);
-    hedge_.reset();
+    spend(std::move(hedge_));
   }
 
   void retire(Attempt& attempt) {
     if (std::exchange(attempt.extra, false)) up_.budget.give_back();
-    attempt.alarm.reset();
-    attempt.call.reset();
+    spend(std::move(attempt.alarm));
+    spend(std::move(attempt.call));
+  }
+
+  void spend(std::unique_ptr<net::Call> call) {
+    if (call != nullptr) spent_.push_back(std::move(call));
   }
 
   void hedge() {
@@ -265,6 +281,7 @@ class Flight : public std::enable_shared_from_this<Flight> {
     if (Clock::now() + wait >= ends_ || !up_.budget.take()) return false;
     up_.metrics.retries.add();
     waits_ = true;
+    spend(std::move(pause_));
     pause_ = after(wait, [](Flight& self) {
       self.waits_ = false;
       self.launch(true);
@@ -297,6 +314,8 @@ class Flight : public std::enable_shared_from_this<Flight> {
   bool waits_ = false;                        // for the next attempt, whose part of the budget is taken
   std::optional<engine::Finished> finished_;  // told when the HTTP answer is whole, too
   std::unique_ptr<net::Call> hedge_, pause_;
+  std::vector<std::unique_ptr<net::Call>> spent_;
+  int holds_ = 0;  // of the thread that has the lock
 };
 
 class FlightTicket final : public engine::Ticket {

@@ -19,9 +19,9 @@ namespace {
 
 constexpr std::size_t kMaxUpstreams = 1000, kMaxModels = 1000;
 
-class Reader {
+class UpstreamsReader {
  public:
-  explicit Reader(Section& section) : section_(section) {}
+  explicit UpstreamsReader(Section& section) : section_(section) {}
   std::vector<UpstreamOptions> read(const YAML::Node& list);
 
  private:
@@ -35,7 +35,7 @@ class Reader {
   Section& section_;
 };
 
-Section::Read Reader::secret(std::string name, std::string& out) {
+Section::Read UpstreamsReader::secret(std::string name, std::string& out) {
   return [this, name, &out](const YAML::Node& node) {
     section_.text(name, out)(node);
     if (auto fine = check_secret(out); !out.empty() && !fine)
@@ -43,7 +43,7 @@ Section::Read Reader::secret(std::string name, std::string& out) {
   };
 }
 
-Section::Readers Reader::members(UpstreamOptions& out) {
+Section::Readers UpstreamsReader::members(UpstreamOptions& out) {
   return {
       {"name", section_.text("name", out.name)},
       {"kind", section_.text("kind", out.kind)},
@@ -79,7 +79,7 @@ Section::Readers Reader::members(UpstreamOptions& out) {
   };
 }
 
-void Reader::models(const YAML::Node& node, UpstreamOptions& out) {
+void UpstreamsReader::models(const YAML::Node& node, UpstreamOptions& out) {
   if (!node.IsSequence() || node.size() > kMaxModels) return section_.fail(node, "'models' should be a list");
   for (const auto& item : node) {
     UpstreamModel model;
@@ -98,7 +98,7 @@ void Reader::models(const YAML::Node& node, UpstreamOptions& out) {
   }
 }
 
-void Reader::headers(const YAML::Node& node, UpstreamOptions& out) {
+void UpstreamsReader::headers(const YAML::Node& node, UpstreamOptions& out) {
   if (!node.IsMap()) return section_.fail(node, "'headers' should be a map of names to values");
   for (const auto& entry : node) {
     const std::string name = entry.first.IsScalar() ? net::lower(entry.first.Scalar()) : "";
@@ -113,7 +113,7 @@ void Reader::headers(const YAML::Node& node, UpstreamOptions& out) {
   }
 }
 
-void Reader::check(const YAML::Node& node, const UpstreamOptions& out) {
+void UpstreamsReader::check(const YAML::Node& node, const UpstreamOptions& out) {
   if (!is_config_name(out.name) || out.name.find('/') != out.name.npos)
     section_.fail(node, "an upstream needs a 'name', a word without '/'");
   const auto kinds = upstream_kinds();
@@ -130,7 +130,7 @@ void Reader::check(const YAML::Node& node, const UpstreamOptions& out) {
   if (out.kind == "bedrock" && out.region.empty()) section_.fail(node, "an upstream of kind bedrock needs its 'region'");
 }
 
-UpstreamOptions Reader::upstream(const YAML::Node& node) {
+UpstreamOptions UpstreamsReader::upstream(const YAML::Node& node) {
   UpstreamOptions out;
   if (!node.IsMap()) {
     section_.fail(node, "an upstream should be a map, with a name and a url");
@@ -141,7 +141,7 @@ UpstreamOptions Reader::upstream(const YAML::Node& node) {
   return out;
 }
 
-std::vector<UpstreamOptions> Reader::read(const YAML::Node& list) {
+std::vector<UpstreamOptions> UpstreamsReader::read(const YAML::Node& list) {
   std::vector<UpstreamOptions> out;
   if (list.IsNull()) return out;
   if (!list.IsSequence() || list.size() > kMaxUpstreams) {
@@ -161,7 +161,7 @@ std::vector<UpstreamOptions> Reader::read(const YAML::Node& list) {
 
 Result<std::vector<UpstreamOptions>> parse_upstreams(const std::string& text, const std::string& path) {
   std::vector<UpstreamOptions> out;
-  TRY(read_section(text, path, "upstreams", [&](Section& section, const YAML::Node& list) { out = Reader(section).read(list); }));
+  TRY(read_section(text, path, "upstreams", [&](Section& section, const YAML::Node& list) { out = UpstreamsReader(section).read(list); }));
   return out;
 }
 
