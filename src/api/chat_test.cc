@@ -553,7 +553,8 @@ TEST(Chat, AForeignModelGetsTheRequestAsItWasSent) {
       R"({"model":"tiny","messages":[{"role":"developer","content":[{"type":"image_url","image_url":{"url":"x"}}]},
     {"role":"assistant","tool_calls":[{"id":"a","type":"function","function":{"name":"f","arguments":"{}"}}]}],
     "tool_choice":"required","response_format":{"type":"json_object"},"guided_json":{},"logit_bias":{"99999":1},"mine":[1],"max_tokens":7})";
-  EXPECT_EQ(world.chat(body)->status(), 200);
+  const auto given = world.chat(body);
+  ASSERT_EQ(given->status(), 200) << given->body();
   const auto request = world.generator.seen().at(0);
   ASSERT_NE(request.body, nullptr);
   EXPECT_EQ(*request.body, Json::parse(body));

@@ -110,7 +110,7 @@ class FakeGenerator final : public engine::Generator {
              .context = context,
              .parameters = 9,
              .bytes = 8,
-             .vocabulary = 256,
+             .vocabulary = foreign ? 0 : 256,
              .has_chat_template = true,
              .foreign = foreign,
              .owner = foreign ? "up" : ""}};

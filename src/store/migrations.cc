@@ -81,7 +81,7 @@ Result<bool> take_step(Database& database, const Schema& schema, std::int64_t fr
     statements.push_back({.sql = in_dialect(sql, database.dialect())});
   const auto taken = database.transact(std::move(statements), /*unhurried=*/true);
   if (taken) {
-    log::info("database_migrated", {{"room", schema.room}, {"version", from + 1}});
+    log::debug("database_migrated", {{"room", schema.room}, {"version", from + 1}});
     return true;
   }
   if (taken.error().code == Code::cancelled) return false;

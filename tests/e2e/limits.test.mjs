@@ -51,6 +51,7 @@ test("a budget admits exactly what fits, whoever asks at once, and a restart for
   const text = `prices:\n  - {model: "*", input: 1000, output: 1000}\nlimits:\n  - {scope: global, name: all, kind: budget, dollars: ${dollars}, window: total}\n`;
   // What the first server's request cost nothing then, costs nothing now.
   let server = await limited(dir, text);
+  t.after(() => server.stop());
   const answers = await Promise.all(Array.from({ length: 40 }, () => server.post("/v1/chat/completions", tokens(server, 8))));
   const good = answers.filter((answer) => answer.status === 200);
   assert.equal(good.length, 5);
@@ -60,7 +61,6 @@ test("a budget admits exactly what fits, whoever asks at once, and a restart for
   }
   await server.stop();
   server = await limited(dir, text);
-  t.after(() => server.stop());
   assert.equal((await server.post("/v1/chat/completions", tokens(server, 1))).status, 429);
 
   const [sum] = await usage(dir, "--by", "model");

@@ -112,9 +112,6 @@ void note(const Request& request, const RateNumbers& numbers) {
 
 }  // namespace
 
-// Where nothing limits anybody, a prompt is tokenized once: by whoever answers.
-const MeteredGenerator::Size MeteredGenerator::kUnmeasured{.room = std::int64_t{1} << 30, .known = true};
-
 std::expected<std::unique_ptr<engine::Ticket>, engine::Generator::Refusal> MeteredGenerator::start(Request request,
                                                                                                    engine::Sink& sink) {
   Subject subject = options_.subject_of ? options_.subject_of(request) : Subject{.tenant = request.tenant};
@@ -129,7 +126,7 @@ MeteredGenerator::Size MeteredGenerator::size_of(const Request& request) const {
     size.prompt = *counted;
     for (const engine::ModelCard& card : inner_.models())
       if (card.id == request.model) context = card.context;
-  } else if (auto tokenized = inner_.tokenize(request.model, request.prompt, false)) {
+  } else if (auto tokenized = inner_.tokenize(request.model, request.prompt, true)) {
     size.prompt = static_cast<std::int64_t>(tokenized->ids.size());
     context = tokenized->context;
   } else {
@@ -142,7 +139,8 @@ MeteredGenerator::Size MeteredGenerator::size_of(const Request& request) const {
 
 std::expected<std::unique_ptr<engine::Ticket>, engine::Generator::Refusal> MeteredGenerator::start_for(
     Subject subject, Request request, engine::Sink& sink, RateNumbers* numbers) {
-  const Size size = limits_.idle() ? kUnmeasured : size_of(request);
+  const bool measured = !limits_.idle();
+  const Size size = measured ? size_of(request) : Size();
   auto admission = limits_.admit({.subject = subject,
                                   .model = request.model,
                                   .prompt_tokens = size.prompt,
@@ -160,7 +158,7 @@ std::expected<std::unique_ptr<engine::Ticket>, engine::Generator::Refusal> Meter
   if (numbers != nullptr) *numbers = admission->numbers();
   note(request, admission->numbers());
   const bool stated = request.stopping.max_tokens >= 0;
-  if (admission->max_tokens() < (stated ? request.stopping.max_tokens : size.room) || (!stated && !size.known))
+  if (measured && (admission->max_tokens() < (stated ? request.stopping.max_tokens : size.room) || (!stated && !size.known)))
     request.stopping.max_tokens = static_cast<int>(admission->max_tokens());
   UsageRecord record{.reservation = admission->id(),
                      .request = request.id,

@@ -87,7 +87,6 @@ class MeteredGenerator final : public engine::Generator {
     std::int64_t room = 0;  // for the answer
     bool known = false;     // the room, by the model's context
   };
-  static const Size kUnmeasured;
   Size size_of(const engine::Request& request) const;
 
   engine::Generator& inner_;
