@@ -64,7 +64,6 @@ class RedisCounters final : public Counters {
     client_ = TRY(RedisClient::create(server, [this] { deliver_all(); }));
     return {};
   }
-  ~RedisCounters() override { client_.reset(); }  // its thread calls us until then
 
   Result<Verdict> reserve(const std::string& id, std::span<const Charge> charges) override;
   void settle(const std::string& id, std::span<const std::int64_t> amounts) override { end(id, amounts); }
@@ -108,7 +107,6 @@ class RedisCounters final : public Counters {
   void note(const Status& status);
 
   const RedisCountersOptions options_;
-  std::unique_ptr<RedisClient> client_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::unordered_map<std::string, Money> money_;  // GUARDED_BY(mutex_); of reservations that are held
@@ -118,6 +116,7 @@ class RedisCounters final : public Counters {
   Status health_;                                 // GUARDED_BY(mutex_)
   std::mutex restoring_;
   std::atomic<int> restored_ = 0;  // how often; moved under restoring_
+  std::unique_ptr<RedisClient> client_;  // last: its thread calls us until it is dead
 };
 
 Words RedisCounters::command(bool whole, std::string_view word, const std::string& id,
