@@ -134,6 +134,7 @@ int serve(const Words& words) {
   if (!model.empty()) models.insert(models.begin(), model);
   auto plan = plan_gateway(options, line.config);
   if (!plan) return fail("serve", plan.error());
+  if (const auto fine = check_limits(options.metering.limits); !fine) return fail("serve", fine.error());
   // Whoever names upstreams alone wants a gateway alone.
   if (models.empty() && plan->upstreams.empty()) models.emplace_back(kDefaultModel);
   if (const auto done = serve_until_signalled(options, models, std::move(*plan)); !done) return fail("serve", done.error());
