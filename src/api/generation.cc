@@ -10,6 +10,7 @@
 
 #include "api/routes.h"
 #include "base/json_full.h"
+#include "net/http_text.h"
 
 namespace ashlar::api {
 namespace {
@@ -50,14 +51,8 @@ void read_stops(Fields& fields, std::vector<std::string>& out) {
 // "a, b" has two.
 std::vector<std::string> words_of(std::string_view list) {
   std::vector<std::string> out;
-  while (!list.empty()) {
-    const auto comma = std::min(list.find(','), list.size());
-    std::string_view word = list.substr(0, comma);
-    while (word.starts_with(' ')) word.remove_prefix(1);
-    while (word.ends_with(' ')) word.remove_suffix(1);
-    if (!word.empty()) out.emplace_back(word);
-    list.remove_prefix(std::min(comma + 1, list.size()));
-  }
+  while (!list.empty())
+    if (const auto word = net::take_item(list); !word.empty()) out.emplace_back(word);
   return out;
 }
 

@@ -84,22 +84,6 @@ TEST_P(EveryFolder, ComputesWhatThePlainPassAndTheConvertedFileCompute) {
   EXPECT_EQ(file->shape.sliding_window, GetParam().spec.window);
 }
 
-TinySpec gemma3() {
-  return {.architecture = "gemma3",
-          .layers = 7,
-          .head_dim = 16,
-          .window = 7,
-          .tied = true,
-          .halves = true,
-          .head_norms = true,
-          .gelu = true,
-          .full_every = 6,
-          .window_rope_base = 10000,
-          .post_norms = true,
-          .rope_base = 1e6,
-          .embedding_scale = std::sqrt(32.0)};
-}
-
 std::vector<Case> cases() {
   const TinySpec llama, bf16{.type = Type::bf16}, f16{.type = Type::f16};
   TinySpec granite{.architecture = "granite",
@@ -110,7 +94,7 @@ std::vector<Case> cases() {
   TinySpec olmo2{.architecture = "olmo2", .halves = true, .whole_norms = true, .pre_norms = false, .post_norms = true};
   TinySpec olmo3 = olmo2;
   olmo3.layers = 5, olmo3.window = 7, olmo3.full_every = 4, olmo3.rope_scaling = "yarn", olmo3.window_rope_base = 10000;
-  const TinySpec gemma = gemma3();
+  const TinySpec gemma = tiny_gemma3();
   TinySpec other = gemma;
   other.layers = 4, other.full_every = 3, other.window_rope_base = 500, other.attention_scale = 0.125;
   TinySpec linear = gemma;
@@ -154,7 +138,7 @@ INSTANTIATE_TEST_SUITE_P(Folder, EveryFolder, testing::ValuesIn(cases()),
 // What publishers call the same tensors, and what they leave out.
 TEST_F(FolderTest, TensorsByOtherNames) {
   const TinySpec qwen{.architecture = "qwen3", .head_dim = 16, .tied = true, .halves = true, .head_norms = true};
-  TinySpec untied = qwen, gemma = gemma3();
+  TinySpec untied = qwen, gemma = tiny_gemma3();
   gemma.layers = TinySpec().layers;
   untied.tied = false;
   const auto bare = [](std::string name) { return name.starts_with("lm_head") ? "" : name.substr(name.find('.') + 1); };

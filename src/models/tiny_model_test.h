@@ -2,6 +2,7 @@
 // forward pass in double precision that shares no code with the product.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <map>
 #include <span>
@@ -59,6 +60,22 @@ struct TinySpec {
   bool expert_keys = false;                         // that say all of this, where the architecture does not
   std::map<std::string, std::uint32_t> wrong_keys;  // of the experts, written instead of what holds
 };
+
+inline TinySpec tiny_gemma3() {
+  return {.architecture = "gemma3",
+          .layers = 7,
+          .head_dim = 16,
+          .window = 7,
+          .tied = true,
+          .halves = true,
+          .head_norms = true,
+          .gelu = true,
+          .full_every = 6,
+          .window_rope_base = 10000,
+          .post_norms = true,
+          .rope_base = 1e6,
+          .embedding_scale = std::sqrt(32.0)};
+}
 
 class TinyModel {
  public:

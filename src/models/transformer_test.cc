@@ -60,19 +60,7 @@ std::vector<Case> cases() {
                    .attention_scale = 0.125};
   TinySpec olmo2{.architecture = "olmo2", .halves = true, .whole_norms = true, .pre_norms = false, .post_norms = true};
   TinySpec phi3{.architecture = "phi3", .halves = true, .fused = true};
-  TinySpec gemma3{.architecture = "gemma3",
-                  .layers = 7,
-                  .head_dim = 16,
-                  .window = 7,
-                  .tied = true,
-                  .halves = true,
-                  .head_norms = true,
-                  .gelu = true,
-                  .full_every = 6,
-                  .window_rope_base = 10000,
-                  .post_norms = true,
-                  .rope_base = 1e6,
-                  .embedding_scale = std::sqrt(32.0)};
+  TinySpec gemma3 = tiny_gemma3();
   TinySpec mixtral{.seed = 4, .experts = 8, .experts_used = 2, .expert_hidden = 48, .normalize = true};
   TinySpec qwen2moe{.architecture = "qwen2moe",
                     .halves = true,

@@ -34,12 +34,6 @@ int hex_digit(char c) {
   return l >= 'a' && l <= 'f' ? l - 'a' + 10 : -1;
 }
 
-std::string_view trim(std::string_view text) {
-  while (!text.empty() && (text.front() == ' ' || text.front() == '\t')) text.remove_prefix(1);
-  while (!text.empty() && (text.back() == ' ' || text.back() == '\t')) text.remove_suffix(1);
-  return text;
-}
-
 bool is_control(char c) { return (static_cast<unsigned char>(c) < 0x20 && c != '\t') || c == 0x7f; }
 
 }  // namespace
@@ -135,13 +129,24 @@ bool equals_ignoring_case(std::string_view a, std::string_view b) {
   return std::ranges::equal(a, b, {}, lower_char, lower_char);
 }
 
+std::string_view trim(std::string_view text) {
+  while (!text.empty() && (text.front() == ' ' || text.front() == '\t')) text.remove_prefix(1);
+  while (!text.empty() && (text.back() == ' ' || text.back() == '\t')) text.remove_suffix(1);
+  return text;
+}
+
+std::string_view take_item(std::string_view& rest) {
+  const std::size_t comma = std::min(rest.find(','), rest.size());
+  const std::string_view item = trim(rest.substr(0, comma));
+  rest.remove_prefix(std::min(comma + 1, rest.size()));
+  return item;
+}
+
 bool has_word(std::string_view value, std::string_view word) {
-  while (true) {
-    const std::size_t comma = value.find(',');
-    if (equals_ignoring_case(trim(value.substr(0, comma)), word)) return true;
-    if (comma == value.npos) return false;
-    value.remove_prefix(comma + 1);
-  }
+  do {
+    if (equals_ignoring_case(take_item(value), word)) return true;
+  } while (!value.empty());
+  return false;
 }
 
 std::optional<std::uint64_t> parse_decimal(std::string_view text) {

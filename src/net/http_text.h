@@ -33,6 +33,10 @@ Headers error_headers();
 bool is_token(std::string_view text);  // RFC 9110, 5.6.2; not empty
 std::string lower(std::string_view text);
 bool equals_ignoring_case(std::string_view a, std::string_view b);
+// Without blanks and tabs around it.
+std::string_view trim(std::string_view text);
+// Takes the first item off the comma-separated list `rest`, without blanks around it: it may be empty.
+std::string_view take_item(std::string_view& rest);
 // Whether the comma-separated list `value` holds `word`, in any case.
 bool has_word(std::string_view value, std::string_view word);
 

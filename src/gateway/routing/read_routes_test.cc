@@ -106,14 +106,22 @@ TEST(RouteHints, AreWhatTheSenderSays) {
   EXPECT_EQ(hints.cache.max_age, std::chrono::seconds(60));
 }
 
-TEST(RouteHints, CacheControlPassesOverWhatItDoesNotKnow) {
-  for (const char* odd : {"max-age=", "max-age=-1", "max-age=99999999999", "max-age=1x", ",,,", "private"}) {
-    const CacheControl control = parse_cache_control(odd);
+TEST(RouteHints, AskForTheCacheInWordsOfTheHeader) {
+  const auto control_of = [](const char* header) {
+    engine::Request request;
+    request.sender.cache_control = header;
+    return hints_of(request).cache;
+  };
+  for (const char* odd : {"", ",,,", "private"}) {
+    const CacheControl control = control_of(odd);
     EXPECT_FALSE(control.max_age) << odd;
     EXPECT_FALSE(control.no_cache || control.no_store || control.wanted) << odd;
   }
-  EXPECT_TRUE(parse_cache_control("no-store").no_store);
-  EXPECT_TRUE(parse_cache_control("ashlar-cache").wanted);
+  for (const char* unread : {"max-age=", "max-age=-1", "max-age=1x"}) {
+    EXPECT_EQ(control_of(unread).max_age, std::chrono::seconds(0)) << unread;
+  }
+  EXPECT_TRUE(control_of("no-store").no_store);
+  EXPECT_TRUE(control_of("no-store, Ashlar-Cache").wanted);
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 
 #include "base/json_full.h"
 #include "base/metrics.h"
+#include "net/http_text.h"
 
 namespace ashlar::gateway {
 namespace {
@@ -104,18 +105,6 @@ std::size_t bytes_of(const std::vector<engine::TokenLogprob>& logprobs) {
   return bytes;
 }
 
-std::string_view trimmed(std::string_view text) {
-  const auto blank = [](char c) { return c == ' ' || c == '\t'; };
-  while (!text.empty() && blank(text.front())) text.remove_prefix(1);
-  while (!text.empty() && blank(text.back())) text.remove_suffix(1);
-  return text;
-}
-
-bool same_word(std::string_view text, std::string_view lower) {
-  return std::ranges::equal(text, lower, {},
-                            [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
-}
-
 }  // namespace
 
 std::string response_key(const engine::Request& request, const std::string& group, const RouteHints& hints) {
@@ -147,15 +136,13 @@ bool repeatable(const engine::Request& request, const CacheControl& control) {
 CacheControl read_cache_control(std::string_view header) {
   CacheControl control;
   while (!header.empty()) {
-    const std::size_t comma = std::min(header.find(','), header.size());
-    const std::string_view part = trimmed(header.substr(0, comma));
-    header.remove_prefix(std::min(comma + 1, header.size()));
+    const std::string_view part = net::take_item(header);
     const std::size_t equal = std::min(part.find('='), part.size());
-    const std::string_view word = trimmed(part.substr(0, equal));
-    if (same_word(word, "no-cache")) control.no_cache = true;
-    if (same_word(word, "no-store")) control.no_store = true;
-    if (!same_word(word, "max-age") || equal == part.size()) continue;
-    std::string_view value = trimmed(part.substr(equal + 1));
+    const std::string_view word = net::trim(part.substr(0, equal));
+    if (net::equals_ignoring_case(word, "no-cache")) control.no_cache = true;
+    if (net::equals_ignoring_case(word, "no-store")) control.no_store = true;
+    if (!net::equals_ignoring_case(word, "max-age") || equal == part.size()) continue;
+    std::string_view value = net::trim(part.substr(equal + 1));
     if (value.size() >= 2 && value.front() == '"' && value.back() == '"') value = value.substr(1, value.size() - 2);
     // What cannot be read asks for something fresh (RFC 9111, 4.2.1); a number beyond all bounds is without bound.
     std::uint32_t seconds = 0;

@@ -6,9 +6,8 @@
 
 #include "base/json_full.h"
 #include "gateway/upstreams/conversation.h"
-#include "gateway/upstreams/framing.h"
+#include "gateway/upstreams/event_reader.h"
 #include "gateway/upstreams/openai.h"
-#include "net/sse.h"
 
 namespace ashlar::gateway {
 namespace {
@@ -86,25 +85,10 @@ void say_thinking(const Json& body, Json& out) {
   for (const char* name : {"temperature", "top_k", "top_p"}) out.erase(name);
 }
 
-class AnthropicReader final : public Reader {
+class AnthropicReader final : public EventReader {
  public:
   AnthropicReader(const net::Headers& headers, bool answer_is_tool, Teller& teller)
-      : teller_(teller), framing_(headers), answer_is_tool_(answer_is_tool) {}
-
-  void read(std::string_view bytes) override {
-    if (framing_.whole(bytes)) return;
-    if (auto done = sse_.read(bytes, [this](const net::SseEvent& event) { take_event(event); }); !done)
-      teller_.fail(nonsense(teller_.upstream(), "an event that is too long"));
-  }
-
-  void end() override {
-    if (const auto body = framing_.body()) {
-      const auto answer = parse_answer(*body);
-      if (!answer || !answer->is_object()) return teller_.fail(nonsense(teller_.upstream(), framing_.what()));
-      take_whole(*answer);
-    }
-    teller_.closed();
-  }
+      : EventReader(headers, teller), answer_is_tool_(answer_is_tool) {}
 
  private:
   // One block of the answer while it comes.
@@ -114,7 +98,7 @@ class AnthropicReader final : public Reader {
     bool has_input = false;
   };
 
-  void take_event(const net::SseEvent& event) {
+  void take_event(const net::SseEvent& event) override {
     if (teller_.failure() || teller_.over()) return;
     const auto json = parse_answer(event.data);
     if (!json || !json->is_object())
@@ -212,7 +196,7 @@ class AnthropicReader final : public Reader {
     teller_.end(std::move(end));
   }
 
-  void take_whole(const Json& answer) {
+  void take_whole(const Json& answer) override {
     if (const Json* error = find_member(answer, "error"))
       return teller_.fail(failure_in_stream(teller_.upstream(), *error));
     take_usage(answer);
@@ -224,10 +208,7 @@ class AnthropicReader final : public Reader {
     take_end(answer);
   }
 
-  Teller& teller_;
-  Framing framing_;
   const bool answer_is_tool_;
-  net::SseReader sse_{4 << 20};
   Block block_;
 };
 

@@ -9,8 +9,7 @@
 #include <utility>
 
 #include "base/json_full.h"
-#include "gateway/upstreams/framing.h"
-#include "net/sse.h"
+#include "gateway/upstreams/event_reader.h"
 
 namespace ashlar::gateway {
 namespace {
@@ -65,27 +64,13 @@ void add_text_logprobs(const Json& logprobs, std::vector<engine::TokenLogprob>& 
   }
 }
 
-class OpenAiReader final : public Reader {
+class OpenAiReader final : public EventReader {
  public:
-  OpenAiReader(const net::Headers& headers, Teller& teller) : teller_(teller), framing_(headers) {}
-
-  void read(std::string_view bytes) override {
-    if (framing_.whole(bytes)) return;
-    if (auto done = sse_.read(bytes, [this](const net::SseEvent& event) { take_event(event); }); !done)
-      teller_.fail(nonsense(teller_.upstream(), "an event that is too long"));
-  }
-
-  void end() override {
-    if (const auto body = framing_.body()) {
-      const auto answer = parse_answer(*body);
-      if (!answer || !answer->is_object()) return teller_.fail(nonsense(teller_.upstream(), framing_.what()));
-      take_chunk(*answer);
-    }
-    teller_.closed();
-  }
+  using EventReader::EventReader;
 
  private:
-  void take_event(const net::SseEvent& event) {
+  void take_whole(const Json& answer) override { take_chunk(answer); }
+  void take_event(const net::SseEvent& event) override {
     if (teller_.failure() || teller_.over()) return;
     if (event.data == "[DONE]") {
       if (!teller_.begun()) return teller_.fail(nonsense(teller_.upstream(), "no answer"));
@@ -154,10 +139,6 @@ class OpenAiReader final : public Reader {
     }
     teller_.end(std::move(end));
   }
-
-  Teller& teller_;
-  Framing framing_;
-  net::SseReader sse_{4 << 20};
 };
 
 class OpenAi final : public Wire {
