@@ -159,6 +159,20 @@ std::optional<std::uint64_t> parse_decimal(std::string_view text) {
   return value;
 }
 
+std::optional<std::chrono::milliseconds> parse_retry_after(std::string_view text,
+                                                           std::chrono::system_clock::time_point now) {
+  // A date may be thousands of years away, beyond the clock's nanoseconds.
+  constexpr std::int64_t kMost = 864'000;
+  if (const auto seconds = parse_decimal(text))
+    return std::chrono::seconds(static_cast<std::int64_t>(std::min<std::uint64_t>(*seconds, kMost)));
+  std::tm parts{};
+  const std::string copy(text);
+  const char* end = ::strptime(copy.c_str(), "%a, %d %b %Y %H:%M:%S GMT", &parts);
+  if (end == nullptr || *end != '\0') return std::nullopt;
+  const std::int64_t wait = ::timegm(&parts) - std::chrono::system_clock::to_time_t(now);
+  return std::chrono::seconds(std::clamp<std::int64_t>(wait, 0, kMost));
+}
+
 std::optional<std::string> percent_decode(std::string_view text) {
   if (text.find('%') == text.npos) return std::string(text);
   std::string out;

@@ -2,6 +2,7 @@
 // where leniency lets two parsers see two different requests.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -42,6 +43,10 @@ bool has_word(std::string_view value, std::string_view word);
 
 // Digits only, below 2^63.
 std::optional<std::uint64_t> parse_decimal(std::string_view text);
+
+// The wait that Retry-After asks for, at most ten days: seconds, or a date seen from `now`.
+std::optional<std::chrono::milliseconds> parse_retry_after(std::string_view text,
+                                                           std::chrono::system_clock::time_point now);
 
 // nullopt: a '%' without two hex digits, or %00.
 std::optional<std::string> percent_decode(std::string_view text);

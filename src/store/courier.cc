@@ -22,7 +22,7 @@ constexpr milliseconds kAskTime{120'000};
 constexpr std::string_view kUserAgent = "ashlar/" ASHLAR_VERSION;
 
 std::optional<milliseconds> asked_wait(const net::Headers& headers) {
-  return parse_retry_after(net::find_header(headers, "retry-after"), std::chrono::system_clock::now());
+  return net::parse_retry_after(net::find_header(headers, "retry-after"), std::chrono::system_clock::now());
 }
 
 std::string shown_host(const std::string& url) { return origin_of(url).value_or("the server"); }

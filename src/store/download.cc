@@ -384,7 +384,7 @@ class Fetch {
     const std::uint64_t have = arrived();
     if (have >= had_ + kRealProgress) patience_.progressed();
     had_ = have;
-    const auto asked = parse_retry_after(net::find_header(headers, "retry-after"), std::chrono::system_clock::now());
+    const auto asked = net::parse_retry_after(net::find_header(headers, "retry-after"), std::chrono::system_clock::now());
     const auto wait = patience_.after_failure(asked);
     if (!wait) return error;
     last_failure_ = Clock::now();

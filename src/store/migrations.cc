@@ -35,16 +35,15 @@ Result<bool> has_schema_table(Database& database) {
 }
 
 Status make_schema_table(Database& database) {
-  Database::Written made;
-  for (int i = 0; i < kTries; ++i) {
-    if (TRY(has_schema_table(database))) return {};
-    made = database.transact({{.sql = "CREATE TABLE IF NOT EXISTS ashlar_schema (room TEXT PRIMARY KEY, version BIGINT "
-                                      "NOT NULL, applied_at BIGINT NOT NULL)"}});
-    if (made) return {};
-    // PostgreSQL refuses one of two who make a table at the same moment.
-    if (made.error().code != Code::invalid) break;
-  }
-  return std::move(made).error();
+  if (TRY(has_schema_table(database))) return {};
+  std::vector<Statement> statements;
+  // PostgreSQL refuses one of two who make a table at the same moment: they take turns.
+  if (database.dialect() == Dialect::postgres)
+    statements.push_back({.sql = "SELECT pg_advisory_xact_lock(hashtext('ashlar_schema'))"});
+  statements.push_back({.sql = "CREATE TABLE IF NOT EXISTS ashlar_schema (room TEXT PRIMARY KEY, version BIGINT NOT "
+                               "NULL, applied_at BIGINT NOT NULL)"});
+  const auto made = database.transact(std::move(statements));
+  return made ? Status{} : Status{made.error()};
 }
 
 Result<std::int64_t> version_of(Database& database, const std::string& room) {

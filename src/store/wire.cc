@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <ctime>
 
 #include "net/http_text.h"
 #include "net/url.h"
@@ -11,14 +10,6 @@
 
 namespace ashlar::store {
 namespace {
-
-std::optional<std::chrono::system_clock::time_point> parse_date(std::string_view text) {
-  std::tm parts{};
-  const std::string copy(text);
-  const char* end = ::strptime(copy.c_str(), "%a, %d %b %Y %H:%M:%S GMT", &parts);
-  if (end == nullptr || *end != '\0') return std::nullopt;
-  return std::chrono::system_clock::from_time_t(::timegm(&parts));
-}
 
 std::string_view strong_etag(const net::Headers& headers) {
   const auto etag = net::find_header(headers, "etag");
@@ -54,16 +45,6 @@ std::optional<ContentRange> parse_content_range(std::string_view text) {
   range.first = *first;
   range.last = *last;
   return range;
-}
-
-std::optional<std::chrono::milliseconds> parse_retry_after(std::string_view text,
-                                                           std::chrono::system_clock::time_point now) {
-  using std::chrono::milliseconds;
-  if (const auto seconds = net::parse_decimal(text))
-    return milliseconds(static_cast<std::int64_t>(std::min<std::uint64_t>(*seconds, 1'000'000) * 1000));
-  const auto date = parse_date(text);
-  if (!date) return std::nullopt;
-  return std::max(milliseconds(0), std::chrono::duration_cast<milliseconds>(*date - now));
 }
 
 std::string validator_of(const net::Headers& headers) {

@@ -2,7 +2,6 @@
 // all of it is hostile.
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -20,10 +19,6 @@ struct ContentRange {
   std::optional<std::uint64_t> total;  // nullopt: the server does not know
 };
 std::optional<ContentRange> parse_content_range(std::string_view text);
-
-// The wait that Retry-After asks for: seconds, or a date seen from `now`.
-std::optional<std::chrono::milliseconds> parse_retry_after(std::string_view text,
-                                                           std::chrono::system_clock::time_point now);
 
 // What tells one state of a file from another: its strong ETag, else when it was
 // last modified, else "".

@@ -24,15 +24,6 @@ TEST(Wire, ReadsContentRange) {
     EXPECT_FALSE(parse_content_range(bad)) << bad;
 }
 
-TEST(Wire, ReadsRetryAfter) {
-  const auto now = std::chrono::system_clock::from_time_t(784111777);  // Sun, 06 Nov 1994 08:49:37 GMT
-  EXPECT_EQ(parse_retry_after("3", now), 3000ms);
-  EXPECT_EQ(parse_retry_after("Sun, 06 Nov 1994 08:49:47 GMT", now), 10'000ms);
-  EXPECT_EQ(parse_retry_after("Sun, 06 Nov 1994 08:49:07 GMT", now), 0ms);
-  EXPECT_FALSE(parse_retry_after("soon", now));
-  EXPECT_FALSE(parse_retry_after("-1", now));
-}
-
 TEST(Wire, FollowsRedirectsOnlyWhereItIsSafe) {
   EXPECT_EQ(redirect_target("https://a/b/c?d", "/e"), "https://a/e");
   EXPECT_EQ(redirect_target("https://a/b/c?d=/x/", "e"), "https://a/b/e");

@@ -134,7 +134,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       break;
     default:
       (void)parse_content_range(text);
-      (void)parse_retry_after(text, std::chrono::system_clock::from_time_t(0));
+      (void)net::parse_retry_after(text, std::chrono::system_clock::from_time_t(0));
       (void)base64_decode(text);
       if (check_file_name(text)) check_name(std::string(text));
       (void)check_first_bytes("a.gguf", text);

@@ -118,13 +118,8 @@ std::optional<milliseconds> seconds_of(std::string_view text, double scale) {
 // RFC 9110, 10.2.3: seconds or a date; Azure's and OpenAI's in milliseconds is finer.
 milliseconds retry_after(const net::Headers& headers) {
   if (const auto fine = seconds_of(net::find_header(headers, "retry-after-ms"), 1)) return *fine;
-  const std::string text(net::find_header(headers, "retry-after"));
-  if (const auto seconds = seconds_of(text, 1000)) return *seconds;
-  std::tm parts{};
-  if (text.empty() || ::strptime(text.c_str(), "%a, %d %b %Y %H:%M:%S GMT", &parts) == nullptr) return milliseconds(0);
-  const auto wait = static_cast<double>(::timegm(&parts) - std::time(nullptr));
-  return std::clamp(milliseconds(static_cast<std::int64_t>(std::clamp(wait, 0.0, 3600.0) * 1000)), milliseconds(0),
-                    kMaxWait);
+  const auto wait = net::parse_retry_after(net::find_header(headers, "retry-after"), std::chrono::system_clock::now());
+  return std::min(wait.value_or(milliseconds(0)), kMaxWait);
 }
 
 bool is_worth_another(int status) {

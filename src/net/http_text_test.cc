@@ -1,0 +1,34 @@
+#include "net/http_text.h"
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <string>
+#include <vector>
+
+namespace ashlar::net {
+namespace {
+
+using namespace std::chrono_literals;
+
+TEST(HttpText, ReadsRetryAfter) {
+  const auto now = std::chrono::system_clock::from_time_t(784111777);  // Sun, 06 Nov 1994 08:49:37 GMT
+  EXPECT_EQ(parse_retry_after("3", now), 3000ms);
+  EXPECT_EQ(parse_retry_after("Sun, 06 Nov 1994 08:49:47 GMT", now), 10'000ms);
+  EXPECT_EQ(parse_retry_after("Sun, 06 Nov 1994 08:49:07 GMT", now), 0ms);
+  EXPECT_EQ(parse_retry_after("Wed, 21 Oct 6321 07:28:00 GMT", now), 864'000'000ms);
+  EXPECT_FALSE(parse_retry_after("soon", now));
+  EXPECT_FALSE(parse_retry_after("-1", now));
+}
+
+TEST(HttpText, TakesItemsOffAList) {
+  std::string_view rest = " no-cache,max-age=3 ,, x";
+  std::vector<std::string> items;
+  while (!rest.empty()) items.emplace_back(take_item(rest));
+  EXPECT_EQ(items, (std::vector<std::string>{"no-cache", "max-age=3", "", "x"}));
+  EXPECT_TRUE(has_word("Keep-Alive, Upgrade", "upgrade"));
+  EXPECT_FALSE(has_word("Keep-Alive, Upgraded", "upgrade"));
+}
+
+}  // namespace
+}  // namespace ashlar::net
