@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <ctime>
 #include <optional>
 
 #include "base/json_full.h"
@@ -118,7 +117,9 @@ std::optional<milliseconds> seconds_of(std::string_view text, double scale) {
 // RFC 9110, 10.2.3: seconds or a date; Azure's and OpenAI's in milliseconds is finer.
 milliseconds retry_after(const net::Headers& headers) {
   if (const auto fine = seconds_of(net::find_header(headers, "retry-after-ms"), 1)) return *fine;
-  const auto wait = net::parse_retry_after(net::find_header(headers, "retry-after"), std::chrono::system_clock::now());
+  const auto text = net::find_header(headers, "retry-after");
+  if (const auto seconds = seconds_of(text, 1000)) return *seconds;
+  const auto wait = net::parse_retry_after(text, std::chrono::system_clock::now());
   return std::min(wait.value_or(milliseconds(0)), kMaxWait);
 }
 
