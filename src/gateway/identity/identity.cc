@@ -28,6 +28,11 @@ std::string certificate_id(std::string_view name) {
   return fmt::format("mtls_{:02x}", fmt::join(std::span(hash).first(8), ""));
 }
 
+Result<Who> with_team(const KeyRing* keys, Result<Who> who) {
+  if (!who || keys == nullptr) return who;
+  return keys->with_team(std::move(*who));
+}
+
 }  // namespace
 
 Result<Who> identify_certificate(const std::vector<CertificateRule>& rules, const std::vector<std::string>& names) {
@@ -70,14 +75,14 @@ bool Identity::required() const {
 void Identity::identify(std::string_view credential, const net::HttpRequest& request, Identified done) const {
   if (credential.empty()) {
     if (!certificates_.empty() && request.peer_names != nullptr)
-      return done(identify_certificate(certificates_, *request.peer_names));
+      return done(with_team(keys_, identify_certificate(certificates_, *request.peer_names)));
     return done(Error{Code::unauthorized,
                       "this server needs an API key: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'"});
   }
   if (issuers_ != nullptr && looks_like_token(credential))
-    return issuers_->verify(std::string(credential), [done = std::move(done)](Result<Principal> who) {
+    return issuers_->verify(std::string(credential), [keys = keys_, done = std::move(done)](Result<Principal> who) {
       if (!who) return done(std::unexpected(std::move(who).error()));
-      done(std::make_shared<const Principal>(std::move(*who)));
+      done(with_team(keys, std::make_shared<const Principal>(std::move(*who))));
     });
   if (keys_ == nullptr) return done(Error{Code::unauthorized, "the API key is not valid"});
   done(keys_->find(credential, address_of_peer(request.peer)));

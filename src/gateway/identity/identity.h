@@ -67,7 +67,7 @@ class Identity {
   bool required() const;
 
   // `credential`: the key or token of the request, "" without one. Calls `done` once, mostly
-  // before it returns, else on an issuer's thread. unauthorized, unavailable.
+  // before it returns, else on an issuer's thread. unauthorized, unavailable; forbidden: of a team that is blocked.
   void identify(std::string_view credential, const net::HttpRequest& request, Identified done) const;
 
   Decision decide(const Principal& who, const Action& action) const { return policy_.decide(who, action); }
