@@ -24,6 +24,12 @@ constexpr Command kCommands[] = {
     {"serve", "[MODEL] [--port 8080]", "serve models over the OpenAI API, with a page to chat", ashlar::cli::serve},
     {"run", "[MODEL] [PROMPT]", "chat in the terminal; with a prompt or a pipe: answer and exit", ashlar::cli::run},
     {"key", "create | list | rotate | block | ...", "API keys: who may ask, which models, from where", ashlar::cli::key},
+    {"team", "create | list | change | block | ...", "teams: members, models, whether they are let in", ashlar::cli::team},
+    {"budget", "create | list | change | delete", "budgets in money for keys, users, teams and tenants", ashlar::cli::budget},
+    {"event", "list [--since 1h] [--follow]", "what happened to the server, and who asked for it", ashlar::cli::event},
+    {"model", "list | load", "what a running server serves", ashlar::cli::model},
+    {"route", "list | open | close | auto", "a running server's routes and their breakers", ashlar::cli::route},
+    {"status", "[--server URL]", "what a running server says of itself", ashlar::cli::status},
     {"pull", "hf:ORG/REPO[:FILE] | ollama:NAME | ...", "fetch a model from a hub", ashlar::cli::pull},
     {"list", "", "the models that were pulled", ashlar::cli::list},
     {"remove", "NAME...", "forget pulled models", ashlar::cli::remove},
@@ -41,7 +47,7 @@ constexpr Command kCommands[] = {
     {"usage", "[--since 7d] [--by team,model]", "requests, tokens and money; export as CSV or JSON", ashlar::cli::usage},
     {"backup", "FILE", "copy keys, budgets and usage while a server runs", ashlar::cli::backup},
     {"restore", "FILE", "put such a copy in their place", ashlar::cli::restore},
-    {"upstream", "seal", "seal an upstream's key for the configuration file", ashlar::cli::upstream},
+    {"upstream", "list | seal", "a running server's upstreams; seal a key for the configuration file", ashlar::cli::upstream},
     {"config", "check FILE", "check a configuration file of `ashlar serve`", ashlar::cli::config},
 };
 

@@ -6,6 +6,7 @@
 #include <exception>
 #include <utility>
 
+#include "api/admin_table.h"
 #include "api/door.h"
 #include "api/keys.h"
 #include "api/routes.h"
@@ -35,6 +36,15 @@ struct Asked {
   Call call;
   const Route* route;
   std::string allow;
+  bool is_admin = false;       // the path is the admin API's, and
+  AdminTable::Found admin{};  // this is what it means
+
+  // Who may not read what happened does not learn either which of those paths there are.
+  Scope scope() const {
+    if (route != nullptr) return route->scope;
+    if (admin.operation != nullptr) return admin.operation->scope;
+    return is_admin ? Scope::audit : Scope::use;
+  }
 };
 
 Fault forbidden(const Call& call, const gateway::Decision& decision) {
@@ -67,6 +77,11 @@ class ApiImpl final : public Api {
     shared_.phase.compare_exchange_strong(loading, Phase::ready);
   }
   void drain() override { shared_.phase = Phase::draining; }
+  void set_admin(std::vector<AdminOperation> operations, gateway::EventLog* events) override {
+    CHECK(admin_ == nullptr, "the admin API is given once");
+    admin_ = std::make_unique<AdminTable>(std::move(operations), events);
+    shared_.admin = admin_.get();
+  }
 
  private:
   // Nobody is asked who they are.
@@ -76,11 +91,17 @@ class ApiImpl final : public Api {
     const net::HttpRequest& request = inner->request();
     std::string rest, allow;
     const Route* route = find_route(request.method, request.path, rest, allow);
+    AdminTable::Found found;
+    const bool is_admin = AdminTable::has(request.path);
+    if (const AdminTable* const admin = shared_.admin; is_admin && admin != nullptr) found = admin->find(request);
     const std::string id = request_id(request.headers);
-    auto exchange = with_door(std::move(inner), common_headers(request, id), route != nullptr ? route->path : "other");
+    const std::string_view label = route != nullptr              ? route->path
+                                   : found.operation != nullptr ? std::string_view(found.operation->path)
+                                                                 : "other";
+    auto exchange = with_door(std::move(inner), common_headers(request, id), label);
     auto asked = std::make_shared<Asked>(
         Call{.exchange = exchange, .shared = shared_, .rest = std::move(rest), .request_id = id}, route,
-        std::move(allow));
+        is_admin ? found.allow : std::move(allow), is_admin, found);
     attempt(*asked, [&] { return receive(asked); });
   }
 
@@ -128,12 +149,17 @@ class ApiImpl final : public Api {
     Call& call = asked.call;
     call.who = std::move(who);
     call.tenant = call.who->tenant;
-    if (asked.route == nullptr) return no_route(call.request(), asked.allow);
-    if (shared_.identity != nullptr) {
-      const auto decision = shared_.identity->decide(*call.who, call.action(asked.route->scope));
+    const bool known = asked.route != nullptr || asked.is_admin;
+    if (known && shared_.identity != nullptr) {
+      const auto decision = shared_.identity->decide(*call.who, call.action(asked.scope()));
       if (!decision.allowed) return forbidden(call, decision);
     }
-    return asked.route->handle(call);
+    if (asked.route != nullptr) return asked.route->handle(call);
+    AdminTable* const admin = shared_.admin;
+    if (asked.is_admin && admin == nullptr)
+      return Fault({Code::unavailable, "the server is still starting: try again soon"});
+    if (asked.admin.operation != nullptr) return admin->run(call, std::move(asked.admin));
+    return no_route(call.request(), asked.allow);
   }
 
   static Outcome<void> no_route(const net::HttpRequest& request, const std::string& allow) {
@@ -170,6 +196,7 @@ class ApiImpl final : public Api {
   const ApiOptions options_;
   const Keys keys_;
   Shared shared_;
+  std::unique_ptr<AdminTable> admin_;
   const std::unique_ptr<gateway::Identity> identity_;  // dies first: whoever waits for an issuer is answered then
 };
 

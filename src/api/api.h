@@ -13,7 +13,13 @@
 #include "gateway/identity/identity.h"
 #include "net/http.h"
 
+namespace ashlar::gateway {
+class EventLog;
+}
+
 namespace ashlar::api {
+
+struct AdminOperation;
 
 struct ApiOptions {
   std::vector<std::string> api_key;
@@ -47,6 +53,9 @@ class Api {
 
   // For HttpServer::listen. Until serve(), all but the open routes answer 503.
   virtual net::Handler handler() = 0;
+  // What is served under /admin/v1/, which until then answers 503; once. `events`, which may be null, gets what was
+  // changed and by whom; it and what the operations work on outlive this.
+  virtual void set_admin(std::vector<AdminOperation> operations, gateway::EventLog* events) = 0;
   // The generator is loaded: requests are served from now on.
   // `embedder` and `reranker`: null where no model is such; they outlive this as the generator does.
   virtual void serve(engine::Generator& generator, engine::Embedder* embedder = nullptr,

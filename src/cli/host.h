@@ -60,6 +60,7 @@ class Host {
   virtual engine::Embedder& embedder() = 0;  // of the models that embed
   virtual engine::Reranker& reranker() = 0;  // of those that rank
   virtual const std::vector<std::string>& models() const = 0;  // served names, in order
+  virtual std::vector<std::string> loaded() const = 0;         // those in memory now
   // Who answers where nobody is named: the first adapter, else the first model.
   virtual const std::string& first() const = 0;
 };

@@ -92,14 +92,20 @@ gateway::Subject subject_of(const engine::Request& request) {
 
 class MeteringImpl final : public Metering {
  public:
-  Status open(const MeteringOptions& options, store::Database* database, engine::Generator& inner) {
-    gateway::LimitsConfig config = TRY(read_limits_of(options.limits));
+  ~MeteringImpl() override {
+    if (budgets_) budgets_->end();  // before what it changes
+  }
+
+  Status open(const MeteringOptions& options, store::Database* database, engine::Generator& inner,
+              gateway::EventLog* events) {
+    events_ = events;
+    budgets_ = TRY(KeptBudgets::open(database, TRY(read_limits_of(options.limits))));
     if (database != nullptr) TRY(store::migrate(*database, std::span(&store::usage_schema(), 1)));
     ledger_ = std::make_unique<Ledger>(database);
     // What was spent as the budgets are now, whenever it is asked.
-    const auto spent = [config, database]() -> Result<std::vector<store::Spent>> {
+    const auto spent = [budgets = budgets_.get(), database]() -> Result<std::vector<store::Spent>> {
       if (database == nullptr) return std::vector<store::Spent>();
-      return gateway::budgets_spent(config, *database, store::machine_instant().utc_ms);
+      return gateway::budgets_spent(budgets->all(), *database, store::machine_instant().utc_ms);
     };
     counters_ = TRY(open_counters(options.counters, spent));
     if (const auto restored = counters_->restore(TRY(spent())); !restored)
@@ -108,12 +114,29 @@ class MeteringImpl final : public Metering {
       client_ = TRY(net::HttpClient::create({.proxies = net::ProxyRules(net::proxy_settings_from_environment())}));
       webhook_.emplace(*client_, gateway::WebhookOptions{.url = options.budget_webhook});
     }
-    limits_ = TRY(gateway::Limits::create(std::move(config), *counters_, {.on_alert = [this](const auto& alert) { tell(alert); }}));
+    limits_ = TRY(gateway::Limits::create(budgets_->all(), *counters_, {.on_alert = [this](const auto& alert) { tell(alert); }}));
     metered_.emplace(inner, *limits_, *ledger_, gateway::MeteredOptions{.subject_of = subject_of});
+    budgets_->begin([this, database](const gateway::LimitsConfig& all, const gateway::LimitsConfig& fresh) -> Status {
+      // What was spent of the window before the budget was made is spent. What runs now is not known yet.
+      if (database != nullptr) {
+        const auto known = gateway::budgets_spent(fresh, *database, store::machine_instant().utc_ms);
+        const Status restored = known ? counters_->restore(*known) : Status(std::unexpected(known.error()));
+        if (!restored) log::warn("budgets_not_restored", {{"why", restored.error().message}});
+      }
+      return limits_->apply(all);
+    });
+    watch_.emplace(std::chrono::milliseconds(250), [this] { look(); });
     return {};
   }
 
   engine::Generator& generator() override { return *metered_; }
+  Status apply(gateway::LimitsConfig config) override { return budgets_->set_file(std::move(config)); }
+  KeptBudgets& budgets() override { return *budgets_; }
+  Result<Json> standings() override { return budgets_->standings(*counters_); }
+  std::string trouble() const override {
+    const Status health = counters_->health();
+    return health ? "" : "the shared counters cannot be reached: " + health.error().message;
+  }
 
  private:
   static Result<std::unique_ptr<store::Counters>> open_counters(const std::string& url,
@@ -124,25 +147,55 @@ class MeteringImpl final : public Metering {
   }
 
   void tell(const gateway::BudgetAlert& alert) {
-    log::warn("budget_alert", {{"limit", alert.limit}, {"who", alert.who}, {"percent", alert.percent}});
+    write({.kind = "budget.alert",
+           .subject = alert.who,
+           .severity = gateway::Severity::warning,
+           .message = fmt::format("{} percent of the budget '{}' of {} are spent", alert.percent, alert.limit, alert.who),
+           .details = {{"limit", alert.limit},
+                       {"percent", alert.percent},
+                       {"used_nano_usd", alert.used},
+                       {"capacity_nano_usd", alert.capacity}}});
     if (webhook_ && !webhook_->post(gateway::alert_json(alert))) log::warn("budget_webhook_full", {});
   }
 
+  // Whether the counters can be reached.
+  void look() {
+    const std::string now = trouble();
+    if (now.empty() == reached_) return;
+    reached_ = now.empty();
+    if (reached_)
+      write({.kind = "counters.back", .subject = "counters", .message = "the shared counters can be reached again"});
+    else
+      write({.kind = "counters.unavailable",
+             .subject = "counters",
+             .severity = gateway::Severity::error,
+             .message = now + "; rates are counted here alone, and what costs money under a budget is refused"});
+  }
+
+  void write(gateway::OperatorEvent event) {
+    if (events_ != nullptr) events_->write(std::move(event));
+  }
+
+  gateway::EventLog* events_ = nullptr;
+  bool reached_ = true;  // the watch's thread only
+
   // Each outlives those after it.
+  std::unique_ptr<KeptBudgets> budgets_;
   std::unique_ptr<Ledger> ledger_;
   std::unique_ptr<store::Counters> counters_;
   std::unique_ptr<net::HttpClient> client_;
   std::optional<gateway::Webhook> webhook_;
   std::unique_ptr<gateway::Limits> limits_;
   std::optional<gateway::MeteredGenerator> metered_;
+  std::optional<Watch> watch_;
 };
 
 }  // namespace
 
 Result<std::unique_ptr<Metering>> Metering::open(const MeteringOptions& options, store::Database* database,
-                                                 engine::Generator& inner) {
+                                                 engine::Generator& inner, gateway::EventLog* events) {
   auto out = std::make_unique<MeteringImpl>();
-  TRY(out->open(options, database, inner));
+  TRY(out->open(options, database, inner, events));
   return out;
 }
 

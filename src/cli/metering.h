@@ -5,8 +5,11 @@
 #include <memory>
 #include <string>
 
+#include "base/json.h"
 #include "base/result.h"
+#include "cli/kept_budgets.h"
 #include "engine/generator.h"
+#include "gateway/events/event_log.h"
 #include "store/database.h"
 
 namespace ashlar::cli {
@@ -28,12 +31,21 @@ struct MeteringOptions {
 
 class Metering {
  public:
-  // `database` and `inner` outlive it; database: null where no state is kept, and then no rows are. Budgets go on where
-  // the rows of usage say they stand. not_found, invalid: the file of limits, or the address of the counters.
+  // `database`, `inner` and `events` outlive it; database: null where no state is kept, and then no rows are. Budgets go on
+  // where the rows of usage say they stand. `events`, which may be null, hears of budgets and of counters that cannot be
+  // reached. not_found, invalid: the file of limits, or the address of the counters.
   static Result<std::unique_ptr<Metering>> open(const MeteringOptions& options, store::Database* database,
-                                                engine::Generator& inner);
+                                                engine::Generator& inner, gateway::EventLog* events = nullptr);
   virtual ~Metering() = default;
   virtual engine::Generator& generator() = 0;
+  // Another file of limits and prices, for requests that come; those that run are settled as they were reserved, what
+  // is spent stays spent, and the budgets of the database stand beside it as before. invalid: then nothing has changed.
+  virtual Status apply(gateway::LimitsConfig config) = 0;
+  virtual KeptBudgets& budgets() = 0;
+  // KeptBudgets::standings() by the counters that are used.
+  virtual Result<Json> standings() = 0;
+  // "" or, in a sentence, that the counters cannot be reached.
+  virtual std::string trouble() const = 0;
 };
 
 // Whether `limits` is a profile or a file without faults. not_found, invalid.

@@ -6,12 +6,14 @@
 
 #include "api/api.h"
 #include "base/log.h"
+#include "cli/admin/admin.h"
 #include "cli/answerers.h"
 #include "cli/commands.h"
 #include "cli/flags.h"
 #include "cli/kept_keys.h"
 #include "cli/serve_options.h"
 #include "cli/terminal.h"
+#include "gateway/events/kept_events.h"
 #include "gateway/identity/identity.h"
 #include "net/http_server.h"
 
@@ -84,19 +86,22 @@ Status serve_until_signalled(const ServeOptions& options, const std::vector<std:
   TRY(configure_log(options));
   const sigset_t signals = block_signals();
   const KeptKeys keys = TRY(open_keys_to_serve(options.state));
+  const auto events = TRY(gateway::KeptEvents::open(keys.database.get()));
   auto identity = TRY(open_identity(options, keys));
   const bool keyed = !options.api.api_key.empty() || !options.api.api_key_file.empty() || identity->required();
   auto api = TRY(api::Api::create(options.api, options.server.host, std::move(identity)));
   std::unique_ptr<Answerers> answerers;  // outlives the server and, through its order below, the api
   std::unique_ptr<Metering> metering;
   auto server = TRY(net::HttpServer::listen(options.server, api->handler()));
-  answerers = TRY(Answerers::open(models, options.host, std::move(plan)));
-  metering = TRY(Metering::open(options.metering, keys.database.get(), answerers->generator()));
+  answerers = TRY(Answerers::open(models, options.host, std::move(plan), events.get()));
+  metering = TRY(Metering::open(options.metering, keys.database.get(), answerers->generator(), events.get()));
+  api->set_admin(admin_operations(admin_parts(keys, *events, *answerers, *metering)), events.get());
   api->serve(metering->generator(), &answerers->embedder(), answerers->reranker());
   const bool v6 = options.server.host.find(':') != std::string::npos;
   const std::string url = fmt::format("{}://{}{}{}:{}", options.server.tls_cert.empty() ? "http" : "https", v6 ? "[" : "",
                                       options.server.host, v6 ? "]" : "", server->port());
   print_welcome(url, metering->generator().models(), keyed);
+  events->write({.kind = "server.started", .subject = url, .message = "requests are served"});
 
   int signal = 0;
   sigwait(&signals, &signal);
@@ -108,6 +113,10 @@ Status serve_until_signalled(const ServeOptions& options, const std::vector<std:
   api->drain();
   const bool all = server->drain(options.drain_timeout);
   log::info("stopped", {{"all_answers_ended", all}});
+  events->write({.kind = "server.stopped",
+                 .subject = url,
+                 .severity = all ? gateway::Severity::info : gateway::Severity::warning,
+                 .message = all ? "all answers had ended" : "answers were cut off: they did not end in time"});
   server.reset();
   api.reset();
   return {};

@@ -168,6 +168,7 @@ class Ring final : public KeyRing {
   }
 
   Status reload() override {
+    const std::lock_guard reading(reading_);  // so that none takes the place of a later one
     take(TRY(read(keys_, teams_)));
     return {};
   }
@@ -210,6 +211,7 @@ class Ring final : public KeyRing {
   TeamStore* const teams_;
   const std::function<std::int64_t()> unix_seconds_;
   std::atomic<bool> used_;
+  std::mutex reading_;  // taken before mutex_
   mutable std::mutex mutex_;
   std::shared_ptr<const Snapshot> snapshot_;  // GUARDED_BY(mutex_)
   std::string trouble_;                       // GUARDED_BY(mutex_)
