@@ -62,7 +62,8 @@ struct KeptState {
 
 Result<KeptState> open_budgets(const store::StateOptions& options) {
   KeptState out;
-  out.database = TRY(store::open_database(TRY(store::state_location(options))));
+  const std::string where = TRY(store::state_location(options));
+  out.database = TRY(store::open_database(where));
   out.budgets = TRY(gateway::BudgetStore::open(*out.database));
   TRY(store::migrate(*out.database, std::span(&store::usage_schema(), 1)));
   return out;

@@ -89,7 +89,8 @@ Status list_events(const EventOptions& options) {
     if (!least) return Error{Code::invalid, "--severity is info, warning or error"};
     filter.least = *least;
   }
-  const auto database = TRY(store::open_database(TRY(store::state_location(options.state))));
+  const std::string where = TRY(store::state_location(options.state));
+  const auto database = TRY(store::open_database(where));
   const auto events = TRY(gateway::KeptEvents::open(database.get()));
   auto page = TRY(events->list(filter)).events;
   const std::int64_t last = page.empty() ? 0 : page.front().id;
