@@ -105,6 +105,7 @@ struct Accounts::State : std::enable_shared_from_this<State> {
 
   void open_journal() {
     if (options.folder.empty() || current() != nullptr) return;
+    const auto search = OrphanSearch::begin(options.folder);  // nobody takes it for one before it is locked
     auto made = Journal::create({.folder = options.folder,
                                  .database = database_id(),
                                  .step = options.journal_step,
@@ -113,7 +114,7 @@ struct Accounts::State : std::enable_shared_from_this<State> {
                                   if (const auto state = weak.lock()) state->ended(record, slot);
                                 });
     const std::lock_guard lock(mutex);
-    if (!made && (journal_trouble.empty())) log::error("journal_missing", {{"why", made.error().message}});
+    if (!made && journal_trouble.empty()) log::error("journal_missing", {{"why", made.error().message}});
     journal_trouble = made ? "" : made.error().message;
     if (made) journal = std::move(*made);
   }
@@ -161,22 +162,19 @@ struct Accounts::State : std::enable_shared_from_this<State> {
     return record ? record->reservation : "";
   }
 
-  // What waits, up to so many; what turns out torn is let go.
-  std::deque<Waiting> next(std::size_t most) {
+  // The first that wait; only who holds `writing` takes them away.
+  std::vector<Waiting> next() const {
     const std::lock_guard lock(mutex);
-    const auto count = static_cast<std::ptrdiff_t>(std::min(most, waits.size()));
-    std::deque<Waiting> some(std::make_move_iterator(waits.begin()), std::make_move_iterator(waits.begin() + count));
-    waits.erase(waits.begin(), waits.begin() + count);
-    for (const Waiting& each : some) in_memory -= each.journal == nullptr;
-    metrics().waiting.set(static_cast<double>(waits.size()));
-    return some;
+    return {waits.begin(), waits.begin() + static_cast<std::ptrdiff_t>(std::min(kAtOnce, waits.size()))};
   }
-  void put_back(std::deque<Waiting>& some, const Error& error) {
-    const std::lock_guard lock(mutex);
-    why = error.message;
-    for (const Waiting& each : some) in_memory += each.journal == nullptr;
-    waits.insert(waits.begin(), std::make_move_iterator(some.begin()), std::make_move_iterator(some.end()));
-    metrics().waiting.set(static_cast<double>(waits.size()));
+  void take_away(const std::vector<Waiting>& some) {
+    {
+      const std::lock_guard lock(mutex);
+      for (const Waiting& each : some) in_memory -= each.journal == nullptr;
+      waits.erase(waits.begin(), waits.begin() + static_cast<std::ptrdiff_t>(some.size()));
+      metrics().waiting.set(static_cast<double>(waits.size()));
+    }
+    for (const Waiting& each : some) let_go(each);
   }
   UsageRecord record_of(const Waiting& where) const {
     if (where.journal == nullptr) return where.record;
@@ -207,21 +205,21 @@ struct Accounts::State : std::enable_shared_from_this<State> {
     return done ? Status() : Status(std::unexpected(done.error()));
   }
 
-  // Everything that waits, until something fails.
+  // Everything that waits, until something fails. Under `writing`.
   Status write_waiting() {
-    const std::lock_guard one(writing);
     while (true) {
-      auto some = next(kAtOnce);
+      const auto some = next();
       if (some.empty()) return {};
       std::vector<UsageRecord> records;
       for (const Waiting& each : some) records.push_back(record_of(each));
       std::vector<const UsageRecord*> list;
       for (const UsageRecord& record : records) list.push_back(&record);
       if (const auto done = write_now(list); !done) {
-        put_back(some, done.error());
+        const std::lock_guard lock(mutex);
+        why = done.error().message;
         return done;
       }
-      for (const Waiting& each : some) let_go(each);
+      take_away(some);
     }
   }
 
@@ -312,7 +310,10 @@ class Accounts::Worker {
         state_->wake.wait_for(lock, stop, retry, [] { return false; });
       }
       if (stop.stop_requested()) return;
-      retry = state_->write_waiting() ? state_->options.retry : std::min(2 * retry, 10 * state_->options.retry);
+      {
+        const std::lock_guard one(state_->writing);
+        retry = state_->write_waiting() ? state_->options.retry : std::min(2 * retry, 10 * state_->options.retry);
+      }
       if (const auto journal = state_->current()) metrics().open.set(static_cast<double>(journal->used()));
       if (Clock::now() < search_at) continue;
       search_at = Clock::now() + state_->options.search;
@@ -342,7 +343,10 @@ std::unique_ptr<Accounts> Accounts::open(store::Database& database, Options opti
 Accounts::~Accounts() {
   worker_.reset();
   if (const auto journal = state_->current()) journal->retire();
-  (void)state_->write_waiting();
+  {
+    const std::lock_guard one(state_->writing);
+    (void)state_->write_waiting();
+  }
   const std::lock_guard lock(state_->mutex);
   state_->journal = nullptr;  // what is still being written holds it
 }
@@ -369,6 +373,7 @@ Result<std::shared_ptr<OpenUsage>> Accounts::open(const UsageRecord& begun, cons
 }
 
 std::vector<UsageRecord> Accounts::unwritten() {
+  const std::lock_guard one(state_->writing);
   (void)state_->write_waiting();
   // Behind all that is on its way to the database.
   (void)state_->database.transact({{.sql = "SELECT 1", .args = {}, .if_unchanged = {}}});

@@ -1,7 +1,7 @@
 // The bytes of a journal of open requests (journal.h).
 //
 //   0      header     magic, size of a slot, whose database; one page
-//   4096   slots      1 KiB each
+//   4096   slots      512 bytes each
 //
 //   slot   seal        0: free. Else a checksum of what does not change, written last: a torn slot is known as such
 //          delivered   tokens of the answer that left; OpenUsage::kAll: all
@@ -46,7 +46,7 @@ Result<JournalText> read_journal(std::string_view bytes);
 
 namespace journal {
 
-constexpr std::size_t kHeader = 4096, kSlot = 1024;
+constexpr std::size_t kHeader = 4096, kSlot = 512;
 constexpr std::size_t kLongestText = 512, kMostTags = 32, kLongestTag = 64;  // as rows of usage have them
 constexpr std::uint64_t kFurther = 2;                                        // the seal of a slot of texts alone
 

@@ -215,7 +215,7 @@ TEST_F(JournalTest, ADiskWithoutRoomIsAnErrorAndNoCrash) {
   std::signal(SIGXFSZ, SIG_IGN);
   rlimit before{};
   ::getrlimit(RLIMIT_FSIZE, &before);
-  const rlimit small{.rlim_cur = 4096 + 4 * 1024 + 100, .rlim_max = before.rlim_max};
+  const rlimit small{.rlim_cur = journal::kHeader + 4 * journal::kSlot + 100, .rlim_max = before.rlim_max};
   ::setrlimit(RLIMIT_FSIZE, &small);
   std::vector<std::shared_ptr<OpenUsage>> open;
   for (int i = 0; i < 4; ++i)
