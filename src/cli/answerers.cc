@@ -4,6 +4,7 @@
 #include <memory>
 #include <utility>
 
+#include "base/json_full.h"
 #include "base/log.h"
 #include "gateway/routing/hints.h"
 #include "gateway/upstreams/directory.h"

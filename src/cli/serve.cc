@@ -91,8 +91,11 @@ Status serve_until_signalled(const ServeOptions& options, const std::vector<std:
   std::unique_ptr<Metering> metering;
   auto server = TRY(net::HttpServer::listen(options.server, api->handler()));
   answerers = TRY(Answerers::open(models, options.host, std::move(plan)));
-  metering = TRY(Metering::open(options.metering, keys.database.get(), answerers->generator()));
-  api->serve(metering->generator(), &answerers->embedder(), answerers->reranker());
+  const auto folder = store::state_folder(options.state);
+  metering = TRY(Metering::open(options.metering, {.database = keys.database.get(), .folder = folder ? *folder + "/journal" : ""},
+                                {.generator = answerers->generator(), .embedder = answerers->embedder(), .reranker = answerers->reranker()}));
+  api->serve(metering->generator(), &metering->embedder(), metering->reranker(),
+             [&metering] { return metering->troubles(); });
   const bool v6 = options.server.host.find(':') != std::string::npos;
   const std::string url = fmt::format("{}://{}{}{}:{}", options.server.tls_cert.empty() ? "http" : "https", v6 ? "[" : "",
                                       options.server.host, v6 ? "]" : "", server->port());
