@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -58,8 +59,10 @@ class Api {
   virtual void set_admin(std::vector<AdminOperation> operations, gateway::EventLog* events) = 0;
   // The generator is loaded: requests are served from now on.
   // `embedder` and `reranker`: null where no model is such; they outlive this as the generator does.
+  // `troubles`, if any, says what an operator should know, a sentence each: for /api/status, and how many for /health.
   virtual void serve(engine::Generator& generator, engine::Embedder* embedder = nullptr,
-                     engine::Reranker* reranker = nullptr) = 0;
+                     engine::Reranker* reranker = nullptr,
+                     std::function<std::vector<std::string>()> troubles = nullptr) = 0;
   // New work is answered 503 from now on; what runs, goes on.
   virtual void drain() = 0;
 };

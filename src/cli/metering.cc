@@ -4,12 +4,15 @@
 
 #include <functional>
 #include <optional>
+#include <set>
 #include <span>
 #include <utility>
 
 #include "base/log.h"
+#include "gateway/limits/accounts.h"
 #include "gateway/limits/limits.h"
 #include "gateway/limits/metered_generator.h"
+#include "gateway/limits/metered_readers.h"
 #include "gateway/limits/rules.h"
 #include "gateway/limits/spent.h"
 #include "gateway/limits/webhook.h"
@@ -37,49 +40,10 @@ Result<gateway::LimitsConfig> read_limits_of(const std::string& limits) {
   return config;
 }
 
-// As HTTP would have it.
-int status_of(gateway::UsageRecord::End end) {
-  switch (end) {
-    case gateway::UsageRecord::End::finished:
-      return 200;
-    case gateway::UsageRecord::End::failed:
-      return 500;
-    case gateway::UsageRecord::End::dropped:
-      return 499;
-  }
-  return 500;
-}
-
-// Rows that cannot be written are lost to the bill, and said to be.
-class Ledger final : public gateway::UsageLedger {
+// Where no state is kept, nobody accounts.
+class NoLedger final : public gateway::UsageLedger {
  public:
-  explicit Ledger(store::Database* database) : database_(database) {}
-
-  void record(const gateway::UsageRecord& record) override {
-    if (database_ == nullptr) return;
-    store::UsageRow row{.id = record.reservation,
-                        .at_ms = record.begun_utc_ms,
-                        .tenant = record.subject.tenant,
-                        .team = record.subject.team,
-                        .user = record.subject.user,
-                        .key = record.subject.key,
-                        .model = record.model,
-                        .tags = record.subject.tags,
-                        .prompt_tokens = record.use.prompt,
-                        .cached_tokens = record.use.cached,
-                        .completion_tokens = record.use.completion,
-                        .reasoning_tokens = record.use.reasoning,
-                        .cost_nano = record.cost,
-                        .status = status_of(record.end),
-                        .duration_ms = static_cast<std::int64_t>(record.seconds * 1000)};
-    const auto tell = [id = row.id](const Status& done) {
-      if (!done) log::error("usage_lost", {{"id", id}, {"why", done.error().message}});
-    };
-    if (const auto taken = store::record_usage(*database_, row, tell); !taken) tell(taken);
-  }
-
- private:
-  store::Database* const database_;
+  void record(const gateway::UsageRecord&) override {}
 };
 
 gateway::Subject subject_of(const engine::Request& request) {
@@ -96,33 +60,39 @@ class MeteringImpl final : public Metering {
     if (budgets_) budgets_->end();  // before what it changes
   }
 
-  Status open(const MeteringOptions& options, store::Database* database, engine::Generator& inner,
+  Status open(const MeteringOptions& options, const MeteringState& state, const MeteredParts& inner,
               gateway::EventLog* events) {
     events_ = events;
+    store::Database* const database = state.database;
     budgets_ = TRY(KeptBudgets::open(database, TRY(read_limits_of(options.limits))));
-    if (database != nullptr) TRY(store::migrate(*database, std::span(&store::usage_schema(), 1)));
-    ledger_ = std::make_unique<Ledger>(database);
+    if (database != nullptr) {
+      TRY(store::migrate(*database, std::span(&store::usage_schema(), 1)));
+      accounts_ = gateway::Accounts::open(*database, {.folder = state.folder});
+    }
     // What was spent as the budgets are now, whenever it is asked.
-    const auto spent = [budgets = budgets_.get(), database]() -> Result<std::vector<store::Spent>> {
-      if (database == nullptr) return std::vector<store::Spent>();
-      return gateway::budgets_spent(budgets->all(), *database, store::machine_instant().utc_ms);
+    const auto spent = [this, database]() -> Result<std::vector<store::Spent>> {
+      return spent_of(database, budgets_->all());
     };
     counters_ = TRY(open_counters(options.counters, spent));
+    if (accounts_) accounts_->settle_with(*counters_);
     if (const auto restored = counters_->restore(TRY(spent())); !restored)
       log::warn("budgets_not_restored", {{"why", restored.error().message}});
     if (!options.budget_webhook.empty()) {
       client_ = TRY(net::HttpClient::create({.proxies = net::ProxyRules(net::proxy_settings_from_environment())}));
       webhook_.emplace(*client_, gateway::WebhookOptions{.url = options.budget_webhook});
     }
-    limits_ = TRY(gateway::Limits::create(budgets_->all(), *counters_, {.on_alert = [this](const auto& alert) { tell(alert); }}));
-    metered_.emplace(inner, *limits_, *ledger_, gateway::MeteredOptions{.subject_of = subject_of});
+    limits_ = TRY(gateway::Limits::create(budgets_->all(), *counters_,
+                                          {.on_alert = [this](const auto& alert) { tell(alert); }}));
+    gateway::UsageLedger& ledger = accounts_ ? static_cast<gateway::UsageLedger&>(*accounts_) : no_ledger_;
+    metered_.emplace(inner.generator, *limits_, ledger, gateway::MeteredOptions{.subject_of = subject_of});
+    const gateway::ReadersMeter readers{.tokens = inner.generator, .limits = *limits_, .ledger = ledger};
+    embedder_.emplace(inner.embedder, readers);
+    if (inner.reranker != nullptr) reranker_.emplace(*inner.reranker, readers);
     budgets_->begin([this, database](const gateway::LimitsConfig& all, const gateway::LimitsConfig& fresh) -> Status {
       // What was spent of the window before the budget was made is spent. What runs now is not known yet.
-      if (database != nullptr) {
-        const auto known = gateway::budgets_spent(fresh, *database, store::machine_instant().utc_ms);
-        const Status restored = known ? counters_->restore(*known) : Status(std::unexpected(known.error()));
-        if (!restored) log::warn("budgets_not_restored", {{"why", restored.error().message}});
-      }
+      const auto known = spent_of(database, fresh);
+      const Status restored = known ? counters_->restore(*known) : Status(std::unexpected(known.error()));
+      if (!restored) log::warn("budgets_not_restored", {{"why", restored.error().message}});
       return limits_->apply(all);
     });
     watch_.emplace(std::chrono::milliseconds(250), [this] { look(); });
@@ -130,17 +100,33 @@ class MeteringImpl final : public Metering {
   }
 
   engine::Generator& generator() override { return *metered_; }
+  engine::Embedder& embedder() override { return *embedder_; }
+  engine::Reranker* reranker() override { return reranker_ ? &*reranker_ : nullptr; }
+  std::vector<std::string> troubles() const override {
+    std::vector<std::string> all = accounts_ ? accounts_->troubles() : std::vector<std::string>();
+    if (const auto health = counters_->health(); !health) all.push_back("the shared counts: " + health.error().message);
+    return all;
+  }
   Status apply(gateway::LimitsConfig config) override { return budgets_->set_file(std::move(config)); }
   KeptBudgets& budgets() override { return *budgets_; }
   Result<Json> standings() override { return budgets_->standings(*counters_); }
-  std::string trouble() const override {
-    const Status health = counters_->health();
-    return health ? "" : "the shared counters cannot be reached: " + health.error().message;
-  }
 
  private:
-  static Result<std::unique_ptr<store::Counters>> open_counters(const std::string& url,
-                                                                std::function<Result<std::vector<store::Spent>>()> spent) {
+  // By the rows that are written and those that wait, each once: what was written while the rows were summed may be in
+  // the sum, so they are summed again without it.
+  Result<std::vector<store::Spent>> spent_of(store::Database* database, const gateway::LimitsConfig& config) const {
+    if (database == nullptr) return std::vector<store::Spent>();
+    std::vector<gateway::UsageRecord> waiting = accounts_->unwritten();
+    while (true) {
+      auto spent = TRY(gateway::budgets_spent(config, *database, store::machine_instant().utc_ms, waiting));
+      std::set<std::string> left;
+      for (const gateway::UsageRecord& each : accounts_->unwritten()) left.insert(each.reservation);
+      if (std::erase_if(waiting, [&](const auto& each) { return !left.contains(each.reservation); }) == 0) return spent;
+    }
+  }
+
+  static Result<std::unique_ptr<store::Counters>> open_counters(
+      const std::string& url, std::function<Result<std::vector<store::Spent>>()> spent) {
     if (url.empty()) return store::memory_counters();
     const auto server = TRY(store::parse_redis_url(url));
     return store::with_fallback(TRY(store::redis_counters(server, {.ledger = std::move(spent)})));
@@ -160,16 +146,18 @@ class MeteringImpl final : public Metering {
 
   // Whether the counters can be reached.
   void look() {
-    const std::string now = trouble();
-    if (now.empty() == reached_) return;
-    reached_ = now.empty();
+    const Status health = counters_->health();
+    if (health.has_value() == reached_) return;
+    reached_ = health.has_value();
     if (reached_)
       write({.kind = "counters.back", .subject = "counters", .message = "the shared counters can be reached again"});
     else
       write({.kind = "counters.unavailable",
              .subject = "counters",
              .severity = gateway::Severity::error,
-             .message = now + "; rates are counted here alone, and what costs money under a budget is refused"});
+             .message = fmt::format("the shared counters cannot be reached ({}): rates are counted here alone, and what "
+                                    "costs money under a budget is refused",
+                                    health.error().message)});
   }
 
   void write(gateway::OperatorEvent event) {
@@ -181,21 +169,24 @@ class MeteringImpl final : public Metering {
 
   // Each outlives those after it.
   std::unique_ptr<KeptBudgets> budgets_;
-  std::unique_ptr<Ledger> ledger_;
+  NoLedger no_ledger_;
   std::unique_ptr<store::Counters> counters_;
+  std::unique_ptr<gateway::Accounts> accounts_;  // null: no state is kept
   std::unique_ptr<net::HttpClient> client_;
   std::optional<gateway::Webhook> webhook_;
   std::unique_ptr<gateway::Limits> limits_;
   std::optional<gateway::MeteredGenerator> metered_;
+  std::optional<gateway::MeteredEmbedder> embedder_;
+  std::optional<gateway::MeteredReranker> reranker_;
   std::optional<Watch> watch_;
 };
 
 }  // namespace
 
-Result<std::unique_ptr<Metering>> Metering::open(const MeteringOptions& options, store::Database* database,
-                                                 engine::Generator& inner, gateway::EventLog* events) {
+Result<std::unique_ptr<Metering>> Metering::open(const MeteringOptions& options, const MeteringState& state,
+                                                 const MeteredParts& inner, gateway::EventLog* events) {
   auto out = std::make_unique<MeteringImpl>();
-  TRY(out->open(options, database, inner, events));
+  TRY(out->open(options, state, inner, events));
   return out;
 }
 

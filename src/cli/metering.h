@@ -4,11 +4,14 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/json.h"
 #include "base/result.h"
 #include "cli/kept_budgets.h"
+#include "engine/embedder.h"
 #include "engine/generator.h"
+#include "engine/reranker.h"
 #include "gateway/events/event_log.h"
 #include "store/database.h"
 
@@ -25,27 +28,44 @@ struct MeteringOptions {
           "team); none: no limits.");
     field("counters", counters,
           "redis://HOST:PORT where several servers count together; left out: each counts for itself.");
-    field("budget_webhook", budget_webhook, "URL that is told (POST, JSON) when a budget reaches a share that its rule names.");
+    field("budget_webhook", budget_webhook,
+          "URL that is told (POST, JSON) when a budget reaches a share that its rule names.");
   }
+};
+
+// Where rows of usage go, and the folder of the journal of requests whose rows are yet to come.
+struct MeteringState {
+  store::Database* database = nullptr;  // null: no state is kept, and then no rows are
+  std::string folder;
+};
+
+// Who answers.
+struct MeteredParts {
+  engine::Generator& generator;
+  engine::Embedder& embedder;
+  engine::Reranker* reranker = nullptr;  // may be null
 };
 
 class Metering {
  public:
-  // `database`, `inner` and `events` outlive it; database: null where no state is kept, and then no rows are. Budgets go on
-  // where the rows of usage say they stand. `events`, which may be null, hears of budgets and of counters that cannot be
-  // reached. not_found, invalid: the file of limits, or the address of the counters.
-  static Result<std::unique_ptr<Metering>> open(const MeteringOptions& options, store::Database* database,
-                                                engine::Generator& inner, gateway::EventLog* events = nullptr);
+  // The database, what is within and `events`, which may be null, outlive it. What servers that died left open is
+  // accounted for first; budgets go on where the rows of usage say they stand. `events` hears of budgets and of counters
+  // that cannot be reached. not_found, invalid: the file of limits, or the address of the counters.
+  static Result<std::unique_ptr<Metering>> open(const MeteringOptions& options, const MeteringState& state,
+                                                const MeteredParts& inner, gateway::EventLog* events = nullptr);
   virtual ~Metering() = default;
   virtual engine::Generator& generator() = 0;
+  virtual engine::Embedder& embedder() = 0;
+  virtual engine::Reranker* reranker() = 0;  // null: there is none within
+  // What an operator should know, a sentence each; none: all is well. Any thread.
+  virtual std::vector<std::string> troubles() const = 0;
+
   // Another file of limits and prices, for requests that come; those that run are settled as they were reserved, what
   // is spent stays spent, and the budgets of the database stand beside it as before. invalid: then nothing has changed.
   virtual Status apply(gateway::LimitsConfig config) = 0;
   virtual KeptBudgets& budgets() = 0;
   // KeptBudgets::standings() by the counters that are used.
   virtual Result<Json> standings() = 0;
-  // "" or, in a sentence, that the counters cannot be reached.
-  virtual std::string trouble() const = 0;
 };
 
 // Whether `limits` is a profile or a file without faults. not_found, invalid.

@@ -94,9 +94,13 @@ Status serve_until_signalled(const ServeOptions& options, const std::vector<std:
   std::unique_ptr<Metering> metering;
   auto server = TRY(net::HttpServer::listen(options.server, api->handler()));
   answerers = TRY(Answerers::open(models, options.host, std::move(plan), events.get()));
-  metering = TRY(Metering::open(options.metering, keys.database.get(), answerers->generator(), events.get()));
+  const auto folder = store::state_folder(options.state);
+  metering = TRY(Metering::open(options.metering, {.database = keys.database.get(), .folder = folder ? *folder + "/journal" : ""},
+                                {.generator = answerers->generator(), .embedder = answerers->embedder(), .reranker = answerers->reranker()},
+                                events.get()));
   api->set_admin(admin_operations(admin_parts(keys, *events, *answerers, *metering)), events.get());
-  api->serve(metering->generator(), &answerers->embedder(), answerers->reranker());
+  api->serve(metering->generator(), &metering->embedder(), metering->reranker(),
+             [&metering] { return metering->troubles(); });
   const bool v6 = options.server.host.find(':') != std::string::npos;
   const std::string url = fmt::format("{}://{}{}{}:{}", options.server.tls_cert.empty() ? "http" : "https", v6 ? "[" : "",
                                       options.server.host, v6 ? "]" : "", server->port());

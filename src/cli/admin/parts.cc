@@ -27,16 +27,15 @@ AdminParts admin_parts(const KeptKeys& keys, gateway::KeptEvents& events, Answer
   parts.force = [&answerers](const std::string& name, gateway::Breaker::Mode mode) { return answerers.force(name, mode); };
   parts.status = [&keys, &metering, began = gateway::system_unix_seconds()] {
     const auto load = metering.generator().load();
-    Json troubles = Json::array();
-    for (const std::string& each : {keys.ring ? keys.ring->trouble() : std::string(), metering.trouble()})
-      if (!each.empty()) troubles.push_back(each);
+    std::vector<std::string> troubles = metering.troubles();
+    if (keys.ring && !keys.ring->trouble().empty()) troubles.push_back(keys.ring->trouble());
     return Json{{"version", ASHLAR_VERSION},
                 {"started_at", utc(began)},
                 {"running", load.running},
                 {"waiting", load.waiting},
                 {"healthy", load.healthy},
                 {"database", keys.database ? Json(keys.database->name()) : Json()},
-                {"troubles", std::move(troubles)}};
+                {"troubles", troubles}};
   };
   return parts;
 }

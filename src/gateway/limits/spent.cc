@@ -58,11 +58,16 @@ Subject subject_of(const std::vector<std::string>& dimensions, const std::vector
   Subject out;
   for (std::size_t i = 1; i < dimensions.size(); ++i) {
     const std::string& name = dimensions[i];
-    if (name == "key") out.key = values[i];
-    else if (name == "user") out.user = values[i];
-    else if (name == "team") out.team = values[i];
-    else if (name == "tenant") out.tenant = values[i];
-    else out.tags = {{name.substr(4), values[i]}};
+    if (name == "key")
+      out.key = values[i];
+    else if (name == "user")
+      out.user = values[i];
+    else if (name == "team")
+      out.team = values[i];
+    else if (name == "tenant")
+      out.tenant = values[i];
+    else
+      out.tags = {{name.substr(4), values[i]}};
   }
   return out;
 }
@@ -78,7 +83,8 @@ void add(std::vector<Spender>& all, const Applied& applied, std::int64_t nanos) 
 
 }  // namespace
 
-Result<std::vector<Spender>> spenders(const LimitsConfig& config, store::Database& database, std::int64_t utc_ms) {
+Result<std::vector<Spender>> spenders(const LimitsConfig& config, store::Database& database, std::int64_t utc_ms,
+                                      std::span<const UsageRecord> unwritten) {
   std::vector<Spender> out;
   for (const Rule& rule : config.rules) {
     if (rule.measure != Measure::money) continue;
@@ -87,13 +93,18 @@ Result<std::vector<Spender>> spenders(const LimitsConfig& config, store::Databas
     for (const store::UsageSum& sum : sums)
       for (const Applied& applied : rules_for(config, subject_of(dimensions, sum.by), sum.by.front()))
         if (applied.rule == &rule) add(out, applied, sum.cost_nano);
+    for (const UsageRecord& record : unwritten)
+      if (record.cost > 0 && record.begun_utc_ms >= window_begin(rule.calendar, utc_ms))
+        for (const Applied& applied : rules_for(config, record.subject, record.model))
+          if (applied.rule == &rule) add(out, applied, record.cost);
   }
   return out;
 }
 
-Result<std::vector<store::Spent>> budgets_spent(const LimitsConfig& config, store::Database& database, std::int64_t utc_ms) {
+Result<std::vector<store::Spent>> budgets_spent(const LimitsConfig& config, store::Database& database,
+                                                std::int64_t utc_ms, std::span<const UsageRecord> unwritten) {
   std::vector<store::Spent> out;
-  for (Spender& each : TRY(spenders(config, database, utc_ms))) out.push_back(std::move(each.spent));
+  for (Spender& each : TRY(spenders(config, database, utc_ms, unwritten))) out.push_back(std::move(each.spent));
   return out;
 }
 

@@ -2,11 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
 #include "gateway/limits/rules.h"
+#include "gateway/limits/usage_record.h"
 #include "store/counters.h"
 #include "store/database.h"
 
@@ -18,11 +20,13 @@ struct Spender {
   std::string who;             // as a person reads it: "team 'search'"
   store::Spent spent;
 };
-// Of each budget everybody who has spent of it by `utc_ms`. Errors as Database::query().
-Result<std::vector<Spender>> spenders(const LimitsConfig& config, store::Database& database, std::int64_t utc_ms);
+// Of each budget everybody who has spent of it by `utc_ms`; with what is `unwritten`, which the database does not have.
+// Errors as Database::query().
+Result<std::vector<Spender>> spenders(const LimitsConfig& config, store::Database& database, std::int64_t utc_ms,
+                                      std::span<const UsageRecord> unwritten = {});
 
 // The same for counters.
 Result<std::vector<store::Spent>> budgets_spent(const LimitsConfig& config, store::Database& database,
-                                                std::int64_t utc_ms);
+                                                std::int64_t utc_ms, std::span<const UsageRecord> unwritten = {});
 
 }  // namespace ashlar::gateway
