@@ -168,13 +168,13 @@ std::string actor_of(const gateway::Who& who) {
 AdminTable::AdminTable(std::vector<AdminOperation> operations, gateway::EventLog* events)
     : events_(events), replays_(std::make_shared<Replays>()) {
   operations.push_back({.method = "GET",
-                         .path = "/admin/v1/openapi.json",
-                         .scope = gateway::Scope::audit,
-                         .id = "showOpenApi",
-                         .tag = "server",
-                         .summary = "This document: every operation, and the public routes.",
-                         .answer = {{"type", "object"}},
-                         .run = [this](const AdminCall&, const AdminDone& done) { done(openapi(*operations_)); }});
+                        .path = "/admin/v1/openapi.json",
+                        .scope = gateway::Scope::audit,
+                        .id = "showOpenApi",
+                        .tag = "server",
+                        .summary = "This document: every operation, and the public routes.",
+                        .answer = {{"type", "object"}},
+                        .run = [this](const AdminCall&, const AdminDone& done) { done(openapi(*operations_)); }});
   operations_ = std::make_shared<const std::vector<AdminOperation>>(std::move(operations));
   for (int i = 0; i < kThreads; ++i) threads_.emplace_back([this](const std::stop_token& stop) { work(stop); });
 }

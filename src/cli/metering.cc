@@ -81,8 +81,8 @@ class MeteringImpl final : public Metering {
       client_ = TRY(net::HttpClient::create({.proxies = net::ProxyRules(net::proxy_settings_from_environment())}));
       webhook_.emplace(*client_, gateway::WebhookOptions{.url = options.budget_webhook});
     }
-    limits_ = TRY(gateway::Limits::create(budgets_->all(), *counters_,
-                                          {.on_alert = [this](const auto& alert) { tell(alert); }}));
+    limits_ = TRY(
+        gateway::Limits::create(budgets_->all(), *counters_, {.on_alert = [this](const auto& alert) { tell(alert); }}));
     gateway::UsageLedger& ledger = accounts_ ? static_cast<gateway::UsageLedger&>(*accounts_) : no_ledger_;
     metered_.emplace(inner.generator, *limits_, ledger, gateway::MeteredOptions{.subject_of = subject_of});
     const gateway::ReadersMeter readers{.tokens = inner.generator, .limits = *limits_, .ledger = ledger};
@@ -133,14 +133,15 @@ class MeteringImpl final : public Metering {
   }
 
   void tell(const gateway::BudgetAlert& alert) {
-    write({.kind = "budget.alert",
-           .subject = alert.who,
-           .severity = gateway::Severity::warning,
-           .message = fmt::format("{} percent of the budget '{}' of {} are spent", alert.percent, alert.limit, alert.who),
-           .details = {{"limit", alert.limit},
-                       {"percent", alert.percent},
-                       {"used_nano_usd", alert.used},
-                       {"capacity_nano_usd", alert.capacity}}});
+    write(
+        {.kind = "budget.alert",
+         .subject = alert.who,
+         .severity = gateway::Severity::warning,
+         .message = fmt::format("{} percent of the budget '{}' of {} are spent", alert.percent, alert.limit, alert.who),
+         .details = {{"limit", alert.limit},
+                     {"percent", alert.percent},
+                     {"used_nano_usd", alert.used},
+                     {"capacity_nano_usd", alert.capacity}}});
     if (webhook_ && !webhook_->post(gateway::alert_json(alert))) log::warn("budget_webhook_full", {});
   }
 
@@ -152,12 +153,13 @@ class MeteringImpl final : public Metering {
     if (reached_)
       write({.kind = "counters.back", .subject = "counters", .message = "the shared counters can be reached again"});
     else
-      write({.kind = "counters.unavailable",
-             .subject = "counters",
-             .severity = gateway::Severity::error,
-             .message = fmt::format("the shared counters cannot be reached ({}): rates are counted here alone, and what "
-                                    "costs money under a budget is refused",
-                                    health.error().message)});
+      write(
+          {.kind = "counters.unavailable",
+           .subject = "counters",
+           .severity = gateway::Severity::error,
+           .message = fmt::format("the shared counters cannot be reached ({}): rates are counted here alone, and what "
+                                  "costs money under a budget is refused",
+                                  health.error().message)});
   }
 
   void write(gateway::OperatorEvent event) {

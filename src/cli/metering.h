@@ -49,8 +49,8 @@ struct MeteredParts {
 class Metering {
  public:
   // The database, what is within and `events`, which may be null, outlive it. What servers that died left open is
-  // accounted for first; budgets go on where the rows of usage say they stand. `events` hears of budgets and of counters
-  // that cannot be reached. not_found, invalid: the file of limits, or the address of the counters.
+  // accounted for first; budgets go on where the rows of usage say they stand. `events` hears of budgets and of
+  // counters that cannot be reached. not_found, invalid: the file of limits, or the address of the counters.
   static Result<std::unique_ptr<Metering>> open(const MeteringOptions& options, const MeteringState& state,
                                                 const MeteredParts& inner, gateway::EventLog* events = nullptr);
   virtual ~Metering() = default;

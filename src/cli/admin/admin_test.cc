@@ -1,4 +1,5 @@
-// The table of operations that the program serves, against roles, against its document, and against nothing being there.
+// The table of operations that the program serves, against roles, against its document, and against nothing being
+// there.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -92,16 +93,17 @@ class Administered : public testing::Test {
     api.reset();
   }
 
-  std::shared_ptr<Answer> ask_as(Role role, const std::string& method, const std::string& path, const std::string& body) {
+  std::shared_ptr<Answer> ask_as(Role role, const std::string& method, const std::string& path,
+                                 const std::string& body) {
     std::string plain = path, query;
-    if (const auto mark = path.find('?'); mark != path.npos) plain = path.substr(0, mark), query = path.substr(mark + 1);
-    auto answer = std::make_shared<Answer>(
-        net::HttpRequest{.method = method,
-                         .path = plain,
-                         .query = query,
-                         .headers = {{"authorization", "Bearer " + keys_of[role]}},
-                         .body = body,
-                         .peer = "127.0.0.1:5000"});
+    if (const auto mark = path.find('?'); mark != path.npos)
+      plain = path.substr(0, mark), query = path.substr(mark + 1);
+    auto answer = std::make_shared<Answer>(net::HttpRequest{.method = method,
+                                                            .path = plain,
+                                                            .query = query,
+                                                            .headers = {{"authorization", "Bearer " + keys_of[role]}},
+                                                            .body = body,
+                                                            .peer = "127.0.0.1:5000"});
     api->handler()(answer);
     return answer;
   }
@@ -131,7 +133,8 @@ class Administered : public testing::Test {
 };
 
 std::string filled(std::string path) {
-  for (auto at = path.find('{'); at != path.npos; at = path.find('{')) path.replace(at, path.find('}') - at + 1, "nobody");
+  for (auto at = path.find('{'); at != path.npos; at = path.find('{'))
+    path.replace(at, path.find('}') - at + 1, "nobody");
   return path;
 }
 
@@ -177,14 +180,14 @@ TEST(AdminOperations, SayWhatIsMissingWhereNothingIsThere) {
   const auto api = *api::Api::create({}, "127.0.0.1");
   api->set_admin(admin_operations({}), nullptr);
   for (const api::AdminOperation& each : admin_operations({})) {
-    auto answer = std::make_shared<Answer>(net::HttpRequest{
-        .method = each.method,
-        .path = filled(each.path),
-        .body = each.id == "createTeam"     ? R"({"name":"a"})"
-                : each.id == "createBudget" ? R"({"scope":"team","who":"a","dollars":1})"
-                : each.id == "forceBreaker" ? R"({"breaker":"auto"})"
-                                            : "",
-        .peer = "127.0.0.1:5000"});
+    auto answer = std::make_shared<Answer>(
+        net::HttpRequest{.method = each.method,
+                         .path = filled(each.path),
+                         .body = each.id == "createTeam"     ? R"({"name":"a"})"
+                                 : each.id == "createBudget" ? R"({"scope":"team","who":"a","dollars":1})"
+                                 : each.id == "forceBreaker" ? R"({"breaker":"auto"})"
+                                                             : "",
+                         .peer = "127.0.0.1:5000"});
     api->handler()(answer);
     const int status = answer->status();
     EXPECT_TRUE(status == 200 || status == 404 || status == 503) << each.id << " " << status;
@@ -192,8 +195,9 @@ TEST(AdminOperations, SayWhatIsMissingWhereNothingIsThere) {
 }
 
 TEST_F(Administered, AKeyLives) {
-  const Json made = ask("POST", "/admin/v1/keys",
-                        {{"name", "laptop"}, {"team", "search"}, {"roles", {"app"}}, {"expires", "30d"}, {"tags", {{"a", "b"}}}});
+  const Json made =
+      ask("POST", "/admin/v1/keys",
+          {{"name", "laptop"}, {"team", "search"}, {"roles", {"app"}}, {"expires", "30d"}, {"tags", {{"a", "b"}}}});
   const std::string id = made["id"], secret = made["key"];
   EXPECT_TRUE(ring->find(secret, std::nullopt)) << "at once";
   const Json shown = ask("GET", "/admin/v1/keys/laptop");
@@ -203,7 +207,8 @@ TEST_F(Administered, AKeyLives) {
   EXPECT_EQ(ask("GET", "/admin/v1/keys?team=search")["keys"].size(), 1u);
   EXPECT_EQ(ask("PATCH", "/admin/v1/keys/" + id, {{"blocked", true}})["state"], "blocked");
   EXPECT_FALSE(ring->find(secret, std::nullopt));
-  EXPECT_EQ(ask("PATCH", "/admin/v1/keys/" + id, {{"blocked", false}, {"models", {"qwen*"}}, {"expires", nullptr}})["expires_at"],
+  EXPECT_EQ(ask("PATCH", "/admin/v1/keys/" + id,
+                {{"blocked", false}, {"models", {"qwen*"}}, {"expires", nullptr}})["expires_at"],
             Json());
   EXPECT_FALSE((*ring->find(secret, std::nullopt))->may_use_model("llama"));
   const Json rotated = ask("POST", "/admin/v1/keys/" + id + "/rotate", {{"overlap", "0"}});
@@ -247,13 +252,15 @@ TEST_F(Administered, ABudgetHoldsWhenItsAnswerIsThere) {
   file.prices = gateway::read_limits("prices: [{model: m, input: 1000000, output: 1000000}]")->prices;
   ASSERT_TRUE(budgets->set_file(file));
   const auto admit = [&](const std::string& team) {
-    auto admission = limits->admit({.subject = {.key = "k", .team = team}, .model = "m", .prompt_tokens = 1, .max_tokens = 0});
+    auto admission =
+        limits->admit({.subject = {.key = "k", .team = team}, .model = "m", .prompt_tokens = 1, .max_tokens = 0});
     if (!admission) return false;
     admission->settle({.prompt = 1});
     return true;
   };
   EXPECT_TRUE(admit("search"));
-  const Json made = ask("POST", "/admin/v1/budgets", {{"scope", "team"}, {"who", "search"}, {"name", "month"}, {"dollars", 2}});
+  const Json made =
+      ask("POST", "/admin/v1/budgets", {{"scope", "team"}, {"who", "search"}, {"name", "month"}, {"dollars", 2}});
   const std::string id = made["id"];
   EXPECT_TRUE(admit("search"));
   EXPECT_TRUE(admit("search"));
@@ -270,9 +277,11 @@ TEST_F(Administered, ABudgetHoldsWhenItsAnswerIsThere) {
   EXPECT_EQ(ask("DELETE", "/admin/v1/budgets/" + id)["deleted"], true);
   EXPECT_EQ(ask("DELETE", "/admin/v1/budgets/" + id)["deleted"], false);
   EXPECT_TRUE(admit("search"));
-  for (const Json& wrong : {Json{{"scope", "team"}, {"who", "x"}, {"dollars", -1}}, Json{{"scope", "team"}, {"who", "x"}, {"dollars", "1e3"}},
-                            Json{{"scope", "model"}, {"who", "x"}, {"dollars", 1}}, Json{{"scope", "team"}, {"who", ""}, {"dollars", 1}},
-                            Json{{"scope", "team"}, {"dollars", 1}}})
+  for (const Json& wrong :
+       {Json{{"scope", "team"}, {"who", "x"}, {"dollars", -1}},
+        Json{{"scope", "team"}, {"who", "x"}, {"dollars", "1e3"}},
+        Json{{"scope", "model"}, {"who", "x"}, {"dollars", 1}}, Json{{"scope", "team"}, {"who", ""}, {"dollars", 1}},
+        Json{{"scope", "team"}, {"dollars", 1}}})
     ask("POST", "/admin/v1/budgets", wrong, 400);
 }
 

@@ -24,17 +24,16 @@ AdminParts admin_parts(const KeptKeys& keys, gateway::KeptEvents& events, Answer
   parts.loaded = [&answerers] { return answerers.loaded(); };
   parts.upstreams = [&answerers] { return answerers.upstreams(); };
   parts.routes = [&answerers] { return answerers.routes(); };
-  parts.force = [&answerers](const std::string& name, gateway::Breaker::Mode mode) { return answerers.force(name, mode); };
+  parts.force = [&answerers](const std::string& name, gateway::Breaker::Mode mode) {
+    return answerers.force(name, mode);
+  };
   parts.status = [&keys, &metering, began = gateway::system_unix_seconds()] {
     const auto load = metering.generator().load();
     std::vector<std::string> troubles = metering.troubles();
     if (keys.ring && !keys.ring->trouble().empty()) troubles.push_back(keys.ring->trouble());
-    return Json{{"version", ASHLAR_VERSION},
-                {"started_at", utc(began)},
-                {"running", load.running},
-                {"waiting", load.waiting},
-                {"healthy", load.healthy},
-                {"database", keys.database ? Json(keys.database->name()) : Json()},
+    return Json{{"version", ASHLAR_VERSION}, {"started_at", utc(began)},
+                {"running", load.running},   {"waiting", load.waiting},
+                {"healthy", load.healthy},   {"database", keys.database ? Json(keys.database->name()) : Json()},
                 {"troubles", troubles}};
   };
   return parts;
