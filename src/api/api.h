@@ -15,6 +15,8 @@
 
 namespace ashlar::api {
 
+class Keys;
+
 struct ApiOptions {
   std::vector<std::string> api_key;
   std::string api_key_file;
@@ -51,6 +53,9 @@ class Api {
   // `embedder` and `reranker`: null where no model is such; they outlive this as the generator does.
   virtual void serve(engine::Generator& generator, engine::Embedder* embedder = nullptr,
                      engine::Reranker* reranker = nullptr) = 0;
+  // The keys of the command line, from now on; requests under way go on. Whether the server may stand open without is
+  // the caller's to ask: check_exposure().
+  virtual void set_keys(Keys keys) = 0;
   // New work is answered 503 from now on; what runs, goes on.
   virtual void drain() = 0;
 };

@@ -7,6 +7,7 @@
 
 #include "base/result.h"
 #include "engine/generator.h"
+#include "gateway/limits/rules.h"
 #include "store/database.h"
 
 namespace ashlar::cli {
@@ -34,9 +35,12 @@ class Metering {
                                                 engine::Generator& inner);
   virtual ~Metering() = default;
   virtual engine::Generator& generator() = 0;
+  // Other limits and prices, for requests that come; those that run are settled as they were reserved, and what is
+  // spent stays spent. invalid: then nothing has changed.
+  virtual Status apply(gateway::LimitsConfig config) = 0;
 };
 
-// Whether `limits` is a profile or a file without faults. not_found, invalid.
-Status check_limits(const std::string& limits);
+// Of a profile or a file. not_found; invalid: every fault, a line each.
+Result<gateway::LimitsConfig> read_limits_of(const std::string& limits);
 
 }  // namespace ashlar::cli
