@@ -150,6 +150,7 @@ class AnswerersImpl final : public Answerers {
     auto& next = dynamic_cast<PreparedChange&>(*prepared);
     Changes changes;
     configured_ = std::move(next.models);
+    repository_.forgive();
     bring(wanted(), changes);
     compare("upstream", by_name(upstreams_), by_name(next.upstreams), changes.made);
     for (const KeptUpstream& old : upstreams_)
@@ -182,11 +183,16 @@ class AnswerersImpl final : public Answerers {
         {.kind = std::move(kind), .subject = model, .severity = severity, .message = std::move(message), .actor = {}});
   }
 
-  // The models of the configuration, then those of the repository that it does not name.
+  // Those that the configuration does not name.
+  std::vector<HostedModel> of_repository() const {
+    std::vector<HostedModel> out;
+    for (const HostedModel& each : repository_.chosen())
+      if (!contains(configured_, each.name, &HostedModel::name)) out.push_back(each);
+    return out;
+  }
   std::vector<HostedModel> wanted() const {
     std::vector<HostedModel> out = configured_;
-    for (const HostedModel& each : repository_.chosen())
-      if (!contains(out, each.name, &HostedModel::name)) out.push_back(each);
+    for (HostedModel& each : of_repository()) out.push_back(std::move(each));
     return out;
   }
 
@@ -224,18 +230,19 @@ class AnswerersImpl final : public Answerers {
     }
   }
 
-  // As long as versions that were chosen turn out to be unfit, the next lower ones are.
+  // Where a version that is chosen turns out to be unfit, the next lower one is; until all are fit, all stays as it is.
   void follow_repository(bool first) {
+    Changes changes;
+    bool followed = false;
     while (repository_.turn(engine::Clock::now(), first)) {
-      Changes changes;
-      bring(wanted(), changes);
-      set_places();
-      for (const auto& door : doors_) door.second->set(models_->places());
-      keep_only(wanted(), changes);
-      if (!changes.made.empty())
-        log::info("repository_followed", {{"changes", fmt::format("{}", fmt::join(changes.made, ", "))}});
-      if (changes.refused.empty()) return;
+      bring(of_repository(), changes);
+      followed = true;
     }
+    if (!followed) return;
+    set_places();
+    for (const auto& door : doors_) door.second->set(models_->places());
+    keep_only(wanted(), changes);
+    log::info("repository_followed", {{"changes", fmt::format("{}", fmt::join(changes.made, ", "))}});
   }
 
   void set_places() {

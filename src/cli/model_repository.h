@@ -48,8 +48,9 @@ class ModelRepository {
   // "NAME", and what it stands for: the "NAME@VERSION" that is the highest, where versions are served by their own names.
   const std::map<std::string, std::string>& aliases() const { return aliases_; }
 
-  // What is chosen as `name` cannot be served: until its files change the next lower version is.
+  // What is chosen as `name` cannot be served: until its files change, or forgive(), the next lower version is.
   void refuse(const std::string& name);
+  void forgive() { refused_.clear(); }
 
  private:
   struct Version {

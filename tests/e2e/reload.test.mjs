@@ -75,7 +75,8 @@ routes:
   const front = await Server.start(["--config", config({})], { models: [] });
   t.after(() => front.stop());
   const state = { stop: false, fine: 0, failed: [] };
-  const clients = Array.from({ length: 6 }, (_, i) => load(front, i % 2 ? ["chat", "story"] : ["story", "chat", "tale", "one/inner"], state));
+  t.after(() => { state.stop = true; });
+  const clients = Array.from({ length: 6 }, (_, i) => load(front, i % 2 ? ["chat", "story"] : ["story", "chat", "tale", "inner"], state));
   let model = "a";
   for (let i = 1; i <= 20; ++i) {
     if (i % 5 === 0) model = model === "a" ? "b" : "a";
@@ -149,6 +150,7 @@ test("a version that appears in the repository is served, and the one before com
   const names = async () => (await (await front.fetch("/v1/models")).json()).data.map((card) => card.id).sort().join();
   assert.equal(await names(), "tale,tale@1");
   const state = { stop: false, fine: 0, failed: [] };
+  t.after(() => { state.stop = true; });
   const client = load(front, ["tale"], state);
   put(2);
   await front.until(names, (now) => now === "tale,tale@1,tale@2", 60_000);
