@@ -11,6 +11,7 @@
 #include "api/door.h"
 #include "api/keys.h"
 #include "api/routes.h"
+#include "api/wrong_keys.h"
 #include "base/log.h"
 #include "gateway/identity/identity.h"
 
@@ -61,7 +62,9 @@ class ApiImpl final : public Api {
   net::Handler handler() override {
     return [this](std::shared_ptr<net::Exchange> exchange) { handle(std::move(exchange)); };
   }
-  void serve(engine::Generator& generator, engine::Embedder* embedder, engine::Reranker* reranker) override {
+  void serve(engine::Generator& generator, engine::Embedder* embedder, engine::Reranker* reranker,
+             std::function<std::vector<std::string>()> troubles) override {
+    shared_.troubles = std::move(troubles);
     shared_.embedder = embedder;
     shared_.reranker = reranker;
     shared_.generator = &generator;
@@ -127,14 +130,30 @@ class ApiImpl final : public Api {
     if (open) return admit(*asked, owner("", gateway::Proof::loopback));
     const auto credential = credential_of(request.headers);
     if (auto tenant = keys->find(credential)) return admit(*asked, owner(std::move(*tenant), gateway::Proof::key));
-    if (shared_.identity == nullptr || !shared_.identity->required()) {
-      TRY(keys->authenticate(request.headers));  // gives the error
-      return {};
-    }
+    if (shared_.identity == nullptr || !shared_.identity->required())
+      return not_known(call, credential.empty() ? keys->authenticate(request.headers).error()
+                                                : Error{Code::unauthorized, "the API key is not valid"});
     shared_.identity->identify(credential, request, [this, asked](Result<gateway::Who> who) {
-      attempt(*asked, [&]() -> Outcome<void> { return admit(*asked, TRY(std::move(who))); });
+      attempt(*asked, [&]() -> Outcome<void> {
+        if (!who) return not_known(asked->call, std::move(who.error()));
+        return admit(*asked, std::move(*who));
+      });
     });
     return {};
+  }
+
+  // Who shows too many wrong keys is not even told that they are wrong.
+  Fault not_known(const Call& call, Error error) {
+    const net::HttpRequest& request = call.request();
+    const auto shown = credential_of(request.headers);
+    // Tokens of issuers cannot be guessed, and those that have expired must be told so.
+    if (error.code != Code::unauthorized || shown.empty() || gateway::looks_like_token(shown)) return Fault(std::move(error));
+    const auto wait = wrong_keys_.count(gateway::address_of_peer(request.peer), WrongKeys::Clock::now());
+    if (!wait) return Fault(std::move(error));
+    Fault fault({Code::exhausted, "too many wrong API keys came from this address; right ones are still taken"}, "",
+                "rate_limit_exceeded");
+    fault.retry_after = *wait;
+    return fault;
   }
 
   Outcome<void> admit(Asked& asked, gateway::Who who) {
@@ -184,6 +203,7 @@ class ApiImpl final : public Api {
   mutable std::mutex keys_mutex_;
   std::shared_ptr<const Keys> keys_;  // GUARDED_BY(keys_mutex_); never null
   Shared shared_;
+  WrongKeys wrong_keys_;
   const std::unique_ptr<gateway::Identity> identity_;  // dies first: whoever waits for an issuer is answered then
 };
 

@@ -11,8 +11,10 @@
 #include <utility>
 
 #include "base/log.h"
+#include "gateway/limits/accounts.h"
 #include "gateway/limits/limits.h"
 #include "gateway/limits/metered_generator.h"
+#include "gateway/limits/metered_readers.h"
 #include "gateway/limits/rules.h"
 #include "gateway/limits/spent.h"
 #include "gateway/limits/webhook.h"
@@ -44,49 +46,10 @@ Result<gateway::LimitsConfig> read_limits_of(const std::string& limits) {
 
 namespace {
 
-// As HTTP would have it.
-int status_of(gateway::UsageRecord::End end) {
-  switch (end) {
-    case gateway::UsageRecord::End::finished:
-      return 200;
-    case gateway::UsageRecord::End::failed:
-      return 500;
-    case gateway::UsageRecord::End::dropped:
-      return 499;
-  }
-  return 500;
-}
-
-// Rows that cannot be written are lost to the bill, and said to be.
-class Ledger final : public gateway::UsageLedger {
+// Where no state is kept, nobody accounts.
+class NoLedger final : public gateway::UsageLedger {
  public:
-  explicit Ledger(store::Database* database) : database_(database) {}
-
-  void record(const gateway::UsageRecord& record) override {
-    if (database_ == nullptr) return;
-    store::UsageRow row{.id = record.reservation,
-                        .at_ms = record.begun_utc_ms,
-                        .tenant = record.subject.tenant,
-                        .team = record.subject.team,
-                        .user = record.subject.user,
-                        .key = record.subject.key,
-                        .model = record.model,
-                        .tags = record.subject.tags,
-                        .prompt_tokens = record.use.prompt,
-                        .cached_tokens = record.use.cached,
-                        .completion_tokens = record.use.completion,
-                        .reasoning_tokens = record.use.reasoning,
-                        .cost_nano = record.cost,
-                        .status = status_of(record.end),
-                        .duration_ms = static_cast<std::int64_t>(record.seconds * 1000)};
-    const auto tell = [id = row.id](const Status& done) {
-      if (!done) log::error("usage_lost", {{"id", id}, {"why", done.error().message}});
-    };
-    if (const auto taken = store::record_usage(*database_, row, tell); !taken) tell(taken);
-  }
-
- private:
-  store::Database* const database_;
+  void record(const gateway::UsageRecord&) override {}
 };
 
 gateway::Subject subject_of(const engine::Request& request) {
@@ -99,27 +62,43 @@ gateway::Subject subject_of(const engine::Request& request) {
 
 class MeteringImpl final : public Metering {
  public:
-  Status open(const MeteringOptions& options, store::Database* database, engine::Generator& inner) {
+  Status open(const MeteringOptions& options, const MeteringState& state, const MeteredParts& inner) {
     config_ = TRY(read_limits_of(options.limits));
-    if (database != nullptr) TRY(store::migrate(*database, std::span(&store::usage_schema(), 1)));
-    ledger_ = std::make_unique<Ledger>(database);
+    store::Database* const database = state.database;
+    if (database != nullptr) {
+      TRY(store::migrate(*database, std::span(&store::usage_schema(), 1)));
+      accounts_ = gateway::Accounts::open(*database, {.folder = state.folder});
+    }
     // What was spent as the budgets are now, whenever it is asked.
     spent_ = [this, database]() -> Result<std::vector<store::Spent>> {
       if (database == nullptr) return std::vector<store::Spent>();
-      return gateway::budgets_spent(config(), *database, store::machine_instant().utc_ms);
+      return gateway::budgets_spent(config(), *database, store::machine_instant().utc_ms, accounts_->unwritten());
     };
     counters_ = TRY(open_counters(options.counters, spent_));
+    if (accounts_) accounts_->settle_with(*counters_);
     TRY(restore());
     if (!options.budget_webhook.empty()) {
       client_ = TRY(net::HttpClient::create({.proxies = net::ProxyRules(net::proxy_settings_from_environment())}));
       webhook_.emplace(*client_, gateway::WebhookOptions{.url = options.budget_webhook});
     }
-    limits_ = TRY(gateway::Limits::create(config(), *counters_, {.on_alert = [this](const auto& alert) { tell(alert); }}));
-    metered_.emplace(inner, *limits_, *ledger_, gateway::MeteredOptions{.subject_of = subject_of});
+    limits_ = TRY(gateway::Limits::create(config(), *counters_,
+                                          {.on_alert = [this](const auto& alert) { tell(alert); }}));
+    gateway::UsageLedger& ledger = accounts_ ? static_cast<gateway::UsageLedger&>(*accounts_) : no_ledger_;
+    metered_.emplace(inner.generator, *limits_, ledger, gateway::MeteredOptions{.subject_of = subject_of});
+    const gateway::ReadersMeter readers{.tokens = inner.generator, .limits = *limits_, .ledger = ledger};
+    embedder_.emplace(inner.embedder, readers);
+    if (inner.reranker != nullptr) reranker_.emplace(*inner.reranker, readers);
     return {};
   }
 
   engine::Generator& generator() override { return *metered_; }
+  engine::Embedder& embedder() override { return *embedder_; }
+  engine::Reranker* reranker() override { return reranker_ ? &*reranker_ : nullptr; }
+  std::vector<std::string> troubles() const override {
+    std::vector<std::string> all = accounts_ ? accounts_->troubles() : std::vector<std::string>();
+    if (const auto health = counters_->health(); !health) all.push_back("the shared counts: " + health.error().message);
+    return all;
+  }
 
   Status apply(gateway::LimitsConfig config) override {
     TRY(limits_->apply(config));
@@ -144,8 +123,8 @@ class MeteringImpl final : public Metering {
     return {};
   }
 
-  static Result<std::unique_ptr<store::Counters>> open_counters(const std::string& url,
-                                                                std::function<Result<std::vector<store::Spent>>()> spent) {
+  static Result<std::unique_ptr<store::Counters>> open_counters(
+      const std::string& url, std::function<Result<std::vector<store::Spent>>()> spent) {
     if (url.empty()) return store::memory_counters();
     const auto server = TRY(store::parse_redis_url(url));
     return store::with_fallback(TRY(store::redis_counters(server, {.ledger = std::move(spent)})));
@@ -160,20 +139,23 @@ class MeteringImpl final : public Metering {
   mutable std::mutex mutex_;
   gateway::LimitsConfig config_;  // GUARDED_BY(mutex_)
   std::function<Result<std::vector<store::Spent>>()> spent_;
-  std::unique_ptr<Ledger> ledger_;
+  NoLedger no_ledger_;
   std::unique_ptr<store::Counters> counters_;
+  std::unique_ptr<gateway::Accounts> accounts_;  // null: no state is kept
   std::unique_ptr<net::HttpClient> client_;
   std::optional<gateway::Webhook> webhook_;
   std::unique_ptr<gateway::Limits> limits_;
   std::optional<gateway::MeteredGenerator> metered_;
+  std::optional<gateway::MeteredEmbedder> embedder_;
+  std::optional<gateway::MeteredReranker> reranker_;
 };
 
 }  // namespace
 
-Result<std::unique_ptr<Metering>> Metering::open(const MeteringOptions& options, store::Database* database,
-                                                 engine::Generator& inner) {
+Result<std::unique_ptr<Metering>> Metering::open(const MeteringOptions& options, const MeteringState& state,
+                                                 const MeteredParts& inner) {
   auto out = std::make_unique<MeteringImpl>();
-  TRY(out->open(options, database, inner));
+  TRY(out->open(options, state, inner));
   return out;
 }
 

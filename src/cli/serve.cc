@@ -118,9 +118,15 @@ Result<std::unique_ptr<Serving>> Serving::open(const Words& words, ReadServePlan
   out->api_ = TRY(api::Api::create(options.api, options.server.host, std::move(identity)));
   out->server_ = TRY(net::HttpServer::listen(options.server, out->api_->handler()));
   out->answerers_ = TRY(Answerers::open(plan.models, {.host = options.host, .repository = options.repository}, std::move(plan.gateway)));
-  out->metering_ = TRY(Metering::open(options.metering, out->keys_.database.get(), out->answerers_->generator()));
-  out->api_->serve(out->metering_->generator(), &out->answerers_->embedder(), &out->answerers_->reranker());
+  const auto folder = store::state_folder(options.state);
+  out->metering_ = TRY(Metering::open(options.metering,
+                                      {.database = out->keys_.database.get(), .folder = folder ? *folder + "/journal" : ""},
+                                      {.generator = out->answerers_->generator(),
+                                       .embedder = out->answerers_->embedder(),
+                                       .reranker = &out->answerers_->reranker()}));
   Serving* const self = out.get();
+  out->api_->serve(out->metering_->generator(), &out->metering_->embedder(), out->metering_->reranker(),
+                   [self] { return self->metering_->troubles(); });
   out->reloader_ = std::make_unique<Reloader>(
       Reloader::Parts{.read = [words, config = plan.config](const std::string* text) { return read_serve_plan(words, config, text); },
                       .apply = [self](const ServePlan& before, ServePlan& next) { return self->apply(before, next); },
