@@ -62,7 +62,7 @@ class Rankers final : public engine::Reranker {
 
  private:
   std::mutex mutex_;
-  engine::Reranker* inner_ = nullptr;         // GUARDED_BY(mutex_), as the next
+  engine::Reranker* inner_ = nullptr;  // GUARDED_BY(mutex_), as the next
   std::map<std::string, std::string> names_;
 };
 
@@ -280,7 +280,8 @@ class AnswerersImpl final : public Answerers {
       }
       const auto found = places->find(each.model);
       if (found.place == nullptr || door->models().empty())
-        log::warn("route_without_model", {{"route", each.group}, {"model", each.model}, {"why", "nobody serves it now"}});
+        log::warn("route_without_model",
+                  {{"route", each.group}, {"model", each.model}, {"why", "nobody serves it now"}});
       each.generator = door;
       doors.emplace(key, std::move(door));
     }
@@ -312,14 +313,14 @@ class AnswerersImpl final : public Answerers {
   std::vector<KeptUpstream> upstreams_;
   std::vector<std::shared_ptr<gateway::Upstream>> retired_;  // of before, with requests under way
   const std::unique_ptr<Directory> models_ = std::make_unique<Directory>(std::vector<Place>{});  // all of them
-  RouteTable routes_;                                                                           // without doors
+  RouteTable routes_;                                                                            // without doors
   std::map<std::string, std::shared_ptr<Door>> doors_;  // by deployment and model
   std::unique_ptr<gateway::Router> router_;             // null until there is a route
   std::shared_ptr<const Places> routed_;                // routes before models
-  const std::shared_ptr<const Places> unrouted_ = std::make_shared<const Places>(std::vector<Place>{
-      {.name = {},
-       .generator = gateway::borrowed<engine::Generator>(models_.get()),
-       .embedder = gateway::borrowed<engine::Embedder>(models_.get())}});
+  const std::shared_ptr<const Places> unrouted_ = std::make_shared<const Places>(
+      std::vector<Place>{{.name = {},
+                          .generator = gateway::borrowed<engine::Generator>(models_.get()),
+                          .embedder = gateway::borrowed<engine::Embedder>(models_.get())}});
   const std::unique_ptr<Directory> front_ = std::make_unique<Directory>(unrouted_);
 };
 

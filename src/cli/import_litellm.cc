@@ -45,7 +45,7 @@ struct Deployment {
   std::string upstream, model;
   double weight = 0;  // 0: unsaid
   int order = 0;
-  int most = 0;  // at once
+  int most = 0;                         // at once
   std::optional<double> input, output;  // dollars for a million tokens
   double rpm = 0, tpm = 0;
 };
@@ -58,7 +58,7 @@ struct Group {
 };
 
 struct Upstream {
-  std::string name, base;  // the name before a number made it another's
+  std::string name, base;                      // the name before a number made it another's
   std::map<std::string, std::string> members;  // as they are written
   std::vector<std::string> models;
   bool lists = false;  // all that it lists, whatever that is
@@ -68,12 +68,18 @@ class Importer {
  public:
   LitellmImport run(const YAML::Node& root, const std::string& limits_file) {
     for (const auto& [key, value] : members(root, "the file")) {
-      if (key == "model_list") models_ = value;
-      else if (key == "router_settings") router_ = value;
-      else if (key == "litellm_settings") module_ = value;
-      else if (key == "general_settings") general_ = value;
-      else if (key == "environment_variables") environment(value);
-      else note(value, key, "not supported");
+      if (key == "model_list")
+        models_ = value;
+      else if (key == "router_settings")
+        router_ = value;
+      else if (key == "litellm_settings")
+        module_ = value;
+      else if (key == "general_settings")
+        general_ = value;
+      else if (key == "environment_variables")
+        environment(value);
+      else
+        note(value, key, "not supported");
     }
     // Timeouts and retries of all are known before the deployments are made.
     settings();
@@ -87,7 +93,8 @@ class Importer {
     if (!out.limits.empty() && limits_file.empty())
       note_line(0, "rpm, tpm, input_cost_per_token", "limits and prices stand in a file of their own: use --out");
     out.notes = std::move(notes_);
-    std::ranges::sort(out.notes, {}, [](const LitellmImport::Note& note) { return std::tie(note.line, note.key, note.why); });
+    std::ranges::sort(out.notes, {},
+                      [](const LitellmImport::Note& note) { return std::tie(note.line, note.key, note.why); });
     return out;
   }
 
@@ -153,13 +160,17 @@ class Importer {
   }
   std::vector<std::string> words(const YAML::Node& node, const std::string& key) {
     std::vector<std::string> out;
-    if (node.IsScalar()) out.push_back(node.Scalar());
-    else if (!node.IsSequence() || node.size() > kMostModels) note(node, key, "should be a list of names");
+    if (node.IsScalar())
+      out.push_back(node.Scalar());
+    else if (!node.IsSequence() || node.size() > kMostModels)
+      note(node, key, "should be a list of names");
     else
       for (const auto& each : node) {
         if (++members_read_ > 200 * kMostMembers) throw TooMuch();
-        if (each.IsScalar()) out.push_back(each.Scalar());
-        else note(each, key, "should be a name");
+        if (each.IsScalar())
+          out.push_back(each.Scalar());
+        else
+          note(each, key, "should be a name");
       }
     return out;
   }
@@ -176,7 +187,8 @@ class Importer {
   void settings() {
     for (const auto& [section, node] : {std::pair("litellm_settings", module_), {"router_settings", router_}})
       for (const auto& [key, value] : members(node, section)) setting(fmt::format("{}.{}", section, key), key, value);
-    for (const auto& [key, value] : members(general_, "general_settings")) general("general_settings." + key, key, value);
+    for (const auto& [key, value] : members(general_, "general_settings"))
+      general("general_settings." + key, key, value);
     if (redis_host_ && redis_password_)
       note(*redis_host_, "router_settings.redis_password", "give --counters redis://:PASSWORD@HOST:PORT yourself");
     else if (redis_host_)
@@ -258,15 +270,19 @@ class Importer {
 
   void strategy(const std::string& path, const YAML::Node& value) {
     static const std::map<std::string, std::string, std::less<>> kStrategies = {
-        {"simple-shuffle", "weighted"},           {"least-busy", "least-outstanding"},
-        {"usage-based-routing", "least-outstanding"}, {"usage-based-routing-v2", "least-outstanding"},
-        {"latency-based-routing", "latency"},     {"cost-based-routing", "cheapest"}};
+        {"simple-shuffle", "weighted"},
+        {"least-busy", "least-outstanding"},
+        {"usage-based-routing", "least-outstanding"},
+        {"usage-based-routing-v2", "least-outstanding"},
+        {"latency-based-routing", "latency"},
+        {"cost-based-routing", "cheapest"}};
     const auto said = text(value, path);
     if (!said) return;
     const auto ours = kStrategies.find(*said);
     if (ours == kStrategies.end()) return note(value, path, fmt::format("'{}' is not supported", said->substr(0, 60)));
     strategy_ = ours->second;
-    if (said->starts_with("usage-based")) note(value, path, "'least-outstanding' is the nearest: tokens under way, not those of the last minute");
+    if (said->starts_with("usage-based"))
+      note(value, path, "'least-outstanding' is the nearest: tokens under way, not those of the last minute");
   }
 
   int attempts_of(const YAML::Node& at, const std::string& path, double retries) {
@@ -287,10 +303,14 @@ class Importer {
     std::string name;
     Members params, info;
     for (const auto& [key, value] : members(node, "model_list")) {
-      if (key == "model_name") name = text(value, "model_name").value_or("");
-      else if (key == "litellm_params") params = members(value, key);
-      else if (key == "model_info") info = members(value, key);
-      else note(value, "model_list." + key, "not supported");
+      if (key == "model_name")
+        name = text(value, "model_name").value_or("");
+      else if (key == "litellm_params")
+        params = members(value, key);
+      else if (key == "model_info")
+        info = members(value, key);
+      else
+        note(value, "model_list." + key, "not supported");
     }
     const std::string pattern = name.ends_with("/*") ? name.substr(0, name.size() - 2) : "";
     if (!gateway::is_config_name(name) || (pattern.empty() && name.find('*') != name.npos))
@@ -306,7 +326,8 @@ class Importer {
     if (!place(node, said->second, given, up, theirs)) return;
     if (!pattern.empty() || theirs == "*") {
       if (theirs != "*" || pattern.empty() || pattern != up.base)
-        return note(node, "model_name", "left out: a pattern is supported as PROVIDER/* alone, for all that PROVIDER lists");
+        return note(node, "model_name",
+                    "left out: a pattern is supported as PROVIDER/* alone, for all that PROVIDER lists");
       up.lists = true;
       upstream(std::move(up), "");
       return;
@@ -315,17 +336,25 @@ class Importer {
     out.upstream = upstream(std::move(up), theirs);
     out.model = theirs;
     auto group = std::ranges::find(groups_, name, &Group::name);
-    if (group == groups_.end()) group = groups_.insert(groups_.end(), Group{.name = name, .deployments = {}, .aliases = {}, .fallbacks = {}});
+    if (group == groups_.end())
+      group = groups_.insert(groups_.end(), Group{.name = name, .deployments = {}, .aliases = {}, .fallbacks = {}});
     group->deployments.push_back(std::move(out));
   }
 
   using Texts = std::map<std::string, std::string>;
 
   void param(const std::string& key, const YAML::Node& value, Texts& given, Deployment& out, Upstream& up) {
-    static const std::set<std::string, std::less<>> kTexts = {
-        "model",           "api_base",          "base_url",              "api_key",           "api_version",
-        "organization",    "aws_region_name",   "aws_access_key_id",     "aws_secret_access_key", "aws_session_token",
-        "custom_llm_provider"};
+    static const std::set<std::string, std::less<>> kTexts = {"model",
+                                                              "api_base",
+                                                              "base_url",
+                                                              "api_key",
+                                                              "api_version",
+                                                              "organization",
+                                                              "aws_region_name",
+                                                              "aws_access_key_id",
+                                                              "aws_secret_access_key",
+                                                              "aws_session_token",
+                                                              "custom_llm_provider"};
     const std::string path = "litellm_params." + key;
     if (kTexts.contains(key)) {
       if (auto said = text(value, path)) given[key] = std::move(*said);
@@ -348,7 +377,8 @@ class Importer {
     } else if (key == "input_cost_per_token" || key == "output_cost_per_token") {
       price(value, path, key.starts_with("input") ? out.input : out.output);
     } else if (key == "extra_headers") {
-      for (const auto& [name, header] : members(value, path)) note(header, path + "." + name, "not taken: write it into the upstream's `headers`");
+      for (const auto& [name, header] : members(value, path))
+        note(header, path + "." + name, "not taken: write it into the upstream's `headers`");
     } else {
       note(value, path, "not supported");
     }
@@ -381,15 +411,18 @@ class Importer {
     std::string url = get("api_base").empty() ? get("base_url") : get("api_base");
     const LitellmPlace at = litellm_place(said, get("custom_llm_provider"), !url.empty());
     if (at.kind.empty()) {
-      note(node, "litellm_params.model", fmt::format("left out: '{}' has a provider that is not known, and no api_base", said.substr(0, 100)));
+      note(node, "litellm_params.model",
+           fmt::format("left out: '{}' has a provider that is not known, and no api_base", said.substr(0, 100)));
       return false;
     }
-    if (!at.known) note(node, "litellm_params.model", "its provider is not known: taken as an OpenAI-compatible server");
+    if (!at.known)
+      note(node, "litellm_params.model", "its provider is not known: taken as an OpenAI-compatible server");
     theirs = at.model;
     up.base = at.provider;
     up.members["kind"] = at.kind;
     if (const auto name = variable(url)) {
-      note(node, "litellm_params.api_base", fmt::format("left out: write the value of {} as the upstream's `url`", *name));
+      note(node, "litellm_params.api_base",
+           fmt::format("left out: write the value of {} as the upstream's `url`", *name));
       return false;
     }
     if (url.empty()) url = at.url;
@@ -401,14 +434,16 @@ class Importer {
       }
       up.members["url"] = quoted(url);
       // Whoever wrote it meant it; public names need no leave.
-      if (url != at.url && (!parsed->tls || parsed->host.find('.') == parsed->host.npos)) up.members["allow_private"] = "true";
+      if (url != at.url && (!parsed->tls || parsed->host.find('.') == parsed->host.npos))
+        up.members["allow_private"] = "true";
     } else if (at.kind == "azure") {
       note(node, "litellm_params.api_base", "left out: an azure model needs its api_base");
       return false;
     }
     if (!get("api_version").empty() && (at.kind == "azure" || at.kind == "anthropic"))
       up.members["api_version"] = quoted(get("api_version"));
-    if (!get("organization").empty()) up.members["headers"] = fmt::format("{{openai-organization: {}}}", quoted(get("organization")));
+    if (!get("organization").empty())
+      up.members["headers"] = fmt::format("{{openai-organization: {}}}", quoted(get("organization")));
     if (at.kind == "bedrock") {
       std::string region = get("aws_region_name");
       if (region.empty() || variable(region)) {
@@ -429,8 +464,10 @@ class Importer {
   }
 
   // Secrets are referred to, never written.
-  void secret(const YAML::Node& node, const std::string& key, const std::string& value, const std::string& ours, Upstream& up) {
-    static const std::set<std::string, std::less<>> kNone = {"", "none", "null", "dummy", "empty", "fake", "fake-key", "anything", "not-needed", "no-key"};
+  void secret(const YAML::Node& node, const std::string& key, const std::string& value, const std::string& ours,
+              Upstream& up) {
+    static const std::set<std::string, std::less<>> kNone = {"",     "none",     "null",     "dummy",      "empty",
+                                                             "fake", "fake-key", "anything", "not-needed", "no-key"};
     std::string lower = value;
     std::ranges::transform(lower, lower.begin(), [](unsigned char c) { return std::tolower(c); });
     if (kNone.contains(lower)) return;
@@ -439,7 +476,8 @@ class Importer {
       return;
     }
     const std::string name = fmt::format("{}_{}_{}", environment_name(up.base), environment_name(ours), ++secrets_);
-    note(node, "litellm_params." + key, fmt::format("a secret should not stand in a file: put it into the environment as {}", name));
+    note(node, "litellm_params." + key,
+         fmt::format("a secret should not stand in a file: put it into the environment as {}", name));
     up.members[ours] = quoted("env:" + name);
   }
 
@@ -460,7 +498,8 @@ class Importer {
     if (found == upstreams_.end()) {
       int number = 1;
       wanted.name = wanted.base;
-      while (contains(upstreams_, wanted.name, &Upstream::name)) wanted.name = fmt::format("{}-{}", wanted.base, ++number);
+      while (contains(upstreams_, wanted.name, &Upstream::name))
+        wanted.name = fmt::format("{}-{}", wanted.base, ++number);
       found = upstreams_.insert(upstreams_.end(), std::move(wanted));
     }
     if (!model.empty() && !contains(found->models, model)) found->models.push_back(model);
@@ -493,8 +532,10 @@ class Importer {
     Group* from = group(name);
     if (from == nullptr) return note(list, "fallbacks." + name, "left out: no such model");
     for (const std::string& each : to) {
-      if (group(each) == nullptr) note(list, "fallbacks." + name, fmt::format("'{}' left out: no such model", each.substr(0, 100)));
-      else if (each != name && !contains(from->fallbacks[cause], each)) from->fallbacks[cause].push_back(each);
+      if (group(each) == nullptr)
+        note(list, "fallbacks." + name, fmt::format("'{}' left out: no such model", each.substr(0, 100)));
+      else if (each != name && !contains(from->fallbacks[cause], each))
+        from->fallbacks[cause].push_back(each);
     }
   }
 
@@ -502,12 +543,15 @@ class Importer {
     for (const auto& [alias, value] : members(node, "model_group_alias")) {
       std::string to = value.IsScalar() ? value.Scalar() : "";
       for (const auto& [key, inner] : value.IsMap() ? members(value, "model_group_alias") : Members{})
-        if (key == "model") to = text(inner, "model_group_alias.model").value_or("");
-        else note(inner, "model_group_alias." + key, "not supported");
+        if (key == "model")
+          to = text(inner, "model_group_alias.model").value_or("");
+        else
+          note(inner, "model_group_alias." + key, "not supported");
       const bool taken = group(alias) != nullptr || !aliases_seen_.insert(alias).second;
       Group* found = group(to);
       if (found == nullptr || taken || !gateway::is_config_name(alias))
-        note(value, "model_group_alias." + alias, found == nullptr ? "left out: no such model" : "left out: the name is taken, or none");
+        note(value, "model_group_alias." + alias,
+             found == nullptr ? "left out: no such model" : "left out: the name is taken, or none");
       else
         found->aliases.push_back(alias);
     }
@@ -536,7 +580,9 @@ class Importer {
   void write_group(const Group& group, std::string& out) const {
     std::map<int, std::vector<const Deployment*>> orders;
     for (const Deployment& each : group.deployments) orders[each.order].push_back(&each);
-    const auto name_of = [&](std::size_t at) { return at == 0 ? group.name : fmt::format("{}@order-{}", group.name, at + 1); };
+    const auto name_of = [&](std::size_t at) {
+      return at == 0 ? group.name : fmt::format("{}@order-{}", group.name, at + 1);
+    };
     std::size_t at = 0;
     for (const auto& [order, deployments] : orders) {
       out += fmt::format("  - name: {}\n    strategy: {}\n", quoted(name_of(at)), strategy_);
@@ -558,7 +604,8 @@ class Importer {
     }
   }
 
-  void write_deployment(const Deployment& each, const std::string& group, std::set<std::string>& names, std::string& out) const {
+  void write_deployment(const Deployment& each, const std::string& group, std::set<std::string>& names,
+                        std::string& out) const {
     const std::string model = each.upstream + "/" + each.model;
     std::string line = "model: " + quoted(model);
     // The same model twice in a group: its deployments need names of their own.
@@ -584,7 +631,8 @@ class Importer {
   // A group may use what its deployments may together, if that is said of each; it costs what its dearest does.
   std::string write_limits() {
     std::string limits, prices;
-    if (seats_ > 0) limits += fmt::format("  - {{scope: global, name: seats, kind: semaphore, capacity: {}}}\n", seats_);
+    if (seats_ > 0)
+      limits += fmt::format("  - {{scope: global, name: seats, kind: semaphore, capacity: {}}}\n", seats_);
     for (const Group& group : groups_) {
       double rpm = 0, tpm = 0, input = 0, output = 0;
       bool all_rpm = true, all_tpm = true, priced = false;
@@ -599,16 +647,21 @@ class Importer {
       }
       const auto rate = [&](double sum, bool all, const char* name, const char* measure) {
         if (sum <= 0) return;
-        if (!all) return note_line(0, fmt::format("litellm_params.{}", name), fmt::format("left out for '{}': not all of its deployments say it", group.name));
-        limits += fmt::format("  - {{scope: model, who: {}, name: {}, kind: sliding_window, measure: {}, capacity: {}, period: 1m}}\n",
-                              quoted(group.name), name, measure, std::llround(std::min(sum, 1e12)));
+        if (!all)
+          return note_line(0, fmt::format("litellm_params.{}", name),
+                           fmt::format("left out for '{}': not all of its deployments say it", group.name));
+        limits += fmt::format(
+            "  - {{scope: model, who: {}, name: {}, kind: sliding_window, measure: {}, capacity: {}, period: 1m}}\n",
+            quoted(group.name), name, measure, std::llround(std::min(sum, 1e12)));
       };
       rate(rpm, all_rpm, "rpm", "requests");
       rate(tpm, all_tpm, "tpm", "tokens");
       std::vector<std::string> names = group.aliases;
       names.insert(names.begin(), group.name);
       for (const std::string& name : names)
-        if (priced) prices += fmt::format("  - {{model: {}, input: \"{}\", output: \"{}\"}}\n", quoted(name), decimal(input), decimal(output));
+        if (priced)
+          prices += fmt::format("  - {{model: {}, input: \"{}\", output: \"{}\"}}\n", quoted(name), decimal(input),
+                                decimal(output));
     }
     std::string out;
     if (!limits.empty()) out += "limits:\n" + limits;

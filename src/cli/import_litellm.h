@@ -20,8 +20,8 @@ struct LitellmImport {
   std::vector<Note> notes;
 };
 
-// `limits_file`: what the configuration calls the file of limits; "": it is left to the notes. The text may be anybody's.
-// invalid: no YAML, or no map; too_large: beyond what such files are.
+// `limits_file`: what the configuration calls the file of limits; "": it is left to the notes. The text may be
+// anybody's. invalid: no YAML, or no map; too_large: beyond what such files are.
 Result<LitellmImport> import_litellm(const std::string& text, const std::string& limits_file);
 
 }  // namespace ashlar::cli

@@ -115,10 +115,11 @@ TEST(ImportLitellm, SaysTheSameInOurWords) {
 
   const std::string notes = notes_of(*made);
   for (const auto* each :
-       {"18 litellm_params.mock_response: not supported", "10 model_info.base_model: not supported", "24 litellm_params.api_key: a secret",
-        "29 model_name: left out", "32 litellm_params.model: left out: 'nowhere/x'", "37 router_settings.allowed_fails",
-        "38 model_group_alias.gone: left out: no such model", "39 fallbacks.gpt-4o: 'missing' left out", "litellm_settings.drop_params",
-        "general_settings.database_url"})
+       {"18 litellm_params.mock_response: not supported", "10 model_info.base_model: not supported",
+        "24 litellm_params.api_key: a secret", "29 model_name: left out",
+        "32 litellm_params.model: left out: 'nowhere/x'", "37 router_settings.allowed_fails",
+        "38 model_group_alias.gone: left out: no such model", "39 fallbacks.gpt-4o: 'missing' left out",
+        "litellm_settings.drop_params", "general_settings.database_url"})
     EXPECT_THAT(notes, HasSubstr(each));
 }
 
@@ -150,7 +151,8 @@ TEST(ImportLitellm, AliasesOfAliasesAndDeepNestingEnd) {
 TEST(ImportLitellm, SpoiltTextsGiveErrorsOrSoundConfigurations) {
   std::mt19937 random(7);
   const std::string usual = kUsual;
-  const std::string_view pieces[] = {"[", "{", "}", ": ", "null", "-1", "1e999", ".nan", "\"", "*azure", "\n", "  ", "true", "[[1]]", "os.environ/", "''", "\xff", "&a"};
+  const std::string_view pieces[] = {"[",      "{",  "}",  ": ",   "null",  "-1",          "1e999", ".nan", "\"",
+                                     "*azure", "\n", "  ", "true", "[[1]]", "os.environ/", "''",    "\xff", "&a"};
   int read = 0;
   for (int round = 0; round < 1500; ++round) {
     std::string text = usual;

@@ -54,7 +54,8 @@ const Provider* find(std::string_view name) {
 // Letters, digits, '-' and '_'.
 std::string as_name(std::string_view text) {
   std::string out;
-  for (const unsigned char c : text.substr(0, 60)) out.push_back(std::isalnum(c) || c == '_' || c == '-' ? static_cast<char>(c) : '-');
+  for (const unsigned char c : text.substr(0, 60))
+    out.push_back(std::isalnum(c) || c == '_' || c == '-' ? static_cast<char>(c) : '-');
   return out.empty() ? "upstream" : out;
 }
 
@@ -74,7 +75,12 @@ LitellmPlace litellm_place(const std::string& model, const std::string& provider
   const Provider* found = find(prefix);
   if (found == nullptr) {
     if (!has_address) return {};
-    return {.provider = as_name(prefix), .kind = "openai", .url = {}, .key_variable = {}, .model = std::string(name), .known = false};
+    return {.provider = as_name(prefix),
+            .kind = "openai",
+            .url = {},
+            .key_variable = {},
+            .model = std::string(name),
+            .known = false};
   }
   for (const std::string_view route : {"converse/", "invoke/", "converse_like/"})
     if (found->kind == "bedrock" && name.starts_with(route)) name.remove_prefix(route.size());

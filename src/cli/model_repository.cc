@@ -24,8 +24,8 @@ constexpr int kDepth = 3;                        // of folders below a version
 std::vector<fs::path> entries(const fs::path& folder) {
   std::vector<fs::path> out;
   std::error_code failed;
-  for (auto each = fs::directory_iterator(folder, failed); !failed && each != fs::directory_iterator() && std::ssize(out) < kMostEntries;
-       each.increment(failed))
+  for (auto each = fs::directory_iterator(folder, failed);
+       !failed && each != fs::directory_iterator() && std::ssize(out) < kMostEntries; each.increment(failed))
     out.push_back(each->path());
   std::ranges::sort(out);
   return out;
@@ -57,7 +57,7 @@ bool is_model_name(const std::string& name) {
 // Every file below, with its size and time: another once anything in it is.
 void stamp_below(const fs::path& folder, int depth, std::ptrdiff_t& left, std::string& out) {
   for (const fs::path& each : entries(folder)) {
-    struct stat found {};
+    struct stat found{};
     if (--left < 0 || stat(each.c_str(), &found) != 0) continue;
     const std::string name = each.filename().string();
     if (S_ISDIR(found.st_mode) && depth > 0) {
@@ -65,7 +65,8 @@ void stamp_below(const fs::path& folder, int depth, std::ptrdiff_t& left, std::s
       stamp_below(each, depth - 1, left, out);
       out += "}";
     } else if (S_ISREG(found.st_mode)) {
-      out += fmt::format("{}:{}:{}:{}.{};", name, found.st_ino, found.st_size, found.st_mtim.tv_sec, found.st_mtim.tv_nsec);
+      out += fmt::format("{}:{}:{}:{}.{};", name, found.st_ino, found.st_size, found.st_mtim.tv_sec,
+                         found.st_mtim.tv_nsec);
     }
   }
 }
@@ -92,7 +93,8 @@ Result<std::string> model_in(const std::string& folder) {
   if (files.size() == 1) return files.front();
   if (files.empty() && folders.size() == 1) return folders.front();
   if (files.empty() && folders.empty())
-    return Error{Code::not_found, fmt::format("{}: no model in it: a GGUF file, or a config.json and its weights", folder)};
+    return Error{Code::not_found,
+                 fmt::format("{}: no model in it: a GGUF file, or a config.json and its weights", folder)};
   return Error{Code::invalid, fmt::format("{}: several models in it", folder)};
 }
 
@@ -100,7 +102,8 @@ Status ModelRepository::check() const {
   if (options_.model_versions < 1 || options_.model_versions > 100)
     return Error{Code::invalid, "--model-versions: a number from 1 to 100"};
   if (!options_.model_repository.empty() && !is_folder(options_.model_repository))
-    return Error{Code::not_found, fmt::format("--model-repository: there is no folder '{}'", options_.model_repository)};
+    return Error{Code::not_found,
+                 fmt::format("--model-repository: there is no folder '{}'", options_.model_repository)};
   return {};
 }
 

@@ -1,5 +1,5 @@
-// A folder of models in versions, DIR/NAME/VERSION/, followed while the server runs: VERSION is a whole number, and holds
-// a GGUF file or what a Hugging Face folder does. The highest that can be served is served as NAME.
+// A folder of models in versions, DIR/NAME/VERSION/, followed while the server runs: VERSION is a whole number, and
+// holds a GGUF file or what a Hugging Face folder does. The highest that can be served is served as NAME.
 #pragma once
 
 #include <chrono>
@@ -45,7 +45,8 @@ class ModelRepository {
 
   // What is to be served.
   const std::vector<HostedModel>& chosen() const { return chosen_; }
-  // "NAME", and what it stands for: the "NAME@VERSION" that is the highest, where versions are served by their own names.
+  // "NAME", and what it stands for: the "NAME@VERSION" that is the highest, where versions are served by their own
+  // names.
   const std::map<std::string, std::string>& aliases() const { return aliases_; }
 
   // What is chosen as `name` cannot be served: until its files change, or forgive(), the next lower version is.

@@ -30,7 +30,9 @@ class RepositoryTest : public testing::Test {
       out.push_back(each.name + "=" + std::filesystem::relative(each.path, folder).string());
     return out;
   }
-  static ModelRepository::TimePoint at(int ms) { return ModelRepository::TimePoint() + std::chrono::hours(1) + milliseconds(ms); }
+  static ModelRepository::TimePoint at(int ms) {
+    return ModelRepository::TimePoint() + std::chrono::hours(1) + milliseconds(ms);
+  }
 
   const std::filesystem::path folder =
       std::filesystem::temp_directory_path() / ("ashlar-repository-" + std::to_string(getpid()) + "-" +

@@ -14,13 +14,15 @@ namespace ashlar::cli {
 namespace {
 
 std::int64_t utc_ms() {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch())
+      .count();
 }
 
 std::string stamp_of(const std::string& path) {
-  struct stat found {};
+  struct stat found{};
   if (stat(path.c_str(), &found) != 0) return {};
-  return fmt::format("{}:{}:{}:{}.{}", found.st_dev, found.st_ino, found.st_size, found.st_mtim.tv_sec, found.st_mtim.tv_nsec);
+  return fmt::format("{}:{}:{}:{}.{}", found.st_dev, found.st_ino, found.st_size, found.st_mtim.tv_sec,
+                     found.st_mtim.tv_nsec);
 }
 
 Json lines_of(const std::string& text) {
@@ -96,13 +98,14 @@ Result<Json> Reloader::apply(ServePlan next, const std::string& actor) {
   if (!waiting.empty())
     log::warn("config_waits_for_restart", {{"options", joined(waiting)}, {"why", "these hold from the next start on"}});
   if (said && parts_.events != nullptr)
-    parts_.events->write({.kind = "config.applied",
-                          .subject = "config",
-                          .severity = outcome.refused.empty() && waiting.empty() ? gateway::Severity::info : gateway::Severity::warning,
-                          .message = fmt::format("The configuration was applied: {}.{}", changes,
-                                                 waiting.empty() ? "" : " Waiting for a restart: " + joined(waiting) + "."),
-                          .actor = actor,
-                          .details = out});
+    parts_.events->write(
+        {.kind = "config.applied",
+         .subject = "config",
+         .severity = outcome.refused.empty() && waiting.empty() ? gateway::Severity::info : gateway::Severity::warning,
+         .message = fmt::format("The configuration was applied: {}.{}", changes,
+                                waiting.empty() ? "" : " Waiting for a restart: " + joined(waiting) + "."),
+         .actor = actor,
+         .details = out});
   return out;
 }
 
@@ -128,12 +131,9 @@ Json Reloader::check(const std::string& text) const {
 
 Json Reloader::status() const {
   const std::lock_guard lock(mutex_);
-  Json out{{"file", running_->config},
-           {"files", files_},
-           {"applied_at_ms", applied_ms_},
-           {"hash", running_->stamp},
-           {"waits_for_restart", waiting_},
-           {"refused_parts", kept_},
+  Json out{{"file", running_->config},      {"files", files_},
+           {"applied_at_ms", applied_ms_},  {"hash", running_->stamp},
+           {"waits_for_restart", waiting_}, {"refused_parts", kept_},
            {"last_refusal", nullptr}};
   if (refused_) out["last_refusal"] = {{"at_ms", refused_->at_ms}, {"faults", lines_of(refused_->why)}};
   return out;
@@ -213,21 +213,22 @@ std::vector<api::AdminOperation> config_operations(Reloader& reloader) {
                    const bool fine = faults.empty();
                    done(Json{{"fine", fine}, {"faults", std::move(faults)}});
                  }});
-  out.push_back({.method = "POST",
-                 .path = "/admin/v1/config/reload",
-                 .scope = Scope::operate,
-                 .id = "reloadConfig",
-                 .tag = "config",
-                 .summary = "Reads all configuration files anew and applies them, or refuses them as a whole.",
-                 .parameters = {},
-                 .body = {},
-                 .answer = {{"type", "object"},
-                            {"properties", {{"changes", strings}, {"refused", strings}, {"waits_for_restart", strings}}}},
-                 .run = [&reloader](const AdminCall& call, const AdminDone& done) {
-                   auto reloaded = reloader.reload(call.who != nullptr ? call.who->key_id : std::string());
-                   if (!reloaded) return done(std::unexpected(api::Fault(reloaded.error())));
-                   done(std::move(*reloaded));
-                 }});
+  out.push_back(
+      {.method = "POST",
+       .path = "/admin/v1/config/reload",
+       .scope = Scope::operate,
+       .id = "reloadConfig",
+       .tag = "config",
+       .summary = "Reads all configuration files anew and applies them, or refuses them as a whole.",
+       .parameters = {},
+       .body = {},
+       .answer = {{"type", "object"},
+                  {"properties", {{"changes", strings}, {"refused", strings}, {"waits_for_restart", strings}}}},
+       .run = [&reloader](const AdminCall& call, const AdminDone& done) {
+         auto reloaded = reloader.reload(call.who != nullptr ? call.who->key_id : std::string());
+         if (!reloaded) return done(std::unexpected(api::Fault(reloaded.error())));
+         done(std::move(*reloaded));
+       }});
   return out;
 }
 

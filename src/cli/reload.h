@@ -38,8 +38,8 @@ class Reloader {
     std::function<ReadServePlan(const std::string* text)> read;
     // From what holds to what shall, of which it may take what it needs. An error: nothing has changed.
     std::function<Result<Outcome>(const ServePlan& before, ServePlan& next)> apply;
-    std::function<void()> turn;            // called each ReloadOptions::turn; may be empty
-    gateway::EventLog* events = nullptr;   // outlives it; null: none
+    std::function<void()> turn;           // called each ReloadOptions::turn; may be empty
+    gateway::EventLog* events = nullptr;  // outlives it; null: none
   };
 
   // `running`: what the server was started with, read from `files`.
@@ -82,8 +82,8 @@ class Reloader {
   std::shared_ptr<const ServePlan> running_;  // GUARDED_BY(mutex_), as is the rest
   std::vector<std::string> files_;            // watched
   std::int64_t applied_ms_ = 0;
-  std::vector<std::string> waiting_;        // for a restart
-  std::vector<std::string> kept_;           // what Outcome::refused said last
+  std::vector<std::string> waiting_;  // for a restart
+  std::vector<std::string> kept_;     // what Outcome::refused said last
   std::optional<Refusal> refused_;
   bool requested_ = false;
   Stamps tried_;  // as the files were when they were last read

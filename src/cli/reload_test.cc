@@ -49,17 +49,19 @@ class ReloadTest : public testing::Test {
     std::filesystem::rename(path(name + ".new"), path(name));
   }
   std::vector<std::string> words() const { return {"--config", path("ashlar.yaml"), "--port", "0"}; }
-  ReadServePlan read(const std::string* text = nullptr) const { return read_serve_plan(words(), path("ashlar.yaml"), text); }
+  ReadServePlan read(const std::string* text = nullptr) const {
+    return read_serve_plan(words(), path("ashlar.yaml"), text);
+  }
 
   std::unique_ptr<Reloader> start(std::function<Result<Reloader::Outcome>(const ServePlan&, ServePlan&)> apply) {
     auto [files, plan] = read();
     EXPECT_TRUE(plan);
-    return std::make_unique<Reloader>(
-        Reloader::Parts{.read = [this](const std::string* text) { return read(text); },
-                        .apply = std::move(apply),
-                        .turn = [this] { ++turns; },
-                        .events = &events},
-        std::move(*plan), files, ReloadOptions{.look = milliseconds(5), .turn = milliseconds(5)});
+    return std::make_unique<Reloader>(Reloader::Parts{.read = [this](const std::string* text) { return read(text); },
+                                                      .apply = std::move(apply),
+                                                      .turn = [this] { ++turns; },
+                                                      .events = &events},
+                                      std::move(*plan), files,
+                                      ReloadOptions{.look = milliseconds(5), .turn = milliseconds(5)});
   }
 
   const std::filesystem::path folder =
@@ -147,9 +149,11 @@ TEST_F(ReloadTest, WhatCannotBeAppliedIsRefusedAndASignalReadsAnew) {
 }
 
 TEST_F(ReloadTest, ATextIsCheckedWithoutBeingApplied) {
-  const auto reloader = start([](const ServePlan&, ServePlan&) -> Result<Reloader::Outcome> { return outcome({"no"}); });
+  const auto reloader =
+      start([](const ServePlan&, ServePlan&) -> Result<Reloader::Outcome> { return outcome({"no"}); });
   EXPECT_TRUE(reloader->check("routes:\n  - {name: a, deployments: [x]}\n").empty());
-  const Json faults = reloader->check("routes:\n  - {name: a, deployments: [x]}\n  - {name: a, fallbacks: {error: [b]}}\n");
+  const Json faults =
+      reloader->check("routes:\n  - {name: a, deployments: [x]}\n  - {name: a, fallbacks: {error: [b]}}\n");
   EXPECT_EQ(faults.size(), 2) << faults;
   EXPECT_THAT(faults.dump(), HasSubstr("ashlar.yaml:3: two routes are called 'a'"));
   EXPECT_THAT(faults.dump(), HasSubstr("ashlar.yaml:3: a fallback leads to 'b', which is no route"));

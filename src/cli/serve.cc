@@ -87,7 +87,6 @@ class Serving {
   // True: all answers ended in time.
   bool drain() {
     const auto limit = reloader_->drain_timeout();
-    reloader_.reset();
     api_->drain();
     return server_->drain(limit);
   }

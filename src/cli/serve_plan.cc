@@ -67,7 +67,8 @@ Result<gateway::IdentityConfig> read_identity_of(const ServeOptions& options) {
   gateway::IdentityConfig config;
   if (!options.identity.empty()) config = TRY(gateway::read_identity_config(options.identity));
   if (!config.certificates.empty() && options.server.tls_client_ca.empty())
-    return Error{Code::invalid, fmt::format("{}: rules for certificates need --tls-client-ca, who signs them", options.identity)};
+    return Error{Code::invalid,
+                 fmt::format("{}: rules for certificates need --tls-client-ca, who signs them", options.identity)};
   const net::ProxyRules proxies(net::proxy_settings_from_environment());
   for (gateway::IssuerOptions& issuer : config.issuers) issuer.proxies = proxies;
   return config;
@@ -75,11 +76,15 @@ Result<gateway::IdentityConfig> read_identity_of(const ServeOptions& options) {
 
 Result<std::pair<log::Level, log::Format>> log_of(const ServeOptions& options) {
   using log::Level;
-  constexpr std::pair<std::string_view, Level> kLevels[] = {
-      {"debug", Level::debug}, {"info", Level::info}, {"warn", Level::warn}, {"error", Level::error}, {"off", Level::off}};
+  constexpr std::pair<std::string_view, Level> kLevels[] = {{"debug", Level::debug},
+                                                            {"info", Level::info},
+                                                            {"warn", Level::warn},
+                                                            {"error", Level::error},
+                                                            {"off", Level::off}};
   for (const auto& [name, level] : kLevels)
     if (name == options.log_level) {
-      if (options.log_format != "text" && options.log_format != "json") return Error{Code::invalid, "--log-format is text or json"};
+      if (options.log_format != "text" && options.log_format != "json")
+        return Error{Code::invalid, "--log-format is text or json"};
       return std::pair(level, options.log_format == "json" ? log::Format::json : log::Format::text);
     }
   return Error{Code::invalid, "--log-level is debug, info, warn, error or off"};
@@ -97,13 +102,17 @@ const std::set<std::string>& live_options() {
 CommandLine serve_line(ServeOptions& options, std::string& model) {
   return {.name = "serve",
           .summary = "Serve models over the OpenAI API, with a page to chat and metrics.",
-          .examples = "Examples:\n  ashlar serve\n  ashlar serve model.gguf --port 9000\n"
-                      "  ashlar serve --model small=a.gguf --model large=b.gguf\n"
-                      "  ashlar serve --upstream fast=http://127.0.0.1:8001/v1\n"
-                      "  ashlar serve --config ashlar.yaml   (read again when it changes, and on SIGHUP)\n"
-                      "  ashlar pull hf:Qwen/Qwen3-0.6B-GGUF:Q8_0 && ashlar serve Qwen3-0.6B-Q8_0\n"
-                      "  ashlar serve model.gguf --host 0.0.0.0 --api-key-file keys.txt --tls-cert cert.pem --tls-key key.pem",
-          .positionals = {{.name = "MODEL", .help = "A GGUF file, a Hugging Face folder or a pulled model's name; left out, with no --model: the embedded model.", .value = &model}},
+          .examples =
+              "Examples:\n  ashlar serve\n  ashlar serve model.gguf --port 9000\n"
+              "  ashlar serve --model small=a.gguf --model large=b.gguf\n"
+              "  ashlar serve --upstream fast=http://127.0.0.1:8001/v1\n"
+              "  ashlar serve --config ashlar.yaml   (read again when it changes, and on SIGHUP)\n"
+              "  ashlar pull hf:Qwen/Qwen3-0.6B-GGUF:Q8_0 && ashlar serve Qwen3-0.6B-Q8_0\n"
+              "  ashlar serve model.gguf --host 0.0.0.0 --api-key-file keys.txt --tls-cert cert.pem --tls-key key.pem",
+          .positionals = {{.name = "MODEL",
+                           .help = "A GGUF file, a Hugging Face folder or a pulled model's name; left out, with no "
+                                   "--model: the embedded model.",
+                           .value = &model}},
           .options = list_options(options),
           .reads_environment = true,
           .sections = kConfigSections};
@@ -114,7 +123,8 @@ namespace {
 std::vector<std::string> files_of(const ServeOptions& options, const std::string& config) {
   std::vector<std::string> out;
   const bool named = gateway::limits_profile(options.metering.limits).has_value();
-  for (const std::string& file : {config, named ? "" : options.metering.limits, options.identity, options.api.api_key_file})
+  for (const std::string& file :
+       {config, named ? "" : options.metering.limits, options.identity, options.api.api_key_file})
     if (!file.empty()) out.push_back(file);
   return out;
 }
@@ -128,7 +138,8 @@ Result<ServePlan> plan_of(ServeOptions options, const std::string& model, const 
   plan.gateway.routes = faults.take(gateway::parse_routes(text, config));
   plan.limits = faults.take(read_limits_of(options.metering.limits));
   plan.identity = faults.take(read_identity_of(options));
-  if (const auto keys = api::Keys::create(options.api.api_key, options.api.api_key_file); !keys) faults.add(keys.error());
+  if (const auto keys = api::Keys::create(options.api.api_key, options.api.api_key_file); !keys)
+    faults.add(keys.error());
   if (const auto level = log_of(options); !level) faults.add(level.error());
   TRY(faults.all());
 

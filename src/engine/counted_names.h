@@ -9,7 +9,8 @@ namespace ashlar::engine {
 // Beside Generator. Any thread.
 class CountedNames {
  public:
-  // Another number once models() names others, and not before it does. Nothing: nobody counts now, and it must be asked.
+  // Another number once models() names others, and not before it does. Nothing: nobody counts now, and it must be
+  // asked.
   virtual std::optional<std::uint64_t> names_version() const = 0;
 
  protected:

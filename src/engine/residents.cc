@@ -31,8 +31,8 @@ struct Waiter {
   KeepAlive keep_alive;
 };
 
-// served: it takes requests. staged: it takes a served one's place once it has shown that it can. retired: it ends those
-// that it has.
+// served: it takes requests. staged: it takes a served one's place once it has shown that it can. retired: it ends
+// those that it has.
 enum class Standing { served, staged, retired };
 
 struct Slot : std::enable_shared_from_this<Slot> {
@@ -196,7 +196,8 @@ class Residents::State : public std::enable_shared_from_this<State> {
   Status remove(const std::string& name) {
     const std::lock_guard lock(mutex_);
     const SlotPtr slot = by_name(name);
-    if (slot == nullptr || !slot->listed()) return Error{Code::not_found, fmt::format("there is no model '{}' here", name)};
+    if (slot == nullptr || !slot->listed())
+      return Error{Code::not_found, fmt::format("there is no model '{}' here", name)};
     slot->ends = Clock::now() + kKnown;
     renamed();
     stir();

@@ -445,7 +445,10 @@ TEST_F(ResidentsTest, OneThatCannotBeLoadedOrDoesNotAnswerChangesNothing) {
   ResidentModel broken = model("a");
   broken.load = [] { return Result<Resident>(Error{Code::corrupt, "no"}); };
   EXPECT_EQ(residents->put(broken).error().code, Code::corrupt);
-  EXPECT_EQ(residents->put(model("a"), [](const Resident&) -> Status { return Error{Code::internal, "mute"}; }).error().message, "mute");
+  EXPECT_EQ(residents->put(model("a"), [](const Resident&) -> Status { return Error{Code::internal, "mute"}; })
+                .error()
+                .message,
+            "mute");
   EXPECT_TRUE(ledger.wait([](Ledger& l) { return l.alive["a"] == 1; }));
   EXPECT_EQ(residents->models().size(), 1);
   CountingSink sink;

@@ -23,7 +23,8 @@ class WarmSink final : public Sink {
 
 Status wait(std::future<Status> end, const std::string& model, milliseconds most) {
   if (end.wait_for(most) == std::future_status::ready) return end.get();
-  return Error{Code::deadline, fmt::format("the model '{}' gave no answer to a short request within {} ms", model, most.count())};
+  return Error{Code::deadline,
+               fmt::format("the model '{}' gave no answer to a short request within {} ms", model, most.count())};
 }
 
 Status write(Generator& generator, const std::string& model, milliseconds most) {

@@ -117,7 +117,9 @@ bool Identity::required(const Rules& rules) const {
   return rules.issuers != nullptr || !rules.certificates.empty() || (keys_ != nullptr && keys_->used());
 }
 
-Decision Identity::decide(const Principal& who, const Action& action) const { return rules()->policy.decide(who, action); }
+Decision Identity::decide(const Principal& who, const Action& action) const {
+  return rules()->policy.decide(who, action);
+}
 
 void Identity::identify(std::string_view credential, const net::HttpRequest& request, Identified done) const {
   const auto rules = this->rules();

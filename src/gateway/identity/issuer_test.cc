@@ -229,7 +229,8 @@ TEST_F(IssuersTest, WhoWaitsIsAnsweredByTheRulesHeCameWith) {
   EXPECT_TRUE(identity->required());
   const net::HttpRequest request;
   std::promise<std::string> said;
-  identity->identify(one.token(claims()), request, [&](Result<Who> who) { said.set_value(who ? (*who)->user : who.error().message); });
+  identity->identify(one.token(claims()), request,
+                     [&](Result<Who> who) { said.set_value(who ? (*who)->user : who.error().message); });
   provider.wait_asked("/.well-known/openid-configuration", 1);
   // Nobody who comes from now on is taken.
   identity->set(*identity->prepare({}));

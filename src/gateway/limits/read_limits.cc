@@ -81,7 +81,8 @@ Result<std::vector<YAML::Node>> items_of(const YAML::Node& root, const char* nam
 }
 
 Result<LimitScope> read_scope(const Members& members) {
-  return static_cast<LimitScope>(TRY(members.word("scope", {"key", "user", "team", "tenant", "model", "global", "tag"})));
+  return static_cast<LimitScope>(
+      TRY(members.word("scope", {"key", "user", "team", "tenant", "model", "global", "tag"})));
 }
 
 Result<Rule> read_rule(const YAML::Node& node) {

@@ -85,9 +85,8 @@ void Directory::when_ready(const std::string& model, std::function<void(Result<c
   if (found.place == nullptr) return then(nobody(model));
   // A place that calls it otherwise is asked through us: the models of other servers are ready at any time.
   if (found.model != model) return then(this);
-  found.place->generator->when_ready(model, [held = found.place->generator, then = std::move(then)](auto ready) {
-    then(std::move(ready));
-  });
+  found.place->generator->when_ready(
+      model, [held = found.place->generator, then = std::move(then)](auto ready) { then(std::move(ready)); });
 }
 
 engine::Generator::Load Directory::load() const {
@@ -113,9 +112,8 @@ void Directory::load_adapter(engine::AdapterOrder order, std::function<void(Stat
     found.place = &places->all().front();
   if (found.place == nullptr) return done(nobody(order.model));
   order.model = std::move(found.model);
-  found.place->generator->load_adapter(
-      std::move(order),
-      [held = found.place->generator, done = std::move(done)](Status status) { done(std::move(status)); });
+  found.place->generator->load_adapter(std::move(order), [held = found.place->generator, done = std::move(done)](
+                                                             Status status) { done(std::move(status)); });
 }
 
 Status Directory::unload_adapter(const std::string& name) {
@@ -132,7 +130,8 @@ void Directory::embed(engine::EmbedRequest request, Done done) {
   if (!request.model.empty()) {
     found = places->find(request.model);
   } else {
-    const auto embeds = std::ranges::find_if(places->all(), [](const Place& place) { return place.embedder != nullptr; });
+    const auto embeds =
+        std::ranges::find_if(places->all(), [](const Place& place) { return place.embedder != nullptr; });
     if (embeds != places->all().end()) found.place = &*embeds;
   }
   if (found.place == nullptr) return refuse(nobody(request.model));

@@ -39,7 +39,9 @@ class FakePlace final : public engine::Generator, public engine::CountedNames {
   std::optional<std::uint64_t> names_version() const override {
     return counts_ ? std::optional<std::uint64_t>(version_) : std::nullopt;
   }
-  Result<engine::Tokenized> tokenize(const std::string&, const engine::Prompt&, bool) const override { return engine::Tokenized{}; }
+  Result<engine::Tokenized> tokenize(const std::string&, const engine::Prompt&, bool) const override {
+    return engine::Tokenized{};
+  }
   Result<std::string> detokenize(const std::string&, const std::vector<std::int32_t>&) const override { return ""; }
   Result<std::string> render(const std::string&, const engine::Chat&) const override { return ""; }
   Load load() const override { return {}; }
@@ -96,8 +98,10 @@ TEST(Directory, ANameTellsWhoAnswersAndTheFirstHasIt) {
 }
 
 TEST(Directory, NamesAreAskedForOnceUntilTheyChange) {
-  const auto one = std::make_shared<FakePlace>(std::vector<std::string>{"a"}), two = std::make_shared<FakePlace>(std::vector<std::string>{"a", "b"});
-  Directory directory({{.name = "one", .generator = one, .embedder = nullptr}, {.name = "two", .generator = two, .embedder = nullptr}});
+  const auto one = std::make_shared<FakePlace>(std::vector<std::string>{"a"}),
+             two = std::make_shared<FakePlace>(std::vector<std::string>{"a", "b"});
+  Directory directory(
+      {{.name = "one", .generator = one, .embedder = nullptr}, {.name = "two", .generator = two, .embedder = nullptr}});
   for (int i = 0; i < 100; ++i)
     for (const auto* name : {"a", "b", "two/a", "none"}) ask(directory, name);
   EXPECT_EQ(one->listed, 1);
@@ -127,7 +131,8 @@ TEST(Directory, APlaceThatIsTakenAwayLivesUntilItsLastRequestEnds) {
   auto ticket = ask(directory, "a");
   const auto version = directory.names_version();
   const auto two = std::make_shared<FakePlace>(std::vector<std::string>{"a"});
-  directory.set(std::make_shared<const Places>(std::vector<Place>{{.name = "one", .generator = two, .embedder = nullptr}}));
+  directory.set(
+      std::make_shared<const Places>(std::vector<Place>{{.name = "one", .generator = two, .embedder = nullptr}}));
   EXPECT_NE(directory.names_version(), version);
   EXPECT_FALSE(watched.expired());
   EXPECT_NE(ask(directory, "a"), nullptr);
@@ -151,7 +156,8 @@ TEST(Directory, PlacesChangeWhileRequestsComeFromEverywhere) {
 
 TEST(Door, IsOneModelUnderTheNameThatItWasGiven) {
   const auto one = std::make_shared<FakePlace>(std::vector<std::string>{"a", "b"});
-  const auto places = std::make_shared<const Places>(std::vector<Place>{{.name = "one", .generator = one, .embedder = nullptr}});
+  const auto places =
+      std::make_shared<const Places>(std::vector<Place>{{.name = "one", .generator = one, .embedder = nullptr}});
   Door door(places, "one/a");
   ASSERT_EQ(door.models().size(), 1);
   EXPECT_EQ(door.models().front().id, "one/a");

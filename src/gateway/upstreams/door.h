@@ -10,7 +10,8 @@
 namespace ashlar::gateway {
 
 // Any thread. A model that its places no longer list is asked for where it was last seen among them, so that a door
-// which got no other places serves whoever still knew of it when it was taken away. It lists its model under the name that it was given, and the model's adapters.
+// which got no other places serves whoever still knew of it when it was taken away. It lists its model under the name
+// that it was given, and the model's adapters.
 class Door final : public engine::Generator, public engine::CountedNames {
  public:
   Door(std::shared_ptr<const Places> places, std::string model);

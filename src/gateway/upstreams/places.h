@@ -58,7 +58,7 @@ class Places {
 
   const std::vector<Place> all_;
   std::vector<const engine::CountedNames*> counted_;  // of each; null: it does not count
-  const std::uint64_t number_;  // of all Places that were made
+  const std::uint64_t number_;                        // of all Places that were made
   mutable std::mutex mutex_;
   mutable std::shared_ptr<const Index> index_;  // GUARDED_BY(mutex_); null: none yet
 };
