@@ -179,9 +179,18 @@ AdminTable::AdminTable(std::vector<AdminOperation> operations, gateway::EventLog
   for (int i = 0; i < kThreads; ++i) threads_.emplace_back([this](const std::stop_token& stop) { work(stop); });
 }
 
-AdminTable::~AdminTable() {
+void AdminTable::end() {
+  {
+    const std::lock_guard lock(mutex_);
+    ended_ = true;
+  }
   for (std::jthread& thread : threads_) thread.request_stop();
   threads_.clear();
+  std::deque<std::function<void()>> left;
+  {
+    const std::lock_guard lock(mutex_);
+    left.swap(waiting_);
+  }
 }
 
 AdminTable::Found AdminTable::find(const net::HttpRequest& request) const {
@@ -230,6 +239,7 @@ Outcome<void> AdminTable::run(const Call& call, Found found) {
   }
   {
     const std::lock_guard lock(mutex_);
+    if (ended_) return Fault({Code::unavailable, "the server is shutting down: try again soon"});
     if (waiting_.size() >= kMostWaiting)
       return Fault({Code::unavailable, "too many administrative requests wait: try again soon"});
     waiting_.push_back([this, running] { start(running); });

@@ -26,7 +26,9 @@ class AdminTable {
  public:
   // Adds GET /admin/v1/openapi.json. `events` may be null and outlives this.
   AdminTable(std::vector<AdminOperation> operations, gateway::EventLog* events);
-  ~AdminTable();
+  ~AdminTable() { end(); }
+  // Waits for what runs; from then on, run() refuses.
+  void end();
 
   struct Found {
     const AdminOperation* operation = nullptr;  // null: no such path, or not by this method
@@ -55,6 +57,7 @@ class AdminTable {
   std::mutex mutex_;
   std::condition_variable_any wake_;
   std::deque<std::function<void()>> waiting_;  // GUARDED_BY(mutex_)
+  bool ended_ = false;                         // GUARDED_BY(mutex_)
   std::vector<std::jthread> threads_;          // last: they end before what they use
 };
 

@@ -21,6 +21,7 @@ class EventLog;
 namespace ashlar::api {
 
 struct AdminOperation;
+class Keys;
 
 struct ApiOptions {
   std::vector<std::string> api_key;
@@ -57,12 +58,17 @@ class Api {
   // What is served under /admin/v1/, which until then answers 503; once. `events`, which may be null, gets what was
   // changed and by whom; it and what the operations work on outlive this.
   virtual void set_admin(std::vector<AdminOperation> operations, gateway::EventLog* events) = 0;
+  // Waits for operations that run; others are answered 503 from now on.
+  virtual void end_admin() = 0;
   // The generator is loaded: requests are served from now on.
   // `embedder` and `reranker`: null where no model is such; they outlive this as the generator does.
   // `troubles`, if any, says what an operator should know, a sentence each: for /api/status, and how many for /health.
   virtual void serve(engine::Generator& generator, engine::Embedder* embedder = nullptr,
                      engine::Reranker* reranker = nullptr,
                      std::function<std::vector<std::string>()> troubles = nullptr) = 0;
+  // The keys of the command line, from now on; requests under way go on. Whether the server may stand open without is
+  // the caller's to ask: check_exposure().
+  virtual void set_keys(Keys keys) = 0;
   // New work is answered 503 from now on; what runs, goes on.
   virtual void drain() = 0;
 };

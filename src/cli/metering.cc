@@ -6,6 +6,8 @@
 #include <optional>
 #include <set>
 #include <span>
+#include <sstream>
+#include <string>
 #include <utility>
 
 #include "base/log.h"
@@ -25,7 +27,6 @@
 #include "store/usage.h"
 
 namespace ashlar::cli {
-namespace {
 
 Result<gateway::LimitsConfig> read_limits_of(const std::string& limits) {
   if (auto profile = gateway::limits_profile(limits)) {
@@ -36,9 +37,14 @@ Result<gateway::LimitsConfig> read_limits_of(const std::string& limits) {
   }
   const std::string text = TRY(gateway::read_config_text(limits));
   auto config = gateway::read_limits(text);
-  if (!config) return Error{config.error().code, fmt::format("{}: {}", limits, config.error().message)};
-  return config;
+  if (config) return config;
+  std::string faults, line;
+  for (std::istringstream lines(config.error().message); std::getline(lines, line);)
+    faults += fmt::format("{}{}: {}", faults.empty() ? "" : "\n", limits, line);
+  return Error{config.error().code, std::move(faults)};
 }
+
+namespace {
 
 // Where no state is kept, nobody accounts.
 class NoLedger final : public gateway::UsageLedger {
@@ -190,11 +196,6 @@ Result<std::unique_ptr<Metering>> Metering::open(const MeteringOptions& options,
   auto out = std::make_unique<MeteringImpl>();
   TRY(out->open(options, state, inner, events));
   return out;
-}
-
-Status check_limits(const std::string& limits) {
-  TRY(read_limits_of(limits));
-  return {};
 }
 
 }  // namespace ashlar::cli

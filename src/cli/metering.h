@@ -13,6 +13,7 @@
 #include "engine/generator.h"
 #include "engine/reranker.h"
 #include "gateway/events/event_log.h"
+#include "gateway/limits/rules.h"
 #include "store/database.h"
 
 namespace ashlar::cli {
@@ -68,7 +69,7 @@ class Metering {
   virtual Result<Json> standings() = 0;
 };
 
-// Whether `limits` is a profile or a file without faults. not_found, invalid.
-Status check_limits(const std::string& limits);
+// Of a profile or a file. not_found; invalid: every fault, a line each.
+Result<gateway::LimitsConfig> read_limits_of(const std::string& limits);
 
 }  // namespace ashlar::cli

@@ -20,6 +20,7 @@ namespace ashlar::cli {
 
 class Answerers;
 class Metering;
+class Reloader;
 struct KeptKeys;
 
 // All outlive the API. What is null, or empty, is not there: its operations are listed all the same, and answer that.
@@ -39,6 +40,7 @@ struct AdminParts {
   std::function<std::vector<std::string>()> loaded;  // names of the models in memory
   std::function<Json()> upstreams, routes, status;   // as lists; an object
   std::function<Status(const std::string& deployment, gateway::Breaker::Mode)> force;
+  Reloader* reloader = nullptr;
 };
 
 // Of a server: all that is given outlives the API.

@@ -5,6 +5,7 @@
 
 #include "cli/admin/admin.h"
 #include "cli/admin/operation.h"
+#include "cli/reload.h"
 
 namespace ashlar::cli {
 namespace {
@@ -182,6 +183,10 @@ std::vector<AdminOperation> admin_operations(const AdminParts& parts) {
   add(budget_operations(parts));
   add(event_operations(parts));
   add(serving_operations(parts));
+  add(config_operations(parts.reloader));
+  if (parts.reloader == nullptr)
+    for (AdminOperation& each : all)
+      if (each.tag == "config") each.run = at_once([](const AdminCall&) -> Outcome<Json> { return not_yet(); });
   return all;
 }
 
