@@ -62,7 +62,7 @@ std::string file_of(Input& input, UsageRecord& record) {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   const std::string_view bytes(reinterpret_cast<const char*>(data), size);
-  {
+  if (size > 0) {
     // Slots lie where words begin.
     std::vector<std::uint64_t> aligned((size + 7) / 8);
     std::memcpy(aligned.data(), data, size);
