@@ -42,7 +42,7 @@ constexpr Command kCommands[] = {
     {"backup", "FILE", "copy keys, budgets and usage while a server runs", ashlar::cli::backup},
     {"restore", "FILE", "put such a copy in their place", ashlar::cli::restore},
     {"upstream", "seal", "seal an upstream's key for the configuration file", ashlar::cli::upstream},
-    {"config", "check FILE", "check a configuration file of `ashlar serve`", ashlar::cli::config},
+    {"config", "check | import-litellm FILE", "check a configuration file of `ashlar serve`, or make one", ashlar::cli::config},
 };
 
 void print_help(std::FILE* out) {

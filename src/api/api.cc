@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <exception>
+#include <memory>
+#include <mutex>
 #include <utility>
 
 #include "api/door.h"
@@ -51,7 +53,7 @@ class ApiImpl final : public Api {
  public:
   ApiImpl(ApiOptions options, Keys keys, std::unique_ptr<gateway::Identity> identity)
       : options_(std::move(options)),
-        keys_(std::move(keys)),
+        keys_(std::make_shared<const Keys>(std::move(keys))),
         shared_{.keeper = std::make_shared<Keeper>(options_.sse_ping),
                 .adapter_folder = options_.adapter_folder,
                 .identity = identity.get()},
@@ -69,11 +71,21 @@ class ApiImpl final : public Api {
     Phase loading = Phase::loading;
     shared_.phase.compare_exchange_strong(loading, Phase::ready);
   }
+  void set_keys(Keys keys) override {
+    auto fresh = std::make_shared<const Keys>(std::move(keys));
+    const std::lock_guard lock(keys_mutex_);
+    keys_.swap(fresh);
+  }
   void drain() override { shared_.phase = Phase::draining; }
 
  private:
+  std::shared_ptr<const Keys> keys() const {
+    const std::lock_guard lock(keys_mutex_);
+    return keys_;
+  }
+
   // Nobody is asked who they are.
-  bool open_to_all() const { return keys_.empty() && (shared_.identity == nullptr || !shared_.identity->required()); }
+  bool open_to_all(const Keys& keys) const { return keys.empty() && (shared_.identity == nullptr || !shared_.identity->required()); }
 
   void handle(std::shared_ptr<net::Exchange> inner) {
     const net::HttpRequest& request = inner->request();
@@ -106,7 +118,8 @@ class ApiImpl final : public Api {
   Outcome<void> receive(const std::shared_ptr<Asked>& asked) {
     Call& call = asked->call;
     const net::HttpRequest& request = call.request();
-    const bool open = open_to_all();
+    const auto keys = this->keys();
+    const bool open = open_to_all(*keys);
     if (open) TRY(check_browser(request, options_.cors_origin));
     if (request.method == "OPTIONS" && !asked->allow.empty()) {
       preflight(*call.exchange, asked->allow);
@@ -116,9 +129,9 @@ class ApiImpl final : public Api {
     if (asked->route != nullptr && asked->route->scope == Scope::open) return asked->route->handle(call);
     if (open) return admit(*asked, owner("", gateway::Proof::loopback));
     const auto credential = credential_of(request.headers);
-    if (auto tenant = keys_.find(credential)) return admit(*asked, owner(std::move(*tenant), gateway::Proof::key));
+    if (auto tenant = keys->find(credential)) return admit(*asked, owner(std::move(*tenant), gateway::Proof::key));
     if (shared_.identity == nullptr || !shared_.identity->required())
-      return not_known(call, credential.empty() ? keys_.authenticate(request.headers).error()
+      return not_known(call, credential.empty() ? keys->authenticate(request.headers).error()
                                                 : Error{Code::unauthorized, "the API key is not valid"});
     shared_.identity->identify(credential, request, [this, asked](Result<gateway::Who> who) {
       attempt(*asked, [&]() -> Outcome<void> {
@@ -187,7 +200,8 @@ class ApiImpl final : public Api {
   }
 
   const ApiOptions options_;
-  const Keys keys_;
+  mutable std::mutex keys_mutex_;
+  std::shared_ptr<const Keys> keys_;  // GUARDED_BY(keys_mutex_); never null
   Shared shared_;
   WrongKeys wrong_keys_;
   const std::unique_ptr<gateway::Identity> identity_;  // dies first: whoever waits for an issuer is answered then

@@ -16,6 +16,8 @@
 
 namespace ashlar::api {
 
+class Keys;
+
 struct ApiOptions {
   std::vector<std::string> api_key;
   std::string api_key_file;
@@ -54,6 +56,9 @@ class Api {
   virtual void serve(engine::Generator& generator, engine::Embedder* embedder = nullptr,
                      engine::Reranker* reranker = nullptr,
                      std::function<std::vector<std::string>()> troubles = nullptr) = 0;
+  // The keys of the command line, from now on; requests under way go on. Whether the server may stand open without is
+  // the caller's to ask: check_exposure().
+  virtual void set_keys(Keys keys) = 0;
   // New work is answered 503 from now on; what runs, goes on.
   virtual void drain() = 0;
 };

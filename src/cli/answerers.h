@@ -1,9 +1,10 @@
 // Everything that answers a server's requests: models here, those of upstreams, and
-// the routes over them.
+// the routes over them; others may take their place while requests run.
 #pragma once
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -12,20 +13,48 @@
 #include "engine/embedder.h"
 #include "engine/generator.h"
 #include "engine/reranker.h"
+#include "gateway/events/event_log.h"
 
 namespace ashlar::cli {
 
 class Answerers {
  public:
-  // As Host::open, Upstreams::open and Router::create say. A route may name a model that
+  struct Options {
+    HostOptions host;
+    RepositoryOptions repository;
+    gateway::EventLog* events = nullptr;  // outlives it; null: none
+  };
+  // As Host::open, open_upstreams() and Router::create say. A route may name a model that
   // nobody serves yet: its upstream may be down; the log says so.
-  static Result<std::unique_ptr<Answerers>> open(const std::vector<std::string>& models, const HostOptions& options,
+  static Result<std::unique_ptr<Answerers>> open(const std::vector<std::string>& models, Options options,
                                                  GatewayPlan plan);
   virtual ~Answerers() = default;
 
+  // These stand as long as it does. Any thread.
   virtual engine::Generator& generator() = 0;
   virtual engine::Embedder& embedder() = 0;
-  virtual engine::Reranker* reranker() = 0;  // null: no model here
+  virtual engine::Reranker& reranker() = 0;
+
+  // The rest is for one thread at a time.
+
+  // What is to be, checked and made as far as that changes nothing: upstreams are there and probed, models found fit.
+  class Prepared {
+   public:
+    virtual ~Prepared() = default;
+  };
+  // Every fault, a line each.
+  virtual Result<std::unique_ptr<Prepared>> prepare(const std::vector<std::string>& models, GatewayPlan plan) = 0;
+
+  struct Changes {
+    std::vector<std::string> made;     // "+upstream fast", "~route chat", "-model old"
+    std::vector<std::string> refused;  // sentences: models that stay as they were
+  };
+  // Waits for models to load. Upstreams of which nothing has changed stay what they are; those that are gone, and
+  // models, end with their last request.
+  virtual Changes commit(std::unique_ptr<Prepared> prepared) = 0;
+
+  // To be called once a second or so: ends what nobody uses any more, and follows the repository's folder.
+  virtual void turn() = 0;
 };
 
 }  // namespace ashlar::cli

@@ -3,8 +3,11 @@
 #include <fmt/format.h>
 
 #include <functional>
+#include <mutex>
 #include <optional>
 #include <span>
+#include <sstream>
+#include <string>
 #include <utility>
 
 #include "base/log.h"
@@ -24,7 +27,6 @@
 #include "store/usage.h"
 
 namespace ashlar::cli {
-namespace {
 
 Result<gateway::LimitsConfig> read_limits_of(const std::string& limits) {
   if (auto profile = gateway::limits_profile(limits)) {
@@ -35,9 +37,14 @@ Result<gateway::LimitsConfig> read_limits_of(const std::string& limits) {
   }
   const std::string text = TRY(gateway::read_config_text(limits));
   auto config = gateway::read_limits(text);
-  if (!config) return Error{config.error().code, fmt::format("{}: {}", limits, config.error().message)};
-  return config;
+  if (config) return config;
+  std::string faults, line;
+  for (std::istringstream lines(config.error().message); std::getline(lines, line);)
+    faults += fmt::format("{}{}: {}", faults.empty() ? "" : "\n", limits, line);
+  return Error{config.error().code, std::move(faults)};
 }
+
+namespace {
 
 // Where no state is kept, nobody accounts.
 class NoLedger final : public gateway::UsageLedger {
@@ -56,26 +63,25 @@ gateway::Subject subject_of(const engine::Request& request) {
 class MeteringImpl final : public Metering {
  public:
   Status open(const MeteringOptions& options, const MeteringState& state, const MeteredParts& inner) {
-    gateway::LimitsConfig config = TRY(read_limits_of(options.limits));
+    config_ = TRY(read_limits_of(options.limits));
     store::Database* const database = state.database;
     if (database != nullptr) {
       TRY(store::migrate(*database, std::span(&store::usage_schema(), 1)));
       accounts_ = gateway::Accounts::open(*database, {.folder = state.folder});
     }
     // What was spent as the budgets are now, whenever it is asked.
-    const auto spent = [this, config, database]() -> Result<std::vector<store::Spent>> {
+    spent_ = [this, database]() -> Result<std::vector<store::Spent>> {
       if (database == nullptr) return std::vector<store::Spent>();
-      return gateway::budgets_spent(config, *database, store::machine_instant().utc_ms, accounts_->unwritten());
+      return gateway::budgets_spent(config(), *database, store::machine_instant().utc_ms, accounts_->unwritten());
     };
-    counters_ = TRY(open_counters(options.counters, spent));
+    counters_ = TRY(open_counters(options.counters, spent_));
     if (accounts_) accounts_->settle_with(*counters_);
-    if (const auto restored = counters_->restore(TRY(spent())); !restored)
-      log::warn("budgets_not_restored", {{"why", restored.error().message}});
+    TRY(restore());
     if (!options.budget_webhook.empty()) {
       client_ = TRY(net::HttpClient::create({.proxies = net::ProxyRules(net::proxy_settings_from_environment())}));
       webhook_.emplace(*client_, gateway::WebhookOptions{.url = options.budget_webhook});
     }
-    limits_ = TRY(gateway::Limits::create(std::move(config), *counters_,
+    limits_ = TRY(gateway::Limits::create(config(), *counters_,
                                           {.on_alert = [this](const auto& alert) { tell(alert); }}));
     gateway::UsageLedger& ledger = accounts_ ? static_cast<gateway::UsageLedger&>(*accounts_) : no_ledger_;
     metered_.emplace(inner.generator, *limits_, ledger, gateway::MeteredOptions{.subject_of = subject_of});
@@ -94,7 +100,29 @@ class MeteringImpl final : public Metering {
     return all;
   }
 
+  Status apply(gateway::LimitsConfig config) override {
+    TRY(limits_->apply(config));
+    {
+      const std::lock_guard lock(mutex_);
+      config_ = std::move(config);
+    }
+    // A budget that is new begins where its window's rows of usage say that it stands.
+    if (const Status done = restore(); !done) log::warn("budgets_not_restored", {{"why", done.error().message}});
+    return {};
+  }
+
  private:
+  gateway::LimitsConfig config() const {
+    const std::lock_guard lock(mutex_);
+    return config_;
+  }
+
+  Status restore() {
+    if (const auto restored = counters_->restore(TRY(spent_())); !restored)
+      log::warn("budgets_not_restored", {{"why", restored.error().message}});
+    return {};
+  }
+
   static Result<std::unique_ptr<store::Counters>> open_counters(
       const std::string& url, std::function<Result<std::vector<store::Spent>>()> spent) {
     if (url.empty()) return store::memory_counters();
@@ -108,6 +136,9 @@ class MeteringImpl final : public Metering {
   }
 
   // Each outlives those after it.
+  mutable std::mutex mutex_;
+  gateway::LimitsConfig config_;  // GUARDED_BY(mutex_)
+  std::function<Result<std::vector<store::Spent>>()> spent_;
   NoLedger no_ledger_;
   std::unique_ptr<store::Counters> counters_;
   std::unique_ptr<gateway::Accounts> accounts_;  // null: no state is kept
@@ -126,11 +157,6 @@ Result<std::unique_ptr<Metering>> Metering::open(const MeteringOptions& options,
   auto out = std::make_unique<MeteringImpl>();
   TRY(out->open(options, state, inner));
   return out;
-}
-
-Status check_limits(const std::string& limits) {
-  TRY(read_limits_of(limits));
-  return {};
 }
 
 }  // namespace ashlar::cli

@@ -10,6 +10,7 @@
 #include "engine/embedder.h"
 #include "engine/generator.h"
 #include "engine/reranker.h"
+#include "gateway/limits/rules.h"
 #include "store/database.h"
 
 namespace ashlar::cli {
@@ -51,13 +52,16 @@ class Metering {
                                                 const MeteredParts& inner);
   virtual ~Metering() = default;
   virtual engine::Generator& generator() = 0;
+  // Other limits and prices, for requests that come; those that run are settled as they were reserved, and what is
+  // spent stays spent. invalid: then nothing has changed.
+  virtual Status apply(gateway::LimitsConfig config) = 0;
   virtual engine::Embedder& embedder() = 0;
   virtual engine::Reranker* reranker() = 0;  // null: there is none within
   // What an operator should know, a sentence each; none: all is well. Any thread.
   virtual std::vector<std::string> troubles() const = 0;
 };
 
-// Whether `limits` is a profile or a file without faults. not_found, invalid.
-Status check_limits(const std::string& limits);
+// Of a profile or a file. not_found; invalid: every fault, a line each.
+Result<gateway::LimitsConfig> read_limits_of(const std::string& limits);
 
 }  // namespace ashlar::cli

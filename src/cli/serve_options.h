@@ -8,6 +8,7 @@
 #include "api/api.h"
 #include "cli/host.h"
 #include "cli/metering.h"
+#include "cli/model_repository.h"
 #include "gateway/routing/router.h"
 #include "gateway/upstreams/options.h"
 #include "net/http_server.h"
@@ -21,6 +22,7 @@ struct ServeOptions {
   net::ServerOptions server;
   api::ApiOptions api;
   HostOptions host;
+  RepositoryOptions repository;
   store::StateOptions state = store::state_options_from_environment();
   std::string identity;
   MeteringOptions metering;
@@ -34,6 +36,7 @@ struct ServeOptions {
     server.fields(field);
     api.fields(field);
     host.fields(field);
+    repository.fields(field);
     state.fields(field);
     field("identity", identity,
           "File (YAML) of who else may ask: issuers of tokens (OpenID Connect), clients' certificates, and the rules of "
@@ -53,8 +56,5 @@ struct GatewayPlan {
   std::vector<gateway::UpstreamOptions> upstreams;  // those of the flags, then the file's
   gateway::RouteTable routes;                       // without generators
 };
-
-// `config`: the file's path, or "". invalid: every fault of a section, also two upstreams of one name.
-Result<GatewayPlan> plan_gateway(const ServeOptions& options, const std::string& config);
 
 }  // namespace ashlar::cli

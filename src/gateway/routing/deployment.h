@@ -32,6 +32,7 @@ struct Deployment {
   int max_concurrent = 0;                          // requests at once; 0: no fixed bound
   std::string label;                               // "stable", "canary": in traces and metrics
   BreakerOptions breaker;
+  bool operator==(const Deployment&) const = default;
 };
 
 // How one of a group's deployments is chosen.
@@ -54,6 +55,7 @@ std::string_view name(Cause cause);
 struct Tiers {
   std::string low, middle, high;
   double middle_from = 0.3, high_from = 0.7;
+  bool operator==(const Tiers&) const = default;
 };
 
 struct Group {
@@ -62,6 +64,7 @@ struct Group {
   bool sticky = false;                                  // a session stays with its deployment
   std::map<Cause, std::vector<std::string>> fallbacks;  // groups, asked in this order
   std::optional<Tiers> tiers;                           // then it has no deployments of its own
+  bool operator==(const Group&) const = default;
 };
 
 // What a caller may say of an answer that may come from the cache.

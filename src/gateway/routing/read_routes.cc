@@ -7,13 +7,14 @@
 #include <cmath>
 #include <utility>
 
+#include "base/contains.h"
 #include "gateway/section.h"
 
 namespace ashlar::gateway {
 namespace {
 
 constexpr std::size_t kMostRoutes = 1000, kMostDeployments = 1000;
-constexpr double kMostDollars = 1e6;       // for a million tokens
+constexpr double kMostDollars = 1e6;      // for a million tokens
 constexpr double kNanosPerDollar = 1000;  // for a million tokens, in nano-dollars for one
 
 std::int64_t nanos_of(double dollars_per_million) {
@@ -35,7 +36,8 @@ class RoutesReader {
                    {"sticky", section_.flag("sticky", group.sticky)},
                    {"deployments",
                     [&](const YAML::Node& list) {
-                      section_.items(list, "deployments", kMostDeployments, [&](const YAML::Node& item) { deployment(item); });
+                      section_.items(list, "deployments", kMostDeployments,
+                                     [&](const YAML::Node& item) { deployment(item); });
                     }},
                    {"fallbacks", [&](const YAML::Node& map) { fallbacks(map, group); }},
                    {"tiers", [&](const YAML::Node& map) { tiers(map, group); }}},
@@ -56,7 +58,24 @@ class RoutesReader {
       table.deployments.push_back(std::move(each));
     }
     mine_.clear();
+    if (contains(table.groups, group.name, &Group::name))
+      section_.fail(node, fmt::format("two routes are called '{}'", group.name));
+    nodes_.push_back(node);
     table.groups.push_back(std::move(group));
+  }
+
+  // Once all routes are known: where they lead.
+  void check() {
+    for (std::size_t i = 0; i < table.groups.size(); ++i) {
+      const auto leads = [&](const char* what, const std::string& to) {
+        if (!to.empty() && !contains(table.groups, to, &Group::name))
+          section_.fail(nodes_[i], fmt::format("a {} leads to '{}', which is no route", what, to));
+      };
+      for (const auto& [cause, names] : table.groups[i].fallbacks)
+        for (const std::string& each : names) leads("fallback", each);
+      if (const auto& tiers = table.groups[i].tiers)
+        for (const std::string& each : {tiers->low, tiers->middle, tiers->high}) leads("tier", each);
+    }
   }
 
   RouteTable table;
@@ -79,7 +98,8 @@ class RoutesReader {
                      {"max_concurrent", section_.whole("max_concurrent", out.max_concurrent, 1, 1'000'000)},
                      {"label", section_.text("label", out.label)}},
                     "a deployment");
-    if (!is_config_name(out.model)) section_.fail(node, "a deployment should be the name of a served model, or {model: NAME, weight: 2}");
+    if (!is_config_name(out.model))
+      section_.fail(node, "a deployment should be the name of a served model, or {model: NAME, weight: 2}");
     out.input_nanos = nanos_of(input);
     out.output_nanos = nanos_of(output);
     mine_.push_back(std::move(out));
@@ -109,7 +129,8 @@ class RoutesReader {
   }
 
   Section& section_;
-  std::vector<Deployment> mine_;  // of the route being read
+  std::vector<Deployment> mine_;   // of the route being read
+  std::vector<YAML::Node> nodes_;  // of each route
 };
 
 }  // namespace
@@ -119,6 +140,7 @@ Result<RouteTable> parse_routes(const std::string& text, const std::string& path
   TRY(read_section(text, path, "routes", [&](Section& section, const YAML::Node& list) {
     RoutesReader reader(section);
     section.items(list, "routes", kMostRoutes, [&](const YAML::Node& item) { reader.route(item); });
+    reader.check();
     table = std::move(reader.table);
   }));
   return table;
