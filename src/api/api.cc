@@ -172,7 +172,7 @@ class ApiImpl final : public Api {
     const auto shown = credential_of(request.headers);
     // Tokens of issuers cannot be guessed, and those that have expired must be told so.
     if (error.code != Code::unauthorized || shown.empty() || gateway::looks_like_token(shown)) return Fault(std::move(error));
-    const auto wait = wrong_keys_.count(gateway::address_of_peer(request.peer), WrongKeys::Clock::now());
+    const auto wait = wrong_keys_.count(gateway::address_of_peer(request.peer), shown, WrongKeys::Clock::now());
     if (!wait) return Fault(std::move(error));
     Fault fault({Code::exhausted, "too many wrong API keys came from this address; right ones are still taken"}, "",
                 "rate_limit_exceeded");
