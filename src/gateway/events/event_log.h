@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <string>
 
-#include "base/json.h"
+#include "base/json_full.h"
 
 namespace ashlar::gateway {
 

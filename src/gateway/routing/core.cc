@@ -22,6 +22,12 @@ bool serves(const Live& live, const std::string& model) {
   });
 }
 
+bool on_trial(const RouteTable& table, const Deployment& deployment) {
+  return std::ranges::any_of(table.groups, [&](const Group& group) {
+    return group.name == deployment.group && group.rollout && group.rollout->to == deployment.name;
+  });
+}
+
 }  // namespace
 
 Router::Core::Core(RouterOptions options, RouteTable table)
@@ -38,6 +44,9 @@ Router::Core::Core(RouterOptions options, RouteTable table)
 }
 
 void Router::Core::set_table(RouteTable table) {
+  for (Deployment& deployment : table.deployments) deployment.trial = on_trial(table, deployment);
+  // First, so that nobody is sent to a trial before it is known, nor after it is over.
+  if (options_.steering != nullptr) options_.steering->set_groups(table.groups);
   std::vector<std::shared_ptr<Live>> before = all();  // die outside the lock, generators and all
   RouteTable old;
   const std::lock_guard lock(mutex_);
@@ -104,7 +113,9 @@ std::shared_ptr<Live> Router::Core::first_of(const std::string& model, std::stri
   if (!group) return nullptr;
   if (group->tiers) group = this->group(group->tiers->middle).value_or(*group);
   const std::lock_guard lock(mutex_);
-  for (const auto& live : fleet_.members(group->name)) {
+  auto members = fleet_.members(group->name);
+  std::ranges::stable_partition(members, [](const auto& live) { return !live->config.trial; });
+  for (const auto& live : members) {
     if (!only.empty() && !only.contains(live->config.name)) continue;
     name = only.empty() && !live->config.model.empty() ? live->config.model : model;
     return live;
@@ -233,12 +244,12 @@ void Router::Core::set_timer(Flight& flight, TimePoint when) {
 }
 
 Router::Core::Answered Router::Core::look_up(const std::string& key, const CacheControl& control,
-                                             const std::string& group) {
+                                             const std::string& group, bool trial) {
   const TimePoint now = this->now();
   Answered out;
   {
     const std::lock_guard lock(mutex_);
-    out.found = cache_.find(key, control, fleet_.degraded(group, now), now);
+    out.found = cache_.find(key, control, fleet_.degraded(group, now, trial), now);
     if (!out.found.answer && !control.no_cache && cache_.options().single_flight)
       if (const auto leader = leaders_.find(key); leader != leaders_.end()) out.leader = leader->second.lock();
   }
@@ -370,7 +381,7 @@ void Router::Core::poll(TimePoint now) {
     fleet_.turn(now);
     for (const std::string& group : room_.groups()) wake(group);
     for (const auto& [group, config] : groups_) {
-      const bool was = degraded_.contains(group), is = fleet_.degraded(group, now);
+      const bool was = degraded_.contains(group), is = fleet_.degraded(group, now, true);
       if (is == was) continue;
       if (is)
         degraded_.insert(group);

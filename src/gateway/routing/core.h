@@ -81,7 +81,8 @@ class Router::Core : public std::enable_shared_from_this<Router::Core> {
     ResponseCache::Found found;
     std::shared_ptr<Flight> leader;
   };
-  Answered look_up(const std::string& key, const CacheControl& control, const std::string& group);
+  // `trial`: the request is for the version on trial.
+  Answered look_up(const std::string& key, const CacheControl& control, const std::string& group, bool trial);
   void lead(const std::string& key, const std::shared_ptr<Flight>& flight);
   void count_joined();
   void landed(const std::string& key, Flight& flight, ResponseCache::Answer answer);

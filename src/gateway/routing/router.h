@@ -14,6 +14,7 @@
 #include "gateway/routing/deployment.h"
 #include "gateway/routing/fleet.h"
 #include "gateway/routing/response_cache.h"
+#include "gateway/routing/steering.h"
 #include "gateway/routing/trace.h"
 #include "gateway/routing/waiting_room.h"
 
@@ -38,6 +39,7 @@ struct RouterOptions {
   std::function<TimePoint()> now = Clock::now;
   bool own_thread = true;  // else somebody calls turn(): tests, which turn the clock
   PermitHook permit;
+  Steering* steering = nullptr;  // outlives it; null: versions on trial get nothing
   // What is known of a request that comes through start(request, sink): its tags, and what a detector finds in it.
   std::function<RouteHints(const engine::Request&)> hints;
   // Instead of what the generator's load() says.
