@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <memory>
 #include <set>
 #include <vector>
 
@@ -24,7 +25,9 @@ class LimitedBuilder : public nlohmann::detail::json_sax_dom_parser<Json> {
  public:
   // `walk` may be null.
   LimitedBuilder(Json& root, JsonLimits limits, const Walk* walk)
-      : Base(root, /*allow_exceptions=*/false), root_(root), limits_(limits), walk_(walk) {}
+      : Base(root, /*allow_exceptions=*/false), root_(root), limits_(limits), walk_(walk) {
+    open_.reserve(8);
+  }
 
   bool null() { return element() && Base::null(); }
   bool boolean(bool value) { return element() && Base::boolean(value); }
@@ -51,7 +54,7 @@ class LimitedBuilder : public nlohmann::detail::json_sax_dom_parser<Json> {
     const std::size_t most = walked_one ? walk_->most : limits_.members;
     if (++open_.back().count > most)
       return fail(Code::too_large, fmt::format("JSON: an object has more than {} members", most));
-    if (limits_.unique && !walked_one && !open_.back().names.insert(text).second)
+    if (limits_.unique && !walked_one && !open_.back().names->insert(text).second)
       return fail(Code::invalid, "JSON: a name stands twice in one object");
     if (open_.size() == 1 && walk_ != nullptr) in_named_ = text == walk_->in;
     return Base::key(text);
@@ -69,7 +72,7 @@ class LimitedBuilder : public nlohmann::detail::json_sax_dom_parser<Json> {
   struct Open {
     bool array;
     std::size_t count = 0;
-    std::set<std::string, std::less<>> names;  // where they must be unique
+    std::unique_ptr<std::set<std::string, std::less<>>> names;  // where they must be unique
   };
 
   bool fail(Code code, std::string what) {
@@ -87,6 +90,7 @@ class LimitedBuilder : public nlohmann::detail::json_sax_dom_parser<Json> {
     if (open_.size() >= limits_.depth)
       return fail(Code::too_large, fmt::format("JSON: nested deeper than {}", limits_.depth));
     open_.push_back({.array = array});
+    if (limits_.unique && !array) open_.back().names = std::make_unique<std::set<std::string, std::less<>>>();
     return true;
   }
 
@@ -133,9 +137,7 @@ Result<Json> parse_json_members(std::string_view text, std::string_view in, std:
   return parse(text, limits, &walk);
 }
 
-std::string dump_json(const Json& json) {
-  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
-}
+std::string dump_json(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
 
 void append_json_string(std::string& out, std::string_view text) {
   static constexpr char kHex[] = "0123456789abcdef";
@@ -144,17 +146,29 @@ void append_json_string(std::string& out, std::string_view text) {
     const auto byte = static_cast<unsigned char>(text[i]);
     if (byte >= 0x80) {
       const auto step = utf8::decode(text.substr(i));
-      if (step.valid) out.append(text.substr(i, step.bytes));
-      else out.append("\xEF\xBF\xBD");
+      if (step.valid)
+        out.append(text.substr(i, step.bytes));
+      else
+        out.append("\xEF\xBF\xBD");
       i += step.bytes;
       continue;
     }
     switch (byte) {
-      case '"': out.append("\\\""); break;
-      case '\\': out.append("\\\\"); break;
-      case '\n': out.append("\\n"); break;
-      case '\r': out.append("\\r"); break;
-      case '\t': out.append("\\t"); break;
+      case '"':
+        out.append("\\\"");
+        break;
+      case '\\':
+        out.append("\\\\");
+        break;
+      case '\n':
+        out.append("\\n");
+        break;
+      case '\r':
+        out.append("\\r");
+        break;
+      case '\t':
+        out.append("\\t");
+        break;
       default:
         if (byte < 0x20) {
           out.append("\\u00");

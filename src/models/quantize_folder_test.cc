@@ -357,12 +357,14 @@ TEST_F(QuantizeFolder, EveryMethodKeepsWhatTheModelComputes) {
     const LoadedModel model = write(spec);
     const auto before = logits(path("in"));
     replace_ = true;
-    for (const FolderWish& wish :
-         {FolderWish{.format = "gptq", .method = Method::gptq, .bits = 8, .group = 64},
-          FolderWish{.type = "W8A16", .method = Method::gptq, .group = -1, .asymmetric = true},
-          FolderWish{.type = "W8A16", .method = Method::awq, .group = 32},
-          FolderWish{.type = "W8A8", .method = Method::smoothquant},
-          FolderWish{.type = "F8_E4M3", .method = Method::smoothquant}, FolderWish{.method = Method::llm_int8}}) {
+    for (const FolderWish& wish : {FolderWish{.format = "gptq", .method = Method::gptq, .bits = 8, .group = 64},
+                                   FolderWish{.type = "W8A16", .method = Method::gptq, .group = -1, .asymmetric = true},
+                                   FolderWish{.type = "W8A16", .method = Method::awq, .group = 32},
+                                   FolderWish{.type = "W8A8", .method = Method::smoothquant},
+                                   FolderWish{.type = "F8_E4M3", .method = Method::smoothquant},
+                                   FolderWish{.type = "F8_E4M3", .method = Method::gptq},
+                                   FolderWish{.type = "F8_E4M3", .scales = "tensor", .method = Method::gptq},
+                                   FolderWish{.method = Method::llm_int8}}) {
       FolderForm wanted = form(wish);
       wanted.outliers = 2;
       const auto made = make(model, wanted);
@@ -549,7 +551,7 @@ TEST(FolderForm, SaysWhatDoesNotGoTogether) {
       {{.format = "gptq", .type = "W8A8"}, "--type: 'W8A8' is none of gptq"},
       {{.type = "W4A16", .bits = 8}, "--bits: W4A16 has 4, not 8"},
       {{.type = "W4A16", .method = Method::smoothquant}, "--method: smoothquant does not make"},
-      {{.type = "F8_E4M3", .method = Method::gptq}, "--method: gptq does not make F8_E4M3 per channel; these do: rtn"},
+      {{.type = "F8_E4M3", .method = Method::awq}, "--method: awq does not make F8_E4M3 per channel; these do: rtn"},
       {{.type = "F8_E4M3", .scales = "block"}, "--scales: is 'block'"},
       {{.type = "W8A8", .scales = "tensor"}, "--scales: of 8-bit floats alone"},
       {{.format = "gptq", .method = Method::llm_int8}, "--method: llm.int8 does not make gptq 4 bits"},

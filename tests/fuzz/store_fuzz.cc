@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "base/json_full.h"
+#include "net/http_text.h"
 #include "net/proxy.h"
 #include "store/digest.h"
 #include "store/hub.h"

@@ -10,6 +10,7 @@
 
 #include "base/json_full.h"
 #include "gateway/upstreams/event_reader.h"
+#include "gateway/upstreams/plain_chunk.h"
 
 namespace ashlar::gateway {
 namespace {
@@ -76,11 +77,14 @@ class OpenAiReader final : public EventReader {
       if (!teller_.begun()) return teller_.fail(nonsense(teller_.upstream(), "no answer"));
       return teller_.done();
     }
+    if (auto text = event.type == "message" ? plain_.read(event.data) : std::nullopt)
+      return teller_.text(std::move(*text));
     const auto chunk = parse_answer(event.data);
     if (!chunk || !chunk->is_object())
       return teller_.fail(nonsense(teller_.upstream(), "an event that is no JSON object"));
     if (event.type == "error" && !chunk->contains("error"))
       return teller_.fail(failure_in_stream(teller_.upstream(), *chunk));
+    if (event.type == "message") plain_.learn(event.data, *chunk);
     take_chunk(*chunk);
   }
 
@@ -139,6 +143,8 @@ class OpenAiReader final : public EventReader {
     }
     teller_.end(std::move(end));
   }
+
+  PlainChunk plain_;
 };
 
 class OpenAi final : public Wire {

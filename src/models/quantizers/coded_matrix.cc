@@ -90,9 +90,16 @@ double loss_of(const CodeForm& form, const Grid& grid, std::span<const float> w,
   double sum = 0;
   for (std::size_t i = 0; i < w.size(); ++i) {
     const double off = double{value_of(form, grid, code_of(form, grid, w[i]))} - double{w[i]};
-    sum += off * off * double{importance[i]};
+    sum += off * off * (importance.empty() ? 1 : double{importance[i]});
   }
   return sum;
+}
+
+// Of integers the greatest may lose for the others' good. Levels of floats lie twice as dense below a power of two as
+// above it, so that it matters where within an octave the large weights fall; none is cut off.
+float shrink_of(const CodeForm& form, int i) {
+  return form.levels == Levels::integers ? 1 - kShrinkStep * static_cast<float>(i)
+                                         : std::exp2(static_cast<float>(i) / kShrinks);
 }
 
 Grid choose_grid(const CodeForm& form, std::span<const float> w, std::span<const float> importance) {
@@ -102,10 +109,10 @@ Grid choose_grid(const CodeForm& form, std::span<const float> w, std::span<const
     greatest = std::max(greatest, x);
   }
   Grid best = grid_between(form, least, greatest, 1);
-  if (importance.empty() || form.levels != Levels::integers) return best;
+  if (form.scales == Scales::whole || (importance.empty() && form.levels == Levels::integers)) return best;
   double lost = loss_of(form, best, w, importance);
   for (int i = 1; i <= kShrinks; ++i) {
-    const Grid grid = grid_between(form, least, greatest, 1 - kShrinkStep * static_cast<float>(i));
+    const Grid grid = grid_between(form, least, greatest, shrink_of(form, i));
     const double loss = loss_of(form, grid, w, importance);
     if (loss >= lost) continue;
     lost = loss;
@@ -203,10 +210,12 @@ class GroupRounder {
         n_(curvature.columns()),
         group_(out.form.group_columns(n_)),
         importance_(curvature.importance()),
-        chosen_before_(curvature.ordered() || kColumns % group_ != 0) {}
+        chosen_before_(curvature.ordered() || out.form.scales == Scales::whole || kColumns % group_ != 0) {}
 
   bool chosen_before() const { return chosen_before_; }
-  void choose_all(int row) {
+  // `whole`: of a form with one scale for the matrix.
+  void choose_all(int row, const Grid& whole) {
+    if (out_.form.scales == Scales::whole) return set(out_, group_at(row, 0), whole);
     for (int c = 0; c < n_; c += group_)
       choose(row, c, {weights(row) + c, static_cast<std::size_t>(std::min(group_, n_ - c))});
   }
@@ -253,13 +262,14 @@ Result<CodedMatrix> gptq_matrix(std::span<const float> w, const CodeForm& form, 
   constexpr int kRows = 512;  // at once
   TRY(check_sizes(w, form));
   CodedMatrix out = empty_matrix(w, curvature.columns(), form);
+  const Grid whole = form.scales == Scales::whole ? choose_grid(form, w, {}) : Grid{};
   const auto n = static_cast<std::size_t>(curvature.columns());
   ColumnRounding columns(curvature, GroupRounder::kColumns, pool);
   for (int first = 0; first < out.rows; first += kRows) {
     const int count = std::min(kRows, out.rows - first);
     const auto piece = w.subspan(static_cast<std::size_t>(first) * n, static_cast<std::size_t>(count) * n);
     GroupRounder rounder(out, piece, first, curvature);
-    if (rounder.chosen_before()) pool.for_each(count, [&](int row, int) { rounder.choose_all(row); });
+    if (rounder.chosen_before()) pool.for_each(count, [&](int row, int) { rounder.choose_all(row, whole); });
     TRY(columns.run(piece, {}, rounder));
   }
   return out;

@@ -52,7 +52,7 @@ Result<CodedMatrix> round_matrix(std::span<const float> w, int columns, const Co
 // One row, of a form whose scales are not of the whole matrix, as it would become. Scratch for searches: no errors.
 void round_row(std::span<float> row, const CodeForm& form, std::span<const float> importance);
 
-// The same by GPTQ, of integers. exhausted: no memory.
+// The same by GPTQ. exhausted: no memory.
 Result<CodedMatrix> gptq_matrix(std::span<const float> w, const CodeForm& form, const Curvature& curvature,
                                 ThreadPool& pool);
 

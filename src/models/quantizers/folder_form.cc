@@ -92,8 +92,6 @@ Status check_method(const FolderForm& form) {
   std::vector<Method> fit;
   if (form.format == FolderFormat::bitsandbytes)
     fit = {llm_int8};
-  else if (form.code.levels != Levels::integers)
-    fit = {rtn, smoothquant};
   else if (form.activations)
     fit = {rtn, smoothquant, gptq};
   else
