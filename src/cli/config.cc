@@ -27,7 +27,7 @@ Status check(const std::string& path) {
 }  // namespace
 
 Result<GatewayPlan> plan_gateway(const ServeOptions& options, const std::string& config) {
-  GatewayPlan plan;
+  GatewayPlan plan{.routing = options.routing};
   auto& out = plan.upstreams;
   for (const std::string& flag : options.upstream) out.push_back(TRY(gateway::parse_upstream_flag(flag)));
   if (!config.empty())

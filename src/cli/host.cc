@@ -77,6 +77,7 @@ class LoadedHost final : public Host {
   engine::Embedder& embedder() override { return *residents_; }
   engine::Reranker& reranker() override { return *residents_; }
   const std::vector<std::string>& models() const override { return names_; }
+  void unload_idle() override { residents_->unload_idle(); }
   const std::string& first() const override { return adapters_.empty() ? names_.front() : adapters_.front(); }
 
  private:

@@ -60,6 +60,8 @@ class Host {
   virtual engine::Embedder& embedder() = 0;  // of the models that embed
   virtual engine::Reranker& reranker() = 0;  // of those that rank
   virtual const std::vector<std::string>& models() const = 0;  // served names, in order
+  // Models that nobody uses leave memory, until they are asked for.
+  virtual void unload_idle() = 0;
   // Who answers where nobody is named: the first adapter, else the first model.
   virtual const std::string& first() const = 0;
 };

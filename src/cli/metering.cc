@@ -92,7 +92,7 @@ gateway::Subject subject_of(const engine::Request& request) {
 
 class MeteringImpl final : public Metering {
  public:
-  Status open(const MeteringOptions& options, store::Database* database, engine::Generator& inner) {
+  Status open(const MeteringOptions& options, store::Database* database, engine::Generator& inner, Admit admit) {
     gateway::LimitsConfig config = TRY(read_limits_of(options.limits));
     if (database != nullptr) TRY(store::migrate(*database, std::span(&store::usage_schema(), 1)));
     ledger_ = std::make_unique<Ledger>(database);
@@ -109,7 +109,7 @@ class MeteringImpl final : public Metering {
       webhook_.emplace(*client_, gateway::WebhookOptions{.url = options.budget_webhook});
     }
     limits_ = TRY(gateway::Limits::create(std::move(config), *counters_, {.on_alert = [this](const auto& alert) { tell(alert); }}));
-    metered_.emplace(inner, *limits_, *ledger_, gateway::MeteredOptions{.subject_of = subject_of});
+    metered_.emplace(inner, *limits_, *ledger_, gateway::MeteredOptions{.subject_of = subject_of, .admit = std::move(admit)});
     return {};
   }
 
@@ -140,9 +140,9 @@ class MeteringImpl final : public Metering {
 }  // namespace
 
 Result<std::unique_ptr<Metering>> Metering::open(const MeteringOptions& options, store::Database* database,
-                                                 engine::Generator& inner) {
+                                                 engine::Generator& inner, Admit admit) {
   auto out = std::make_unique<MeteringImpl>();
-  TRY(out->open(options, database, inner));
+  TRY(out->open(options, database, inner, std::move(admit)));
   return out;
 }
 

@@ -2,7 +2,9 @@
 // what it used, and leaves one row of usage in this machine's state.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "base/result.h"
@@ -28,10 +30,13 @@ struct MeteringOptions {
 
 class Metering {
  public:
+  using Admit = std::function<std::optional<engine::Generator::Refusal>(const engine::Request&)>;
+
   // `database` and `inner` outlive it; database: null where no state is kept, and then no rows are. Budgets go on where
   // the rows of usage say they stand. not_found, invalid: the file of limits, or the address of the counters.
+  // `admit`: whether a request may begin at all now; none: each may.
   static Result<std::unique_ptr<Metering>> open(const MeteringOptions& options, store::Database* database,
-                                                engine::Generator& inner);
+                                                engine::Generator& inner, Admit admit = {});
   virtual ~Metering() = default;
   virtual engine::Generator& generator() = 0;
 };

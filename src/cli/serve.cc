@@ -13,6 +13,7 @@
 #include "cli/serve_options.h"
 #include "cli/terminal.h"
 #include "gateway/identity/identity.h"
+#include "gateway/rollout/memory_alarm.h"
 #include "net/http_server.h"
 
 namespace ashlar::cli {
@@ -88,10 +89,15 @@ Status serve_until_signalled(const ServeOptions& options, const std::vector<std:
   const bool keyed = !options.api.api_key.empty() || !options.api.api_key_file.empty() || identity->required();
   auto api = TRY(api::Api::create(options.api, options.server.host, std::move(identity)));
   std::unique_ptr<Answerers> answerers;  // outlives the server and, through its order below, the api
+  std::unique_ptr<gateway::MemoryAlarm> alarm;
   std::unique_ptr<Metering> metering;
   auto server = TRY(net::HttpServer::listen(options.server, api->handler()));
-  answerers = TRY(Answerers::open(models, options.host, std::move(plan)));
-  metering = TRY(Metering::open(options.metering, keys.database.get(), answerers->generator()));
+  answerers = TRY(Answerers::open(models, options.host, std::move(plan), keys.database.get()));
+  alarm = std::make_unique<gateway::MemoryAlarm>(
+      gateway::MemoryAlarmOptions{.running = [&] { return answerers->generator().load().running; },
+                                  .unload_idle = [&] { answerers->unload_idle(); }});
+  metering = TRY(Metering::open(options.metering, keys.database.get(), answerers->generator(),
+                                [&](const engine::Request& request) { return alarm->admit(request); }));
   api->serve(metering->generator(), &answerers->embedder(), answerers->reranker());
   const bool v6 = options.server.host.find(':') != std::string::npos;
   const std::string url = fmt::format("{}://{}{}{}:{}", options.server.tls_cert.empty() ? "http" : "https", v6 ? "[" : "",

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "api/api.h"
+#include "base/bytes.h"
 #include "cli/host.h"
 #include "cli/metering.h"
 #include "gateway/routing/router.h"
@@ -15,12 +16,24 @@
 
 namespace ashlar::cli {
 
+struct RoutingOptions {
+  Bytes response_cache{0};
+  std::chrono::milliseconds response_cache_ttl{3'600'000};
+  void fields(auto&& field) {
+    field("response_cache", response_cache,
+          "Memory for answers of routes, given again to who asks the same (temperature 0, or a seed; cache-control says "
+          "otherwise), and first where every deployment is out; 0: none is kept.");
+    field("response_cache_ttl", response_cache_ttl, "Milliseconds that such an answer is good for.");
+  }
+};
+
 struct ServeOptions {
   std::vector<std::string> model;
   std::vector<std::string> upstream;
   net::ServerOptions server;
   api::ApiOptions api;
   HostOptions host;
+  RoutingOptions routing;
   store::StateOptions state = store::state_options_from_environment();
   std::string identity;
   MeteringOptions metering;
@@ -34,6 +47,7 @@ struct ServeOptions {
     server.fields(field);
     api.fields(field);
     host.fields(field);
+    routing.fields(field);
     state.fields(field);
     field("identity", identity,
           "File (YAML) of who else may ask: issuers of tokens (OpenID Connect), clients' certificates, and the rules of "
@@ -52,6 +66,7 @@ inline const std::vector<std::string> kConfigSections = {"upstreams", "routes"};
 struct GatewayPlan {
   std::vector<gateway::UpstreamOptions> upstreams;  // those of the flags, then the file's
   gateway::RouteTable routes;                       // without generators
+  RoutingOptions routing;
 };
 
 // `config`: the file's path, or "". invalid: every fault of a section, also two upstreams of one name.

@@ -224,6 +224,11 @@ class Residents::State : public std::enable_shared_from_this<State> {
       for (ModelCard& card : slot.cards()) out.push_back(std::move(card));
     return out;
   }
+  void unload_idle() {
+    const std::lock_guard lock(mutex_);
+    for (Slot& slot : slots_) slot.leaving = slot.leaving || (slot.loaded() && slot.users == 0 && slot.waiting.empty());
+    stir();
+  }
   std::vector<std::string> loaded() {
     const std::lock_guard lock(mutex_);
     std::vector<std::string> out;
@@ -434,6 +439,7 @@ Status Residents::preload(const std::string& model) {
 }
 
 std::vector<std::string> Residents::loaded() const { return state_->loaded(); }
+void Residents::unload_idle() { state_->unload_idle(); }
 
 std::expected<std::unique_ptr<Ticket>, Generator::Refusal> Residents::start(Request request, Sink& sink) {
   // Ends the inner request, then its use of the model.

@@ -51,6 +51,8 @@ class Residents final : public Generator, public Embedder, public Reranker {
 
   // Waits until the model is in memory. Errors as its load().
   Status preload(const std::string& model);
+  // Models that nobody uses leave; they come back when they are asked for.
+  void unload_idle();
   // The names of those in memory now.
   std::vector<std::string> loaded() const;
 

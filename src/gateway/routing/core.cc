@@ -52,6 +52,9 @@ void Router::Core::set_table(RouteTable table) {
   const std::lock_guard lock(mutex_);
   std::map<std::string, Group> groups;
   for (const Group& group : table.groups) groups[group.name] = group;
+  std::erase_if(scales_, [&](const auto& each) { return !groups.contains(each.first); });
+  for (const auto& [name, group] : groups)
+    if (auto& scale = scales_[name]; !scale) scale = std::make_unique<Scale>(name, options_.demand);
   groups_ = std::move(groups);
   fleet_.set(table.deployments);
   old = std::exchange(table_, std::move(table));
@@ -366,11 +369,13 @@ void Router::Core::run(Task& task) {
 
 void Router::Core::poll(TimePoint now) {
   std::vector<std::pair<std::shared_ptr<Live>, Signals>> read;
+  Loads loads;
   for (auto& live : all()) {
     std::optional<Signals> signals;
     if (options_.signals) signals = options_.signals(live->config);
+    const auto load = live->config.generator->load();
+    loads.emplace_back(live, load);
     if (!signals) {
-      const auto load = live->config.generator->load();
       signals = Signals{.memory = load.kv_used, .queue = load.waiting};
     }
     read.emplace_back(std::move(live), *signals);
@@ -379,6 +384,7 @@ void Router::Core::poll(TimePoint now) {
     const std::lock_guard lock(mutex_);
     for (const auto& [live, signals] : read) fleet_.signal(*live, signals, now);
     fleet_.turn(now);
+    look(loads, now);
     for (const std::string& group : room_.groups()) wake(group);
     for (const auto& [group, config] : groups_) {
       const bool was = degraded_.contains(group), is = fleet_.degraded(group, now, true);
@@ -392,6 +398,36 @@ void Router::Core::poll(TimePoint now) {
     }
   }
   publish();
+}
+
+void Router::Core::look(const Loads& loads, TimePoint now) {
+  std::map<std::string, RouteUse> uses;
+  for (const auto& [live, load] : loads) {
+    const Vitals& vitals = *live->vitals;
+    RouteUse& use = uses[live->config.group];
+    use.running += vitals.running;
+    use.waiting += load.waiting;
+    use.outstanding_tokens +=
+        static_cast<double>(std::max<std::int64_t>(0, vitals.outstanding.load(std::memory_order_relaxed)));
+    if (fleet_.ejected(*live) || vitals.breaker.state() == Breaker::State::open) continue;
+    ++use.ready;
+    use.memory += load.kv_used;
+    use.places += live->config.max_concurrent;
+    if (live->config.max_concurrent > 0)
+      use.placed += static_cast<double>(vitals.running) / live->config.max_concurrent;
+  }
+  const auto queues = room_.queues();
+  for (auto& [name, scale] : scales_) {
+    RouteUse use = uses[name];
+    if (const auto queue = queues.find(name); queue != queues.end()) {
+      use.waiting += queue->second.requests;
+      use.waiting_tokens = queue->second.work;
+      use.outstanding_tokens += queue->second.work;
+    }
+    use.tokens_per_second = fleet_.work_rate(name, now);
+    const int desired = scale->demand.look(use, groups_[name].tokens_per_second, now);
+    scale->metrics.set(use, scale->demand.capacity(), desired);
+  }
 }
 
 void Router::Core::publish() {

@@ -112,7 +112,16 @@ class Router::Core : public std::enable_shared_from_this<Router::Core> {
     Gauge running{"gateway_route_running", "Requests under way through the router."};
   };
 
+  // What is known of a route for those who scale it.
+  struct Scale {
+    Scale(const std::string& route, const DemandOptions& options) : demand(options), metrics(route) {}
+    Demand demand;
+    RouteMetrics metrics;
+  };
+  using Loads = std::vector<std::pair<std::shared_ptr<Live>, engine::Generator::Load>>;
+
   void set_table(RouteTable table);
+  void look(const Loads& loads, TimePoint now);
   void wake(const std::string& group);
   TimePoint next_due() const;
   void stir(TimePoint when);
@@ -138,6 +147,7 @@ class Router::Core : public std::enable_shared_from_this<Router::Core> {
   std::deque<Task> tasks_;
   std::vector<std::shared_ptr<Attempt>> buried_;
   std::set<std::string> degraded_;
+  std::map<std::string, std::unique_ptr<Scale>> scales_;  // by group
   TimePoint polled_{};
   TimePoint sleeps_until_ = TimePoint::min();  // the router's thread; min: it is awake
   bool stopping_ = false;

@@ -32,7 +32,7 @@ struct Deployment {
   int context = 0;                                 // tokens of prompt and answer; 0: not known
   int max_concurrent = 0;                          // requests at once; 0: no fixed bound
   std::string label;                               // "stable", "canary": in traces and metrics
-  bool trial = false;                              // its group's rollout gives it its requests, nobody else; set by the router
+  bool trial = false;  // its group's rollout gives it its requests, nobody else; set by the router
   BreakerOptions breaker;
 };
 

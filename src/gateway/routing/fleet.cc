@@ -73,8 +73,8 @@ DeploymentMetrics::DeploymentMetrics(const Deployment& deployment)
       breaker("gateway_deployment_breaker", "Its breaker: 0 closed, 1 half-open, 2 open.", labels_of(deployment)),
       first_token("gateway_deployment_first_token_seconds", "From an attempt's start to its first token.",
                   kFirstTokenBounds, labels_of(deployment)),
-      between_tokens("gateway_deployment_inter_token_seconds", "The mean time between an answer's tokens.", kBetweenBounds,
-                     labels_of(deployment)) {}
+      between_tokens("gateway_deployment_inter_token_seconds", "The mean time between an answer's tokens.",
+                     kBetweenBounds, labels_of(deployment)) {}
 
 Vitals::Vitals(const Deployment& deployment, const FleetOptions& options)
     : breaker(deployment.breaker),
@@ -333,7 +333,9 @@ double Fleet::work_rate(const std::string& group, TimePoint now) const {
 void Fleet::note(Live& live, TimePoint now) {
   const auto change = live.vitals->breaker.changed();
   if (!change) return;
-  live.metrics->breaker.set(change->state == Breaker::State::open ? 2 : change->state == Breaker::State::half_open ? 1 : 0);
+  live.metrics->breaker.set(change->state == Breaker::State::open        ? 2
+                            : change->state == Breaker::State::half_open ? 1
+                                                                         : 0);
   events_.push_back({now, "breaker_" + std::string(name(change->state)), live.config.name, change->why});
 }
 

@@ -39,7 +39,8 @@ Judgement judge(const Error& error, bool over_context, bool too_late) {
   switch (error.code) {
     case Code::invalid:
     case Code::too_large:
-      if (over_context || speaks_of_context(error.message)) return {.cause = Cause::context, .fall_back = true, .refused = true};
+      if (over_context || speaks_of_context(error.message))
+        return {.cause = Cause::context, .fall_back = true, .refused = true};
       return {.refused = true};
     case Code::forbidden:
       return {.cause = Cause::policy, .fall_back = true, .refused = true};
@@ -435,7 +436,7 @@ void Flight::report(Attempt& attempt, Fleet::Ended::How how, bool overload, bool
     steering->ended({.group = group_.name,
                      .deployment = attempt.picked_.live->config.name,
                      .request = request_,
-                     .how = refused                           ? AttemptEnd::How::refused
+                     .how = refused                          ? AttemptEnd::How::refused
                             : how == Fleet::Ended::How::good ? AttemptEnd::How::good
                                                              : AttemptEnd::How::fault,
                      .first_token = ended.first_token,

@@ -14,7 +14,7 @@ namespace ashlar::gateway {
 namespace {
 
 constexpr std::size_t kMostRoutes = 1000, kMostDeployments = 1000;
-constexpr double kMostDollars = 1e6;       // for a million tokens
+constexpr double kMostDollars = 1e6;      // for a million tokens
 constexpr double kNanosPerDollar = 1000;  // for a million tokens, in nano-dollars for one
 
 std::int64_t nanos_of(double dollars_per_million) {
@@ -36,7 +36,8 @@ class RoutesReader {
                    {"sticky", section_.flag("sticky", group.sticky)},
                    {"deployments",
                     [&](const YAML::Node& list) {
-                      section_.items(list, "deployments", kMostDeployments, [&](const YAML::Node& item) { deployment(item); });
+                      section_.items(list, "deployments", kMostDeployments,
+                                     [&](const YAML::Node& item) { deployment(item); });
                     }},
                    {"fallbacks", [&](const YAML::Node& map) { fallbacks(map, group); }},
                    {"capacity", section_.number("capacity", group.tokens_per_second, 0, 1e9)},
@@ -93,7 +94,8 @@ class RoutesReader {
                      {"max_concurrent", section_.whole("max_concurrent", out.max_concurrent, 1, 1'000'000)},
                      {"label", section_.text("label", out.label)}},
                     "a deployment");
-    if (!is_config_name(out.model)) section_.fail(node, "a deployment should be the name of a served model, or {model: NAME, weight: 2}");
+    if (!is_config_name(out.model))
+      section_.fail(node, "a deployment should be the name of a served model, or {model: NAME, weight: 2}");
     out.input_nanos = nanos_of(input);
     out.output_nanos = nanos_of(output);
     return out;

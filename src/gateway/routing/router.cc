@@ -55,9 +55,11 @@ Status check(const RouteTable& table, const Group& group, const RolloutPlan& rol
   for (const Deployment& each : table.deployments)
     if (each.group == group.name) ++(each.name == rollout.to ? found : others);
   if (found != 1)
-    return Error{Code::invalid, fmt::format("the rollout of group '{}' is of '{}', which is none of its deployments", group.name, rollout.to)};
+    return Error{Code::invalid, fmt::format("the rollout of group '{}' is of '{}', which is none of its deployments",
+                                            group.name, rollout.to)};
   if (others == 0)
-    return Error{Code::invalid, fmt::format("the rollout of group '{}' has no other deployment to go back to", group.name)};
+    return Error{Code::invalid,
+                 fmt::format("the rollout of group '{}' has no other deployment to go back to", group.name)};
   return {};
 }
 
@@ -194,8 +196,8 @@ std::expected<std::unique_ptr<RouteTicket>, engine::Generator::Refusal> Router::
   const CacheControl control = hints.cache;
   if (core_->options().cache.most_bytes > 0 && repeatable(request, control)) {
     // Answers of a version on trial are for those alone who are sent to it.
-    const std::string of = trial ? fmt::format("{}\n{}\n{}", plan.group.name, plan.split->canary, plan.split->version)
-                                 : plan.group.name;
+    const std::string of =
+        trial ? fmt::format("{}\n{}\n{}", plan.group.name, plan.split->canary, plan.split->version) : plan.group.name;
     plan.key = response_key(request, of, hints);
     plan.keep = !control.no_store;
     auto found = core_->look_up(plan.key, control, plan.group.name, trial);

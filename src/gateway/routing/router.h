@@ -11,6 +11,7 @@
 #include "base/json.h"
 #include "base/result.h"
 #include "engine/generator.h"
+#include "gateway/routing/demand.h"
 #include "gateway/routing/deployment.h"
 #include "gateway/routing/fleet.h"
 #include "gateway/routing/response_cache.h"
@@ -35,6 +36,7 @@ struct RouterOptions {
   FleetOptions fleet;
   SheddingOptions shedding;
   ResponseCacheOptions cache;
+  DemandOptions demand;
 
   std::function<TimePoint()> now = Clock::now;
   bool own_thread = true;  // else somebody calls turn(): tests, which turn the clock

@@ -1,4 +1,5 @@
-// Who decides between the versions that a group has on trial, and learns how they fare. The router asks; rollout/ answers.
+// Who decides between the versions that a group has on trial, and learns how they fare. The router asks; rollout/
+// answers.
 #pragma once
 
 #include <chrono>
