@@ -108,16 +108,18 @@ class MeteringImpl final : public Metering {
       client_ = TRY(net::HttpClient::create({.proxies = net::ProxyRules(net::proxy_settings_from_environment())}));
       webhook_.emplace(*client_, gateway::WebhookOptions{.url = options.budget_webhook});
     }
-    limits_ = TRY(gateway::Limits::create(std::move(config), *counters_, {.on_alert = [this](const auto& alert) { tell(alert); }}));
-    metered_.emplace(inner, *limits_, *ledger_, gateway::MeteredOptions{.subject_of = subject_of, .admit = std::move(admit)});
+    limits_ = TRY(gateway::Limits::create(std::move(config), *counters_,
+                                          {.on_alert = [this](const auto& alert) { tell(alert); }}));
+    metered_.emplace(inner, *limits_, *ledger_,
+                     gateway::MeteredOptions{.subject_of = subject_of, .admit = std::move(admit)});
     return {};
   }
 
   engine::Generator& generator() override { return *metered_; }
 
  private:
-  static Result<std::unique_ptr<store::Counters>> open_counters(const std::string& url,
-                                                                std::function<Result<std::vector<store::Spent>>()> spent) {
+  static Result<std::unique_ptr<store::Counters>> open_counters(
+      const std::string& url, std::function<Result<std::vector<store::Spent>>()> spent) {
     if (url.empty()) return store::memory_counters();
     const auto server = TRY(store::parse_redis_url(url));
     return store::with_fallback(TRY(store::redis_counters(server, {.ledger = std::move(spent)})));

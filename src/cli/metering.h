@@ -24,7 +24,8 @@ struct MeteringOptions {
           "team); none: no limits.");
     field("counters", counters,
           "redis://HOST:PORT where several servers count together; left out: each counts for itself.");
-    field("budget_webhook", budget_webhook, "URL that is told (POST, JSON) when a budget reaches a share that its rule names.");
+    field("budget_webhook", budget_webhook,
+          "URL that is told (POST, JSON) when a budget reaches a share that its rule names.");
   }
 };
 

@@ -20,9 +20,10 @@ struct RoutingOptions {
   Bytes response_cache{0};
   std::chrono::milliseconds response_cache_ttl{3'600'000};
   void fields(auto&& field) {
-    field("response_cache", response_cache,
-          "Memory for answers of routes, given again to who asks the same (temperature 0, or a seed; cache-control says "
-          "otherwise), and first where every deployment is out; 0: none is kept.");
+    field(
+        "response_cache", response_cache,
+        "Memory for answers of routes, given again to who asks the same (temperature 0, or a seed; cache-control says "
+        "otherwise), and first where every deployment is out; 0: none is kept.");
     field("response_cache_ttl", response_cache_ttl, "Milliseconds that such an answer is good for.");
   }
 };
@@ -49,9 +50,10 @@ struct ServeOptions {
     host.fields(field);
     routing.fields(field);
     state.fields(field);
-    field("identity", identity,
-          "File (YAML) of who else may ask: issuers of tokens (OpenID Connect), clients' certificates, and the rules of "
-          "what each may do.");
+    field(
+        "identity", identity,
+        "File (YAML) of who else may ask: issuers of tokens (OpenID Connect), clients' certificates, and the rules of "
+        "what each may do.");
     metering.fields(field);
     field("drain_timeout", drain_timeout, "Milliseconds that running answers get to end after SIGTERM.");
     field("log_level", log_level, "debug, info, warn, error or off.");

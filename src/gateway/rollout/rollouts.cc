@@ -146,6 +146,12 @@ std::optional<Split> Rollouts::split(const std::string& group, const engine::Req
   return Split{.canary = trial.plan.to, .chosen = chosen(trial, request, trial.share()), .version = trial.version};
 }
 
+bool Rollouts::takes(const std::string& group) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = trials_.find(group);
+  return found != trials_.end() && found->second.share() > 0;
+}
+
 // A sender's place is the same at every step, so that shares that grow only add to those who are in.
 bool Rollouts::chosen(Trial& trial, const engine::Request& request, double share) {
   if (share <= 0) return false;

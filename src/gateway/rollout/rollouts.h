@@ -76,6 +76,7 @@ class Rollouts final : public Steering {
   Status score(const std::string& route, bool canary, double score);
 
   std::optional<Split> split(const std::string& group, const engine::Request& request) override;
+  bool takes(const std::string& group) const override;
   void ended(const AttemptEnd& end) override;
   std::shared_ptr<Tap> tap(const std::string& group, const engine::Request& request) override;
   void set_groups(const std::vector<Group>& groups) override;

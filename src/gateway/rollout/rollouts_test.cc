@@ -503,6 +503,32 @@ TEST(RolloutsInTheRouter, AnAnswerThatIsUnderWayEndsThere) {
   EXPECT_EQ(trial.read(), "old");
 }
 
+TEST(RolloutsInTheRouter, WhoWaitedForATrialDoesNotGoThereOnceItIsCalledBack) {
+  RolloutPlan plan;
+  plan.steps = {1};
+  Trial trial(plan);
+  auto table = trial.router->table();
+  for (auto& each : table.deployments) each.max_concurrent = 1;
+  ASSERT_TRUE(trial.router->set_table(table).has_value());
+  for (auto& each : trial.generators) each->on_start = nullptr;
+  fake::Sink sinks[3];
+  std::vector<std::unique_ptr<engine::Ticket>> tickets;
+  for (auto& sink : sinks) {
+    auto ticket = trial.router->start(fake::ask(), sink);
+    ASSERT_TRUE(ticket.has_value());
+    tickets.push_back(std::move(*ticket));
+  }
+  EXPECT_EQ(trial.canary().started, 1);
+  EXPECT_EQ(trial[0].started, 1);
+  ASSERT_TRUE(trial.rollouts->rollback("g", "", "").has_value());
+  trial.canary().last().answer("new");  // a place there is free
+  trial.router->turn();
+  EXPECT_EQ(trial.canary().started, 1);
+  trial[0].last().answer("old");
+  trial.router->turn();
+  EXPECT_EQ(trial[0].started, 2);
+}
+
 TEST(RolloutsInTheRouter, WhatATrialAnsweredIsNotKeptForTheOthers) {
   RolloutPlan plan;
   plan.steps = {1};

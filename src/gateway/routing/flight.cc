@@ -205,7 +205,8 @@ std::optional<Flight::Refusal> Flight::advance() {
     question.group = &group;
     question.without = &tried;
     question.only = only_.empty() ? nullptr : &only_;
-    question.trial = split && split->chosen ? &split->canary : nullptr;
+    const bool chosen = split && split->chosen && core_->options().steering->takes(group.name);
+    question.trial = chosen ? &split->canary : nullptr;
     auto picked = core_->pick(*this, question);
     if (std::holds_alternative<Router::Core::Wait>(picked)) return std::nullopt;
     if (auto* found = std::get_if<Picked>(&picked)) {

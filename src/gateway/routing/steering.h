@@ -51,6 +51,8 @@ class Steering {
   virtual ~Steering() = default;
   // nothing: the group has no version on trial.
   virtual std::optional<Split> split(const std::string& group, const engine::Request& request) = 0;
+  // Whether who was chosen for it may still go there: it may have been called back meanwhile.
+  virtual bool takes(const std::string& group) const = 0;
   // Of each request the first attempt alone: what follows a failure is no fair sample.
   virtual void ended(const AttemptEnd& end) = 0;
   // Null: nobody wants to follow. `request` as its deployments get it, but for the model's name.
