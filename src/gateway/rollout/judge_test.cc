@@ -11,22 +11,22 @@
 namespace ashlar::gateway {
 namespace {
 
-// Looked at after every request, of two thousand: the bound of Ville's inequality, and what a test of each look by
+// Looked at after every request, of a thousand: the bound of Ville's inequality, and what a test of each look by
 // itself would do.
 TEST(Judge, BetsAreRarelyWonByChanceHoweverOftenOneLooks) {
   std::mt19937_64 draws(1);
   int fooled = 0;
-  for (int run = 0; run < 2000; ++run) {
+  for (int run = 0; run < 1000; ++run) {
     std::bernoulli_distribution fails(0.03);
     int hits = 0;
-    for (int n = 1; n <= 2000; ++n) {
+    for (int n = 1; n <= 1000; ++n) {
       hits += fails(draws) ? 1 : 0;
       if (evidence_above(hits, n, 0.03) < 20) continue;  // 1 in 20
       ++fooled;
       break;
     }
   }
-  EXPECT_LE(fooled, 100 + 30);
+  EXPECT_LE(fooled, 50 + 20);
 }
 
 TEST(Judge, BetsAgreeWithTheRatioThatTheyAreMadeOf) {

@@ -98,7 +98,7 @@ struct Street {
     }
   }
   Json show() { return rollouts->show("g").value_or(Json()); }
-  std::string state() { return show()["state"]; }
+  std::string state() { return rollouts->list()[0]["state"]; }
 };
 
 TEST(Rollouts, OneThatFailsAFifthOfItsRequestsIsRolledBackInItsFirstStep) {
