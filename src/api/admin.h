@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "api/errors.h"
-#include "base/json.h"
+#include "base/json_full.h"  // by value
 #include "gateway/identity/identity.h"
 
 namespace ashlar::api {

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <string>
 
-#include "base/json_full.h"
+#include "base/json_full.h"  // by value
 
 namespace ashlar::gateway {
 
