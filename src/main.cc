@@ -43,7 +43,7 @@ constexpr Command kCommands[] = {
     {"restore", "FILE", "put such a copy in their place", ashlar::cli::restore},
     {"upstream", "seal", "seal an upstream's key for the configuration file", ashlar::cli::upstream},
     {"rollout", "list | show | promote | rollback | ...", "versions of models on trial, of a server that runs", ashlar::cli::rollout},
-    {"config", "check FILE", "check a configuration file of `ashlar serve`", ashlar::cli::config},
+    {"config", "check | import-litellm FILE", "check a configuration file of `ashlar serve`, or make one", ashlar::cli::config},
 };
 
 void print_help(std::FILE* out) {

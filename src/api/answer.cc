@@ -46,7 +46,14 @@ struct Answer::Part final : engine::Sink {
   Part(Answer& owner, int first, std::string_view prompt) : answer(owner), first_choice(first), prompt_member(prompt) {}
   void on(engine::Event event) override { answer.on(*this, std::move(event)); }
 
+  // Stands behind what was told so far.
+  net::Marks marks() const {
+    if (delivery->count == nullptr) return {};
+    return {{.count = delivery->count, .value = delivery->value}};
+  }
+
   Answer& answer;
+  const std::shared_ptr<engine::Delivery> delivery = std::make_shared<engine::Delivery>();
   const int first_choice;
   const std::string_view prompt_member;  // what the request calls its prompt
 };
@@ -74,6 +81,7 @@ void Answer::start(engine::Generator& generator, std::vector<engine::Request> re
   }
   requests.front().notes = notes_;
   for (std::size_t i = 0; i < requests.size(); ++i) {
+    requests[i].delivery = parts_[i]->delivery;
     auto ticket = generator.start(std::move(requests[i]), *parts_[i]);
     if (ticket) {
       tickets_.push_back(std::move(*ticket));
@@ -93,7 +101,7 @@ void Answer::on(Part& part, engine::Event event) {
     render(part, event, out);
     if (reply_.stream && !out.empty()) {
       open();
-      exchange_->write(std::move(out));
+      exchange_->write_marked(std::move(out), part.marks());
       last_write_ = engine::Clock::now();
     }
     if (std::holds_alternative<engine::Finished>(event) && parts_left_ == 0) finish();
@@ -141,6 +149,13 @@ net::Headers Answer::with_notes(net::Headers headers) const {
   return headers;
 }
 
+net::Marks Answer::marks() const {
+  net::Marks all;
+  for (const auto& part : parts_)
+    for (net::Mark& mark : part->marks()) all.push_back(std::move(mark));
+  return all;
+}
+
 void Answer::open() {
   if (std::exchange(opened_, true)) return;
   exchange_->begin(200, with_notes({{"content-type", "text/event-stream; charset=utf-8"},
@@ -154,10 +169,11 @@ void Answer::finish() {
     open();
     if (reply_.include_usage) dialect_->usage(total_, out);
     out.append("data: [DONE]\n\n");
-    exchange_->write(std::move(out));
+    exchange_->write_marked(std::move(out), marks());
     exchange_->end();
   } else {
-    exchange_->respond(200, with_notes({{"content-type", "application/json"}}), dialect_->whole(choices_, total_));
+    exchange_->respond_marked(200, with_notes({{"content-type", "application/json"}}),
+                              dialect_->whole(choices_, total_), marks());
   }
   over_ = true;
 }

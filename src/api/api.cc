@@ -4,11 +4,14 @@
 
 #include <algorithm>
 #include <exception>
+#include <memory>
+#include <mutex>
 #include <utility>
 
 #include "api/door.h"
 #include "api/keys.h"
 #include "api/routes.h"
+#include "api/wrong_keys.h"
 #include "base/log.h"
 #include "gateway/identity/identity.h"
 
@@ -50,7 +53,7 @@ class ApiImpl final : public Api {
  public:
   ApiImpl(ApiOptions options, Keys keys, std::unique_ptr<gateway::Identity> identity)
       : options_(std::move(options)),
-        keys_(std::move(keys)),
+        keys_(std::make_shared<const Keys>(std::move(keys))),
         shared_{.keeper = std::make_shared<Keeper>(options_.sse_ping),
                 .adapter_folder = options_.adapter_folder,
                 .identity = identity.get()},
@@ -59,18 +62,30 @@ class ApiImpl final : public Api {
   net::Handler handler() override {
     return [this](std::shared_ptr<net::Exchange> exchange) { handle(std::move(exchange)); };
   }
-  void serve(engine::Generator& generator, engine::Embedder* embedder, engine::Reranker* reranker) override {
+  void serve(engine::Generator& generator, engine::Embedder* embedder, engine::Reranker* reranker,
+             std::function<std::vector<std::string>()> troubles) override {
+    shared_.troubles = std::move(troubles);
     shared_.embedder = embedder;
     shared_.reranker = reranker;
     shared_.generator = &generator;
     Phase loading = Phase::loading;
     shared_.phase.compare_exchange_strong(loading, Phase::ready);
   }
+  void set_keys(Keys keys) override {
+    auto fresh = std::make_shared<const Keys>(std::move(keys));
+    const std::lock_guard lock(keys_mutex_);
+    keys_.swap(fresh);
+  }
   void drain() override { shared_.phase = Phase::draining; }
 
  private:
+  std::shared_ptr<const Keys> keys() const {
+    const std::lock_guard lock(keys_mutex_);
+    return keys_;
+  }
+
   // Nobody is asked who they are.
-  bool open_to_all() const { return keys_.empty() && (shared_.identity == nullptr || !shared_.identity->required()); }
+  bool open_to_all(const Keys& keys) const { return keys.empty() && (shared_.identity == nullptr || !shared_.identity->required()); }
 
   void handle(std::shared_ptr<net::Exchange> inner) {
     const net::HttpRequest& request = inner->request();
@@ -103,7 +118,8 @@ class ApiImpl final : public Api {
   Outcome<void> receive(const std::shared_ptr<Asked>& asked) {
     Call& call = asked->call;
     const net::HttpRequest& request = call.request();
-    const bool open = open_to_all();
+    const auto keys = this->keys();
+    const bool open = open_to_all(*keys);
     if (open) TRY(check_browser(request, options_.cors_origin));
     if (request.method == "OPTIONS" && !asked->allow.empty()) {
       preflight(*call.exchange, asked->allow);
@@ -113,15 +129,31 @@ class ApiImpl final : public Api {
     if (asked->route != nullptr && asked->route->scope == Scope::open) return asked->route->handle(call);
     if (open) return admit(*asked, owner("", gateway::Proof::loopback));
     const auto credential = credential_of(request.headers);
-    if (auto tenant = keys_.find(credential)) return admit(*asked, owner(std::move(*tenant), gateway::Proof::key));
-    if (shared_.identity == nullptr || !shared_.identity->required()) {
-      TRY(keys_.authenticate(request.headers));  // gives the error
-      return {};
-    }
+    if (auto tenant = keys->find(credential)) return admit(*asked, owner(std::move(*tenant), gateway::Proof::key));
+    if (shared_.identity == nullptr || !shared_.identity->required())
+      return not_known(call, credential.empty() ? keys->authenticate(request.headers).error()
+                                                : Error{Code::unauthorized, "the API key is not valid"});
     shared_.identity->identify(credential, request, [this, asked](Result<gateway::Who> who) {
-      attempt(*asked, [&]() -> Outcome<void> { return admit(*asked, TRY(std::move(who))); });
+      attempt(*asked, [&]() -> Outcome<void> {
+        if (!who) return not_known(asked->call, std::move(who.error()));
+        return admit(*asked, std::move(*who));
+      });
     });
     return {};
+  }
+
+  // Who shows too many wrong keys is not even told that they are wrong.
+  Fault not_known(const Call& call, Error error) {
+    const net::HttpRequest& request = call.request();
+    const auto shown = credential_of(request.headers);
+    // Tokens of issuers cannot be guessed, and those that have expired must be told so.
+    if (error.code != Code::unauthorized || shown.empty() || gateway::looks_like_token(shown)) return Fault(std::move(error));
+    const auto wait = wrong_keys_.count(gateway::address_of_peer(request.peer), WrongKeys::Clock::now());
+    if (!wait) return Fault(std::move(error));
+    Fault fault({Code::exhausted, "too many wrong API keys came from this address; right ones are still taken"}, "",
+                "rate_limit_exceeded");
+    fault.retry_after = *wait;
+    return fault;
   }
 
   Outcome<void> admit(Asked& asked, gateway::Who who) {
@@ -168,8 +200,10 @@ class ApiImpl final : public Api {
   }
 
   const ApiOptions options_;
-  const Keys keys_;
+  mutable std::mutex keys_mutex_;
+  std::shared_ptr<const Keys> keys_;  // GUARDED_BY(keys_mutex_); never null
   Shared shared_;
+  WrongKeys wrong_keys_;
   const std::unique_ptr<gateway::Identity> identity_;  // dies first: whoever waits for an issuer is answered then
 };
 

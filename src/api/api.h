@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -14,6 +15,8 @@
 #include "net/http.h"
 
 namespace ashlar::api {
+
+class Keys;
 
 struct ApiOptions {
   std::vector<std::string> api_key;
@@ -49,8 +52,13 @@ class Api {
   virtual net::Handler handler() = 0;
   // The generator is loaded: requests are served from now on.
   // `embedder` and `reranker`: null where no model is such; they outlive this as the generator does.
+  // `troubles`, if any, says what an operator should know, a sentence each: for /api/status, and how many for /health.
   virtual void serve(engine::Generator& generator, engine::Embedder* embedder = nullptr,
-                     engine::Reranker* reranker = nullptr) = 0;
+                     engine::Reranker* reranker = nullptr,
+                     std::function<std::vector<std::string>()> troubles = nullptr) = 0;
+  // The keys of the command line, from now on; requests under way go on. Whether the server may stand open without is
+  // the caller's to ask: check_exposure().
+  virtual void set_keys(Keys keys) = 0;
   // New work is answered 503 from now on; what runs, goes on.
   virtual void drain() = 0;
 };

@@ -67,6 +67,13 @@ class Door final : public net::Exchange, public std::enable_shared_from_this<Doo
     inner_->begin(status, with_common(std::move(headers)));
   }
   void write(std::string piece) override { inner_->write(std::move(piece)); }
+  void respond_marked(int status, net::Headers headers, std::string body, net::Marks marks) override {
+    inner_->respond_marked(status, with_common(std::move(headers)), std::move(body), std::move(marks));
+    count(status);
+  }
+  void write_marked(std::string piece, net::Marks marks) override {
+    inner_->write_marked(std::move(piece), std::move(marks));
+  }
   void end() override {
     inner_->end();
     count(begun_);

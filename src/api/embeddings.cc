@@ -75,9 +75,10 @@ Outcome<void> embeddings(Call& call) {
   for (const engine::TextOrIds& input : request.inputs)
     if (const auto* text = std::get_if<std::string>(&input); text != nullptr && text->empty())
       return bad("input", "'input' holds an empty string");
-  embedder->embed(std::move(request), [exchange = call.exchange, model = model.id, base64](auto answer) {
-    if (!answer) return respond_refusal(*exchange, std::move(answer).error(), "input");
-    exchange->respond(200, {{"content-type", "application/json"}}, embeddings_json(model, *answer, base64));
+  const ReadingReply reply(call, request);
+  embedder->embed(std::move(request), [reply, model = model.id, base64](auto answer) {
+    if (!answer) return reply.refuse(std::move(answer).error(), "input");
+    reply.respond(embeddings_json(model, *answer, base64));
   });
   return {};
 }

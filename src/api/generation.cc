@@ -220,10 +220,9 @@ void read_generation(Fields& fields, const engine::ModelCard& model, engine::Req
   if (!model.foreign) refuse_what_is_not_served(fields);
 }
 
-void sign(const Call& call, engine::Request& request) {
+engine::Sender sender_of(const Call& call) {
   const net::Headers& headers = call.request().headers;
-  request.tenant = call.tenant;
-  engine::Sender& sender = request.sender;
+  engine::Sender sender;
   if (call.who != nullptr) {
     sender.key = call.who->key_id;
     sender.user = call.who->user;
@@ -234,6 +233,12 @@ void sign(const Call& call, engine::Request& request) {
   sender.session = said("x-session-id");
   sender.cache_control = said("cache-control");
   sender.data_classes = words_of(said("x-ashlar-data-class"));
+  return sender;
+}
+
+void sign(const Call& call, engine::Request& request) {
+  request.tenant = call.tenant;
+  request.sender = sender_of(call);
 }
 
 void cap_output(const Call& call, Fields& fields, engine::Stopping& stopping) {

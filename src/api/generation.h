@@ -40,6 +40,7 @@ Outcome<std::vector<TextInput>> read_texts(Fields& fields, const std::string& na
 
 // Who sends it, and what their headers say of its way: x-session-id, x-ashlar-data-class (a list), cache-control.
 void sign(const Call& call, engine::Request& request);
+engine::Sender sender_of(const Call& call);
 
 // How many token ids a request may name: the model's, or any where its vocabulary is not known.
 int id_limit(const engine::ModelCard& model);

@@ -1,6 +1,9 @@
 // GET /health, /version, /api/status
 #include <fmt/format.h>
 
+#include <utility>
+#include <vector>
+
 #include "api/routes.h"
 #include "base/json.h"
 
@@ -13,6 +16,15 @@ void respond_unavailable(const Call& call, std::string_view why) {
                          fmt::format(R"({{"error":{{"code":503,"message":"{}","type":"unavailable_error"}}}})", why));
 }
 
+// What an operator should know, a sentence each.
+std::vector<std::string> troubles_of(const Shared& shared) {
+  std::vector<std::string> all;
+  if (shared.identity != nullptr) all = shared.identity->troubles();
+  if (shared.generator != nullptr && shared.troubles)
+    for (std::string& trouble : shared.troubles()) all.push_back(std::move(trouble));
+  return all;
+}
+
 }  // namespace
 
 Outcome<void> health(Call& call) {
@@ -23,6 +35,9 @@ Outcome<void> health(Call& call) {
     respond_unavailable(call, "Loading model");
   else if (!generator->load().healthy)
     respond_unavailable(call, "The engine stands still");
+  else if (const auto troubles = troubles_of(call.shared); !troubles.empty())
+    // It serves. The sentences are for those who may read /api/status.
+    call.respond_json(fmt::format(R"({{"status":"ok","troubles":{}}})", troubles.size()));
   else
     call.respond_json(R"({"status":"ok"})");
   return {};
@@ -38,11 +53,10 @@ Outcome<void> status(Call& call) {
   const engine::Generator& generator = *TRY(call.generator());
   const auto load = generator.load();
   std::string troubles;
-  if (call.shared.identity != nullptr)
-    for (const std::string& trouble : call.shared.identity->troubles()) {
-      troubles.append(troubles.empty() ? R"(,"troubles":[)" : ",");
-      append_json_string(troubles, trouble);
-    }
+  for (const std::string& trouble : troubles_of(call.shared)) {
+    troubles.append(troubles.empty() ? R"(,"troubles":[)" : ",");
+    append_json_string(troubles, trouble);
+  }
   if (!troubles.empty()) troubles.push_back(']');
   call.respond_json(fmt::format(
       R"({{"version":"{}","running":{},"waiting":{},"kv_used":{:.4f},"prefill_tokens_per_second":{:.1f},"decode_tokens_per_second":{:.1f},"healthy":{}{}}})",

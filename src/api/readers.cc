@@ -1,6 +1,7 @@
 #include "api/readers.h"
 
 #include <memory>
+#include <utility>
 
 #include "base/json_full.h"
 
@@ -25,8 +26,16 @@ std::stop_token stop_when_gone(net::Exchange& exchange) {
   return source->get_token();
 }
 
-void respond_refusal(net::Exchange& exchange, engine::Generator::Refusal refusal, std::string texts) {
-  respond_fault(exchange, fault_of(std::move(refusal), texts));
+void ReadingReply::respond(std::string json) const {
+  net::Headers headers{{"content-type", "application/json"}};
+  headers.insert(headers.end(), notes_->begin(), notes_->end());
+  net::Marks marks;
+  if (delivery_->count != nullptr) marks.push_back({.count = delivery_->count, .value = delivery_->value});
+  exchange_->respond_marked(200, std::move(headers), std::move(json), std::move(marks));
+}
+
+void ReadingReply::refuse(engine::Generator::Refusal refusal, std::string texts) const {
+  respond_fault(*exchange_, fault_of(std::move(refusal), texts), *notes_);
 }
 
 }  // namespace ashlar::api

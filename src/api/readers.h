@@ -1,11 +1,13 @@
 // What /v1/embeddings and /v1/rerank have in common.
 #pragma once
 
+#include <memory>
 #include <stop_token>
 #include <string>
 
 #include "api/errors.h"
 #include "api/fields.h"
+#include "api/generation.h"
 #include "api/routes.h"
 #include "engine/generator.h"
 #include "net/http.h"
@@ -26,10 +28,26 @@ Outcome<Request> begin_reading(const Call& call, const engine::ModelCard& model,
   fields.read("keep_alive", request.keep_alive);
   request.truncate = TRY(read_truncation(fields));
   request.stop = stop_when_gone(*call.exchange);
+  request.sender = sender_of(call);
+  request.notes = std::make_shared<engine::Notes>();
+  request.delivery = std::make_shared<engine::Delivery>();
   return request;
 }
 
-// `texts` names the member whose texts were too long.
-void respond_refusal(net::Exchange& exchange, engine::Generator::Refusal refusal, std::string texts);
+// Answers with what those on the way had to say.
+class ReadingReply {
+ public:
+  template <class Request>
+  ReadingReply(const Call& call, const Request& request)
+      : exchange_(call.exchange), notes_(request.notes), delivery_(request.delivery) {}
+  void respond(std::string json) const;
+  // `texts` names the member whose texts were too long.
+  void refuse(engine::Generator::Refusal refusal, std::string texts) const;
+
+ private:
+  std::shared_ptr<net::Exchange> exchange_;
+  std::shared_ptr<const engine::Notes> notes_;
+  std::shared_ptr<const engine::Delivery> delivery_;
+};
 
 }  // namespace ashlar::api

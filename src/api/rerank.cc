@@ -100,9 +100,10 @@ Outcome<void> rerank(Call& call) {
   request.documents = TRY(read_documents(fields));
   RankReply reply{.model = model.id, .top = top == 0 ? request.documents.size() : static_cast<std::size_t>(top)};
   if (show) reply.documents = request.documents;
-  reranker->rerank(std::move(request), [exchange = call.exchange, reply = std::move(reply)](auto answer) {
-    if (!answer) return respond_refusal(*exchange, std::move(answer).error(), "documents");
-    exchange->respond(200, {{"content-type", "application/json"}}, ranking_json(reply, *answer));
+  const ReadingReply way(call, request);
+  reranker->rerank(std::move(request), [way, reply = std::move(reply)](auto answer) {
+    if (!answer) return way.refuse(std::move(answer).error(), "documents");
+    way.respond(ranking_json(reply, *answer));
   });
   return {};
 }

@@ -2,11 +2,13 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "api/errors.h"
 #include "api/keeper.h"
@@ -31,6 +33,7 @@ struct Shared {
   std::shared_ptr<Keeper> keeper;
   std::string adapter_folder;                   // where adapters that clients load lie; "": none was named
   const gateway::Identity* identity = nullptr;  // null: keys of the command line, at most
+  std::function<std::vector<std::string>()> troubles;  // may be null; set before the generator is
 };
 
 // One request on its way through the room.

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <ctime>
 
@@ -11,8 +12,8 @@
 namespace ashlar::log {
 namespace {
 
-Level g_level = Level::info;
-Format g_format = Format::text;
+std::atomic<Level> g_level = Level::info;
+std::atomic<Format> g_format = Format::text;
 
 std::string_view level_name(Level level) {
   switch (level) {
@@ -41,7 +42,8 @@ void configure(Level level, Format format) {
 }
 
 void write(Level level, std::string_view event, std::initializer_list<Field> fields) {
-  if (level < g_level || g_level == Level::off) return;
+  const Level least = g_level.load(std::memory_order_relaxed);
+  if (level < least || least == Level::off) return;
   std::string line;
   if (g_format == Format::json) {
     line = fmt::format(R"({{"time":"{}","level":"{}","event":)", timestamp(), level_name(level));

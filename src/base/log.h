@@ -26,7 +26,7 @@ struct Field {
   Field(std::string_view k, T v) : key(k), value(fmt::format("{}", v)), quoted(false) {}
 };
 
-// Set once at start, before threads exist.
+// Any thread, at any time.
 void configure(Level level, Format format);
 
 void write(Level level, std::string_view event, std::initializer_list<Field> fields);

@@ -5,7 +5,10 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cstdint>
 #include <filesystem>
+#include <fstream>
+#include <sstream>
 
 #include "base/nearest.h"
 
@@ -30,40 +33,58 @@ std::string show(long long value) { return fmt::format("{}", value); }
 
 }  // namespace options_detail
 
-Status read_options_file(const std::string& path, std::vector<Option>& options,
+Status read_options_text(const std::string& text, const std::string& path, std::vector<Option>& options,
                          const std::vector<std::string>& sections) {
-  if (!std::filesystem::is_regular_file(path))
-    return Error{Code::not_found, fmt::format("{}: no such configuration file", path)};
+  std::string faults;
+  const auto fail = [&](const YAML::Node& at, std::string_view why) {
+    faults += fmt::format("{}{}:{}: {}", faults.empty() ? "" : "\n", path, at.Mark().line + 1, why);
+  };
+  const auto set = [&](const YAML::Node& at, const YAML::Node& value, const Option& option) {
+    if (!value.IsScalar()) return fail(at, option.name + " takes a single value");
+    if (const Status done = option.set(value.Scalar()); !done) fail(at, done.error().message);
+  };
   try {
-    const YAML::Node root = YAML::LoadFile(path);
+    const YAML::Node root = YAML::Load(text);
     if (root.IsNull()) return {};
     if (!root.IsMap()) return Error{Code::invalid, fmt::format("{}: expected `name: value` lines", path)};
     for (const auto& entry : root) {
-      auto name = entry.first.as<std::string>();
+      if (!entry.first.IsScalar()) {
+        fail(entry.first, "an option's name should be a word");
+        continue;
+      }
+      std::string name = entry.first.Scalar();
       std::ranges::replace(name, '-', '_');
-      const auto at = fmt::format("{}:{}", path, entry.first.Mark().line + 1);
-      const auto option = std::ranges::find(options, name, &Option::name);
       if (std::ranges::find(sections, name) != sections.end()) continue;
+      const auto option = std::ranges::find(options, name, &Option::name);
       if (option == options.end()) {
         std::vector<std::string> known = sections;
         for (const Option& each : options) known.push_back(each.name);
-        return Error{Code::invalid, fmt::format("{}: no option is called '{}'{}", at, name, did_you_mean(name, known))};
+        fail(entry.first, fmt::format("no option is called '{}'{}", name, did_you_mean(name, known)));
+      } else if (entry.second.IsSequence() && option->is_list) {
+        for (const auto& item : entry.second) set(entry.first, item, *option);
+      } else {
+        set(entry.first, entry.second, *option);
       }
-      const auto set = [&](const YAML::Node& value) -> Status {
-        if (!value.IsScalar()) return Error{Code::invalid, fmt::format("{}: {} takes a single value", at, name)};
-        auto done = option->set(value.as<std::string>());
-        if (!done) return Error{done.error().code, fmt::format("{}: {}", at, done.error().message)};
-        return {};
-      };
-      if (entry.second.IsSequence() && option->is_list)
-        for (const auto& item : entry.second) TRY(set(item));
-      else
-        TRY(set(entry.second));
     }
   } catch (const YAML::Exception& e) {
-    return Error{Code::invalid, fmt::format("{}: {}", path, e.what())};
+    return Error{Code::invalid, fmt::format("{}:{}: {}", path, e.mark.line + 1, e.msg)};
   }
+  if (!faults.empty()) return Error{Code::invalid, faults};
   return {};
+}
+
+Status read_options_file(const std::string& path, std::vector<Option>& options,
+                         const std::vector<std::string>& sections) {
+  constexpr std::uintmax_t kMostBytes = 4 << 20;
+  if (!std::filesystem::is_regular_file(path))
+    return Error{Code::not_found, fmt::format("{}: no such configuration file", path)};
+  std::error_code failed;
+  if (std::filesystem::file_size(path, failed) > kMostBytes)
+    return Error{Code::too_large, fmt::format("{}: larger than 4 MiB", path)};
+  std::ifstream in(path, std::ios::binary);
+  std::ostringstream text;
+  text << in.rdbuf();
+  return read_options_text(text.str(), path, options, sections);
 }
 
 Status read_options_environment(std::vector<Option>& options) {

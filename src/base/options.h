@@ -14,6 +14,7 @@
 #include <charconv>
 #include <chrono>
 #include <functional>
+#include <map>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -109,11 +110,30 @@ std::vector<Option> list_options(T& object) {
   return out;
 }
 
-// Reads `path` (YAML: a flat map of option names) into `options`.
-// `sections` are names that the file may also hold, for others to read.
-// not_found, invalid (an unknown name, a wrong value: says which line).
+// Reads `text` (YAML: a flat map of option names), which errors call `path`, into `options`.
+// `sections` are names that it may also hold, for others to read.
+// invalid: unknown names and wrong values, each with its line.
+Status read_options_text(const std::string& text, const std::string& path, std::vector<Option>& options,
+                         const std::vector<std::string>& sections = {});
+
+// The same of the file at `path`. Also not_found; too_large: beyond 4 MiB.
 Status read_options_file(const std::string& path, std::vector<Option>& options,
                          const std::vector<std::string>& sections = {});
+
+// The values of `object` as they are now, by name, as texts of which equal ones mean equal values.
+template <class T>
+std::map<std::string, std::string> option_values(T& object) {
+  std::map<std::string, std::string> out;
+  object.fields([&](std::string_view name, auto& value, std::string_view help) {
+    std::string text;
+    if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, std::vector<std::string>>)
+      for (const std::string& each : value) text += std::to_string(each.size()) + ":" + each;
+    else
+      text = options_detail::make(name, value, help).default_value;
+    out.emplace(name, std::move(text));
+  });
+  return out;
+}
 
 // Reads ASHLAR_<NAME> for each option. invalid: a wrong value.
 Status read_options_environment(std::vector<Option>& options);

@@ -15,7 +15,7 @@ extern "C" const char ashlar_default_model_end[];
 namespace ashlar::cli {
 
 Result<std::string> default_model_path() {
-  static std::string path;  // main thread alone
+  static std::string path;  // one thread at a time: a server that starts, or that reads its configuration
   if (!path.empty()) return path;
   const auto failed = [] {
     return Error{Code::io, fmt::format("the embedded model cannot be opened: {}", std::strerror(errno))};

@@ -52,6 +52,27 @@ int fail(const std::string& command, const std::string& message) {
   return 2;
 }
 
+// The file, the environment, then the flags.
+Status apply(CommandLine& line, const std::vector<Given>& given, const std::string* text) {
+  if (line.reads_environment) {
+    if (!line.config.empty() && text != nullptr)
+      TRY(read_options_text(*text, line.config, line.options, line.sections));
+    else if (!line.config.empty())
+      TRY(read_options_file(line.config, line.options, line.sections));
+    TRY(read_options_environment(line.options));
+  }
+  for (const Given& each : given)
+    if (const Status set = each.option->set(each.text); !set)
+      return Error{set.error().code, fmt::format("{}: {}", flag_name(*each.option), set.error().message)};
+  return {};
+}
+
+// Words into `given`, and the file's name.
+void understand(CLI::App& app, CommandLine& line, const std::vector<std::string>& arguments, std::vector<Given>& given) {
+  declare(app, line, given, line.config);
+  app.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));
+}
+
 }  // namespace
 
 std::optional<int> parse(CommandLine& line, const std::vector<std::string>& arguments) {
@@ -61,27 +82,27 @@ std::optional<int> parse(CommandLine& line, const std::vector<std::string>& argu
                                   : ""));
   app.get_formatter()->column_width(34);
   std::vector<Given> given;
-  std::string& config = line.config;
-  declare(app, line, given, config);
   try {
-    std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());
-    app.parse(std::move(reversed));
+    understand(app, line, arguments, given);
   } catch (const CLI::CallForHelp&) {
     fmt::print("{}", app.help());
     return 0;
   } catch (const CLI::ParseError& e) {
     return fail(line.name, e.what());
   }
-  if (line.reads_environment) {
-    if (!config.empty())
-      if (auto read = read_options_file(config, line.options, line.sections); !read) return fail(line.name, read.error().message);
-    if (auto read = read_options_environment(line.options); !read) return fail(line.name, read.error().message);
-  }
-  for (const Given& each : given)
-    if (auto set = each.option->set(each.text); !set) {
-      return fail(line.name, fmt::format("{}: {}", flag_name(*each.option), set.error().message));
-    }
+  if (const Status done = apply(line, given, nullptr); !done) return fail(line.name, done.error().message);
   return std::nullopt;
+}
+
+Status parse_again(CommandLine& line, const std::vector<std::string>& arguments, const std::string* text) {
+  CLI::App app;
+  std::vector<Given> given;
+  try {
+    understand(app, line, arguments, given);
+  } catch (const CLI::Error& e) {
+    return Error{Code::invalid, e.what()};
+  }
+  return apply(line, given, text);
 }
 
 }  // namespace ashlar::cli

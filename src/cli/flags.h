@@ -34,4 +34,8 @@ struct CommandLine {
 // having been printed.
 std::optional<int> parse(CommandLine& line, const std::vector<std::string>& arguments);
 
+// The same once more into other options, after parse() understood these words: with `text` in the place of the file's,
+// if it is not null. Prints nothing. Errors: the file's and the environment's faults.
+Status parse_again(CommandLine& line, const std::vector<std::string>& arguments, const std::string* text);
+
 }  // namespace ashlar::cli

@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -49,12 +50,39 @@ struct HostOptions {
   }
 };
 
+// A model to be served, as it lies on the disk.
+struct HostedModel {
+  std::string name, path;
+  std::string stamp;  // of its files: another once they are others
+  bool operator==(const HostedModel&) const = default;
+};
+// `text`: the path of a GGUF file or a Hugging Face folder, the name of a pulled model, NAME= any of these, or
+// kDefaultModel. A path's served name is its file name without ".gguf", or the folder's; a pulled model's the one that
+// was typed. not_found, invalid.
+Result<HostedModel> find_hosted(const std::string& text, const HostOptions& options);
+// The models of these texts. invalid: also two of one name.
+Result<std::vector<HostedModel>> find_all_hosted(const std::vector<std::string>& texts, const HostOptions& options);
+
+// What became of models that were to be brought.
+struct BroughtModels {
+  std::vector<std::string> added, replaced;
+  std::vector<std::pair<std::string, Error>> refused;  // these are as they were
+};
+
 class Host {
  public:
-  // `models`: paths of GGUF files or Hugging Face folders, names of pulled models, NAME= any of these, or kDefaultModel.
-  // A path's served name is its file name without ".gguf", or the folder's; a pulled model's the one that was typed.
+  // Those of `models`, as find_hosted() reads them; none, where others are brought later.
   static Result<std::unique_ptr<Host>> open(const std::vector<std::string>& models, const HostOptions& options);
   virtual ~Host() = default;
+
+  // Whether such a model can be served, by a glance at its files.
+  virtual Status check(const HostedModel& model) const = 0;
+  // Serves these too, each in the place of the one of its name if that is another: once it is loaded and has answered a
+  // short request. One more where memory or max_loaded_models is full is loaded when it is asked for. Waits for all
+  // that. One thread at a time, as the next.
+  virtual BroughtModels bring(const std::vector<HostedModel>& models) = 0;
+  // Takes away all others; requests under way end on them. Their names.
+  virtual std::vector<std::string> keep_only(const std::vector<HostedModel>& models) = 0;
 
   virtual engine::Generator& generator() = 0;
   virtual engine::Embedder& embedder() = 0;  // of the models that embed

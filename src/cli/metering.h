@@ -6,9 +6,13 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
+#include "engine/embedder.h"
 #include "engine/generator.h"
+#include "engine/reranker.h"
+#include "gateway/limits/rules.h"
 #include "store/database.h"
 
 namespace ashlar::cli {
@@ -29,20 +33,39 @@ struct MeteringOptions {
   }
 };
 
-class Metering {
- public:
-  using Admit = std::function<std::optional<engine::Generator::Refusal>(const engine::Request&)>;
-
-  // `database` and `inner` outlive it; database: null where no state is kept, and then no rows are. Budgets go on where
-  // the rows of usage say they stand. not_found, invalid: the file of limits, or the address of the counters.
-  // `admit`: whether a request may begin at all now; none: each may.
-  static Result<std::unique_ptr<Metering>> open(const MeteringOptions& options, store::Database* database,
-                                                engine::Generator& inner, Admit admit = {});
-  virtual ~Metering() = default;
-  virtual engine::Generator& generator() = 0;
+// Where rows of usage go, and the folder of the journal of requests whose rows are yet to come.
+struct MeteringState {
+  store::Database* database = nullptr;  // null: no state is kept, and then no rows are
+  std::string folder;
 };
 
-// Whether `limits` is a profile or a file without faults. not_found, invalid.
-Status check_limits(const std::string& limits);
+// Who answers.
+struct MeteredParts {
+  engine::Generator& generator;
+  engine::Embedder& embedder;
+  engine::Reranker* reranker = nullptr;  // may be null
+  // Whether a request for text may begin at all now; none: each may.
+  std::function<std::optional<engine::Generator::Refusal>(const engine::Request&)> admit = {};
+};
+
+class Metering {
+ public:
+  // The database and what is within outlive it. What servers that died left open is accounted for first; budgets go on
+  // where the rows of usage say they stand. not_found, invalid: the file of limits, or the address of the counters.
+  static Result<std::unique_ptr<Metering>> open(const MeteringOptions& options, const MeteringState& state,
+                                                const MeteredParts& inner);
+  virtual ~Metering() = default;
+  virtual engine::Generator& generator() = 0;
+  // Other limits and prices, for requests that come; those that run are settled as they were reserved, and what is
+  // spent stays spent. invalid: then nothing has changed.
+  virtual Status apply(gateway::LimitsConfig config) = 0;
+  virtual engine::Embedder& embedder() = 0;
+  virtual engine::Reranker* reranker() = 0;  // null: there is none within
+  // What an operator should know, a sentence each; none: all is well. Any thread.
+  virtual std::vector<std::string> troubles() const = 0;
+};
+
+// Of a profile or a file. not_found; invalid: every fault, a line each.
+Result<gateway::LimitsConfig> read_limits_of(const std::string& limits);
 
 }  // namespace ashlar::cli

@@ -1,16 +1,24 @@
 // ashlar serve: models over HTTP.
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <csignal>
-#include <ctime>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "api/api.h"
+#include "api/keys.h"
 #include "base/log.h"
 #include "cli/answerers.h"
 #include "cli/commands.h"
 #include "cli/flags.h"
 #include "cli/kept_keys.h"
+#include "cli/metering.h"
+#include "cli/reload.h"
 #include "cli/serve_options.h"
+#include "cli/serve_plan.h"
 #include "cli/terminal.h"
 #include "gateway/identity/identity.h"
 #include "gateway/rollout/memory_alarm.h"
@@ -19,26 +27,14 @@
 namespace ashlar::cli {
 namespace {
 
-Status configure_log(const ServeOptions& options) {
-  using log::Level;
-  constexpr std::pair<std::string_view, Level> kLevels[] = {
-      {"debug", Level::debug}, {"info", Level::info}, {"warn", Level::warn}, {"error", Level::error}, {"off", Level::off}};
-  for (const auto& [name, level] : kLevels)
-    if (name == options.log_level) {
-      if (options.log_format != "text" && options.log_format != "json") return Error{Code::invalid, "--log-format is text or json"};
-      log::configure(level, options.log_format == "json" ? log::Format::json : log::Format::text);
-      return {};
-    }
-  return Error{Code::invalid, "--log-level is debug, info, warn, error or off"};
-}
-
-// The signals that end a server, taken by sigwait on the main thread; blocked
-// before any other thread begins.
+// The signals that end a server or have it read its configuration, taken by sigwait on
+// the main thread; blocked before any other thread begins.
 sigset_t block_signals() {
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGHUP);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   return signals;
 }
@@ -69,53 +65,144 @@ void print_welcome(const std::string& url, const std::vector<engine::ModelCard>&
   std::fflush(stdout);
 }
 
-// Who may ask beside the keys of the command line; `keys` outlives it.
-Result<std::unique_ptr<gateway::Identity>> open_identity(const ServeOptions& options, const KeptKeys& keys) {
-  gateway::IdentityConfig config;
-  if (!options.identity.empty()) config = TRY(gateway::read_identity_config(options.identity));
-  if (!config.certificates.empty() && options.server.tls_client_ca.empty())
-    return Error{Code::invalid, fmt::format("{}: rules for certificates need --tls-client-ca, who signs them", options.identity)};
-  const net::ProxyRules proxies(net::proxy_settings_from_environment());
-  for (gateway::IssuerOptions& issuer : config.issuers) issuer.proxies = proxies;
-  return gateway::Identity::create(std::move(config), keys.ring.get());
+// A server under way, and how it comes to be another.
+class Serving {
+ public:
+  static Result<std::unique_ptr<Serving>> open(const Words& words, ReadServePlan read);
+  ~Serving() {
+    reloader_.reset();
+    server_.reset();
+    api_.reset();
+  }
+
+  void welcome() const {
+    const ServeOptions& options = started_;
+    const bool v6 = options.server.host.find(':') != std::string::npos;
+    const std::string url = fmt::format("{}://{}{}{}:{}", options.server.tls_cert.empty() ? "http" : "https", v6 ? "[" : "",
+                                        options.server.host, v6 ? "]" : "", server_->port());
+    print_welcome(url, metering_->generator().models(), keyed_);
+  }
+
+  Reloader& reloader() { return *reloader_; }
+
+  // True: all answers ended in time.
+  bool drain() {
+    const auto limit = reloader_->drain_timeout();
+    api_->drain();
+    return server_->drain(limit);
+  }
+
+ private:
+  Result<Reloader::Outcome> apply(const ServePlan& before, ServePlan& next);
+
+  ServeOptions started_;
+  bool keyed_ = false;
+  KeptKeys keys_;
+  gateway::Identity* identity_ = nullptr;  // the api's
+  std::unique_ptr<api::Api> api_;
+  std::unique_ptr<Answerers> answerers_;  // outlives the server and the api, which are reset first
+  std::unique_ptr<gateway::MemoryAlarm> alarm_;
+  std::unique_ptr<Metering> metering_;
+  std::unique_ptr<net::HttpServer> server_;
+  std::unique_ptr<Reloader> reloader_;
+};
+
+Result<std::unique_ptr<Serving>> Serving::open(const Words& words, ReadServePlan read) {
+  ServePlan plan = TRY(std::move(read.plan));
+  auto out = std::make_unique<Serving>();
+  out->started_ = plan.options;
+  const ServeOptions& options = out->started_;
+  out->keys_ = TRY(open_keys_to_serve(options.state));
+  auto identity = TRY(gateway::Identity::create(std::move(plan.identity), out->keys_.ring.get()));
+  out->identity_ = identity.get();
+  out->keyed_ = !options.api.api_key.empty() || !options.api.api_key_file.empty() || identity->required();
+  out->api_ = TRY(api::Api::create(options.api, options.server.host, std::move(identity)));
+  out->server_ = TRY(net::HttpServer::listen(options.server, out->api_->handler()));
+  out->answerers_ = TRY(Answerers::open(plan.models,
+                                        {.host = options.host,
+                                         .repository = options.repository,
+                                         .routing = options.routing,
+                                         .database = out->keys_.database.get()},
+                                        std::move(plan.gateway)));
+  Serving* const self = out.get();
+  out->alarm_ = std::make_unique<gateway::MemoryAlarm>(
+      gateway::MemoryAlarmOptions{.running = [self] { return self->answerers_->generator().load().running; },
+                                  .unload_idle = [self] { self->answerers_->unload_idle(); }});
+  const auto folder = store::state_folder(options.state);
+  out->metering_ = TRY(Metering::open(options.metering,
+                                      {.database = out->keys_.database.get(), .folder = folder ? *folder + "/journal" : ""},
+                                      {.generator = out->answerers_->generator(),
+                                       .embedder = out->answerers_->embedder(),
+                                       .reranker = &out->answerers_->reranker(),
+                                       .admit = [self](const engine::Request& request) { return self->alarm_->admit(request); }}));
+  out->api_->serve(out->metering_->generator(), &out->metering_->embedder(), out->metering_->reranker(),
+                   [self] { return self->metering_->troubles(); });
+  out->reloader_ = std::make_unique<Reloader>(
+      Reloader::Parts{.read = [words, config = plan.config](const std::string* text) { return read_serve_plan(words, config, text); },
+                      .apply = [self](const ServePlan& before, ServePlan& next) { return self->apply(before, next); },
+                      .turn =
+                          [self] {
+                            self->answerers_->turn();
+                            self->identity_->turn();
+                          }},
+      std::move(plan), std::move(read.files));
+  return out;
 }
 
-Status serve_until_signalled(const ServeOptions& options, const std::vector<std::string>& models,
-                             GatewayPlan plan) {
-  TRY(configure_log(options));
-  const sigset_t signals = block_signals();
-  const KeptKeys keys = TRY(open_keys_to_serve(options.state));
-  auto identity = TRY(open_identity(options, keys));
-  const bool keyed = !options.api.api_key.empty() || !options.api.api_key_file.empty() || identity->required();
-  auto api = TRY(api::Api::create(options.api, options.server.host, std::move(identity)));
-  std::unique_ptr<Answerers> answerers;  // outlives the server and, through its order below, the api
-  std::unique_ptr<gateway::MemoryAlarm> alarm;
-  std::unique_ptr<Metering> metering;
-  auto server = TRY(net::HttpServer::listen(options.server, api->handler()));
-  answerers = TRY(Answerers::open(models, options.host, std::move(plan), keys.database.get()));
-  alarm = std::make_unique<gateway::MemoryAlarm>(
-      gateway::MemoryAlarmOptions{.running = [&] { return answerers->generator().load().running; },
-                                  .unload_idle = [&] { answerers->unload_idle(); }});
-  metering = TRY(Metering::open(options.metering, keys.database.get(), answerers->generator(),
-                                [&](const engine::Request& request) { return alarm->admit(request); }));
-  api->serve(metering->generator(), &answerers->embedder(), answerers->reranker());
-  const bool v6 = options.server.host.find(':') != std::string::npos;
-  const std::string url = fmt::format("{}://{}{}{}:{}", options.server.tls_cert.empty() ? "http" : "https", v6 ? "[" : "",
-                                      options.server.host, v6 ? "]" : "", server->port());
-  print_welcome(url, metering->generator().models(), keyed);
+// All that can fail comes first.
+Result<Reloader::Outcome> Serving::apply(const ServePlan& before, ServePlan& next) {
+  const bool keys_differ = next.keys_stamp != before.keys_stamp;
+  const bool identity_differs = next.identity_stamp != before.identity_stamp;
+  api::Keys keys = TRY(api::Keys::create(next.options.api.api_key, next.options.api.api_key_file));
+  std::shared_ptr<gateway::Identity::Rules> rules;
+  if (identity_differs) rules = TRY(identity_->prepare(std::move(next.identity)));
+  const bool required = rules != nullptr ? identity_->required(*rules) : identity_->required();
+  TRY(api::check_exposure(started_.server.host, !keys.empty() || required));
+  auto prepared = TRY(answerers_->prepare(next.models, std::move(next.gateway)));
+  TRY(configure_log(next.options));
 
+  Reloader::Outcome out;
+  auto [made, refused] = answerers_->commit(std::move(prepared));
+  out.made = std::move(made);
+  out.refused = std::move(refused);
+  const auto note = [&](bool differs, const char* what) {
+    if (differs) out.made.emplace_back(what);
+  };
+  if (next.limits_stamp != before.limits_stamp) {
+    if (const Status done = metering_->apply(next.limits); !done)
+      out.refused.push_back("the limits stay as they were: " + done.error().message);
+    else
+      out.made.emplace_back("~limits");
+  }
+  if (rules != nullptr) identity_->set(std::move(rules));
+  note(identity_differs, "~identity");
+  if (keys_differ) api_->set_keys(std::move(keys));
+  note(keys_differ, "~api keys");
+  note(next.options.log_level != before.options.log_level || next.options.log_format != before.options.log_format, "~log");
+  note(next.options.drain_timeout != before.options.drain_timeout, "~drain_timeout");
+  return out;
+}
+
+Status serve_until_signalled(const Words& words, ReadServePlan read) {
+  if (read.plan) TRY(configure_log(read.plan->options));
+  const sigset_t signals = block_signals();
+  auto serving = TRY(Serving::open(words, std::move(read)));
+  serving->welcome();
+
+  // SIGHUP says that files have changed, or that the terminal has gone of which this server was a part.
+  const bool of_terminal = isatty(STDIN_FILENO) != 0;
   int signal = 0;
-  sigwait(&signals, &signal);
-  log::info("draining", {{"signal", signal == SIGTERM ? "SIGTERM" : "SIGINT"}, {"limit_ms", options.drain_timeout.count()}});
-  // A second signal ends at once.
+  while (sigwait(&signals, &signal) == 0 && signal == SIGHUP && (!of_terminal || isatty(STDIN_FILENO) != 0))
+    serving->reloader().request();
+  log::info("draining", {{"signal", signal == SIGTERM ? "SIGTERM" : signal == SIGHUP ? "SIGHUP" : "SIGINT"},
+                         {"limit_ms", serving->reloader().drain_timeout().count()}});
+  // A second signal ends at once; there is nothing to read anew any more.
+  std::signal(SIGHUP, SIG_IGN);
   std::signal(SIGTERM, SIG_DFL);
   std::signal(SIGINT, SIG_DFL);
   pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
-  api->drain();
-  const bool all = server->drain(options.drain_timeout);
+  const bool all = serving->drain();
   log::info("stopped", {{"all_answers_ended", all}});
-  server.reset();
-  api.reset();
   return {};
 }
 
@@ -124,26 +211,10 @@ Status serve_until_signalled(const ServeOptions& options, const std::vector<std:
 int serve(const Words& words) {
   std::string model;
   ServeOptions options;
-  CommandLine line{.name = "serve",
-                   .summary = "Serve models over the OpenAI API, with a page to chat and metrics.",
-                   .examples = "Examples:\n  ashlar serve\n  ashlar serve model.gguf --port 9000\n"
-                               "  ashlar serve --model small=a.gguf --model large=b.gguf\n"
-                               "  ashlar serve --upstream fast=http://127.0.0.1:8001/v1\n"
-                               "  ashlar pull hf:Qwen/Qwen3-0.6B-GGUF:Q8_0 && ashlar serve Qwen3-0.6B-Q8_0\n"
-                               "  ashlar serve model.gguf --host 0.0.0.0 --api-key-file keys.txt --tls-cert cert.pem --tls-key key.pem",
-                   .positionals = {{.name = "MODEL", .help = "A GGUF file, a Hugging Face folder or a pulled model's name; left out, with no --model: the embedded model.", .value = &model}},
-                   .options = list_options(options),
-                   .reads_environment = true,
-                   .sections = kConfigSections};
+  CommandLine line = serve_line(options, model);
   if (const auto status = parse(line, words)) return *status;
-  std::vector<std::string> models = options.model;
-  if (!model.empty()) models.insert(models.begin(), model);
-  auto plan = plan_gateway(options, line.config);
-  if (!plan) return fail("serve", plan.error());
-  if (const auto fine = check_limits(options.metering.limits); !fine) return fail("serve", fine.error());
-  // Whoever names upstreams alone wants a gateway alone.
-  if (models.empty() && plan->upstreams.empty()) models.emplace_back(kDefaultModel);
-  if (const auto done = serve_until_signalled(options, models, std::move(*plan)); !done) return fail("serve", done.error());
+  if (const auto done = serve_until_signalled(words, read_serve_plan(words, line.config)); !done)
+    return fail("serve", done.error());
   return 0;
 }
 

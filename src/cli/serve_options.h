@@ -9,6 +9,7 @@
 #include "base/bytes.h"
 #include "cli/host.h"
 #include "cli/metering.h"
+#include "cli/model_repository.h"
 #include "gateway/routing/router.h"
 #include "gateway/upstreams/options.h"
 #include "net/http_server.h"
@@ -35,6 +36,7 @@ struct ServeOptions {
   api::ApiOptions api;
   HostOptions host;
   RoutingOptions routing;
+  RepositoryOptions repository;
   store::StateOptions state = store::state_options_from_environment();
   std::string identity;
   MeteringOptions metering;
@@ -49,6 +51,7 @@ struct ServeOptions {
     api.fields(field);
     host.fields(field);
     routing.fields(field);
+    repository.fields(field);
     state.fields(field);
     field(
         "identity", identity,
@@ -68,10 +71,6 @@ inline const std::vector<std::string> kConfigSections = {"upstreams", "routes"};
 struct GatewayPlan {
   std::vector<gateway::UpstreamOptions> upstreams;  // those of the flags, then the file's
   gateway::RouteTable routes;                       // without generators
-  RoutingOptions routing;
 };
-
-// `config`: the file's path, or "". invalid: every fault of a section, also two upstreams of one name.
-Result<GatewayPlan> plan_gateway(const ServeOptions& options, const std::string& config);
 
 }  // namespace ashlar::cli

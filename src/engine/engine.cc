@@ -51,6 +51,7 @@ struct Engine::State {
   EngineOptions options;
   CachePlan cache;
   Prompter prompter;
+  const std::shared_ptr<const void> identity = std::make_shared<char>();  // of what the prompter made
   std::vector<std::int32_t> end_ids;
   EngineMetrics metrics;
   AdapterShelf adapters;
@@ -66,6 +67,8 @@ struct Engine::State {
   Status check_model(const std::string& model) const;
   Status check_name(const std::string& name) const;
   Speculation speculation(const Speculating& asked) const;
+  // Taken from the request, where they were made here already.
+  Result<Prompter::Tokens> tokens(const Request& request) const;
   std::unique_ptr<Job> make_job(const Request& request, std::shared_ptr<const ServedAdapter> adapter,
                                 std::vector<std::int32_t> ids, int max_tokens, Sink& sink);
 };
@@ -247,6 +250,12 @@ std::unique_ptr<Job> Engine::State::make_job(const Request& request, std::shared
   return job;
 }
 
+Result<Prompter::Tokens> Engine::State::tokens(const Request& request) const {
+  if (request.tokenized != nullptr && request.tokenized->by == identity && !request.echo)
+    return Prompter::Tokens{.ids = request.tokenized->ids, .text = {}};
+  return prompter.tokens(request.prompt, true, request.echo);
+}
+
 std::expected<std::unique_ptr<Ticket>, Generator::Refusal> Engine::start(Request request, Sink& sink) {
   State& state = *state_;
   const auto refuse = [](Error error) { return std::unexpected(refusal(std::move(error))); };
@@ -256,7 +265,7 @@ std::expected<std::unique_ptr<Ticket>, Generator::Refusal> Engine::start(Request
   if (const Status fine = check(request, state.parts.tokenizer->size()); !fine) return refuse(fine.error());
   if (request.speculating.by == Speculation::draft && state.parts.draft_model == nullptr)
     return refuse({Code::invalid, "speculation by a draft model was asked, but this server has none"});
-  Result<Prompter::Tokens> prompt = state.prompter.tokens(request.prompt, true, request.echo);
+  Result<Prompter::Tokens> prompt = state.tokens(request);
   if (!prompt) return refuse(std::move(prompt).error());
   const Result<int> length =
       answer_length(static_cast<int>(prompt->ids.size()), request.stopping.max_tokens, state.cache.context);
@@ -311,7 +320,8 @@ Status Engine::unload_adapter(const std::string& name) { return state_->adapters
 Result<Tokenized> Engine::tokenize(const std::string& model, const Prompt& prompt, bool parse_special) const {
   TRY(state_->check_model(model));
   Tokenized out{.ids = TRY(state_->prompter.tokens(prompt, parse_special, false)).ids,
-                .context = state_->cache.context};
+                .context = state_->cache.context,
+                .by = parse_special ? state_->identity : nullptr};
   out.pieces.reserve(out.ids.size());
   for (const std::int32_t id : out.ids) out.pieces.emplace_back(state_->parts.tokenizer->piece(id, true));
   return out;

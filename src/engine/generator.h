@@ -2,6 +2,7 @@
 // or a router over many. api/ and the agents see nothing else.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -88,6 +89,15 @@ struct Sender {
 // For the client, as HTTP headers beside the answer.
 using Notes = std::vector<std::pair<std::string, std::string>>;
 
+// How far an answer has come to its client. Whoever sends the answer makes it and sees to it that `*count` is `value`
+// once all that was told until then is out of this process; whoever accounts for it sets the two.
+struct Delivery {
+  std::shared_ptr<std::atomic<std::uint64_t>> count;  // set before the first event; null: nobody wants to know
+  std::uint64_t value = 0;                            // set before each event, on its thread
+};
+
+struct Tokenized;
+
 // Lower is more urgent. A class is served before the next; within one, tenants
 // take turns by the tokens they used.
 struct Request {
@@ -97,6 +107,8 @@ struct Request {
   std::string cache_salt;
   int priority = 0;
   Prompt prompt;
+  // This very prompt, by tokenize() of whoever may answer: who changes the prompt drops it. Null: nobody did it yet.
+  std::shared_ptr<const Tokenized> tokenized;
   int n = 1;
   Sampling sampling;
   Stopping stopping;
@@ -114,6 +126,8 @@ struct Request {
   Sender sender;
   // Whoever is on the way adds to it before it hands the request on. Null: nobody wants to know.
   std::shared_ptr<Notes> notes;
+  // Null: whoever sends the answer cannot tell how far it comes.
+  std::shared_ptr<Delivery> delivery;
   Clock::time_point arrived = Clock::now();
   Clock::time_point deadline = Clock::time_point::max();
 };
@@ -240,6 +254,7 @@ struct Tokenized {
   std::vector<std::int32_t> ids;
   std::vector<std::string> pieces;  // raw bytes, one for each id
   int context = 0;
+  std::shared_ptr<const void> by;  // who did it, and need not do it again for this prompt; null: nobody in this process
 };
 
 // Any thread may call. Errors that are known at once (unknown model: not_found;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <stop_token>
 #include <string>
 #include <vector>
@@ -22,6 +23,9 @@ struct RerankRequest {
   KeepAlive keep_alive;
   Clock::time_point deadline = Clock::time_point::max();
   std::stop_token stop;  // the client has left
+  Sender sender;         // as Request has them, and the next two
+  std::shared_ptr<Notes> notes;
+  std::shared_ptr<Delivery> delivery;
 };
 
 struct Ranking {

@@ -4,12 +4,14 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "base/bytes.h"
+#include "engine/counted_names.h"
 #include "engine/embedder.h"
 #include "engine/generator.h"
 #include "engine/reranker.h"
@@ -42,15 +44,25 @@ struct ResidentModel {
 // idle. tokenize(), detokenize() and render() wait for the model on the caller's
 // thread. A model that comes back has its adapters again. What a request says of
 // keep_alive holds until another says otherwise, or the model leaves. Any thread.
-class Residents final : public Generator, public Embedder, public Reranker {
+class Residents final : public Generator, public Embedder, public Reranker, public CountedNames {
  public:
-  // invalid: no model, or two of one name. Loads nothing yet.
+  // invalid: two of one name. Loads nothing yet.
   static Result<std::unique_ptr<Residents>> create(std::vector<ResidentModel> models, ResidencyOptions options);
   // Fails what waits (unavailable).
   ~Residents() override;
 
   // Waits until the model is in memory. Errors as its load().
   Status preload(const std::string& model);
+  // Serves one more, or this one in place of that of its name, whose adapters it gets. It takes requests once it is in
+  // memory and has answered a short one (`check`, on the caller's thread; nothing: none); until then, and where it
+  // cannot, all stays as it was. Requests on the old one end there, then it goes. Waits for all but that.
+  Status put(ResidentModel model, const std::function<Status(const Resident&)>& check = {});
+  // One more that is loaded when it is asked for. invalid: its name is taken.
+  Status add(ResidentModel model);
+  // It is listed no more, takes requests by its name for another second, of those who knew of it, and goes with the
+  // last of them. not_found.
+  Status remove(const std::string& model);
+
   // Models that nobody uses leave; they come back when they are asked for.
   void unload_idle();
   // The names of those in memory now.
@@ -59,6 +71,7 @@ class Residents final : public Generator, public Embedder, public Reranker {
   // An empty model name means the first; ADAPTER or MODEL:ADAPTER a model's adapter.
   std::expected<std::unique_ptr<Ticket>, Refusal> start(Request request, Sink& sink) override;
   std::vector<ModelCard> models() const override;
+  std::optional<std::uint64_t> names_version() const override;
   Result<Tokenized> tokenize(const std::string& model, const Prompt& prompt, bool parse_special) const override;
   Result<std::string> detokenize(const std::string& model, const std::vector<std::int32_t>& ids) const override;
   Result<std::string> render(const std::string& model, const Chat& chat) const override;

@@ -425,5 +425,93 @@ TEST_F(ResidentsTest, TheEndFailsWhoWaits) {
   EXPECT_THAT(second.failures(), ElementsAre(HasSubstr("shutting down")));
 }
 
+TEST_F(ResidentsTest, ANewOneTakesTheNameAndTheOldOneEndsItsRequests) {
+  const auto residents = make({"a", "b"}, {});
+  CountingSink sink;
+  auto under_way = ask(*residents, "a", sink);
+  ASSERT_EQ(sink.wait_for(1), 1);
+  ASSERT_TRUE(add_adapter(*residents, {.model = "a", .name = "tuned", .path = "p"}));
+  const auto version = residents->names_version();
+  ResidentModel next = model("a");
+  next.card.parameters = 2;
+  int checked = 0;
+  ASSERT_TRUE(residents->put(std::move(next), [&](const Resident& loaded) -> Status {
+    EXPECT_EQ(loaded.generator->models().front().id, "a");
+    ++checked;
+    return {};
+  }));
+  EXPECT_EQ(checked, 1);
+  EXPECT_NE(residents->names_version(), version);
+  EXPECT_EQ(ledger.alive["a"], 2);
+  // It stands where the old one did, with its adapters.
+  EXPECT_EQ(residents->models()[0].id, "a");
+  EXPECT_EQ(residents->models()[1].id, "tuned");
+  EXPECT_EQ(residents->models()[2].id, "b");
+  auto with_new = ask(*residents, "a", sink);
+  under_way.reset();
+  EXPECT_TRUE(ledger.wait([](Ledger& l) { return l.alive["a"] == 1; }));
+  EXPECT_TRUE(sink.failures().empty());
+}
+
+TEST_F(ResidentsTest, OneThatCannotBeLoadedOrDoesNotAnswerChangesNothing) {
+  const auto residents = make({"a"}, {});
+  ASSERT_TRUE(residents->preload("a"));
+  ResidentModel broken = model("a");
+  broken.load = [] { return Result<Resident>(Error{Code::corrupt, "no"}); };
+  EXPECT_EQ(residents->put(broken).error().code, Code::corrupt);
+  EXPECT_EQ(residents->put(model("a"), [](const Resident&) -> Status { return Error{Code::internal, "mute"}; })
+                .error()
+                .message,
+            "mute");
+  EXPECT_TRUE(ledger.wait([](Ledger& l) { return l.alive["a"] == 1; }));
+  EXPECT_EQ(residents->models().size(), 1);
+  CountingSink sink;
+  const auto ticket = ask(*residents, "a", sink);
+  EXPECT_EQ(sink.wait_for(1), 1);
+  EXPECT_EQ(residents->put(model("broken")).error().code, Code::corrupt);
+  EXPECT_EQ(residents->models().size(), 1);
+}
+
+TEST_F(ResidentsTest, OneMoreIsServedAndOneThatIsTakenAwayGoesWithItsLastRequest) {
+  const auto residents = make({}, {});
+  CountingSink sink;
+  EXPECT_EQ(residents->start({.id = "1"}, sink).error().error.code, Code::not_found);
+  ASSERT_TRUE(residents->put(model("a")));
+  ASSERT_TRUE(residents->add(model("b")));
+  EXPECT_EQ(residents->add(model("b")).error().code, Code::invalid);
+  EXPECT_THAT(residents->loaded(), ElementsAre("a"));
+  auto under_way = ask(*residents, "a", sink);
+  ASSERT_TRUE(residents->remove("a"));
+  EXPECT_EQ(residents->remove("a").error().code, Code::not_found);
+  EXPECT_EQ(residents->models().size(), 1);
+  // Whoever has just found it still gets it.
+  EXPECT_NE(ask(*residents, "a", sink), nullptr);
+  while (residents->start({.id = "2", .model = "a"}, sink)) std::this_thread::yield();
+  EXPECT_EQ(ledger.alive["a"], 1);
+  under_way.reset();
+  EXPECT_TRUE(ledger.wait([](Ledger& l) { return l.alive["a"] == 0; }));
+  // And may come again.
+  ASSERT_TRUE(residents->put(model("a")));
+  EXPECT_EQ(residents->models().size(), 2);
+}
+
+TEST_F(ResidentsTest, ReplacedUnderLoadNobodyFails) {
+  const auto residents = make({"a"}, {.max_loaded = 1});
+  std::atomic<int> refused = 0;
+  CountingSink sink;
+  {
+    std::vector<std::jthread> clients;
+    for (int i = 0; i < 3; ++i)
+      clients.emplace_back([&](const std::stop_token& stop) {
+        while (!stop.stop_requested())
+          if (!residents->start({.id = "1", .model = "a"}, sink)) ++refused;
+      });
+    for (int i = 0; i < 20; ++i) EXPECT_TRUE(residents->put(model("a")));
+  }
+  EXPECT_EQ(refused, 0);
+  EXPECT_TRUE(sink.failures().empty());
+  EXPECT_TRUE(ledger.wait([](Ledger& l) { return l.alive["a"] <= 1; }));
+}
+
 }  // namespace
 }  // namespace ashlar::engine

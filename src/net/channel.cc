@@ -22,12 +22,14 @@ Channel::Channel(IoThread& thread, Socket socket, std::unique_ptr<TlsSession> tl
 
 // Plain bytes into sealed ones, a little ahead of the socket.
 void Channel::seal() {
+  Marks marks;
   while (sealed_.size() + tls_->sealed().size() < kSealAhead && !out_.empty()) {
     const std::size_t done = tls_->send(out_.front());
     if (done == 0) break;
-    out_.consume(done);
+    out_.pass(done, marks);
   }
   if (!tls_->sealed().empty()) sealed_.take(std::exchange(tls_->sealed(), {}));
+  sealed_.mark(std::move(marks));
 }
 
 Channel::Sent Channel::send() {
@@ -38,10 +40,14 @@ Channel::Sent Channel::send() {
   msghdr message{};
   message.msg_iov = pieces.data();
   message.msg_iovlen = static_cast<std::size_t>(from.gather(pieces));
+  std::size_t handed = 0;
+  for (std::size_t i = 0; i < message.msg_iovlen; ++i) handed += pieces[i].iov_len;
+  from.announce(handed);
   const ssize_t sent = ::sendmsg(socket_.native_handle(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
-  if (sent > 0) from.consume(static_cast<std::size_t>(sent));
-  if (sent > 0 || errno == EINTR) return Sent::some;
-  return errno == EAGAIN ? Sent::blocked : Sent::lost;
+  const int why = errno;
+  from.consume(sent > 0 ? static_cast<std::size_t>(sent) : 0);
+  if (sent > 0 || why == EINTR) return Sent::some;
+  return why == EAGAIN ? Sent::blocked : Sent::lost;
 }
 
 Channel::Input Channel::read(FunctionRef<bool(std::string_view)> sink) {

@@ -21,15 +21,21 @@ class HeldExchange final : public Exchange {
   const HttpRequest& request() const override { return request_; }
 
   void respond(int status, Headers headers, std::string body) override {
-    send({AnswerPart::Kind::respond, stream_, status, std::move(headers), std::move(body)});
+    send({AnswerPart::Kind::respond, stream_, status, std::move(headers), std::move(body), {}});
   }
   void begin(int status, Headers headers) override {
-    send({AnswerPart::Kind::begin, stream_, status, std::move(headers), {}});
+    send({AnswerPart::Kind::begin, stream_, status, std::move(headers), {}, {}});
   }
   void write(std::string piece) override {
-    if (!piece.empty()) send({AnswerPart::Kind::write, stream_, 0, {}, std::move(piece)});
+    if (!piece.empty()) send({AnswerPart::Kind::write, stream_, 0, {}, std::move(piece), {}});
   }
   void end() override { send({.kind = AnswerPart::Kind::end, .stream = stream_}); }
+  void respond_marked(int status, Headers headers, std::string body, Marks marks) override {
+    send({AnswerPart::Kind::respond, stream_, status, std::move(headers), std::move(body), std::move(marks)});
+  }
+  void write_marked(std::string piece, Marks marks) override {
+    if (!piece.empty()) send({AnswerPart::Kind::write, stream_, 0, {}, std::move(piece), std::move(marks)});
+  }
 
   void on_gone(std::function<void()> gone) override {
     if (line_->listen(gone)) door_->run(std::move(gone));

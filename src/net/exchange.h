@@ -22,6 +22,7 @@ struct AnswerPart {
   int status = 0;
   Headers headers;
   std::string data;
+  Marks marks;  // behind the data
 };
 
 // Takes parts to a connection, in order. Any thread; never blocks. Parts for a

@@ -2,6 +2,7 @@
 // over HTTP/1.1 and HTTP/2, plain or TLS.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -31,6 +32,16 @@ struct HttpRequest {
   std::shared_ptr<const std::vector<std::string>> peer_names;
 };
 
+// How far an answer has come on its way out, for whoever must know it to the byte: `*count` becomes `value` in the
+// moment before the kernel is handed the last byte that the mark stands behind, and goes back to what it was where the
+// kernel did not take it. A mark whose bytes never leave dies unseen. The count may lie in memory that outlives this
+// process.
+struct Mark {
+  std::shared_ptr<std::atomic<std::uint64_t>> count;
+  std::uint64_t value = 0;
+};
+using Marks = std::vector<Mark>;
+
 // One request and the way to answer it. Every method may be called from any
 // thread; calls after the client left or the answer ended do nothing. Held by
 // whoever will answer; if the last holder drops it unanswered, the client gets 500.
@@ -46,6 +57,16 @@ class Exchange {
   virtual void begin(int status, Headers headers) = 0;
   virtual void write(std::string piece) = 0;
   virtual void end() = 0;
+
+  // The same, with marks behind their last byte. An exchange without a kernel below it counts at once.
+  virtual void respond_marked(int status, Headers headers, std::string body, Marks marks) {
+    for (const Mark& mark : marks) mark.count->store(mark.value);
+    respond(status, std::move(headers), std::move(body));
+  }
+  virtual void write_marked(std::string piece, Marks marks) {
+    for (const Mark& mark : marks) mark.count->store(mark.value);
+    write(std::move(piece));
+  }
 
   // `gone` is called at most once, on a network thread, when the client
   // disconnects, resets the stream, or stops reading for longer than the server

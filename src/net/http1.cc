@@ -53,7 +53,7 @@ class Http1 final : public Protocol {
   void refuse(const Refusal& refusal);
 
   void write_head(int status, const Headers& headers, std::optional<std::size_t> length);
-  void write_piece(std::string&& piece);
+  void write_piece(std::string&& piece, Marks&& marks);
   void finish_answer();
   void close();
   void give_up();
@@ -240,6 +240,7 @@ void Http1::answer(AnswerPart&& part) {
       count_request(method_, status);
       write_head(status, part.headers, part.data.size());
       if (!head_only_) home_.out.take(std::move(part.data));
+      home_.out.mark(std::move(part.marks));
       return finish_answer();
     case AnswerPart::Kind::begin:
       if (begun_) return;
@@ -247,7 +248,7 @@ void Http1::answer(AnswerPart&& part) {
       count_request(method_, status);
       return write_head(status, part.headers, std::nullopt);
     case AnswerPart::Kind::write:
-      if (begun_ && !head_only_) write_piece(std::move(part.data));
+      if (begun_ && !head_only_) write_piece(std::move(part.data), std::move(part.marks));
       return;
     case AnswerPart::Kind::end:
       if (!begun_) return;
@@ -256,7 +257,7 @@ void Http1::answer(AnswerPart&& part) {
     case AnswerPart::Kind::dropped: {
       if (!begun_ && !input_ended_)
         return answer(
-            {AnswerPart::Kind::respond, number_, 500, error_headers(), error_body(500, "The server gave no answer.")});
+            {AnswerPart::Kind::respond, number_, 500, error_headers(), error_body(500, "The server gave no answer."), {}});
       line_->finish();
       line_.reset();
       return close();  // without the last chunk: the client sees that it was cut
@@ -264,11 +265,12 @@ void Http1::answer(AnswerPart&& part) {
   }
 }
 
-void Http1::write_piece(std::string&& piece) {
+void Http1::write_piece(std::string&& piece, Marks&& marks) {
   if (!home_.out.empty() && home_.out.size() + piece.size() > home_.options.max_unsent.count) return give_up();
   if (chunked_) home_.out.append(fmt::format("{:x}\r\n", piece.size()));
   home_.out.take(std::move(piece));
   if (chunked_) home_.out.append("\r\n");
+  home_.out.mark(std::move(marks));
 }
 
 void Http1::finish_answer() {

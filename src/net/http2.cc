@@ -71,7 +71,7 @@ class Http2 final : public Protocol {
   void hand_over(Stream& stream);
   void refuse(Stream& stream, const Refusal& refusal);
   void submit(Stream& stream, int status, const Headers& headers, bool body_follows, std::optional<std::size_t> length);
-  void add(Stream& stream, std::string&& bytes);
+  void add(Stream& stream, std::string&& bytes, Marks&& marks = {});
   void resume(Stream& stream);
   void reset(std::int32_t id, std::uint32_t code) { nghttp2_submit_rst_stream(session_, NGHTTP2_FLAG_NONE, id, code); }
   void give_up(Stream& stream, std::uint32_t code);
@@ -86,6 +86,7 @@ class Http2 final : public Protocol {
   std::size_t idle_bytes_ = 0;  // pings, settings, unknown frames... since the last useful one
   double broken_ = 0;
   bool failed_ = false;
+  Marks framed_;  // behind the frame that nghttp2 makes now
 };
 
 const nghttp2_session_callbacks* Http2::callbacks() {
@@ -173,6 +174,7 @@ void Http2::fill(std::size_t target) {
     failed_ = size < 0;
     if (size <= 0) return;
     home_.out.append({reinterpret_cast<const char*>(bytes), static_cast<std::size_t>(size)});
+    home_.out.mark(std::exchange(framed_, {}));
   }
 }
 
@@ -293,7 +295,7 @@ void Http2::answer(AnswerPart&& part) {
     case AnswerPart::Kind::respond:
       if (stream->begun) return;
       submit(*stream, status, part.headers, !part.data.empty(), part.data.size());
-      if (!stream->ended) add(*stream, std::move(part.data));
+      if (!stream->ended) add(*stream, std::move(part.data), std::move(part.marks));
       break;
     case AnswerPart::Kind::begin:
       if (!stream->begun) submit(*stream, status, part.headers, true, std::nullopt);
@@ -303,7 +305,7 @@ void Http2::answer(AnswerPart&& part) {
       if (!stream->begun) return;
       if (!stream->pending.empty() && stream->pending.size() + part.data.size() > home_.options.max_unsent.count)
         return give_up(*stream, NGHTTP2_ENHANCE_YOUR_CALM);
-      return add(*stream, std::move(part.data));
+      return add(*stream, std::move(part.data), std::move(part.marks));
     case AnswerPart::Kind::end:
       if (!stream->begun) return;
       break;
@@ -350,10 +352,11 @@ void Http2::submit(Stream& stream, int status, const Headers& headers, bool body
   stream.ended = no_body;
 }
 
-void Http2::add(Stream& stream, std::string&& bytes) {
+void Http2::add(Stream& stream, std::string&& bytes, Marks&& marks) {
   if (bytes.empty()) return;
   if (stream.pending.empty()) watch(stream, Clock::now() + home_.options.write_timeout);
   stream.pending.take(std::move(bytes));
+  stream.pending.mark(std::move(marks));
   resume(stream);
 }
 
@@ -368,7 +371,7 @@ ssize_t Http2::read_body(Stream& stream, std::uint8_t* out, std::size_t size, st
     const std::string_view run = stream.pending.front().substr(0, size - done);
     std::ranges::copy(run, out + done);
     done += run.size();
-    stream.pending.consume(run.size());
+    stream.pending.pass(run.size(), framed_);
   }
   if (done > 0) idle_bytes_ = 0;
   stream.deadline = kNever;

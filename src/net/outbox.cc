@@ -1,6 +1,7 @@
 #include "net/outbox.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/result.h"
 
@@ -41,8 +42,47 @@ int Outbox::gather(std::span<iovec> out) const {
   return static_cast<int>(count);
 }
 
+void Outbox::mark(Marks&& marks) {
+  for (Mark& mark : marks) {
+    if (empty())
+      mark.count->store(mark.value);  // what it stands behind is gone
+    else
+      marks_.push_back({gone_ + size_, std::move(mark)});
+  }
+}
+
+void Outbox::count_until(std::uint64_t at) {
+  for (; announced_ < marks_.size() && marks_[announced_].at <= at; ++announced_) {
+    Mark& mark = marks_[announced_].mark;
+    mark.value = mark.count->exchange(mark.value);
+  }
+}
+
 void Outbox::consume(std::size_t n) {
+  for (; announced_ > 0 && marks_[announced_ - 1].at > gone_ + n; --announced_) {
+    Mark& mark = marks_[announced_ - 1].mark;
+    mark.value = mark.count->exchange(mark.value);
+  }
+  count_until(gone_ + n);  // of whoever did not announce
+  const auto counted = marks_.begin() + static_cast<std::ptrdiff_t>(std::exchange(announced_, 0));
+  forget(n);
+  // Last: the end of a count may be heard by others.
+  if (counted == marks_.end())
+    marks_ = {};
+  else
+    marks_.erase(marks_.begin(), counted);
+}
+
+void Outbox::pass(std::size_t n, Marks& marks) {
+  const auto beyond = std::ranges::find_if(marks_, [&](const Placed& placed) { return placed.at > gone_ + n; });
+  for (auto each = marks_.begin(); each != beyond; ++each) marks.push_back(std::move(each->mark));
+  marks_.erase(marks_.begin(), beyond);
+  forget(n);
+}
+
+void Outbox::forget(std::size_t n) {
   DCHECK(n <= size_, "more bytes sent than there were");
+  gone_ += n;
   size_ -= n;
   if (size_ == 0) {
     pieces_ = {};

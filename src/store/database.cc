@@ -54,11 +54,15 @@ StateOptions state_options_from_environment() {
   return {.data_dir = environment("ASHLAR_DATA_DIR"), .database = environment("ASHLAR_DATABASE")};
 }
 
+Result<std::string> state_folder(const StateOptions& options) {
+  std::string folder = options.data_dir.empty() ? default_store_folder() : options.data_dir;
+  if (folder.empty()) return Error{Code::invalid, "no folder for state is known: set --data-dir or ASHLAR_DATA_DIR"};
+  return folder;
+}
+
 Result<std::string> state_location(const StateOptions& options) {
   if (!options.database.empty()) return options.database;
-  const std::string folder = options.data_dir.empty() ? default_store_folder() : options.data_dir;
-  if (folder.empty()) return Error{Code::invalid, "no folder for state is known: set --data-dir or ASHLAR_DATA_DIR"};
-  return folder + "/state.db";
+  return TRY(state_folder(options)) + "/state.db";
 }
 
 }  // namespace ashlar::store

@@ -149,5 +149,7 @@ struct StateOptions {
 StateOptions state_options_from_environment();
 // What open_database() takes. invalid: no folder can be named.
 Result<std::string> state_location(const StateOptions& options);
+// Of what stands beside the database. invalid: no folder can be named.
+Result<std::string> state_folder(const StateOptions& options);
 
 }  // namespace ashlar::store

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstdlib>
 #include <future>
 #include <limits>
 #include <map>
@@ -298,7 +299,9 @@ TEST_P(DatabaseTwins, AWriterKilledAtAnyMomentLosesNothingReportedAndLeavesNoHal
   make(*open(), "CREATE TABLE t (id BIGINT, half BIGINT, PRIMARY KEY (id, half))");
   std::mt19937 random(7);
   std::set<std::int64_t> reported;
-  for (int round = 0; round < 20; ++round) {
+  const char* const wanted = std::getenv("ASHLAR_KILL_ROUNDS");  // more than the suite has time for
+  const int rounds = wanted != nullptr ? std::atoi(wanted) : 20;
+  for (int round = 0; round < rounds; ++round) {
     int ends[2];
     ASSERT_EQ(::pipe(ends), 0);
     const pid_t child = ::fork();

@@ -4,6 +4,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { test } from "node:test";
+import { writeBert } from "./gguf.mjs";
 import { Server, binary, events, run } from "./server.mjs";
 
 const folder = (t) => {
@@ -86,6 +87,34 @@ test("who leaves pays for what came", async (t) => {
   assert.equal(rows.length, 1);
   assert.equal(rows[0].status ?? rows[0].by?.[0], "499");
   assert.ok(rows[0].completion_tokens >= 5 && rows[0].completion_tokens < 400, JSON.stringify(rows[0]));
+});
+
+test("embeddings and rankings are limited, paid and accounted for as answers are", async (t) => {
+  const dir = folder(t);
+  writeBert(path.join(dir, "vectors.gguf"));
+  writeBert(path.join(dir, "ranker.gguf"), { pooling: 4, seed: 2 });
+  writeFileSync(path.join(dir, "limits.yaml"), 'prices:\n  - {model: "*", input: 1000, output: 1000}\nlimits:\n' +
+    "  - {scope: global, name: tpd, kind: sliding_window, capacity: 200, period: 24h}\n  - {scope: global, name: all, kind: budget, dollars: 0.15, window: total}\n");
+  const server = await Server.start(["--data-dir", dir, "--limits", path.join(dir, "limits.yaml"), "--packed-cache", "off"],
+    { models: ["--model", path.join(dir, "vectors.gguf"), "--model", path.join(dir, "ranker.gguf")] });
+  t.after(() => server.stop());
+  const embedded = await server.post("/v1/embeddings", { model: "vectors", input: ["hello there", "x"] });
+  assert.equal(embedded.status, 200);
+  const read = embedded.json.usage.prompt_tokens;
+  assert.equal(embedded.headers.get("x-ratelimit-limit-tokens"), "200");
+  assert.equal(embedded.headers.get("x-ratelimit-remaining-tokens"), String(200 - read));
+  const ranked = await server.post("/v1/rerank", { model: "ranker", query: "ab", documents: ["abc", "xyz"] });
+  assert.equal(ranked.status, 200);
+  assert.equal(ranked.headers.get("x-ratelimit-limit-tokens"), "200");
+  const sums = await server.until(() => usage(dir, "--by", "model"), (all) => all.length === 2);
+  const of = (name) => sums.find((sum) => sum.model === name || sum.by?.[0] === name);
+  assert.equal(of("vectors").prompt_tokens, read);
+  assert.equal(of("vectors").cost_nano_usd ?? of("vectors").cost_nano, read * 1e6);
+  assert.equal(of("ranker").prompt_tokens, ranked.json.usage.prompt_tokens);
+  const refused = await server.post("/v1/embeddings", { model: "vectors", input: Array(14).fill("hello there") });
+  assert.equal(refused.status, 429);
+  assert.equal(refused.json.error.code, "insufficient_quota");
+  assert.equal((await server.post("/v1/embeddings", { model: "vectors", input: Array(40).fill("hello there") })).status, 400);
 });
 
 test("a faulty file of limits is refused with its line", async (t) => {

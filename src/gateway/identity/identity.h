@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -59,9 +60,20 @@ class Identity {
  public:
   using Identified = std::function<void(Result<Who>)>;
 
+  // What a configuration says, made ready.
+  struct Rules;
+
   // `keys`: null where there is no database of keys; outlives this. invalid: as Issuers::create.
   static Result<std::unique_ptr<Identity>> create(IdentityConfig config, KeyRing* keys,
                                                   IssuerClocks clocks = system_clocks());
+  ~Identity();  // whoever waits for an issuer is answered
+
+  // Two steps to another configuration, whose errors are all the first one's: as create(). Requests under way end by
+  // the rules that they began with.
+  Result<std::shared_ptr<Rules>> prepare(IdentityConfig config) const;
+  void set(std::shared_ptr<Rules> rules);
+  // Ends what was replaced and nobody waits for any more. To be called now and then.
+  void turn();
 
   // Whether anybody must say who they are: there are keys, issuers or certificate rules.
   bool required() const;
@@ -70,26 +82,24 @@ class Identity {
   // before it returns, else on an issuer's thread. unauthorized, unavailable.
   void identify(std::string_view credential, const net::HttpRequest& request, Identified done) const;
 
-  Decision decide(const Principal& who, const Action& action) const { return policy_.decide(who, action); }
+  // The same by `rules` instead of those that hold.
+  bool required(const Rules& rules) const;
+
+  Decision decide(const Principal& who, const Action& action) const;
   std::int64_t unix_seconds() const { return clocks_.unix_seconds(); }
 
   // Sentences for health: keys or issuers that cannot be read now.
   std::vector<std::string> troubles() const;
 
  private:
-  Identity(std::vector<CertificateRule> certificates, Policy policy, std::unique_ptr<Issuers> issuers, KeyRing* keys,
-           IssuerClocks clocks)
-      : certificates_(std::move(certificates)),
-        policy_(std::move(policy)),
-        issuers_(std::move(issuers)),
-        keys_(keys),
-        clocks_(std::move(clocks)) {}
+  Identity(std::shared_ptr<Rules> rules, KeyRing* keys, IssuerClocks clocks);
+  std::shared_ptr<const Rules> rules() const;
 
-  const std::vector<CertificateRule> certificates_;
-  const Policy policy_;
-  const std::unique_ptr<Issuers> issuers_;  // null: none
   KeyRing* const keys_;
   const IssuerClocks clocks_;
+  mutable std::mutex mutex_;
+  std::shared_ptr<Rules> rules_;                 // GUARDED_BY(mutex_); never null
+  std::vector<std::shared_ptr<Rules>> retired_;  // GUARDED_BY(mutex_): somebody may wait for their issuers
 };
 
 // Who a certificate with these names stands for. unauthorized: no rule fits one.

@@ -8,12 +8,14 @@
 
 #include <condition_variable>
 #include <functional>
+#include <future>
 #include <map>
 #include <mutex>
 #include <thread>
 
 #include "base/json_full.h"
 #include "gateway/identity/fakes_for_test.h"
+#include "gateway/identity/identity.h"
 #include "gateway/identity/network.h"
 #include "net/http_server.h"
 #include "store/databases_for_test.h"
@@ -216,6 +218,34 @@ TEST_F(IssuersTest, WhoWaitsForOneFetchSharesIt) {
   while (good < 50 && std::chrono::steady_clock::now() < until) std::this_thread::yield();  // they are told one by one
   EXPECT_EQ(good, 50);
   EXPECT_EQ(provider.asked("/keys"), 1);
+}
+
+TEST_F(IssuersTest, WhoWaitsIsAnsweredByTheRulesHeCameWith) {
+  publish(one);
+  IdentityConfig config;
+  config.issuers.push_back(options());
+  provider.hold();
+  auto identity = *Identity::create(std::move(config), nullptr, clocks.clocks());
+  EXPECT_TRUE(identity->required());
+  const net::HttpRequest request;
+  std::promise<std::string> said;
+  identity->identify(one.token(claims()), request,
+                     [&](Result<Who> who) { said.set_value(who ? (*who)->user : who.error().message); });
+  provider.wait_asked("/.well-known/openid-configuration", 1);
+  // Nobody who comes from now on is taken.
+  identity->set(*identity->prepare({}));
+  EXPECT_FALSE(identity->required());
+  identity->turn();
+  bool refused = false;
+  identity->identify(one.token(claims()), request, [&](Result<Who> who) { refused = !who; });
+  EXPECT_TRUE(refused);
+  provider.release();
+  EXPECT_EQ(said.get_future().get(), "ann");
+  identity->turn();
+  IdentityConfig wrong;
+  wrong.issuers.push_back(options());
+  wrong.issuers.front().rules.audiences.clear();
+  EXPECT_FALSE(identity->prepare(std::move(wrong)));
 }
 
 TEST_F(IssuersTest, KeysOutliveTheirIssuerForAWhile) {

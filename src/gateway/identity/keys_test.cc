@@ -38,7 +38,7 @@ TEST(ApiKey, TellsATypoFromAWrongKey) {
   EXPECT_EQ(judge_key_text(""), KeyText::foreign);
 }
 
-class Keys : public testing::Test {
+class Keys : public testing::TestWithParam<store::Dialect> {
  protected:
   Keys() {
     auto opened = store::open_database(place.where());
@@ -62,7 +62,7 @@ class Keys : public testing::Test {
     return who ? (*who)->key_id : who.error().message;
   }
 
-  store::PlaceForTest place{store::Dialect::sqlite};
+  store::PlaceForTest place{GetParam()};
   std::atomic<std::int64_t> now = 1'700'000'000;
   std::unique_ptr<store::Database> database;
   std::unique_ptr<KeyStore> store;
@@ -70,7 +70,10 @@ class Keys : public testing::Test {
 };
 constexpr const char* kWrong = "the API key is not valid";
 
-TEST_F(Keys, StandForTheirOwner) {
+INSTANTIATE_TEST_SUITE_P(Twins, Keys, testing::Values(store::Dialect::sqlite, store::Dialect::postgres),
+                         [](const auto& twin) { return twin.param == store::Dialect::sqlite ? "SQLite" : "PostgreSQL"; });
+
+TEST_P(Keys, StandForTheirOwner) {
   EXPECT_FALSE(ring->used());
   const auto text = create({.name = "laptop",
                             .user = "ann",
@@ -99,7 +102,7 @@ TEST_F(Keys, StandForTheirOwner) {
   EXPECT_EQ(alone->tenant, alone->key_id) << "without a tenant it is one alone";
 }
 
-TEST_F(Keys, AreKeptAsHashesAlone) {
+TEST_P(Keys, AreKeptAsHashesAlone) {
   const auto text = create({.name = "n"});
   const auto rows = database->query("SELECT * FROM api_keys");
   ASSERT_TRUE(rows);
@@ -109,7 +112,7 @@ TEST_F(Keys, AreKeptAsHashesAlone) {
   }
 }
 
-TEST_F(Keys, AreRefusedInTheSameWords) {
+TEST_P(Keys, AreRefusedInTheSameWords) {
   const auto blocked = create({.name = "blocked"}), old = create({.name = "old", .expires_at = now + 10}),
              deleted = create({.name = "deleted"});
   const auto inside = create({.name = "inside", .networks = {"10.0.0.0/8", "2001:db8::/32"}});
@@ -132,7 +135,7 @@ TEST_F(Keys, AreRefusedInTheSameWords) {
   EXPECT_EQ(ask(blocked), store->find("blocked")->id);
 }
 
-TEST_F(Keys, RotateWithAnOverlap) {
+TEST_P(Keys, RotateWithAnOverlap) {
   const auto first = create({.name = "n"});
   const auto id = store->find("n")->id;
   const auto second = store->rotate("n", std::chrono::hours(1));
@@ -159,7 +162,7 @@ TEST_F(Keys, RotateWithAnOverlap) {
   EXPECT_FALSE(store->rotate("none", std::chrono::hours(1)));
 }
 
-TEST_F(Keys, AnotherProcessIsNoticed) {
+TEST_P(Keys, AnotherProcessIsNoticed) {
   const auto text = create({.name = "n"});
   auto elsewhere = *store::open_database(place.where());
   const auto other = *KeyStore::open(*elsewhere, clock());
@@ -172,7 +175,7 @@ TEST_F(Keys, AnotherProcessIsNoticed) {
   EXPECT_TRUE(ring->used()) << "who deletes the last key does not open the server";
 }
 
-TEST_F(Keys, AreFoundByWhatPeopleHave) {
+TEST_P(Keys, AreFoundByWhatPeopleHave) {
   const auto text = create({.name = "one"});
   create({.name = "twin"});
   create({.name = "twin"});
@@ -186,7 +189,7 @@ TEST_F(Keys, AreFoundByWhatPeopleHave) {
   EXPECT_EQ(store->list()->front().id, record.id);
 }
 
-TEST_F(Keys, WishesAreChecked) {
+TEST_P(Keys, WishesAreChecked) {
   const auto why = [&](KeyRecord record) {
     const auto made = store->create(std::move(record));
     return made ? "made" : made.error().message;
@@ -208,7 +211,7 @@ TEST_F(Keys, WishesAreChecked) {
   EXPECT_EQ(why({.name = "安'; DROP TABLE api_keys --"}), "made");
 }
 
-TEST_F(Keys, ADatabaseThatIsGoneLeavesTheKeysThatWereRead) {
+TEST_P(Keys, ADatabaseThatIsGoneLeavesTheKeysThatWereRead) {
   const auto text = create({.name = "n"});
   ASSERT_TRUE(database->transact({{.sql = "DROP TABLE api_keys_generation"}}));
   const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(10);
@@ -218,7 +221,7 @@ TEST_F(Keys, ADatabaseThatIsGoneLeavesTheKeysThatWereRead) {
 }
 
 // What the right key costs is the same beside a thousand others, and after ten thousand wrong ones.
-TEST_F(Keys, WrongOnesDoNotSlowTheRightOnes) {
+TEST_P(Keys, WrongOnesDoNotSlowTheRightOnes) {
   const auto text = create();
   const auto cost = [&] {
     auto best = std::chrono::steady_clock::duration::max();

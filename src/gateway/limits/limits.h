@@ -80,6 +80,8 @@ class Limits {
     std::int64_t max_tokens() const { return max_tokens_; }  // that each answer may have
     std::int64_t reserved() const { return reserved_; }      // nano-dollars
     const RateNumbers& numbers() const { return numbers_; }
+    const std::optional<Price>& price() const { return price_; }
+    const std::vector<Measure>& measures() const { return measures_; }  // of each charge
     // By the prices of when it was admitted; nano-dollars.
     std::int64_t cost(const TokenUse& use) const { return price_ ? cost_of(*price_, use) : 0; }
     // To what was used. Never waits. The first call counts.

@@ -1,6 +1,7 @@
 #include "gateway/limits/metered_generator.h"
 
 #include <algorithm>
+#include <string_view>
 #include <utility>
 
 #include "base/json.h"
@@ -32,23 +33,36 @@ std::int64_t most_tokens(const engine::Prompt& prompt) {
 // the ticket calls drop() when no event comes any more. So one thread at a time.
 class MeteredGenerator::Run final : public engine::Sink {
  public:
-  Run(Limits::Admission admission, UsageRecord record, UsageLedger& ledger, engine::Sink& sink)
-      : admission_(std::move(admission)), record_(std::move(record)), ledger_(ledger), sink_(sink) {}
+  Run(Limits::Admission admission, UsageRecord record, UsageLedger& ledger, std::shared_ptr<OpenUsage> open,
+      std::shared_ptr<engine::Delivery> delivery, engine::Sink& sink)
+      : admission_(std::move(admission)),
+        record_(std::move(record)),
+        ledger_(ledger),
+        open_(std::move(open)),
+        delivery_(std::move(delivery)),
+        sink_(sink) {
+    if (open_ && delivery_) delivery_->count = {open_, &open_->delivered()};
+  }
 
   void on(Event event) override {
     if (const auto* started = std::get_if<engine::Started>(&event)) {
       record_.use.prompt = started->prompt_tokens;
       record_.use.cached = started->cached_tokens;
       begun_ = true;
+      if (open_) open_->prompt(record_.use.prompt, record_.use.cached);
     } else if (const auto* text = std::get_if<engine::Text>(&event)) {
-      delivered_ = true;
-      record_.use.completion += text->ids.empty() ? static_cast<std::int64_t>(text->text.size() + 3) / 4
-                                                  : static_cast<std::int64_t>(text->ids.size());
+      deliver(text->ids.empty() ? guess(text->text) : static_cast<std::int64_t>(text->ids.size()));
+    } else if (const auto* thought = std::get_if<engine::Reasoning>(&event)) {
+      deliver(guess(thought->text));
+      record_.use.reasoning += guess(thought->text);
+    } else if (const auto* call = std::get_if<engine::ToolCall>(&event)) {
+      deliver(guess(call->name) + guess(call->arguments));
     } else if (const auto* finished = std::get_if<engine::Finished>(&event)) {
       finish(finished->usage);
     } else if (std::holds_alternative<engine::Failed>(event)) {
       end(UsageRecord::End::failed, delivered_);
     }
+    if (open_) advance();
     sink_.on(std::move(event));  // last: after the last event whoever holds the ticket may drop it, and us
   }
 
@@ -57,6 +71,22 @@ class MeteredGenerator::Run final : public engine::Sink {
   void drop() { end(UsageRecord::End::dropped, begun_ || delivered_); }
 
  private:
+  static std::int64_t guess(std::string_view text) { return static_cast<std::int64_t>(text.size() + 3) / 4; }
+  void deliver(std::int64_t tokens) {
+    delivered_ = true;
+    record_.use.completion += tokens;
+  }
+
+  // Before the client's sink has the event: a row never says less than the client has.
+  void advance() {
+    const std::uint64_t tokens = over_ ? OpenUsage::kAll : static_cast<std::uint64_t>(record_.use.completion);
+    if (delivery_)
+      delivery_->value = tokens;
+    else
+      open_->delivered().store(tokens, std::memory_order_release);
+    if (over_) open_ = nullptr;
+  }
+
   void finish(const engine::Usage& usage) {
     TokenUse& use = record_.use;
     use = {.prompt = std::max(0, usage.prompt_tokens),
@@ -74,12 +104,14 @@ class MeteredGenerator::Run final : public engine::Sink {
     record_.seconds = std::chrono::duration<double>(engine::Clock::now() - since_).count();
     // The counts first: a ledger never knows more than they do.
     charged ? admission_.settle(record_.use) : admission_.release();
-    ledger_.record(record_);
+    open_ ? open_->end(std::move(record_)) : ledger_.record(record_);
   }
 
   Limits::Admission admission_;
   UsageRecord record_;
   UsageLedger& ledger_;
+  std::shared_ptr<OpenUsage> open_;                   // null: not kept open, or over
+  const std::shared_ptr<engine::Delivery> delivery_;  // null: nobody tells how far it comes
   engine::Sink& sink_;
   const engine::Clock::time_point since_ = engine::Clock::now();
   bool begun_ = false, delivered_ = false, over_ = false;
@@ -118,7 +150,7 @@ std::expected<std::unique_ptr<engine::Ticket>, engine::Generator::Refusal> Meter
   return start_for(std::move(subject), std::move(request), sink, nullptr);
 }
 
-MeteredGenerator::Size MeteredGenerator::size_of(const Request& request) const {
+MeteredGenerator::Size MeteredGenerator::size_of(Request& request) const {
   Size size;
   int context = 0;
   if (auto counted = options_.count_prompt ? options_.count_prompt(request) : Result<std::int64_t>(-1);
@@ -129,6 +161,10 @@ MeteredGenerator::Size MeteredGenerator::size_of(const Request& request) const {
   } else if (auto tokenized = inner_.tokenize(request.model, request.prompt, true)) {
     size.prompt = static_cast<std::int64_t>(tokenized->ids.size());
     context = tokenized->context;
+    if (tokenized->by != nullptr) {
+      tokenized->pieces = {};
+      request.tokenized = std::make_shared<const engine::Tokenized>(std::move(*tokenized));
+    }
   } else {
     size.prompt = most_tokens(request.prompt);
   }
@@ -160,14 +196,19 @@ std::expected<std::unique_ptr<engine::Ticket>, engine::Generator::Refusal> Meter
   if (numbers != nullptr) *numbers = admission->numbers();
   note(request, admission->numbers());
   const bool stated = request.stopping.max_tokens >= 0;
-  if (measured && (admission->max_tokens() < (stated ? request.stopping.max_tokens : size.room) || (!stated && !size.known)))
+  if (measured &&
+      (admission->max_tokens() < (stated ? request.stopping.max_tokens : size.room) || (!stated && !size.known)))
     request.stopping.max_tokens = static_cast<int>(admission->max_tokens());
   UsageRecord record{.reservation = admission->id(),
                      .request = request.id,
                      .subject = std::move(subject),
                      .model = request.model,
                      .begun_utc_ms = utc_ms()};
-  auto run = std::make_unique<Run>(std::move(*admission), std::move(record), ledger_, sink);
+  auto open = ledger_.open(record, admission->price(), admission->measures());
+  if (!open && std::ranges::find(admission->measures(), Measure::money) != admission->measures().end())
+    return std::unexpected(Refusal{.error = std::move(open.error()), .retry_after = std::chrono::seconds(1)});
+  auto run = std::make_unique<Run>(std::move(*admission), std::move(record), ledger_, open ? std::move(*open) : nullptr,
+                                   request.delivery, sink);
   Run& sink_of_inner = *run;
   auto ticket = std::make_unique<HeldTicket>(std::move(run));
   auto started = inner_.start(std::move(request), sink_of_inner);

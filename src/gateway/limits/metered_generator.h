@@ -9,31 +9,9 @@
 
 #include "engine/generator.h"
 #include "gateway/limits/limits.h"
+#include "gateway/limits/usage_record.h"
 
 namespace ashlar::gateway {
-
-// What an admitted request was, once it is over.
-struct UsageRecord {
-  enum class End { finished, failed, dropped };
-  std::string reservation;  // unique, also among replicas: a ledger that sees it twice has seen one request
-  std::string request;      // its id
-  Subject subject;
-  std::string model;
-  TokenUse use;           // what was delivered
-  std::int64_t cost = 0;  // nano-dollars
-  std::int64_t begun_utc_ms = 0;
-  double seconds = 0;
-  End end = End::finished;
-};
-
-// Where usage records go.
-class UsageLedger {
- public:
-  virtual ~UsageLedger() = default;
-  // Once for each admitted request, on whatever thread ended it: the generator's, which must not wait, or the one that
-  // dropped the ticket.
-  virtual void record(const UsageRecord& record) = 0;
-};
 
 struct MeteredOptions {
   // Who asks, for start() without a subject. Nothing: the request's tenant alone is known.
@@ -47,15 +25,16 @@ struct MeteredOptions {
 };
 
 // What an answer used: as the generator reports at its end, or, of one that ended early, the tokens that were
-// delivered. Pieces of text that come without their tokens count as a token for each four bytes begun. A request that
-// failed before any text came is released: nobody pays for it.
+// delivered. Pieces of text that come without their tokens, thoughts and calls count as a token for each four bytes
+// begun. A request that failed before any text came is released: nobody pays for it.
 class MeteredGenerator final : public engine::Generator {
  public:
   // All must outlive it, and it its tickets.
   MeteredGenerator(engine::Generator& inner, Limits& limits, UsageLedger& ledger, MeteredOptions options = {});
 
   // Refusals of limits have code exhausted (429; `reason` tells rates from budgets), invalid (it fits no limit), or
-  // unavailable (the counts of money cannot be reached). max_tokens becomes what was admitted where that is less.
+  // unavailable (it costs money, and its counts cannot be reached or its accounts not be kept). max_tokens becomes what
+  // was admitted where that is less.
   std::expected<std::unique_ptr<engine::Ticket>, Refusal> start(engine::Request request, engine::Sink& sink) override;
   // The same for a subject that is known; `numbers`, if not null, gets what the answer's headers tell, of a refusal
   // too.
@@ -90,7 +69,8 @@ class MeteredGenerator final : public engine::Generator {
     std::int64_t room = 0;  // for the answer
     bool known = false;     // the room, by the model's context
   };
-  Size size_of(const engine::Request& request) const;
+  // Who had to tokenize the prompt hands it on.
+  Size size_of(engine::Request& request) const;
 
   engine::Generator& inner_;
   Limits& limits_;

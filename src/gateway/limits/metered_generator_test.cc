@@ -2,9 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <random>
+#include <span>
 #include <thread>
 
 #include "base/json_full.h"
@@ -90,6 +93,35 @@ class Ledger final : public UsageLedger {
     const std::lock_guard lock(mutex);
     records.push_back(record);
   }
+  Result<std::shared_ptr<OpenUsage>> open(const UsageRecord&, const std::optional<Price>& price,
+                                          std::span<const Measure> measures) override {
+    if (full) return Error{Code::unavailable, "no room"};
+    if (!keeps_open) return nullptr;
+    EXPECT_TRUE(price);
+    EXPECT_EQ(measures.size(), 4u);
+    return std::make_shared<Open>(*this);
+  }
+  // What is kept of a request that runs.
+  class Open final : public OpenUsage {
+   public:
+    explicit Open(Ledger& ledger) : ledger_(ledger) {}
+    ~Open() override {
+      ++ledger_.closed;
+      if (ended_) ledger_.record(*ended_);
+    }
+    void prompt(std::int64_t tokens, std::int64_t cached) override { ledger_.prompt = {tokens, cached}; }
+    std::atomic<std::uint64_t>& delivered() override { return ledger_.delivered; }
+    void end(UsageRecord record) override { ended_ = std::move(record); }
+
+   private:
+    Ledger& ledger_;
+    std::optional<UsageRecord> ended_;
+  };
+
+  bool keeps_open = false, full = false;
+  int closed = 0;
+  std::pair<std::int64_t, std::int64_t> prompt;
+  std::atomic<std::uint64_t> delivered = 0;
   std::mutex mutex;
   std::vector<UsageRecord> records;
 };
@@ -245,6 +277,65 @@ TEST_F(MeteredTest, HostileUsageCountsNothingBelowZero) {
   inner.emit("a", engine::Finished{.usage = {.prompt_tokens = -3, .completion_tokens = -2, .cached_tokens = -1}});
   EXPECT_EQ(left(), 10'000);
   EXPECT_EQ(ledger.records[0].cost, 0);
+}
+
+// A sink that looks at the account when it hears.
+class Watching final : public engine::Sink {
+ public:
+  explicit Watching(std::function<std::uint64_t()> look) : look_(std::move(look)) {}
+  void on(Event) override { seen.push_back(look_()); }
+  std::vector<std::uint64_t> seen;
+
+ private:
+  const std::function<std::uint64_t()> look_;
+};
+
+TEST_F(MeteredTest, TheAccountIsAheadOfWhoeverHearsTheEvents) {
+  ledger.keeps_open = true;
+  Watching sink([this] { return ledger.delivered.load(); });
+  auto ticket = metered->start(request("a", "0123456789", 100), sink);
+  inner.emit("a", engine::Started{.prompt_tokens = 10, .cached_tokens = 4});
+  inner.emit("a", text(3));
+  inner.emit("a", engine::Reasoning{.text = "nine char"});
+  inner.emit("a", engine::ToolCall{.name = "f", .arguments = "{}"});
+  inner.emit("a", engine::Finished{.usage = {.prompt_tokens = 10, .completion_tokens = 9}});
+  EXPECT_EQ(sink.seen, (std::vector<std::uint64_t>{0, 3, 6, 8, OpenUsage::kAll}));
+  EXPECT_EQ(ledger.prompt, (std::pair<std::int64_t, std::int64_t>(10, 4)));
+  ticket->reset();
+  ASSERT_EQ(ledger.records.size(), 1u);
+  EXPECT_EQ(ledger.records[0].use.completion, 9);
+}
+
+TEST_F(MeteredTest, WhoeverSendsTheAnswerMovesTheAccount) {
+  ledger.keeps_open = true;
+  auto asked = request("a", "0123456789", 100);
+  const auto delivery = asked.delivery = std::make_shared<engine::Delivery>();
+  Watching sink([&] { return delivery->value; });
+  auto ticket = metered->start(std::move(asked), sink);
+  ASSERT_EQ(delivery->count.get(), &ledger.delivered);
+  inner.emit("a", engine::Started{.prompt_tokens = 10});
+  inner.emit("a", text(3));
+  inner.emit("a", engine::Finished{.usage = {.prompt_tokens = 10, .completion_tokens = 4}});
+  EXPECT_EQ(sink.seen, (std::vector<std::uint64_t>{0, 3, OpenUsage::kAll}));
+  EXPECT_EQ(ledger.delivered, 0u) << "none of it is out";
+  ticket->reset();
+  EXPECT_TRUE(ledger.records.empty()) << "its last piece is on its way";
+  delivery->count = nullptr;
+  EXPECT_EQ(ledger.records.size(), 1u);
+}
+
+TEST_F(MeteredTest, WhatDoesNotRunIsNotKeptOpen) {
+  ledger.keeps_open = true;
+  inner.refuse = true;
+  EXPECT_FALSE(metered->start(request("a", "0123456789", 100), heard));
+  EXPECT_EQ(ledger.closed, 1);
+  EXPECT_TRUE(ledger.records.empty());
+  inner.refuse = false;
+  ledger.full = true;
+  auto refused = metered->start(request("b", "0123456789", 100), heard);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().error.code, Code::unavailable) << "it costs money";
+  EXPECT_EQ(left(), 10'000);
 }
 
 TEST_F(MeteredTest, OneRecordForEachWhateverTheOrderOfThreads) {

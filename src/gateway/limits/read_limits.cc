@@ -3,8 +3,10 @@
 
 #include <algorithm>
 #include <charconv>
+#include <functional>
 #include <initializer_list>
 #include <set>
+#include <string>
 
 #include "base/duration.h"
 #include "gateway/limits/rules.h"
@@ -79,7 +81,8 @@ Result<std::vector<YAML::Node>> items_of(const YAML::Node& root, const char* nam
 }
 
 Result<LimitScope> read_scope(const Members& members) {
-  return static_cast<LimitScope>(TRY(members.word("scope", {"key", "user", "team", "tenant", "model", "global", "tag"})));
+  return static_cast<LimitScope>(
+      TRY(members.word("scope", {"key", "user", "team", "tenant", "model", "global", "tag"})));
 }
 
 Result<Rule> read_rule(const YAML::Node& node) {
@@ -159,12 +162,23 @@ Result<LimitsConfig> read(const YAML::Node& root) {
   if (!profile) return at(root, profile.error().message);
   config.rules = std::move(*profile);
   config.refuse_unpriced = TRY(members.word("refuse_unpriced", {"false", "true"}, "false")) == 1;
-  for (const YAML::Node& node : TRY(items_of(root, "limits"))) config.rules.push_back(TRY(read_rule(node)));
-  for (const YAML::Node& node : TRY(items_of(root, "output_caps"))) {
+  std::string faults;
+  const auto each = [&](const char* name, const std::function<Status(const YAML::Node&)>& read) -> Status {
+    for (const YAML::Node& node : TRY(items_of(root, name)))
+      if (const Status done = read(node); !done) faults += (faults.empty() ? "" : "\n") + done.error().message;
+    return {};
+  };
+  TRY(each("limits", [&](const YAML::Node& node) -> Status {
+    config.rules.push_back(TRY(read_rule(node)));
+    return {};
+  }));
+  TRY(each("output_caps", [&](const YAML::Node& node) -> Status {
     const auto cap = TRY(Members::of(node, {"scope", "who", "tokens"}));
     config.caps.push_back({TRY(read_scope(cap)), TRY(cap.text("who")), TRY(cap.whole("tokens"))});
-  }
-  for (const YAML::Node& node : TRY(items_of(root, "prices"))) TRY(read_price(node, config.prices));
+    return {};
+  }));
+  TRY(each("prices", [&](const YAML::Node& node) { return read_price(node, config.prices); }));
+  if (!faults.empty()) return Error{Code::invalid, faults};
   return config;
 }
 

@@ -58,11 +58,16 @@ Subject subject_of(const std::vector<std::string>& dimensions, const std::vector
   Subject out;
   for (std::size_t i = 1; i < dimensions.size(); ++i) {
     const std::string& name = dimensions[i];
-    if (name == "key") out.key = values[i];
-    else if (name == "user") out.user = values[i];
-    else if (name == "team") out.team = values[i];
-    else if (name == "tenant") out.tenant = values[i];
-    else out.tags = {{name.substr(4), values[i]}};
+    if (name == "key")
+      out.key = values[i];
+    else if (name == "user")
+      out.user = values[i];
+    else if (name == "team")
+      out.team = values[i];
+    else if (name == "tenant")
+      out.tenant = values[i];
+    else
+      out.tags = {{name.substr(4), values[i]}};
   }
   return out;
 }
@@ -77,7 +82,8 @@ void add(std::vector<store::Spent>& all, const store::Limit& limit, std::int64_t
 
 }  // namespace
 
-Result<std::vector<store::Spent>> budgets_spent(const LimitsConfig& config, store::Database& database, std::int64_t utc_ms) {
+Result<std::vector<store::Spent>> budgets_spent(const LimitsConfig& config, store::Database& database,
+                                                std::int64_t utc_ms, std::span<const UsageRecord> unwritten) {
   std::vector<store::Spent> out;
   for (const Rule& rule : config.rules) {
     if (rule.measure != Measure::money) continue;
@@ -86,6 +92,10 @@ Result<std::vector<store::Spent>> budgets_spent(const LimitsConfig& config, stor
     for (const store::UsageSum& sum : sums)
       for (const Applied& applied : rules_for(config, subject_of(dimensions, sum.by), sum.by.front()))
         if (applied.rule == &rule) add(out, applied.limit, sum.cost_nano);
+    for (const UsageRecord& record : unwritten)
+      if (record.cost > 0 && record.begun_utc_ms >= window_begin(rule.calendar, utc_ms))
+        for (const Applied& applied : rules_for(config, record.subject, record.model))
+          if (applied.rule == &rule) add(out, applied.limit, record.cost);
   }
   return out;
 }

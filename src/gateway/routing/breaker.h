@@ -28,6 +28,7 @@ struct BreakerOptions {
   std::chrono::milliseconds open_for{15'000};   // before it is tried again
   int probes = 3;                               // at once, half-open
   int probes_to_close = 3;
+  bool operator==(const BreakerOptions&) const = default;
 };
 
 // What a deployment says of itself, or a probe of it.

@@ -58,6 +58,7 @@ void Router::Core::set_table(RouteTable table) {
   groups_ = std::move(groups);
   fleet_.set(table.deployments);
   old = std::exchange(table_, std::move(table));
+  ++tables_;
 }
 
 Status Router::Core::change(const std::function<Status(RouteTable&)>& edit) {
@@ -71,6 +72,23 @@ Status Router::Core::change(const std::function<Status(RouteTable&)>& edit) {
 RouteTable Router::Core::table() const {
   const std::lock_guard lock(mutex_);
   return table_;
+}
+
+std::optional<std::uint64_t> Router::Core::names_version() const {
+  std::vector<std::shared_ptr<engine::Generator>> generators;
+  std::uint64_t version = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    version = tables_;
+    for (const Deployment& each : table_.deployments) generators.push_back(each.generator);
+  }
+  for (const auto& generator : generators) {
+    const auto* counted = dynamic_cast<const engine::CountedNames*>(generator.get());
+    const auto one = counted != nullptr ? counted->names_version() : std::nullopt;
+    if (!one) return std::nullopt;
+    version = engine::mixed_version(version, *one);
+  }
+  return version;
 }
 
 std::shared_ptr<Live> Router::Core::find(const std::string& name) const {

@@ -52,6 +52,7 @@ class Router::Core : public std::enable_shared_from_this<Router::Core> {
   // Edits a copy of the table, which stands once `edit` returns no error. One at a time.
   Status change(const std::function<Status(RouteTable&)>& edit);
   RouteTable table() const;
+  std::optional<std::uint64_t> names_version() const;
   std::shared_ptr<Live> find(const std::string& name) const;
   std::shared_ptr<Live> first_of(const std::string& model, std::string& group) const;
   std::vector<std::shared_ptr<Live>> all() const;
@@ -135,6 +136,7 @@ class Router::Core : public std::enable_shared_from_this<Router::Core> {
   mutable std::mutex mutex_;
   std::condition_variable due_;
   RouteTable table_;
+  std::uint64_t tables_ = 0;  // that there were
   std::map<std::string, Group> groups_;
   Fleet fleet_;
   WaitingRoom room_;

@@ -34,6 +34,7 @@ struct Deployment {
   std::string label;                               // "stable", "canary": in traces and metrics
   bool trial = false;  // its group's rollout gives it its requests, nobody else; set by the router
   BreakerOptions breaker;
+  bool operator==(const Deployment&) const = default;
 };
 
 // How one of a group's deployments is chosen.
@@ -56,6 +57,7 @@ std::string_view name(Cause cause);
 struct Tiers {
   std::string low, middle, high;
   double middle_from = 0.3, high_from = 0.7;
+  bool operator==(const Tiers&) const = default;
 };
 
 struct Group {
@@ -67,6 +69,7 @@ struct Group {
   std::optional<RolloutPlan> rollout;                   // one of its deployments is on trial
   std::optional<ShadowPlan> shadow;                     // a model that answers too, and is not heard
   double tokens_per_second = 0;                         // of one deployment, for scaling; 0: measured
+  bool operator==(const Group&) const = default;
 };
 
 // What a caller may say of an answer that may come from the cache.

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <utility>
 
+#include "base/contains.h"
 #include "gateway/rollout/read_plan.h"
 #include "gateway/section.h"
 
@@ -69,7 +70,24 @@ class RoutesReader {
       table.deployments.push_back(std::move(each));
     }
     mine_.clear();
+    if (contains(table.groups, group.name, &Group::name))
+      section_.fail(node, fmt::format("two routes are called '{}'", group.name));
+    nodes_.push_back(node);
     table.groups.push_back(std::move(group));
+  }
+
+  // Once all routes are known: where they lead.
+  void check() {
+    for (std::size_t i = 0; i < table.groups.size(); ++i) {
+      const auto leads = [&](const char* what, const std::string& to) {
+        if (!to.empty() && !contains(table.groups, to, &Group::name))
+          section_.fail(nodes_[i], fmt::format("a {} leads to '{}', which is no route", what, to));
+      };
+      for (const auto& [cause, names] : table.groups[i].fallbacks)
+        for (const std::string& each : names) leads("fallback", each);
+      if (const auto& tiers = table.groups[i].tiers)
+        for (const std::string& each : {tiers->low, tiers->middle, tiers->high}) leads("tier", each);
+    }
   }
 
   RouteTable table;
@@ -145,6 +163,7 @@ class RoutesReader {
   Section& section_;
   std::vector<Deployment> mine_;  // of the route being read
   std::optional<Deployment> trial_;
+  std::vector<YAML::Node> nodes_;  // of each route
 };
 
 }  // namespace
@@ -154,6 +173,7 @@ Result<RouteTable> parse_routes(const std::string& text, const std::string& path
   TRY(read_section(text, path, "routes", [&](Section& section, const YAML::Node& list) {
     RoutesReader reader(section);
     section.items(list, "routes", kMostRoutes, [&](const YAML::Node& item) { reader.route(item); });
+    reader.check();
     table = std::move(reader.table);
   }));
   return table;

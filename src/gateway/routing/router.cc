@@ -40,7 +40,6 @@ Status check(const Deployment& deployment) {
     return Error{Code::invalid, fmt::format("deployment '{}': {}", deployment.name, what)};
   };
   if (deployment.name.empty()) return wrong("it has no name");
-  if (!deployment.generator) return wrong("it has no generator");
   if (!std::isfinite(deployment.weight) || deployment.weight < 0) return wrong("its weight is not a number from 0");
   if (deployment.input_nanos < 0 || deployment.output_nanos < 0) return wrong("a price is below 0");
   if (deployment.context < 0 || deployment.max_concurrent < 0) return wrong("a limit is below 0");
@@ -63,7 +62,9 @@ Status check(const RouteTable& table, const Group& group, const RolloutPlan& rol
   return {};
 }
 
-Status check(const RouteTable& table) {
+}  // namespace
+
+Status check_table(const RouteTable& table) {
   std::map<std::string, const Group*> groups;
   for (const Group& group : table.groups) {
     if (group.name.empty()) return Error{Code::invalid, "a group has no name"};
@@ -99,6 +100,15 @@ Status check(const RouteTable& table) {
       return Error{Code::invalid, fmt::format("there are two deployments '{}'", deployment.name)};
   }
   return {};
+}
+
+namespace {
+
+Status check(const RouteTable& table) {
+  for (const Deployment& deployment : table.deployments)
+    if (!deployment.generator)
+      return Error{Code::invalid, fmt::format("deployment '{}': it has no generator", deployment.name)};
+  return check_table(table);
 }
 
 Error no_model(const std::string& model) {

@@ -10,6 +10,7 @@
 
 #include "base/json.h"
 #include "base/result.h"
+#include "engine/counted_names.h"
 #include "engine/generator.h"
 #include "gateway/routing/demand.h"
 #include "gateway/routing/deployment.h"
@@ -56,7 +57,11 @@ struct RouteTable {
   std::vector<Group> groups;
   std::map<std::string, std::string> aliases;  // a name to a group
   std::vector<Deployment> deployments;
+  bool operator==(const RouteTable&) const = default;
 };
+
+// What Router::set_table() calls invalid, but for deployments without generator.
+Status check_table(const RouteTable& table);
 
 // A request's ticket that can tell its way.
 class RouteTicket : public engine::Ticket {
@@ -68,7 +73,7 @@ class RouteTicket : public engine::Ticket {
 // made good by another deployment, and after it never is: then its Failed goes out. A request that waits for a place
 // has its ticket already; what goes wrong then comes as Failed. Events come on the deployments' own threads, or on the
 // router's: what the cache had, and what follows a failure.
-class Router final : public engine::Generator {
+class Router final : public engine::Generator, public engine::CountedNames {
  public:
   // invalid: the table, see set_table().
   static Result<std::unique_ptr<Router>> create(RouterOptions options, RouteTable table);
@@ -94,6 +99,7 @@ class Router final : public engine::Generator {
 
   // Groups and aliases, as their first deployment describes them.
   std::vector<engine::ModelCard> models() const override;
+  std::optional<std::uint64_t> names_version() const override;  // if all its generators count
   Result<engine::Tokenized> tokenize(const std::string& model, const engine::Prompt& prompt,
                                      bool parse_special) const override;
   Result<std::string> detokenize(const std::string& model, const std::vector<std::int32_t>& ids) const override;

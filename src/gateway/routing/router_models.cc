@@ -71,6 +71,8 @@ std::vector<engine::ModelCard> Router::models() const {
   return out;
 }
 
+std::optional<std::uint64_t> Router::names_version() const { return core_->names_version(); }
+
 Result<engine::Tokenized> Router::tokenize(const std::string& model, const engine::Prompt& prompt,
                                            bool parse_special) const {
   std::string name;

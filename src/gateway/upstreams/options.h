@@ -15,6 +15,7 @@ namespace ashlar::gateway {
 // A model of an upstream: the name that we serve it under, and its own.
 struct UpstreamModel {
   std::string name, model;
+  bool operator==(const UpstreamModel&) const = default;
 };
 
 struct UpstreamOptions {
@@ -53,6 +54,7 @@ struct UpstreamOptions {
   int context = 0;        // tokens; 0: as the upstream says
   std::string tls_ca;
   bool tls_verify = true;
+  bool operator==(const UpstreamOptions&) const = default;
 };
 
 // The section `upstreams` of the file at `path`; none: no upstreams. invalid: every fault of the section, a line each

@@ -199,6 +199,7 @@ void UpstreamState::learn(const std::vector<Listed>& listed) {
   else
     for (const auto& [name, model] : options.models) add(card_of(options, name, model));
   const std::lock_guard lock(mutex_);
+  if (!std::ranges::equal(*cards, *cards_, {}, &engine::ModelCard::id, &engine::ModelCard::id)) ++cards_version_;
   cards_ = std::move(cards);
 }
 

@@ -51,6 +51,7 @@ class UpstreamState {
   // What it calls the model that we serve as `name`; nullopt: it serves none such.
   std::optional<std::string> model(const std::string& name) const;
   std::vector<engine::ModelCard> cards() const;
+  std::uint64_t cards_version() const { return cards_version_; }  // another once cards() are others
 
   // False while the probes say that it is down.
   bool healthy() const { return healthy_; }
@@ -67,6 +68,7 @@ class UpstreamState {
   const std::unique_ptr<Wire> wire_;
   const bool url_is_local_;
   std::atomic<bool> healthy_ = true;
+  std::atomic<std::uint64_t> cards_version_ = 0;
 
   mutable std::mutex mutex_;
   std::string address_;                                          // GUARDED_BY(mutex_), as is all to the next line

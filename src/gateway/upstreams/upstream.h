@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/counted_names.h"
 #include "engine/embedder.h"
 #include "engine/generator.h"
 #include "gateway/upstreams/options.h"
@@ -17,7 +18,7 @@ class UpstreamState;
 // Events come on the thread of its HTTP client, of which it has one. A request is tried again, or twice at once, only
 // before its first token: what then goes wrong ends the stream with Failed. Dropping the ticket cancels the request
 // there: its connection is closed. Tickets may outlive it. Any thread may call.
-class Upstream final : public engine::Generator, public engine::Embedder {
+class Upstream final : public engine::Generator, public engine::Embedder, public engine::CountedNames {
  public:
   // Begins to probe; asks nothing yet. invalid, not_found...: the options or a secret are unfit.
   static Result<std::unique_ptr<Upstream>> create(UpstreamOptions options);
@@ -32,6 +33,7 @@ class Upstream final : public engine::Generator, public engine::Embedder {
   // unavailable at once while the probes say that it is down.
   std::expected<std::unique_ptr<engine::Ticket>, Refusal> start(engine::Request request, engine::Sink& sink) override;
   std::vector<engine::ModelCard> models() const override;
+  std::optional<std::uint64_t> names_version() const override;
   // unsupported: texts and tokens are its server's matter.
   Result<engine::Tokenized> tokenize(const std::string&, const engine::Prompt&, bool) const override;
   Result<std::string> detokenize(const std::string&, const std::vector<std::int32_t>&) const override;

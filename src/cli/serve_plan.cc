@@ -1,0 +1,198 @@
+#include "cli/serve_plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <set>
+#include <sstream>
+#include <utility>
+
+#include "api/keys.h"
+#include "base/log.h"
+#include "gateway/routing/read_routes.h"
+#include "gateway/section.h"
+#include "net/proxy.h"
+#include "store/digest.h"
+
+namespace ashlar::cli {
+namespace {
+
+// Lines that say what is wrong, none twice: a text that is no YAML is found so by each of its readers.
+class Faults {
+ public:
+  void add(const Error& error) {
+    std::string line;
+    for (std::istringstream lines(error.message); std::getline(lines, line);) {
+      if (!seen_.insert(line).second) continue;
+      all_ += (all_.empty() ? "" : "\n") + line;
+    }
+  }
+  template <class T>
+  T take(Result<T> result) {
+    if (result) return std::move(*result);
+    add(result.error());
+    return {};
+  }
+  void take(const Status& done) {
+    if (!done) add(done.error());
+  }
+  Status all() const {
+    if (all_.empty()) return {};
+    return Error{Code::invalid, all_};
+  }
+
+ private:
+  std::set<std::string> seen_;
+  std::string all_;
+};
+
+// Also of a file that is not there.
+std::string stamp_of_file(const std::string& path) {
+  const auto text = path.empty() ? Result<std::string>("") : gateway::read_config_text(path);
+  return path + '\n' + (text ? store::sha256(*text) : "");
+}
+
+Result<std::vector<gateway::UpstreamOptions>> read_all_upstreams(const ServeOptions& options, const std::string& text,
+                                                                 const std::string& path) {
+  std::vector<gateway::UpstreamOptions> out;
+  for (const std::string& flag : options.upstream) out.push_back(TRY(gateway::parse_upstream_flag(flag)));
+  for (gateway::UpstreamOptions& each : TRY(gateway::parse_upstreams(text, path))) out.push_back(std::move(each));
+  for (auto one = out.begin(); one != out.end(); ++one)
+    if (std::ranges::find(out.begin(), one, one->name, &gateway::UpstreamOptions::name) != one)
+      return Error{Code::invalid, fmt::format("two upstreams are called '{}'", one->name)};
+  return out;
+}
+
+Result<gateway::IdentityConfig> read_identity_of(const ServeOptions& options) {
+  gateway::IdentityConfig config;
+  if (!options.identity.empty()) config = TRY(gateway::read_identity_config(options.identity));
+  if (!config.certificates.empty() && options.server.tls_client_ca.empty())
+    return Error{Code::invalid,
+                 fmt::format("{}: rules for certificates need --tls-client-ca, who signs them", options.identity)};
+  const net::ProxyRules proxies(net::proxy_settings_from_environment());
+  for (gateway::IssuerOptions& issuer : config.issuers) issuer.proxies = proxies;
+  return config;
+}
+
+Result<std::pair<log::Level, log::Format>> log_of(const ServeOptions& options) {
+  using log::Level;
+  constexpr std::pair<std::string_view, Level> kLevels[] = {{"debug", Level::debug},
+                                                            {"info", Level::info},
+                                                            {"warn", Level::warn},
+                                                            {"error", Level::error},
+                                                            {"off", Level::off}};
+  for (const auto& [name, level] : kLevels)
+    if (name == options.log_level) {
+      if (options.log_format != "text" && options.log_format != "json")
+        return Error{Code::invalid, "--log-format is text or json"};
+      return std::pair(level, options.log_format == "json" ? log::Format::json : log::Format::text);
+    }
+  return Error{Code::invalid, "--log-level is debug, info, warn, error or off"};
+}
+
+// Those that are applied while the server runs.
+const std::set<std::string>& live_options() {
+  static const std::set<std::string> kLive = {"model",        "upstream",  "identity",   "limits",       "api_key",
+                                              "api_key_file", "log_level", "log_format", "drain_timeout"};
+  return kLive;
+}
+
+}  // namespace
+
+CommandLine serve_line(ServeOptions& options, std::string& model) {
+  return {.name = "serve",
+          .summary = "Serve models over the OpenAI API, with a page to chat and metrics.",
+          .examples =
+              "Examples:\n  ashlar serve\n  ashlar serve model.gguf --port 9000\n"
+              "  ashlar serve --model small=a.gguf --model large=b.gguf\n"
+              "  ashlar serve --upstream fast=http://127.0.0.1:8001/v1\n"
+              "  ashlar serve --config ashlar.yaml   (read again when it changes, and on SIGHUP)\n"
+              "  ashlar pull hf:Qwen/Qwen3-0.6B-GGUF:Q8_0 && ashlar serve Qwen3-0.6B-Q8_0\n"
+              "  ashlar serve model.gguf --host 0.0.0.0 --api-key-file keys.txt --tls-cert cert.pem --tls-key key.pem",
+          .positionals = {{.name = "MODEL",
+                           .help = "A GGUF file, a Hugging Face folder or a pulled model's name; left out, with no "
+                                   "--model: the embedded model.",
+                           .value = &model}},
+          .options = list_options(options),
+          .reads_environment = true,
+          .sections = kConfigSections};
+}
+
+namespace {
+
+std::vector<std::string> files_of(const ServeOptions& options, const std::string& config) {
+  std::vector<std::string> out;
+  const bool named = gateway::limits_profile(options.metering.limits).has_value();
+  for (const std::string& file :
+       {config, named ? "" : options.metering.limits, options.identity, options.api.api_key_file})
+    if (!file.empty()) out.push_back(file);
+  return out;
+}
+
+// The sections of `text` and the files that the options name.
+Result<ServePlan> plan_of(ServeOptions options, const std::string& model, const std::string& config,
+                          const std::string& text) {
+  Faults faults;
+  ServePlan plan;
+  plan.gateway.upstreams = faults.take(read_all_upstreams(options, text, config));
+  plan.gateway.routes = faults.take(gateway::parse_routes(text, config));
+  plan.limits = faults.take(read_limits_of(options.metering.limits));
+  plan.identity = faults.take(read_identity_of(options));
+  if (const auto keys = api::Keys::create(options.api.api_key, options.api.api_key_file); !keys)
+    faults.add(keys.error());
+  if (const auto level = log_of(options); !level) faults.add(level.error());
+  TRY(faults.all());
+
+  plan.models = options.model;
+  if (!model.empty()) plan.models.insert(plan.models.begin(), model);
+  // Whoever names upstreams alone wants a gateway alone.
+  if (plan.models.empty() && plan.gateway.upstreams.empty() && options.repository.model_repository.empty())
+    plan.models.emplace_back(kDefaultModel);
+  plan.config = config;
+  const auto values = option_values(options);
+  plan.limits_stamp = stamp_of_file(options.metering.limits);
+  plan.identity_stamp = stamp_of_file(options.identity);
+  plan.keys_stamp = values.at("api_key") + '\n' + stamp_of_file(options.api.api_key_file);
+  std::string all = text + plan.limits_stamp + plan.identity_stamp + plan.keys_stamp;
+  for (const auto& [name, value] : values) all += fmt::format("\n{}={}", name, value);
+  plan.stamp = store::to_hex(store::sha256(all));
+  plan.options = std::move(options);
+  return plan;
+}
+
+}  // namespace
+
+ReadServePlan read_serve_plan(const std::vector<std::string>& words, const std::string& config,
+                              const std::string* text) {
+  Faults faults;
+  std::string read;
+  if (text != nullptr)
+    read = *text;
+  else if (!config.empty())
+    read = faults.take(gateway::read_config_text(config));
+  ServeOptions options;
+  std::string model;
+  CommandLine line = serve_line(options, model);
+  faults.take(parse_again(line, words, &read));
+  std::vector<std::string> files = files_of(options, config);
+  auto plan = plan_of(std::move(options), model, config, read);
+  if (!plan) faults.add(plan.error());
+  if (const Status fine = faults.all(); !fine) plan = std::unexpected(fine.error());
+  return {.files = std::move(files), .plan = std::move(plan)};
+}
+
+std::vector<std::string> waits_for_restart(ServeOptions at_start, ServeOptions now) {
+  std::vector<std::string> out;
+  const auto before = option_values(at_start);
+  for (const auto& [name, value] : option_values(now))
+    if (!live_options().contains(name) && before.at(name) != value) out.push_back(name);
+  return out;
+}
+
+Status configure_log(const ServeOptions& options) {
+  const auto [level, format] = TRY(log_of(options));
+  log::configure(level, format);
+  return {};
+}
+
+}  // namespace ashlar::cli

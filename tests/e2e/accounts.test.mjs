@@ -1,0 +1,119 @@
+// kill -9 at a random moment: what clients received is what is accounted for, to the token, once.
+// ASHLAR_KILL_ROUNDS=100 for more rounds than the suite runs.
+import assert from "node:assert/strict";
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import net from "node:net";
+import os from "node:os";
+import path from "node:path";
+import { test } from "node:test";
+import { Server, binary, haveStories, run, stories } from "./server.mjs";
+
+const rounds = Number(process.env.ASHLAR_KILL_ROUNDS ?? 10);
+const clients = Number(process.env.ASHLAR_KILL_CLIENTS ?? 24);
+const budget = 50_000, token = 0.001;  // dollars
+
+// What of an HTTP/1.1 answer came whole: {text, whole}.
+function unchunked(bytes) {
+  const head = bytes.indexOf("\r\n\r\n");
+  if (head < 0) return { text: "", whole: false };
+  const length = bytes.subarray(0, head).toString("latin1").match(/content-length: (\d+)/);
+  if (length) {
+    const body = bytes.subarray(head + 4);
+    return { text: body.toString(), whole: body.length === Number(length[1]) };
+  }
+  const parts = [];
+  for (let at = head + 4;;) {
+    const line = bytes.indexOf("\r\n", at);
+    const size = line < 0 ? NaN : parseInt(bytes.subarray(at, line).toString("latin1"), 16);
+    if (size === 0) return { text: Buffer.concat(parts).toString(), whole: true };
+    if (Number.isNaN(size) || bytes.length < line + 2 + size) {
+      if (!Number.isNaN(size)) parts.push(bytes.subarray(line + 2));
+      return { text: Buffer.concat(parts).toString(), whole: false };
+    }
+    parts.push(bytes.subarray(line + 2, line + 2 + size));
+    at = line + 4 + size;
+  }
+}
+
+// Asks, reads all that the kernel delivers, and says what it was: {done, prompt, completion}.
+function ask(server, body) {
+  return new Promise((resolve) => {
+    const text = JSON.stringify(body);
+    const pieces = [];
+    const socket = net.connect(server.port, "127.0.0.1", () => socket.write(
+      `POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(text)}\r\n\r\n${text}`));
+    socket.on("data", (piece) => pieces.push(piece));
+    socket.on("error", () => {});
+    socket.on("close", () => {
+      const got = unchunked(Buffer.concat(pieces));
+      if (!body.stream) {
+        if (!got.whole) return resolve({ done: false, completion: 0 });
+        const { usage } = JSON.parse(got.text);
+        return resolve({ done: true, prompt: usage.prompt_tokens, completion: usage.completion_tokens });
+      }
+      let completion = 0, usage = null, done = false;
+      for (const event of got.text.split("\n\n").slice(0, -1)) {
+        if (!event.startsWith("data: ")) continue;
+        if (event === "data: [DONE]") { done = true; continue; }
+        const chunk = JSON.parse(event.slice(6));
+        for (const choice of chunk.choices) completion += choice.token_ids?.length ?? 0;
+        if (chunk.usage) usage = chunk.usage;
+      }
+      assert.equal(done, got.whole, `a stream says that it is done where it is whole, and only there: ${got.text.slice(-300)}`);
+      resolve(done ? { done, prompt: usage.prompt_tokens, completion: usage.completion_tokens } : { done, completion });
+    });
+  });
+}
+
+async function rowsOf(dir) {
+  const told = await run(binary, ["usage", "--data-dir", dir, "--csv"]);
+  assert.equal(told.code, 0, told.err);
+  const [names, ...lines] = told.out.trim().split("\r\n").join("\n").split("\n").map((line) => line.split(/,(?=(?:[^"]*"[^"]*")*[^"]*$)/));
+  return lines.map((values) => Object.fromEntries(names.map((name, i) => [name, values[i].replace(/^"|"$/g, "")])));
+}
+
+test(`after kill -9, ${rounds} times, usage and budgets are what the clients received`, { timeout: 3_600_000 }, async (t) => {
+  const dir = mkdtempSync(path.join(os.tmpdir(), "ashlar-accounts-"));
+  t.after(() => rmSync(dir, { recursive: true, force: true }));
+  writeFileSync(path.join(dir, "limits.yaml"), `prices:\n  - {model: "*", input: 1000, output: 1000}\nlimits:\n` +
+    `  - {scope: global, name: all, kind: budget, dollars: ${budget}, window: total}\n  - {scope: model, name: seats, kind: semaphore, capacity: 1000}\n`);
+  const start = () => Server.start(["--data-dir", dir, "--limits", path.join(dir, "limits.yaml")],
+    haveStories ? { models: ["--model", `m=${stories}`] } : {});
+  const received = [];
+  let cut = 0, server = await start();
+  t.after(() => server.kill());
+  for (let round = 1; round <= rounds; ++round) {
+    const killed = { now: false };
+    const all = Array.from({ length: clients }, async (_, i) => {
+      while (!killed.now) {
+        const one = await ask(server, { model: server.model, prompt: "Once upon a time", max_tokens: 1 + Math.floor(Math.random() * 120),
+          ignore_eos: true, temperature: 0, return_token_ids: true,
+          ...(i % 8 === 0 ? {} : { stream: true, stream_options: { include_usage: true } }) });
+        if (one.done) received.push(one);
+        else if (one.completion > 0) received.push(one), ++cut;
+      }
+    });
+    await new Promise((resolve) => setTimeout(resolve, 20 + Math.random() * 600));
+    killed.now = true;
+    await server.kill();
+    await Promise.all(all);
+    server = await start();
+
+    const rows = await rowsOf(dir);
+    const charged = rows.filter((row) => Number(row.completion_tokens) > 0);
+    assert.equal(new Set(rows.map((row) => row.id)).size, rows.length);
+    const prompt = received.find((one) => one.done)?.prompt ?? Number(charged[0]?.prompt_tokens ?? 0);
+    const sorted = (list) => list.sort((a, b) => (a < b ? -1 : 1));
+    assert.deepEqual(sorted(charged.map((row) => `${row.status} ${row.prompt_tokens} ${row.completion_tokens}`)),
+      sorted(received.map((one) => `${one.done ? 200 : 499} ${prompt} ${one.completion}`)), `round ${round}`);
+    // A request for more than the budget is told what is left of it.
+    const { status, json } = await server.post("/v1/completions", { model: server.model, prompt: "x", max_tokens: 100_000_000 });
+    assert.equal(status, 429, JSON.stringify(json));
+    const left = Number(json.error.message.match(/\$([\d.]+) of/)[1]);
+    const used = received.reduce((sum, one) => sum + prompt + one.completion, 0);
+    assert.equal(Math.round((budget - left) / token), used, `round ${round}: ${json.error.message}`);
+    assert.equal(readdirSync(path.join(dir, "journal")).length, 1, "the journals of the dead are gone");
+  }
+  t.diagnostic(`${rounds} kills: ${received.length} answers, ${cut} of them cut; all rows and the budget agree`);
+  if (rounds >= 10) assert.ok(cut > 0, "some were cut");
+});

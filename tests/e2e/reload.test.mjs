@@ -1,0 +1,184 @@
+// The configuration changes while requests run, and none of them is lost.
+import assert from "node:assert/strict";
+import { copyFileSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import os from "node:os";
+import path from "node:path";
+import { test } from "node:test";
+import { Server, binary, events, haveStories, run, stories } from "./server.mjs";
+
+class Folder {
+  constructor(t) {
+    this.dir = mkdtempSync(path.join(os.tmpdir(), "ashlar-reload-"));
+    t.after(() => rmSync(this.dir, { recursive: true, force: true }));
+  }
+  at(name) {
+    return path.join(this.dir, name);
+  }
+  // As editors do it: beside it, then renamed.
+  write(name, text) {
+    writeFileSync(this.at(name + ".new"), text);
+    renameSync(this.at(name + ".new"), this.at(name));
+    return this.at(name);
+  }
+}
+
+const count = (server, word) => server.log.split(word).length - 1;
+const applied = (server, times) => server.until(async () => count(server, " config_applied "), (seen) => seen >= times, 60_000);
+
+// Streams answers of `models` one after another until it is told to stop.
+async function load(server, models, state) {
+  for (let i = 0; !state.stop; ++i) {
+    const model = models[i % models.length];
+    const body = JSON.stringify({ model, messages: [{ role: "user", content: "Tell me a story." }], max_tokens: 12, stream: true,
+      chat_template: "{% for m in messages %}{{ m.content }}{% endfor %}" });
+    try {
+      const answer = await server.fetch("/v1/chat/completions", { method: "POST", body, headers: { "content-type": "application/json" } });
+      if (answer.status !== 200) throw new Error(`${answer.status}: ${await answer.text()}`);
+      let ended = false, done = false;
+      for await (const data of events(answer)) {
+        if (data === "[DONE]") done = true;
+        else if (JSON.parse(data).error) throw new Error(data);
+        else ended ||= Boolean(JSON.parse(data).choices[0]?.finish_reason);
+      }
+      if (!ended || !done) throw new Error("the stream broke off");
+      ++state.fine;
+    } catch (error) {
+      state.failed.push(`${model}: ${error.message}`);
+    }
+  }
+}
+
+test("twenty reloads under load fail no request", { skip: !haveStories }, async (t) => {
+  const folder = new Folder(t);
+  const one = await Server.start(["--model", `inner=${stories}`], { models: [] }), two = await Server.start(["--model", `inner=${stories}`], { models: [] });
+  t.after(() => one.stop());
+  t.after(() => two.stop());
+  copyFileSync(stories, folder.at("a.gguf"));
+  copyFileSync(stories, folder.at("b.gguf"));
+  const config = ({ model = "a", to = ["one", "two"], further = false, requests = 100_000 }) => {
+    folder.write("limits.yaml", `limits:\n  - {scope: user, name: rpm, measure: requests, capacity: ${requests}, period: 1m}\n`);
+    return folder.write("ashlar.yaml", `
+model: ["tale=${folder.at(model + ".gguf")}"]
+limits: ${folder.at("limits.yaml")}
+log_level: info
+upstreams:
+  - {name: one, url: "${one.url}/v1", models: [inner]}
+  - {name: two, url: "${two.url}/v1", models: [inner]}
+${further ? `  - {name: third, url: "${one.url}/v1", models: [inner]}` : ""}
+routes:
+  - name: chat
+    strategy: weighted
+    deployments: [${[...to, ...(further ? ["third"] : [])].map((name) => name + "/inner").join(", ")}]
+  - {name: story, deployments: [tale]}
+`);
+  };
+  const front = await Server.start(["--config", config({})], { models: [] });
+  t.after(() => front.stop());
+  const state = { stop: false, fine: 0, failed: [] };
+  t.after(() => { state.stop = true; });
+  const clients = Array.from({ length: 6 }, (_, i) => load(front, i % 2 ? ["chat", "story"] : ["story", "chat", "tale", "inner"], state));
+  let model = "a";
+  for (let i = 1; i <= 20; ++i) {
+    if (i % 5 === 0) model = model === "a" ? "b" : "a";
+    config({ model, to: [["one", "two"], ["two"], ["one"]][i % 3], further: i % 2 === 1, requests: 100_000 + i });
+    await applied(front, i);
+    const before = state.fine;
+    await front.until(async () => state.fine, (fine) => fine > before + 3, 60_000);
+  }
+  state.stop = true;
+  await Promise.all(clients);
+  assert.deepEqual(state.failed, []);
+  assert.ok(state.fine > 60, String(state.fine));
+  for (const word of ["+upstream third", "-upstream third", "~route chat", "~limits", "~model tale"]) assert.ok(front.log.includes(word), word);
+  assert.ok(!front.log.includes("~upstream"), "an unchanged upstream stays what it is");
+  // What was replaced has left memory.
+  await front.until(() => front.metric("ashlar_engine_models_resident"), (resident) => resident === 1);
+});
+
+test("a broken file keeps what holds, and says every line", async (t) => {
+  const folder = new Folder(t);
+  const front = await Server.start(["--config", folder.write("ashlar.yaml", "routes:\n  - {name: first, deployments: [ashlar-assistant]}\n")], { models: [] });
+  t.after(() => front.stop());
+  const ask = (model) => front.post("/v1/chat/completions", { model, messages: [{ role: "user", content: "Hi" }], max_tokens: 2 });
+  assert.equal((await ask("first")).status, 200);
+  folder.write("ashlar.yaml", "log_levl: info\nroutes:\n  - {name: second, deployments: [ashlar-assistant]}\n  - {strategy: weighted}\n");
+  await front.until(async () => count(front, " config_refused "), (seen) => seen === 1);
+  assert.match(front.log, /ashlar\.yaml:1: no option is called 'log_levl'/);
+  assert.match(front.log, /ashlar\.yaml:4: a route needs a 'name'/);
+  assert.equal((await ask("first")).status, 200);
+  assert.equal((await ask("second")).status, 404);
+  // A model that is not there refuses the whole, too.
+  folder.write("ashlar.yaml", "model: [missing.gguf]\nroutes:\n  - {name: second, deployments: [missing]}\n");
+  await front.until(async () => count(front, " config_refused "), (seen) => seen === 2);
+  assert.equal((await ask("first")).status, 200);
+  folder.write("ashlar.yaml", "port: 1\nthreads: 1\nroutes:\n  - {name: second, deployments: [ashlar-assistant]}\n  - {name: third, aliases: [nth], deployments: [ashlar-assistant]}\n");
+  await applied(front, 1);
+  assert.equal((await ask("second")).status, 200);
+  assert.equal((await ask("nth")).status, 200);
+  assert.equal((await ask("first")).status, 404);
+});
+
+test("keys, and SIGHUP for what no file's time tells", async (t) => {
+  const folder = new Folder(t);
+  folder.write("keys.txt", "sk-first\n");
+  const front = await Server.start(["--api-key-file", folder.at("keys.txt"), "--model", "ashlar-assistant"], { models: [] });
+  t.after(() => front.stop());
+  const status = async (key) => (await fetch(front.url + "/v1/models", { headers: { authorization: `Bearer ${key}` } })).status;
+  assert.equal(await status("sk-first"), 200);
+  folder.write("keys.txt", "sk-second\n");
+  await front.until(() => status("sk-second"), (code) => code === 200);
+  assert.equal(await status("sk-first"), 401);
+  const before = count(front, " config_applied ");
+  front.process.kill("SIGHUP");
+  await applied(front, before + 1);
+  folder.write("keys.txt", "bad key with blanks\n");
+  await front.until(async () => count(front, " config_refused "), (seen) => seen >= 1);
+  assert.equal(await status("sk-second"), 200);
+  assert.equal((await front.stop()).code, 0);
+});
+
+test("a version that appears in the repository is served, and the one before comes back", { skip: !haveStories }, async (t) => {
+  const folder = new Folder(t);
+  const put = (version, text) => {
+    mkdirSync(folder.at(`models/tale/${version}`), { recursive: true });
+    if (text) writeFileSync(folder.at(`models/tale/${version}/model.gguf`), text);
+    else copyFileSync(stories, folder.at(`models/tale/${version}/model.gguf`));
+  };
+  put(1);
+  const front = await Server.start(["--model-repository", folder.at("models"), "--model-versions", "2"], { models: [] });
+  t.after(() => front.stop());
+  const names = async () => (await (await front.fetch("/v1/models")).json()).data.map((card) => card.id).sort().join();
+  assert.equal(await names(), "tale,tale@1");
+  const state = { stop: false, fine: 0, failed: [] };
+  t.after(() => { state.stop = true; });
+  const client = load(front, ["tale"], state);
+  put(2);
+  await front.until(names, (now) => now === "tale,tale@1,tale@2", 60_000);
+  put(3, "no model at all");
+  await front.until(async () => count(front, "model_refused"), (seen) => seen >= 1, 60_000);
+  assert.equal(await names(), "tale,tale@1,tale@2");
+  rmSync(folder.at("models/tale/2"), { recursive: true });
+  await front.until(names, (now) => now === "tale,tale@1", 60_000);
+  state.stop = true;
+  await client;
+  assert.deepEqual(state.failed, []);
+});
+
+test("a LiteLLM proxy's file becomes one that reads well", async (t) => {
+  const folder = new Folder(t);
+  const theirs = folder.write("config.yaml", `
+model_list:
+  - model_name: gpt-4o
+    litellm_params: {model: openai/gpt-4o, api_key: os.environ/OPENAI_API_KEY, rpm: 60}
+    model_info: {input_cost_per_token: 0.0000025, output_cost_per_token: 0.00001}
+litellm_settings: {drop_params: true}
+`);
+  const made = await run(binary, ["config", "import-litellm", theirs, "--out", folder.at("ashlar.yaml"), "--json"]);
+  assert.equal(made.code, 0, made.err);
+  assert.deepEqual(JSON.parse(made.out).map((note) => [note.line, note.key]), [[6, "litellm_settings.drop_params"]]);
+  const fine = await run(binary, ["config", "check", folder.at("ashlar.yaml")]);
+  assert.equal(fine.code, 0, fine.err);
+  const strict = await run(binary, ["config", "import-litellm", theirs, "--strict"]);
+  assert.equal(strict.code, 1);
+  assert.match(strict.err, /config\.yaml:6: litellm_settings\.drop_params/);
+});
