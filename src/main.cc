@@ -48,6 +48,7 @@ constexpr Command kCommands[] = {
     {"backup", "FILE", "copy keys, budgets and usage while a server runs", ashlar::cli::backup},
     {"restore", "FILE", "put such a copy in their place", ashlar::cli::restore},
     {"upstream", "list | seal", "a running server's upstreams; seal a key for the configuration file", ashlar::cli::upstream},
+    {"rollout", "list | show | promote | rollback | ...", "versions of models on trial, of a server that runs", ashlar::cli::rollout},
     {"config", "check | import-litellm FILE", "check a configuration file of `ashlar serve`, or make one", ashlar::cli::config},
 };
 

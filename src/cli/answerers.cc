@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <iterator>
 #include <map>
@@ -17,6 +18,8 @@
 #include "cli/model_repository.h"
 #include "cli/renamed.h"
 #include "cli/watch.h"
+#include "gateway/rollout/rollouts.h"
+#include "gateway/rollout/shadow.h"
 #include "gateway/routing/hints.h"
 #include "gateway/upstreams/directory.h"
 #include "gateway/upstreams/door.h"
@@ -52,8 +55,12 @@ gateway::OperatorEvent operator_event(const gateway::RouteEvent& event) {
           .message = event.why.empty() ? event.what : event.why};
 }
 
-gateway::RouterOptions router_options(gateway::EventLog* events) {
+gateway::RouterOptions router_options(const RoutingOptions& routing, gateway::Steering& steering,
+                                      gateway::EventLog* events) {
   gateway::RouterOptions options;
+  options.cache.most_bytes = routing.response_cache.count;
+  options.cache.ttl = std::chrono::duration_cast<std::chrono::seconds>(routing.response_cache_ttl);
+  options.steering = &steering;
   options.hints = gateway::hints_of;
   if (events != nullptr)
     options.on_event = [events](const gateway::RouteEvent& event) { events->write(operator_event(event)); };
@@ -133,6 +140,9 @@ class AnswerersImpl final : public Answerers {
     configured_ = TRY(find_all_hosted(models, options_.host));
     if (!models.empty()) TRY(open_host(models));
     upstreams_ = TRY(gateway::open_upstreams(std::move(plan.upstreams)));
+    shadows_ = std::make_unique<gateway::Shadows>(gateway::ShadowOptions{.models = models_.get()});
+    rollouts_ = TRY(
+        gateway::Rollouts::open({.events = options_.events, .database = options_.database, .shadows = shadows_.get()}));
     TRY(gateway::check_table(plan.routes));
     TRY(repository_.check());
     set_places();
@@ -146,6 +156,9 @@ class AnswerersImpl final : public Answerers {
   engine::Generator& generator() override { return *front_; }
   engine::Embedder& embedder() override { return *models_; }
   engine::Reranker& reranker() override { return rankers_; }
+  gateway::Rollouts& rollouts() override { return *rollouts_; }
+  gateway::Shadows& shadows() override { return *shadows_; }
+  void unload_idle() override { unload_ = true; }
 
   std::vector<std::string> loaded() const override {
     Host* const host = seen().host;
@@ -232,6 +245,7 @@ class AnswerersImpl final : public Answerers {
   void turn() override {
     // Whoever holds one more got it from the places, where it is no longer: nobody can come anew.
     std::erase_if(retired_, [](const auto& each) { return each.use_count() == 1; });
+    if (unload_.exchange(false) && host_ != nullptr) host_->unload_idle();
     follow_repository(/*first=*/false);
   }
 
@@ -357,7 +371,8 @@ class AnswerersImpl final : public Answerers {
       const Status done = router_->set_table(std::move(table));
       CHECK(done, "the table was checked");
     } else if (routed) {
-      auto made = gateway::Router::create(router_options(options_.events), std::move(table));
+      auto made =
+          gateway::Router::create(router_options(options_.routing, *rollouts_, options_.events), std::move(table));
       CHECK(made, "the table was checked");
       router_ = std::move(*made);
       routed_ = std::make_shared<const Places>(std::vector<Place>{
@@ -400,6 +415,8 @@ class AnswerersImpl final : public Answerers {
     known_ = std::move(now);
   }
 
+  std::atomic<bool> unload_ = false;  // asked for by any thread
+
   // Each outlives those after it.
   const Options options_;
   Rankers rankers_;
@@ -411,8 +428,10 @@ class AnswerersImpl final : public Answerers {
   const std::unique_ptr<Directory> models_ = std::make_unique<Directory>(std::vector<Place>{});  // all of them
   RouteTable routes_;                                                                            // without doors
   std::map<std::string, std::shared_ptr<Door>> doors_;  // by deployment and model
-  std::unique_ptr<gateway::Router> router_;             // null until there is a route
-  std::shared_ptr<const Places> routed_;                // routes before models
+  std::unique_ptr<gateway::Shadows> shadows_;
+  std::unique_ptr<gateway::Rollouts> rollouts_;
+  std::unique_ptr<gateway::Router> router_;  // null until there is a route
+  std::shared_ptr<const Places> routed_;     // routes before models
   const std::shared_ptr<const Places> unrouted_ = std::make_shared<const Places>(
       std::vector<Place>{{.name = {},
                           .generator = gateway::borrowed<engine::Generator>(models_.get()),

@@ -16,6 +16,9 @@
 #include "engine/reranker.h"
 #include "gateway/events/event_log.h"
 #include "gateway/routing/breaker.h"
+#include "gateway/rollout/rollouts.h"
+#include "gateway/rollout/shadow.h"
+#include "store/database.h"
 
 namespace ashlar::cli {
 
@@ -24,7 +27,9 @@ class Answerers {
   struct Options {
     HostOptions host;
     RepositoryOptions repository;
-    gateway::EventLog* events = nullptr;  // outlives it; null: none
+    RoutingOptions routing;
+    gateway::EventLog* events = nullptr;  // outlives it, as the next does; null: none
+    store::Database* database = nullptr;  // where rollouts are kept; null: nowhere
   };
   // As Host::open, open_upstreams() and Router::create say. A route may name a model that
   // nobody serves yet: its upstream may be down; the log says so.
@@ -36,6 +41,10 @@ class Answerers {
   virtual engine::Generator& generator() = 0;
   virtual engine::Embedder& embedder() = 0;
   virtual engine::Reranker& reranker() = 0;
+  virtual gateway::Rollouts& rollouts() = 0;
+  virtual gateway::Shadows& shadows() = 0;
+  // Models of this process that nobody uses leave memory with the next turn(), until they are asked for.
+  virtual void unload_idle() = 0;
 
   // For who administers. Any thread.
   virtual std::vector<std::string> loaded() const = 0;  // models of this machine in memory now

@@ -36,6 +36,7 @@ int usage(const Words& words);
 int backup(const Words& words);
 int restore(const Words& words);
 int upstream(const Words& words);
+int rollout(const Words& words);
 int config(const Words& words);
 
 }  // namespace ashlar::cli

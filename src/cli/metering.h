@@ -2,7 +2,9 @@
 // what it used, and leaves one row of usage in this machine's state.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -45,6 +47,8 @@ struct MeteredParts {
   engine::Generator& generator;
   engine::Embedder& embedder;
   engine::Reranker* reranker = nullptr;  // may be null
+  // Whether a request for text may begin at all now; none: each may.
+  std::function<std::optional<engine::Generator::Refusal>(const engine::Request&)> admit = {};
 };
 
 class Metering {

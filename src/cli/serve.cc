@@ -23,6 +23,7 @@
 #include "cli/terminal.h"
 #include "gateway/events/kept_events.h"
 #include "gateway/identity/identity.h"
+#include "gateway/rollout/memory_alarm.h"
 #include "net/http_server.h"
 
 namespace ashlar::cli {
@@ -112,6 +113,7 @@ class Serving {
   gateway::Identity* identity_ = nullptr;  // the api's
   std::unique_ptr<api::Api> api_;
   std::unique_ptr<Answerers> answerers_;  // outlives the server and the api, which are reset first
+  std::unique_ptr<gateway::MemoryAlarm> alarm_;
   std::unique_ptr<Metering> metering_;
   std::unique_ptr<net::HttpServer> server_;
   std::unique_ptr<Reloader> reloader_;
@@ -129,18 +131,26 @@ Result<std::unique_ptr<Serving>> Serving::open(const Words& words, ReadServePlan
   out->keyed_ = !options.api.api_key.empty() || !options.api.api_key_file.empty() || identity->required();
   out->api_ = TRY(api::Api::create(options.api, options.server.host, std::move(identity)));
   out->server_ = TRY(net::HttpServer::listen(options.server, out->api_->handler()));
-  out->answerers_ = TRY(Answerers::open(
-      plan.models, {.host = options.host, .repository = options.repository, .events = out->events_.get()},
-      std::move(plan.gateway)));
+  out->answerers_ = TRY(Answerers::open(plan.models,
+                                        {.host = options.host,
+                                         .repository = options.repository,
+                                         .routing = options.routing,
+                                         .events = out->events_.get(),
+                                         .database = out->keys_.database.get()},
+                                        std::move(plan.gateway)));
+  Serving* const self = out.get();
+  out->alarm_ = std::make_unique<gateway::MemoryAlarm>(
+      gateway::MemoryAlarmOptions{.running = [self] { return self->answerers_->generator().load().running; },
+                                  .unload_idle = [self] { self->answerers_->unload_idle(); },
+                                  .events = out->events_.get()});
   const auto folder = store::state_folder(options.state);
   out->metering_ = TRY(Metering::open(options.metering,
                                       {.database = out->keys_.database.get(), .folder = folder ? *folder + "/journal" : ""},
                                       {.generator = out->answerers_->generator(),
                                        .embedder = out->answerers_->embedder(),
-                                       .reranker = &out->answerers_->reranker()}));
-  Serving* const self = out.get();
-  out->api_->serve(out->metering_->generator(), &out->metering_->embedder(), out->metering_->reranker(),
-                   [self] { return self->metering_->troubles(); });
+                                       .reranker = &out->answerers_->reranker(),
+                                       .admit = [self](const engine::Request& request) { return self->alarm_->admit(request); }},
+                                      out->events_.get()));
   out->reloader_ = std::make_unique<Reloader>(
       Reloader::Parts{.read = [words, config = plan.config](const std::string* text) { return read_serve_plan(words, config, text); },
                       .apply = [self](const ServePlan& before, ServePlan& next) { return self->apply(before, next); },
@@ -148,8 +158,14 @@ Result<std::unique_ptr<Serving>> Serving::open(const Words& words, ReadServePlan
                           [self] {
                             self->answerers_->turn();
                             self->identity_->turn();
-                          }},
+                          },
+                      .events = out->events_.get()},
       std::move(plan), std::move(read.files));
+  AdminParts parts = admin_parts(out->keys_, *out->events_, *out->answerers_, *out->metering_);
+  parts.reloader = out->reloader_.get();
+  out->api_->set_admin(admin_operations(parts), out->events_.get());
+  out->api_->serve(out->metering_->generator(), &out->metering_->embedder(), out->metering_->reranker(),
+                   [self] { return self->metering_->troubles(); });
   return out;
 }
 

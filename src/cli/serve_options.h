@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "api/api.h"
+#include "base/bytes.h"
 #include "cli/host.h"
 #include "cli/metering.h"
 #include "cli/model_repository.h"
@@ -16,12 +17,25 @@
 
 namespace ashlar::cli {
 
+struct RoutingOptions {
+  Bytes response_cache{0};
+  std::chrono::milliseconds response_cache_ttl{3'600'000};
+  void fields(auto&& field) {
+    field(
+        "response_cache", response_cache,
+        "Memory for answers of routes, given again to who asks the same (temperature 0, or a seed; cache-control says "
+        "otherwise), and first where every deployment is out; 0: none is kept.");
+    field("response_cache_ttl", response_cache_ttl, "Milliseconds that such an answer is good for.");
+  }
+};
+
 struct ServeOptions {
   std::vector<std::string> model;
   std::vector<std::string> upstream;
   net::ServerOptions server;
   api::ApiOptions api;
   HostOptions host;
+  RoutingOptions routing;
   RepositoryOptions repository;
   store::StateOptions state = store::state_options_from_environment();
   std::string identity;
@@ -36,11 +50,13 @@ struct ServeOptions {
     server.fields(field);
     api.fields(field);
     host.fields(field);
+    routing.fields(field);
     repository.fields(field);
     state.fields(field);
-    field("identity", identity,
-          "File (YAML) of who else may ask: issuers of tokens (OpenID Connect), clients' certificates, and the rules of "
-          "what each may do.");
+    field(
+        "identity", identity,
+        "File (YAML) of who else may ask: issuers of tokens (OpenID Connect), clients' certificates, and the rules of "
+        "what each may do.");
     metering.fields(field);
     field("drain_timeout", drain_timeout, "Milliseconds that running answers get to end after SIGTERM.");
     field("log_level", log_level, "debug, info, warn, error or off.");

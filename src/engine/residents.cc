@@ -307,6 +307,12 @@ class Residents::State : public std::enable_shared_from_this<State> {
     }
     return out;
   }
+  void unload_idle() {
+    const std::lock_guard lock(mutex_);
+    for (const SlotPtr& slot : slots_)
+      slot->leaving = slot->leaving || (slot->loaded() && slot->users == 0 && slot->waiting.empty());
+    stir();
+  }
   std::vector<std::string> loaded() {
     const std::lock_guard lock(mutex_);
     std::vector<std::string> out;
@@ -571,6 +577,7 @@ Status Residents::preload(const std::string& model) {
 }
 
 std::vector<std::string> Residents::loaded() const { return state_->loaded(); }
+void Residents::unload_idle() { state_->unload_idle(); }
 
 std::expected<std::unique_ptr<Ticket>, Generator::Refusal> Residents::start(Request request, Sink& sink) {
   // Ends the inner request, then its use of the model.

@@ -63,6 +63,8 @@ class Residents final : public Generator, public Embedder, public Reranker, publ
   // last of them. not_found.
   Status remove(const std::string& model);
 
+  // Models that nobody uses leave; they come back when they are asked for.
+  void unload_idle();
   // The names of those in memory now.
   std::vector<std::string> loaded() const;
 

@@ -172,6 +172,20 @@ TEST_F(ResidentsTest, TheLongestUnusedLeavesForAnother) {
   EXPECT_EQ(ledger.loads["b"], 2);
 }
 
+TEST_F(ResidentsTest, IdleOnesLeaveWhenTheyAreToldAndComeBack) {
+  const auto residents = make({"a", "b"}, {});
+  CountingSink sink;
+  ASSERT_TRUE(residents->preload("a"));
+  auto ticket = ask(*residents, "b", sink);
+  EXPECT_EQ(sink.wait_for(1), 1);
+  residents->unload_idle();
+  EXPECT_TRUE(ledger.wait([](Ledger& l) { return l.alive["a"] == 0; }));
+  EXPECT_THAT(residents->loaded(), ElementsAre("b"));
+  ASSERT_TRUE(residents->preload("a"));
+  EXPECT_EQ(ledger.loads["a"], 2);
+  EXPECT_EQ(ledger.loads["b"], 1);
+}
+
 TEST_F(ResidentsTest, MemoryThatIsShortMakesRoom) {
   std::atomic<std::uint64_t> available = 100;
   auto residents =

@@ -13,6 +13,8 @@
 #include "gateway/identity/key_store.h"
 #include "gateway/identity/team_store.h"
 #include "gateway/limits/budget_store.h"
+#include "gateway/rollout/rollouts.h"
+#include "gateway/rollout/shadow.h"
 #include "gateway/routing/breaker.h"
 #include "store/database.h"
 
@@ -41,6 +43,8 @@ struct AdminParts {
   std::function<Json()> upstreams, routes, status;   // as lists; an object
   std::function<Status(const std::string& deployment, gateway::Breaker::Mode)> force;
   Reloader* reloader = nullptr;
+  gateway::Rollouts* rollouts = nullptr;
+  const gateway::Shadows* shadows = nullptr;  // there, if the rollouts are
 };
 
 // Of a server: all that is given outlives the API.

@@ -15,7 +15,9 @@ AdminParts admin_parts(const KeptKeys& keys, gateway::KeptEvents& events, Answer
                    .teams = keys.teams.get(),
                    .budgets = metering.budgets().store(),
                    .events = &events,
-                   .generator = &metering.generator()};
+                   .generator = &metering.generator(),
+                   .rollouts = &answerers.rollouts(),
+                   .shadows = &answerers.shadows()};
   parts.standings = [&metering] { return metering.standings(); };
   parts.budgets_changed = [&metering] {
     // Else it is tried again within a quarter of a second, and the log says why.

@@ -6,6 +6,7 @@
 #include "cli/admin/admin.h"
 #include "cli/admin/operation.h"
 #include "cli/reload.h"
+#include "cli/rollout_admin.h"
 
 namespace ashlar::cli {
 namespace {
@@ -184,9 +185,10 @@ std::vector<AdminOperation> admin_operations(const AdminParts& parts) {
   add(event_operations(parts));
   add(serving_operations(parts));
   add(config_operations(parts.reloader));
-  if (parts.reloader == nullptr)
-    for (AdminOperation& each : all)
-      if (each.tag == "config") each.run = at_once([](const AdminCall&) -> Outcome<Json> { return not_yet(); });
+  add(rollout_operations(parts.rollouts, parts.shadows));
+  for (AdminOperation& each : all)
+    if ((parts.reloader == nullptr && each.tag == "config") || (parts.rollouts == nullptr && each.tag == "rollouts"))
+      each.run = at_once([](const AdminCall&) -> Outcome<Json> { return not_yet(); });
   return all;
 }
 

@@ -175,6 +175,8 @@ MeteredGenerator::Size MeteredGenerator::size_of(Request& request) const {
 
 std::expected<std::unique_ptr<engine::Ticket>, engine::Generator::Refusal> MeteredGenerator::start_for(
     Subject subject, Request request, engine::Sink& sink, RateNumbers* numbers) {
+  if (options_.admit)
+    if (auto refusal = options_.admit(request)) return std::unexpected(std::move(*refusal));
   const bool measured = !limits_.idle();
   const Size size = measured ? size_of(request) : Size();
   auto admission = limits_.admit({.subject = subject,

@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "engine/generator.h"
@@ -19,6 +20,8 @@ struct MeteredOptions {
   std::function<Result<std::int64_t>(const engine::Request&)> count_prompt;
   // What a model whose context nobody knows may answer at most, where the request does not say.
   std::int64_t unknown_room = 4096;
+  // Whether a request may begin at all now, before anything is reserved for it.
+  std::function<std::optional<engine::Generator::Refusal>(const engine::Request&)> admit;
 };
 
 // What an answer used: as the generator reports at its end, or, of one that ended early, the tokens that were

@@ -22,6 +22,12 @@ bool serves(const Live& live, const std::string& model) {
   });
 }
 
+bool on_trial(const RouteTable& table, const Deployment& deployment) {
+  return std::ranges::any_of(table.groups, [&](const Group& group) {
+    return group.name == deployment.group && group.rollout && group.rollout->to == deployment.name;
+  });
+}
+
 }  // namespace
 
 Router::Core::Core(RouterOptions options, RouteTable table)
@@ -38,11 +44,17 @@ Router::Core::Core(RouterOptions options, RouteTable table)
 }
 
 void Router::Core::set_table(RouteTable table) {
+  for (Deployment& deployment : table.deployments) deployment.trial = on_trial(table, deployment);
+  // First, so that nobody is sent to a trial before it is known, nor after it is over.
+  if (options_.steering != nullptr) options_.steering->set_groups(table.groups);
   std::vector<std::shared_ptr<Live>> before = all();  // die outside the lock, generators and all
   RouteTable old;
   const std::lock_guard lock(mutex_);
   std::map<std::string, Group> groups;
   for (const Group& group : table.groups) groups[group.name] = group;
+  std::erase_if(scales_, [&](const auto& each) { return !groups.contains(each.first); });
+  for (const auto& [name, group] : groups)
+    if (auto& scale = scales_[name]; !scale) scale = std::make_unique<Scale>(name, options_.demand);
   groups_ = std::move(groups);
   fleet_.set(table.deployments);
   old = std::exchange(table_, std::move(table));
@@ -122,7 +134,9 @@ std::shared_ptr<Live> Router::Core::first_of(const std::string& model, std::stri
   if (!group) return nullptr;
   if (group->tiers) group = this->group(group->tiers->middle).value_or(*group);
   const std::lock_guard lock(mutex_);
-  for (const auto& live : fleet_.members(group->name)) {
+  auto members = fleet_.members(group->name);
+  std::ranges::stable_partition(members, [](const auto& live) { return !live->config.trial; });
+  for (const auto& live : members) {
     if (!only.empty() && !only.contains(live->config.name)) continue;
     name = only.empty() && !live->config.model.empty() ? live->config.model : model;
     return live;
@@ -251,12 +265,12 @@ void Router::Core::set_timer(Flight& flight, TimePoint when) {
 }
 
 Router::Core::Answered Router::Core::look_up(const std::string& key, const CacheControl& control,
-                                             const std::string& group) {
+                                             const std::string& group, bool trial) {
   const TimePoint now = this->now();
   Answered out;
   {
     const std::lock_guard lock(mutex_);
-    out.found = cache_.find(key, control, fleet_.degraded(group, now), now);
+    out.found = cache_.find(key, control, fleet_.degraded(group, now, trial), now);
     if (!out.found.answer && !control.no_cache && cache_.options().single_flight)
       if (const auto leader = leaders_.find(key); leader != leaders_.end()) out.leader = leader->second.lock();
   }
@@ -373,11 +387,13 @@ void Router::Core::run(Task& task) {
 
 void Router::Core::poll(TimePoint now) {
   std::vector<std::pair<std::shared_ptr<Live>, Signals>> read;
+  Loads loads;
   for (auto& live : all()) {
     std::optional<Signals> signals;
     if (options_.signals) signals = options_.signals(live->config);
+    const auto load = live->config.generator->load();
+    loads.emplace_back(live, load);
     if (!signals) {
-      const auto load = live->config.generator->load();
       signals = Signals{.memory = load.kv_used, .queue = load.waiting};
     }
     read.emplace_back(std::move(live), *signals);
@@ -386,9 +402,10 @@ void Router::Core::poll(TimePoint now) {
     const std::lock_guard lock(mutex_);
     for (const auto& [live, signals] : read) fleet_.signal(*live, signals, now);
     fleet_.turn(now);
+    look(loads, now);
     for (const std::string& group : room_.groups()) wake(group);
     for (const auto& [group, config] : groups_) {
-      const bool was = degraded_.contains(group), is = fleet_.degraded(group, now);
+      const bool was = degraded_.contains(group), is = fleet_.degraded(group, now, true);
       if (is == was) continue;
       if (is)
         degraded_.insert(group);
@@ -399,6 +416,36 @@ void Router::Core::poll(TimePoint now) {
     }
   }
   publish();
+}
+
+void Router::Core::look(const Loads& loads, TimePoint now) {
+  std::map<std::string, RouteUse> uses;
+  for (const auto& [live, load] : loads) {
+    const Vitals& vitals = *live->vitals;
+    RouteUse& use = uses[live->config.group];
+    use.running += vitals.running;
+    use.waiting += load.waiting;
+    use.outstanding_tokens +=
+        static_cast<double>(std::max<std::int64_t>(0, vitals.outstanding.load(std::memory_order_relaxed)));
+    if (fleet_.ejected(*live) || vitals.breaker.state() == Breaker::State::open) continue;
+    ++use.ready;
+    use.memory += load.kv_used;
+    use.places += live->config.max_concurrent;
+    if (live->config.max_concurrent > 0)
+      use.placed += static_cast<double>(vitals.running) / live->config.max_concurrent;
+  }
+  const auto queues = room_.queues();
+  for (auto& [name, scale] : scales_) {
+    RouteUse use = uses[name];
+    if (const auto queue = queues.find(name); queue != queues.end()) {
+      use.waiting += queue->second.requests;
+      use.waiting_tokens = queue->second.work;
+      use.outstanding_tokens += queue->second.work;
+    }
+    use.tokens_per_second = fleet_.work_rate(name, now);
+    const int desired = scale->demand.look(use, groups_[name].tokens_per_second, now);
+    scale->metrics.set(use, scale->demand.capacity(), desired);
+  }
 }
 
 void Router::Core::publish() {

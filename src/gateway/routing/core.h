@@ -82,7 +82,8 @@ class Router::Core : public std::enable_shared_from_this<Router::Core> {
     ResponseCache::Found found;
     std::shared_ptr<Flight> leader;
   };
-  Answered look_up(const std::string& key, const CacheControl& control, const std::string& group);
+  // `trial`: the request is for the version on trial.
+  Answered look_up(const std::string& key, const CacheControl& control, const std::string& group, bool trial);
   void lead(const std::string& key, const std::shared_ptr<Flight>& flight);
   void count_joined();
   void landed(const std::string& key, Flight& flight, ResponseCache::Answer answer);
@@ -112,7 +113,16 @@ class Router::Core : public std::enable_shared_from_this<Router::Core> {
     Gauge running{"gateway_route_running", "Requests under way through the router."};
   };
 
+  // What is known of a route for those who scale it.
+  struct Scale {
+    Scale(const std::string& route, const DemandOptions& options) : demand(options), metrics(route) {}
+    Demand demand;
+    RouteMetrics metrics;
+  };
+  using Loads = std::vector<std::pair<std::shared_ptr<Live>, engine::Generator::Load>>;
+
   void set_table(RouteTable table);
+  void look(const Loads& loads, TimePoint now);
   void wake(const std::string& group);
   TimePoint next_due() const;
   void stir(TimePoint when);
@@ -139,6 +149,7 @@ class Router::Core : public std::enable_shared_from_this<Router::Core> {
   std::deque<Task> tasks_;
   std::vector<std::shared_ptr<Attempt>> buried_;
   std::set<std::string> degraded_;
+  std::map<std::string, std::unique_ptr<Scale>> scales_;  // by group
   TimePoint polled_{};
   TimePoint sleeps_until_ = TimePoint::min();  // the router's thread; min: it is awake
   bool stopping_ = false;

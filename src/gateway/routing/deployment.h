@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "engine/generator.h"
+#include "gateway/rollout/plan.h"
 #include "gateway/routing/breaker.h"
 
 namespace ashlar::gateway {
@@ -31,6 +32,7 @@ struct Deployment {
   int context = 0;                                 // tokens of prompt and answer; 0: not known
   int max_concurrent = 0;                          // requests at once; 0: no fixed bound
   std::string label;                               // "stable", "canary": in traces and metrics
+  bool trial = false;  // its group's rollout gives it its requests, nobody else; set by the router
   BreakerOptions breaker;
   bool operator==(const Deployment&) const = default;
 };
@@ -64,6 +66,9 @@ struct Group {
   bool sticky = false;                                  // a session stays with its deployment
   std::map<Cause, std::vector<std::string>> fallbacks;  // groups, asked in this order
   std::optional<Tiers> tiers;                           // then it has no deployments of its own
+  std::optional<RolloutPlan> rollout;                   // one of its deployments is on trial
+  std::optional<ShadowPlan> shadow;                     // a model that answers too, and is not heard
+  double tokens_per_second = 0;                         // of one deployment, for scaling; 0: measured
   bool operator==(const Group&) const = default;
 };
 

@@ -18,6 +18,8 @@ Labels labels_of(const Deployment& deployment, const char* outcome = nullptr) {
   return labels;
 }
 
+constexpr std::array kBetweenBounds = {0.001, 0.0025, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0};
+
 constexpr const char* kRequests = "gateway_deployment_requests_total";
 constexpr const char* kRequestsHelp = "Attempts at a deployment, by how they ended.";
 
@@ -70,11 +72,12 @@ DeploymentMetrics::DeploymentMetrics(const Deployment& deployment)
                   labels_of(deployment)),
       breaker("gateway_deployment_breaker", "Its breaker: 0 closed, 1 half-open, 2 open.", labels_of(deployment)),
       first_token("gateway_deployment_first_token_seconds", "From an attempt's start to its first token.",
-                  kFirstTokenBounds, labels_of(deployment)) {}
+                  kFirstTokenBounds, labels_of(deployment)),
+      between_tokens("gateway_deployment_inter_token_seconds", "The mean time between an answer's tokens.",
+                     kBetweenBounds, labels_of(deployment)) {}
 
 Vitals::Vitals(const Deployment& deployment, const FleetOptions& options)
-    : metrics(deployment),
-      breaker(deployment.breaker),
+    : breaker(deployment.breaker),
       first_token(options.latency_half_life),
       gradient(options.concurrency),
       prefixes(options.prefix_index_blocks) {}
@@ -88,7 +91,10 @@ void Fleet::set(std::vector<Deployment> deployments) {
         before && before->config.generator == deployment.generator && before->config.group == deployment.group;
     auto vitals = same ? before->vitals : std::make_shared<Vitals>(deployment, options_);
     vitals->breaker.change_options(deployment.breaker);
-    auto live = std::make_shared<Live>(Live{.config = std::move(deployment), .vitals = std::move(vitals)});
+    const bool counted = before && before->config.group == deployment.group && before->config.label == deployment.label;
+    auto metrics = counted ? before->metrics : std::make_shared<DeploymentMetrics>(deployment);
+    auto live = std::make_shared<Live>(
+        Live{.config = std::move(deployment), .vitals = std::move(vitals), .metrics = std::move(metrics)});
     by_name[live->config.name] = live;
     pools.try_emplace(live->config.group, Pool(options_.outliers)).first->second.members.push_back(live);
   }
@@ -149,6 +155,7 @@ std::variant<Picked, Nobody> Fleet::pick(const Question& question, TimePoint now
     const Deployment& config = live->config;
     if (question.without != nullptr && question.without->contains(config.name)) continue;
     if (question.only != nullptr && !question.only->contains(config.name)) continue;
+    if (config.trial && (question.trial == nullptr || *question.trial != config.name)) continue;
     if (!allows(config, question.data_classes)) {
       nobody.forbidden = true;
     } else if (config.context > 0 && question.most_tokens > config.context) {
@@ -166,6 +173,10 @@ std::variant<Picked, Nobody> Fleet::pick(const Question& question, TimePoint now
     note(*live, now);
   }
   if (candidates.empty()) return nobody;
+  // Whom a trial has chosen goes there as long as it can.
+  if (const auto trial = std::ranges::find_if(candidates, [](const auto& live) { return live->config.trial; });
+      trial != candidates.end())
+    candidates = Candidates{*trial};
   Picked picked;
   picked.live = choose(pool, candidates, question, now, picked.why);
   picked.call = picked.live->vitals->breaker.begin();
@@ -256,8 +267,10 @@ void Fleet::ended(Live& live, const Breaker::Call& call, const Ended& how, TimeP
   if (how.first_token && how.how == Ended::How::good) {
     const double seconds = std::chrono::duration<double>(*how.first_token).count();
     live.vitals->first_token.sample(seconds, now);
-    live.vitals->metrics.first_token.observe(seconds);
+    live.metrics->first_token.observe(seconds);
   }
+  if (how.how == Ended::How::good && how.seconds_per_token > 0)
+    live.metrics->between_tokens.observe(how.seconds_per_token);
   if (how.overload) live.vitals->gradient.overload();
   if (how.how == Ended::How::good) live.vitals->gradient.sample(how.seconds_per_token, live.vitals->running + 1);
   const auto found = pools_.find(live.config.group);
@@ -276,7 +289,7 @@ void Fleet::ended(Live& live, const Breaker::Call& call, const Ended& how, TimeP
 
 void Fleet::signal(Live& live, const Signals& signals, TimePoint now) {
   live.vitals->breaker.signal(signals, now);
-  live.vitals->metrics.outstanding.set(outstanding(live));
+  live.metrics->outstanding.set(outstanding(live));
   note(live, now);
 }
 
@@ -297,16 +310,19 @@ bool Fleet::ejected(const Live& live) const {
   return found != pools_.end() && found->second.outliers.ejected(live.config.name);
 }
 
-bool Fleet::degraded(const std::string& group, TimePoint now) {
+bool Fleet::degraded(const std::string& group, TimePoint now, bool trial) {
   const auto found = pools_.find(group);
   if (found == pools_.end()) return false;
   Pool& pool = found->second;
+  bool any = false;
   const bool all = std::ranges::all_of(pool.members, [&](const auto& live) {
+    if (live->config.trial && !trial) return true;
+    any = true;
     const bool out = pool.outliers.ejected(live->config.name) || !live->vitals->breaker.admits(now);
     note(*live, now);
     return out;
   });
-  return all && !pool.members.empty();
+  return all && any;
 }
 
 double Fleet::work_rate(const std::string& group, TimePoint now) const {
@@ -317,9 +333,9 @@ double Fleet::work_rate(const std::string& group, TimePoint now) const {
 void Fleet::note(Live& live, TimePoint now) {
   const auto change = live.vitals->breaker.changed();
   if (!change) return;
-  live.vitals->metrics.breaker.set(change->state == Breaker::State::open        ? 2
-                                   : change->state == Breaker::State::half_open ? 1
-                                                                                : 0);
+  live.metrics->breaker.set(change->state == Breaker::State::open        ? 2
+                            : change->state == Breaker::State::half_open ? 1
+                                                                         : 0);
   events_.push_back({now, "breaker_" + std::string(name(change->state)), live.config.name, change->why});
 }
 

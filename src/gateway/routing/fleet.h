@@ -43,7 +43,7 @@ struct DeploymentMetrics {
   explicit DeploymentMetrics(const Deployment& deployment);
   Counter ok, failed, refused, cancelled;
   Gauge outstanding, breaker;
-  Histogram first_token;
+  Histogram first_token, between_tokens;
 };
 
 // What is known of a deployment. It outlives a change of its configuration.
@@ -51,7 +51,6 @@ struct Vitals {
   Vitals(const Deployment& deployment, const FleetOptions& options);
 
   std::atomic<std::int64_t> outstanding{0};  // tokens of prompt and answer that are still to be computed
-  DeploymentMetrics metrics;
 
   // Under the router's lock:
   Breaker breaker;
@@ -67,6 +66,7 @@ struct Vitals {
 struct Live {
   const Deployment config;
   const std::shared_ptr<Vitals> vitals;
+  const std::shared_ptr<DeploymentMetrics> metrics;  // by its name, group and label
 };
 
 // What a request needs to know which deployments can have it, and which is best.
@@ -81,6 +81,7 @@ struct Question {
   std::span<const std::uint64_t> blocks;
   const std::set<std::string>* without = nullptr;  // tried, or refused by a permit
   const std::set<std::string>* only = nullptr;     // those that serve an adapter; null: all
+  const std::string* trial = nullptr;              // the one on trial, that this request is for; null: it is not
 };
 
 struct Picked {
@@ -124,8 +125,8 @@ class Fleet {
   // Ejections end, sweeps are made.
   void turn(TimePoint now);
   bool ejected(const Live& live) const;
-  // Whether all that could answer for the group are out.
-  bool degraded(const std::string& group, TimePoint now);
+  // Whether all that could answer for the group are out; `trial`: the one on trial could, too.
+  bool degraded(const std::string& group, TimePoint now, bool trial);
   double work_rate(const std::string& group, TimePoint now) const;
   // What changed since this was last asked.
   std::vector<RouteEvent> events();

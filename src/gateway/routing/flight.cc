@@ -25,6 +25,7 @@ struct Judgement {
   bool fault = false;      // the deployment's own: its breaker counts it
   bool fall_back = false;  // another may answer
   bool overload = false;
+  bool refused = false;  // it found fault with the request, or had too little time
 };
 
 // Upstreams that notice it late have no other way to say so.
@@ -38,16 +39,17 @@ Judgement judge(const Error& error, bool over_context, bool too_late) {
   switch (error.code) {
     case Code::invalid:
     case Code::too_large:
-      if (over_context || speaks_of_context(error.message)) return {.cause = Cause::context, .fall_back = true};
-      return {};
+      if (over_context || speaks_of_context(error.message))
+        return {.cause = Cause::context, .fall_back = true, .refused = true};
+      return {.refused = true};
     case Code::forbidden:
-      return {.cause = Cause::policy, .fall_back = true};
+      return {.cause = Cause::policy, .fall_back = true, .refused = true};
     case Code::unsupported:
-      return {.fall_back = true};
+      return {.fall_back = true, .refused = true};
     case Code::cancelled:
       return {};
     case Code::deadline:
-      return {.fault = !too_late, .fall_back = !too_late, .overload = true};
+      return {.fault = !too_late, .fall_back = !too_late, .overload = true, .refused = too_late};
     case Code::exhausted:
     case Code::unavailable:
       return {.fault = true, .fall_back = true, .overload = true};
@@ -110,10 +112,12 @@ Flight::Flight(std::shared_ptr<Router::Core> core, engine::Request request, Rout
       key_(std::move(plan.key)),
       keep_(plan.keep),
       record_(!key_.empty()),
+      tap_(std::move(plan.tap)),
       prompt_tokens_(hints_.prompt_tokens > 0 ? hints_.prompt_tokens : estimated_tokens(request_.prompt)),
       answer_tokens_(answer_tokens(request_)),
       arrived_(core_->now()),
       group_(std::move(plan.group)),
+      split_(std::move(plan.split)),
       trace_(std::move(plan.trace)) {
   seen_groups_.insert(group_.name);
   const RouterOptions& options = core_->options();
@@ -180,11 +184,13 @@ std::optional<Flight::Refusal> Flight::advance() {
     Question question;
     std::set<std::string> tried;
     Group group;
+    std::optional<Split> split;
     {
       const Lock lock(mutex_);
       dropped = std::exchange(attempt_, nullptr);
       if (over_) return std::nullopt;
       group = group_;
+      split = split_;
       tried = tried_;
       question = {.prompt_tokens = prompt_tokens_,
                   .answer_tokens = answer_tokens_,
@@ -199,6 +205,8 @@ std::optional<Flight::Refusal> Flight::advance() {
     question.group = &group;
     question.without = &tried;
     question.only = only_.empty() ? nullptr : &only_;
+    const bool chosen = split && split->chosen && core_->options().steering->takes(group.name);
+    question.trial = chosen ? &split->canary : nullptr;
     auto picked = core_->pick(*this, question);
     if (std::holds_alternative<Router::Core::Wait>(picked)) return std::nullopt;
     if (auto* found = std::get_if<Picked>(&picked)) {
@@ -291,7 +299,8 @@ std::optional<Flight::Refusal> Flight::ask(Picked picked) {
     if (attempt->over_) return std::nullopt;
     const Refusal& refusal = started.error();
     const Judgement judgement = judge(refusal.error, refusal.over_context, core_->now() >= request_.deadline);
-    report(*attempt, judgement.fault ? Fleet::Ended::How::bad : Fleet::Ended::How::dropped, judgement.overload);
+    report(*attempt, judgement.fault ? Fleet::Ended::How::bad : Fleet::Ended::How::dropped, judgement.overload,
+           judgement.refused);
     finish_try(*attempt, "refused", judgement.cause, &refusal.error);
     return started.error();
   }
@@ -300,6 +309,7 @@ std::optional<Flight::Refusal> Flight::ask(Picked picked) {
     return std::nullopt;
   }
   attempt->ticket_ = std::move(*started);
+  if (tap_ && !std::exchange(tapped_, true)) tap_->started();
   core_->set_timer(*this, next_check());
   return std::nullopt;
 }
@@ -307,20 +317,25 @@ std::optional<Flight::Refusal> Flight::ask(Picked picked) {
 std::optional<Flight::Refusal> Flight::settle(Refusal refusal) {
   const Lock lock(mutex_);
   const Judgement judgement = judge(refusal.error, refusal.over_context, core_->now() >= request_.deadline);
-  if (!fall_back(judgement.cause, judgement.fall_back)) return refusal;
+  if (!fall_back(judgement.cause, judgement.fall_back || (judgement.refused && on_trial()))) return refusal;
   last_refusal_ = std::move(refusal);
   return std::nullopt;
 }
 
 bool Flight::fall_back(Cause cause, bool sensible) {
   if (committed_ || !sensible || attempts_ >= core_->options().max_attempts) return false;
-  if (!core_->may_retry(cause == Cause::error)) return false;
+  // A trial has but its share of the requests: its failures cost the others nothing.
+  if (!core_->may_retry(cause == Cause::error && !on_trial())) return false;
   cause_ = cause;
   // Nobody with no more room than the one that had too little.
   if (cause == Cause::context && !trace_.tries.empty())
     if (const auto live = core_->find(trace_.tries.back().deployment))
       most_tokens_ = std::max(most_tokens_, live->config.context + 1);
   return true;
+}
+
+bool Flight::on_trial() const {
+  return split_ && split_->chosen && !trace_.tries.empty() && trace_.tries.back().deployment == split_->canary;
 }
 
 bool Flight::next_group(Cause cause) {
@@ -333,6 +348,8 @@ bool Flight::next_group(Cause cause) {
     const auto group = core_->group(name);
     if (!group || group->tiers) continue;
     group_ = *group;
+    Steering* const steering = core_->options().steering;
+    split_ = steering != nullptr ? steering->split(group_.name, request_) : std::nullopt;
     return true;
   }
   return false;
@@ -392,9 +409,10 @@ void Flight::on(Attempt& attempt, engine::Event event) {
 void Flight::fail(Attempt& attempt, engine::Failed failed, std::string outcome) {
   const Judgement judgement = judge(failed.error, false, core_->now() >= request_.deadline);
   attempt.over_ = true;
-  report(attempt, judgement.fault ? Fleet::Ended::How::bad : Fleet::Ended::How::dropped, judgement.overload);
+  report(attempt, judgement.fault ? Fleet::Ended::How::bad : Fleet::Ended::How::dropped, judgement.overload,
+         judgement.refused);
   finish_try(attempt, std::move(outcome), judgement.cause, &failed.error);
-  if (fall_back(judgement.cause, judgement.fall_back)) {
+  if (fall_back(judgement.cause, judgement.fall_back || (judgement.refused && on_trial()))) {
     last_refusal_ = Refusal{.error = std::move(failed.error), .retry_after = failed.retry_after};
     // Another thread asks the next one: this is the generator's own, and the attempt's ticket must die.
     return core_->post({.what = Router::Core::Task::What::advance, .flight = shared_from_this()});
@@ -403,7 +421,7 @@ void Flight::fail(Attempt& attempt, engine::Failed failed, std::string outcome) 
   if (!over_) end(false);
 }
 
-void Flight::report(Attempt& attempt, Fleet::Ended::How how, bool overload) {
+void Flight::report(Attempt& attempt, Fleet::Ended::How how, bool overload, bool refused) {
   const TimePoint now = core_->now();
   Fleet::Ended ended{.how = how, .overload = overload};
   const bool waited = !attempt.first_token_ && how != Fleet::Ended::How::dropped;
@@ -414,11 +432,21 @@ void Flight::report(Attempt& attempt, Fleet::Ended::How how, bool overload) {
         std::chrono::duration<double>(now - *attempt.first_token_).count() / (attempt.tokens_ - 1);
   if (how == Fleet::Ended::How::good) ended.work = prompt_tokens_ + answer_tokens_;
   attempt.charge_.reset();
+  Steering* const steering = core_->options().steering;
+  if (steering != nullptr && attempts_ == 1 && (refused || how != Fleet::Ended::How::dropped))
+    steering->ended({.group = group_.name,
+                     .deployment = attempt.picked_.live->config.name,
+                     .request = request_,
+                     .how = refused                          ? AttemptEnd::How::refused
+                            : how == Fleet::Ended::How::good ? AttemptEnd::How::good
+                                                             : AttemptEnd::How::fault,
+                     .first_token = ended.first_token,
+                     .seconds_per_token = ended.seconds_per_token});
   core_->ended(attempt.picked_.live, attempt.picked_.call, ended);
 }
 
 void Flight::finish_try(Attempt& attempt, std::string outcome, std::optional<Cause> cause, const Error* error) {
-  DeploymentMetrics& metrics = attempt.picked_.live->vitals->metrics;
+  DeploymentMetrics& metrics = *attempt.picked_.live->metrics;
   Counter& counter = outcome == "ok"          ? metrics.ok
                      : outcome == "refused"   ? metrics.refused
                      : outcome == "cancelled" ? metrics.cancelled
@@ -434,6 +462,7 @@ void Flight::finish_try(Attempt& attempt, std::string outcome, std::optional<Cau
 }
 
 void Flight::say(engine::Event event) {
+  if (tap_) tap_->said(event);
   if (record_) {
     said_.push_back(std::move(event));
     return deliver();

@@ -65,6 +65,8 @@ class Flight : public std::enable_shared_from_this<Flight> {
     std::set<std::string> only;  // deployments, if not empty
     std::string key;             // of the response cache; empty: neither looked up nor kept
     bool keep = false;
+    std::optional<Split> split;
+    std::shared_ptr<Tap> tap;  // null: nobody follows
     RouteTrace trace;
   };
 
@@ -110,13 +112,15 @@ class Flight : public std::enable_shared_from_this<Flight> {
   // What follows an error that start() gave: nothing: the next deployment is asked.
   std::optional<Refusal> settle(Refusal refusal);
   bool fall_back(Cause cause, bool sensible);
+  // Whether the last attempt was at the version on trial: what it refuses, another may take.
+  bool on_trial() const;
   bool next_group(Cause cause);
   bool forbidden(const Picked& picked);
   std::optional<Refusal> ask(Picked picked);
   Refusal refusal_of(const Nobody& nobody) const;
   std::string wrong_with(const Attempt& attempt, const engine::Event& event) const;
   void fail(Attempt& attempt, engine::Failed failed, std::string outcome);
-  void report(Attempt& attempt, Fleet::Ended::How how, bool overload);
+  void report(Attempt& attempt, Fleet::Ended::How how, bool overload, bool refused = false);
   void finish_try(Attempt& attempt, std::string outcome, std::optional<Cause> cause, const Error* error);
   void say(engine::Event event);
   void end(bool good);
@@ -130,6 +134,7 @@ class Flight : public std::enable_shared_from_this<Flight> {
   const std::string key_;
   const bool keep_ = false;
   const bool record_ = false;  // for the cache and for those who join
+  const std::shared_ptr<Tap> tap_;
   int prompt_tokens_ = 0, answer_tokens_ = 0;
   std::uint64_t prefix_ = 0;
   std::vector<std::uint64_t> blocks_;
@@ -137,6 +142,7 @@ class Flight : public std::enable_shared_from_this<Flight> {
 
   mutable std::recursive_mutex mutex_;
   Group group_;
+  std::optional<Split> split_;  // of the group
   std::deque<std::string> further_groups_;
   std::set<std::string> seen_groups_;
   std::set<std::string> tried_;
@@ -147,6 +153,7 @@ class Flight : public std::enable_shared_from_this<Flight> {
   bool over_ = false;
   bool abandoned_ = false;  // nobody listens
   bool told_ = false;
+  bool tapped_ = false;  // who follows knows that it began
   std::optional<Cause> cause_;
   std::optional<Refusal> last_refusal_;
   std::vector<engine::Event> said_;

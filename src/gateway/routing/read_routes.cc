@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/contains.h"
+#include "gateway/rollout/read_plan.h"
 #include "gateway/section.h"
 
 namespace ashlar::gateway {
@@ -40,6 +41,9 @@ class RoutesReader {
                                      [&](const YAML::Node& item) { deployment(item); });
                     }},
                    {"fallbacks", [&](const YAML::Node& map) { fallbacks(map, group); }},
+                   {"capacity", section_.number("capacity", group.tokens_per_second, 0, 1e9)},
+                   {"rollout", [&](const YAML::Node& map) { rollout(map, group); }},
+                   {"shadow", [&](const YAML::Node& map) { group.shadow = read_shadow(section_, map); }},
                    {"tiers", [&](const YAML::Node& map) { tiers(map, group); }}},
                   "a route");
     if (!is_config_name(group.name)) section_.fail(node, "a route needs a 'name', a word without blanks");
@@ -52,9 +56,17 @@ class RoutesReader {
     for (const std::string& alias : aliases)
       if (!table.aliases.emplace(alias, group.name).second)
         section_.fail(node, fmt::format("the alias '{}' stands twice", alias));
+    if (group.tiers && (group.rollout || group.shadow))
+      section_.fail(node, "a route with 'tiers' has no 'rollout' or 'shadow': the routes that it leads to may");
+    if (group.rollout) {
+      if (mine_.empty()) section_.fail(node, "a rollout needs 'deployments' beside it, which are the stable ones");
+      put_on_trial(*group.rollout);
+    }
     for (Deployment& each : mine_) {
       each.group = group.name;
       if (each.name.empty()) each.name = fmt::format("{}/{}", group.name, each.model);
+      if (group.rollout && each.trial) group.rollout->to = each.name;
+      if (group.rollout && each.label.empty()) each.label = each.trial ? "canary" : "stable";
       table.deployments.push_back(std::move(each));
     }
     mine_.clear();
@@ -81,7 +93,9 @@ class RoutesReader {
   RouteTable table;
 
  private:
-  void deployment(const YAML::Node& node) {
+  void deployment(const YAML::Node& node) { mine_.push_back(read_deployment(node)); }
+
+  Deployment read_deployment(const YAML::Node& node) {
     Deployment out;
     double input = 0, output = 0;
     if (node.IsScalar())
@@ -102,7 +116,25 @@ class RoutesReader {
       section_.fail(node, "a deployment should be the name of a served model, or {model: NAME, weight: 2}");
     out.input_nanos = nanos_of(input);
     out.output_nanos = nanos_of(output);
-    mine_.push_back(std::move(out));
+    return out;
+  }
+
+  void rollout(const YAML::Node& node, Group& group) {
+    trial_.reset();
+    group.rollout = read_rollout(section_, node, [&](const YAML::Node& to) { trial_ = read_deployment(to); });
+    if (!trial_) section_.fail(node, "a rollout needs 'to', the model on trial");
+  }
+
+  // One of the deployments that stand there, by its name or model, or a further one.
+  void put_on_trial(RolloutPlan& plan) {
+    if (!trial_) return;
+    auto found = std::ranges::find_if(mine_, [&](const Deployment& each) {
+      return (!each.name.empty() && each.name == trial_->model) || each.model == trial_->model;
+    });
+    if (plan.version.empty()) plan.version = trial_->model;
+    if (found == mine_.end()) found = mine_.insert(mine_.end(), std::move(*trial_));
+    found->trial = true;
+    trial_.reset();
   }
 
   void fallbacks(const YAML::Node& node, Group& group) {
@@ -129,7 +161,8 @@ class RoutesReader {
   }
 
   Section& section_;
-  std::vector<Deployment> mine_;   // of the route being read
+  std::vector<Deployment> mine_;  // of the route being read
+  std::optional<Deployment> trial_;
   std::vector<YAML::Node> nodes_;  // of each route
 };
 

@@ -9,6 +9,13 @@
 //         - fast/qwen2.5-7b               # a model that is served: here, or by an upstream
 //         - {model: local-7b, weight: 2, data_classes: [sensitive], label: canary}
 //       fallbacks: {error: [small], context: long}
+//       rollout:                          # of a version on trial, rollout/plan.h
+//         to: fast/qwen3-8b
+//         steps: [1%, 5%, 25%, 50%, 100%]
+//         hold: 5m
+//         minimum_requests: 50
+//         gates: {error_rate: +1%, ttft_p95: 1.5x, itl_p95: 1.5x}
+//       shadow: {to: fast/qwen3-14b, share: 10%}
 //     - name: auto
 //       tiers: {low: small, middle: chat, high: large}
 #pragma once

@@ -49,6 +49,19 @@ Status check(const Deployment& deployment) {
   return {};
 }
 
+Status check(const RouteTable& table, const Group& group, const RolloutPlan& rollout) {
+  int others = 0, found = 0;
+  for (const Deployment& each : table.deployments)
+    if (each.group == group.name) ++(each.name == rollout.to ? found : others);
+  if (found != 1)
+    return Error{Code::invalid, fmt::format("the rollout of group '{}' is of '{}', which is none of its deployments",
+                                            group.name, rollout.to)};
+  if (others == 0)
+    return Error{Code::invalid,
+                 fmt::format("the rollout of group '{}' has no other deployment to go back to", group.name)};
+  return {};
+}
+
 }  // namespace
 
 Status check_table(const RouteTable& table) {
@@ -63,6 +76,7 @@ Status check_table(const RouteTable& table) {
     return Error{Code::invalid, fmt::format("{} leads to '{}', which is no group", from, to)};
   };
   for (const Group& group : table.groups) {
+    if (group.rollout) TRY(check(table, group, *group.rollout));
     for (const auto& [cause, names] : group.fallbacks)
       for (const std::string& each : names) TRY(leads(fmt::format("a fallback of group '{}'", group.name), each));
     if (!group.tiers) continue;
@@ -186,11 +200,17 @@ std::expected<std::unique_ptr<RouteTicket>, engine::Generator::Refusal> Router::
     trace.group = group->name;
   }
   plan.group = std::move(*group);
+  Steering* const steering = core_->options().steering;
+  if (steering != nullptr) plan.split = steering->split(plan.group.name, request);
+  const bool trial = plan.split && plan.split->chosen;
   const CacheControl control = hints.cache;
   if (core_->options().cache.most_bytes > 0 && repeatable(request, control)) {
-    plan.key = response_key(request, plan.group.name, hints);
+    // Answers of a version on trial are for those alone who are sent to it.
+    const std::string of =
+        trial ? fmt::format("{}\n{}\n{}", plan.group.name, plan.split->canary, plan.split->version) : plan.group.name;
+    plan.key = response_key(request, of, hints);
     plan.keep = !control.no_store;
-    auto found = core_->look_up(plan.key, control, plan.group.name);
+    auto found = core_->look_up(plan.key, control, plan.group.name, trial);
     if (found.found.answer) {
       trace.cache = found.found.stale ? "stale" : "hit";
       if (core_->options().on_done) core_->options().on_done(trace);
@@ -209,6 +229,7 @@ std::expected<std::unique_ptr<RouteTicket>, engine::Generator::Refusal> Router::
     }
     trace.cache = "miss";
   }
+  if (steering != nullptr) plan.tap = steering->tap(plan.group.name, request);
   const std::string key = plan.key;
   auto flight = std::make_shared<Flight>(core_, std::move(request), std::move(hints), std::move(plan));
   core_->enter(flight);

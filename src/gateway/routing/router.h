@@ -12,9 +12,11 @@
 #include "base/result.h"
 #include "engine/counted_names.h"
 #include "engine/generator.h"
+#include "gateway/routing/demand.h"
 #include "gateway/routing/deployment.h"
 #include "gateway/routing/fleet.h"
 #include "gateway/routing/response_cache.h"
+#include "gateway/routing/steering.h"
 #include "gateway/routing/trace.h"
 #include "gateway/routing/waiting_room.h"
 
@@ -35,10 +37,12 @@ struct RouterOptions {
   FleetOptions fleet;
   SheddingOptions shedding;
   ResponseCacheOptions cache;
+  DemandOptions demand;
 
   std::function<TimePoint()> now = Clock::now;
   bool own_thread = true;  // else somebody calls turn(): tests, which turn the clock
   PermitHook permit;
+  Steering* steering = nullptr;  // outlives it; null: versions on trial get nothing
   // What is known of a request that comes through start(request, sink): its tags, and what a detector finds in it.
   std::function<RouteHints(const engine::Request&)> hints;
   // Instead of what the generator's load() says.

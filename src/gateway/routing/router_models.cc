@@ -36,13 +36,17 @@ std::vector<engine::ModelCard> Router::models() const {
   const auto list = [&](engine::ModelCard card) {
     if (listed.insert(card.id).second) out.push_back(std::move(card));
   };
-  for (const Deployment& deployment : table.deployments) {
+  const auto describe = [&](const Deployment& deployment) {
     engine::ModelCard card = card_of(deployment);
     card.id = deployment.group;
     // A request for the group may come to any of them: what the roomiest holds, it holds.
     auto& known = by_group.try_emplace(deployment.group, card).first->second;
     known.context = std::max(known.context, card.context);
-  }
+  };
+  for (const Deployment& deployment : table.deployments)
+    if (!deployment.trial) describe(deployment);
+  for (const Deployment& deployment : table.deployments)  // where a trial is all that there is
+    if (deployment.trial && !by_group.contains(deployment.group)) describe(deployment);
   for (const Group& group : table.groups)
     if (group.tiers)
       if (const auto middle = by_group.find(group.tiers->middle); middle != by_group.end())

@@ -96,4 +96,14 @@ std::vector<std::string> WaitingRoom::groups() const {
   return {out.begin(), out.end()};
 }
 
+std::map<std::string, WaitingRoom::Queue> WaitingRoom::queues() const {
+  std::map<std::string, Queue> out;
+  for (const auto& [rank, waiter] : waiters_) {
+    Queue& queue = out[waiter.group];
+    ++queue.requests;
+    queue.work += waiter.work;
+  }
+  return out;
+}
+
 }  // namespace ashlar::gateway

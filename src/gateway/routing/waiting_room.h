@@ -73,6 +73,11 @@ class WaitingRoom {
   TimePoint next_expiry() const;
   std::size_t size() const { return waiters_.size(); }
   std::vector<std::string> groups() const;
+  struct Queue {
+    int requests = 0;
+    double work = 0;
+  };
+  std::map<std::string, Queue> queues() const;  // by group
 
  private:
   SheddingOptions options_;
