@@ -103,7 +103,9 @@ class ApiImpl final : public Api {
   }
 
   // Nobody is asked who they are.
-  bool open_to_all(const Keys& keys) const { return keys.empty() && (shared_.identity == nullptr || !shared_.identity->required()); }
+  bool open_to_all(const Keys& keys) const {
+    return keys.empty() && (shared_.identity == nullptr || !shared_.identity->required());
+  }
 
   void handle(std::shared_ptr<net::Exchange> inner) {
     const net::HttpRequest& request = inner->request();
@@ -171,7 +173,8 @@ class ApiImpl final : public Api {
     const net::HttpRequest& request = call.request();
     const auto shown = credential_of(request.headers);
     // Tokens of issuers cannot be guessed, and those that have expired must be told so.
-    if (error.code != Code::unauthorized || shown.empty() || gateway::looks_like_token(shown)) return Fault(std::move(error));
+    if (error.code != Code::unauthorized || shown.empty() || gateway::looks_like_token(shown))
+      return Fault(std::move(error));
     const auto wait = wrong_keys_.count(gateway::address_of_peer(request.peer), shown, WrongKeys::Clock::now());
     if (!wait) return Fault(std::move(error));
     Fault fault({Code::exhausted, "too many wrong API keys came from this address; right ones are still taken"}, "",
