@@ -151,7 +151,9 @@ class Importer {
     note(node, key, fmt::format("should be a number from {} to {}", low, high));
     return std::nullopt;
   }
-  // What YAML calls so, and what is written as text.
+  // Short enough to become a part of another name.
+  static bool is_model_name(const std::string& name) { return gateway::is_config_name(name) && name.size() <= 180; }
+
   std::optional<bool> flag(const YAML::Node& node, const std::string& key) {
     bool value = false;
     if (node.IsScalar() && YAML::convert<bool>::decode(node, value)) return value;
@@ -313,7 +315,7 @@ class Importer {
         note(value, "model_list." + key, "not supported");
     }
     const std::string pattern = name.ends_with("/*") ? name.substr(0, name.size() - 2) : "";
-    if (!gateway::is_config_name(name) || (pattern.empty() && name.find('*') != name.npos))
+    if (!is_model_name(name) || name.find("@order-") != name.npos || (pattern.empty() && name.find('*') != name.npos))
       return note(node, "model_name", "left out: a name should be a word without blanks and '*'");
     Deployment out;
     Upstream up;
@@ -332,7 +334,7 @@ class Importer {
       upstream(std::move(up), "");
       return;
     }
-    if (!gateway::is_config_name(theirs)) return note(node, "litellm_params.model", "left out: it is no model's name");
+    if (!is_model_name(theirs)) return note(node, "litellm_params.model", "left out: it is no model's name");
     out.upstream = upstream(std::move(up), theirs);
     out.model = theirs;
     auto group = std::ranges::find(groups_, name, &Group::name);
@@ -471,7 +473,7 @@ class Importer {
     std::string lower = value;
     std::ranges::transform(lower, lower.begin(), [](unsigned char c) { return std::tolower(c); });
     if (kNone.contains(lower)) return;
-    if (const auto name = variable(value)) {
+    if (const auto name = variable(value); name && is_variable(*name)) {
       up.members[ours] = quoted("env:" + *name);
       return;
     }
@@ -479,6 +481,10 @@ class Importer {
     note(node, "litellm_params." + key,
          fmt::format("a secret should not stand in a file: put it into the environment as {}", name));
     up.members[ours] = quoted("env:" + name);
+  }
+
+  static bool is_variable(const std::string& name) {
+    return !name.empty() && std::ranges::all_of(name, [](unsigned char c) { return std::isalnum(c) || c == '_'; });
   }
 
   static std::string environment_name(const std::string& text) {

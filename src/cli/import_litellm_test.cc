@@ -115,10 +115,10 @@ TEST(ImportLitellm, SaysTheSameInOurWords) {
 
   const std::string notes = notes_of(*made);
   for (const auto* each :
-       {"18 litellm_params.mock_response: not supported", "10 model_info.base_model: not supported",
-        "24 litellm_params.api_key: a secret", "29 model_name: left out",
-        "32 litellm_params.model: left out: 'nowhere/x'", "37 router_settings.allowed_fails",
-        "38 model_group_alias.gone: left out: no such model", "39 fallbacks.gpt-4o: 'missing' left out",
+       {"17 litellm_params.mock_response: not supported", "10 model_info.base_model: not supported",
+        "22 litellm_params.api_key: a secret", "28 model_name: left out",
+        "30 litellm_params.model: left out: 'nowhere/x'", "36 router_settings.allowed_fails",
+        "37 model_group_alias.gone: left out: no such model", "38 fallbacks.gpt-4o: 'missing' left out",
         "litellm_settings.drop_params", "general_settings.database_url"})
     EXPECT_THAT(notes, HasSubstr(each));
 }

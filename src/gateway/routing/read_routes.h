@@ -29,8 +29,8 @@
 
 namespace ashlar::gateway {
 
-// The deployments have no generator yet. invalid: every fault of the section, a line each; whether its names lead
-// somewhere is Router's to say. not_found: no such file.
+// The deployments have no generator yet. invalid: every fault of the section, a line each, also a fallback or a tier
+// that leads to no route; whether somebody serves a deployment's model is not asked. not_found: no such file.
 Result<RouteTable> read_routes(const std::string& path);
 // The same of a text, which errors call `path`.
 Result<RouteTable> parse_routes(const std::string& text, const std::string& path);

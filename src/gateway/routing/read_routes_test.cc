@@ -26,10 +26,12 @@ routes:
     fallbacks: {error: [big, other], context: big}
   - name: auto
     tiers: {low: chat, middle: chat, high: big, high_from: 0.8}
+  - {name: big}
+  - {name: other}
 )",
                                   "a.yaml");
   ASSERT_TRUE(table) << table.error().message;
-  ASSERT_EQ(table->groups.size(), 2u);
+  ASSERT_EQ(table->groups.size(), 4u);
   const Group& chat = table->groups[0];
   EXPECT_EQ(chat.name, "chat");
   EXPECT_EQ(chat.strategy, Strategy::prefix_ring);
