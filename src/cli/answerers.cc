@@ -176,7 +176,8 @@ class AnswerersImpl final : public Answerers {
   Json upstreams() const override {
     const Seen now = seen();
     const Json states = routes();
-    const auto deployments = now.router != nullptr ? now.router->table().deployments : std::vector<gateway::Deployment>();
+    const auto deployments =
+        now.router != nullptr ? now.router->table().deployments : std::vector<gateway::Deployment>();
     Json out = Json::array();
     for (const KeptUpstream& each : now.upstreams) {
       const gateway::Upstream& upstream = *each.upstream;

@@ -186,7 +186,7 @@ TEST(AdminOperations, SayWhatIsMissingWhereNothingIsThere) {
                          .body = each.id == "createTeam"     ? R"({"name":"a"})"
                                  : each.id == "createBudget" ? R"({"scope":"team","who":"a","dollars":1})"
                                  : each.id == "forceBreaker" ? R"({"breaker":"auto"})"
-                : each.id == "checkConfig"  ? R"({"text":""})"
+                                 : each.id == "checkConfig"  ? R"({"text":""})"
                                                              : "",
                          .peer = "127.0.0.1:5000"});
     api->handler()(answer);
