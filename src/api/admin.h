@@ -21,7 +21,10 @@ struct AdminCall {
   gateway::Who who;                          // may do it: the scope was checked
 };
 
-// Called once, on any thread.
+// Who asked, for the event log: the key's id, or "loopback" where there are no keys.
+std::string actor_of(const gateway::Who& who);
+
+// Called once, on any thread, and before what the operation works on dies.
 using AdminDone = std::function<void(Outcome<Json>)>;
 
 struct AdminOperation {
@@ -32,10 +35,15 @@ struct AdminOperation {
   std::string tag;      // the family that documents list it under: "keys"
   std::string summary;  // a line
   Json parameters;      // of the query: a list of {name, description, schema}; null: none
-  Json body;            // JSON Schema of what is sent; null: nothing is
-  Json answer;          // and of the answer
+  // JSON Schema of what is sent, as far as api/schema.h reads it; null: nothing is. A member that nothing requires
+  // makes a body that may be left out.
+  Json body;
+  Json answer;  // and of the answer
   // Runs on a thread that may wait for disks and databases, and calls `done` once.
   std::function<void(const AdminCall&, AdminDone)> run;
+  // Of one that changes something: it is written to the event log, by its id and whom it was about, once it has run.
+  // false: run() writes an event that says more.
+  bool audited = true;
 };
 
 }  // namespace ashlar::api

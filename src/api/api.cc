@@ -8,6 +8,7 @@
 #include <mutex>
 #include <utility>
 
+#include "api/admin_table.h"
 #include "api/door.h"
 #include "api/keys.h"
 #include "api/routes.h"
@@ -38,6 +39,15 @@ struct Asked {
   Call call;
   const Route* route;
   std::string allow;
+  bool is_admin = false;       // the path is the admin API's, and
+  AdminTable::Found admin{};  // this is what it means
+
+  // Who may not read what happened does not learn either which of those paths there are.
+  Scope scope() const {
+    if (route != nullptr) return route->scope;
+    if (admin.operation != nullptr) return admin.operation->scope;
+    return is_admin ? Scope::audit : Scope::use;
+  }
 };
 
 Fault forbidden(const Call& call, const gateway::Decision& decision) {
@@ -77,6 +87,14 @@ class ApiImpl final : public Api {
     keys_.swap(fresh);
   }
   void drain() override { shared_.phase = Phase::draining; }
+  void set_admin(std::vector<AdminOperation> operations, gateway::EventLog* events) override {
+    CHECK(admin_ == nullptr, "the admin API is given once");
+    admin_ = std::make_unique<AdminTable>(std::move(operations), events);
+    shared_.admin = admin_.get();
+  }
+  void end_admin() override {
+    if (admin_) admin_->end();
+  }
 
  private:
   std::shared_ptr<const Keys> keys() const {
@@ -91,11 +109,17 @@ class ApiImpl final : public Api {
     const net::HttpRequest& request = inner->request();
     std::string rest, allow;
     const Route* route = find_route(request.method, request.path, rest, allow);
+    AdminTable::Found found;
+    const bool is_admin = AdminTable::has(request.path);
+    if (const AdminTable* const admin = shared_.admin; is_admin && admin != nullptr) found = admin->find(request);
     const std::string id = request_id(request.headers);
-    auto exchange = with_door(std::move(inner), common_headers(request, id), route != nullptr ? route->path : "other");
+    const std::string_view label = route != nullptr              ? route->path
+                                   : found.operation != nullptr ? std::string_view(found.operation->path)
+                                                                 : "other";
+    auto exchange = with_door(std::move(inner), common_headers(request, id), label);
     auto asked = std::make_shared<Asked>(
         Call{.exchange = exchange, .shared = shared_, .rest = std::move(rest), .request_id = id}, route,
-        std::move(allow));
+        is_admin ? found.allow : std::move(allow), is_admin, found);
     attempt(*asked, [&] { return receive(asked); });
   }
 
@@ -148,7 +172,7 @@ class ApiImpl final : public Api {
     const auto shown = credential_of(request.headers);
     // Tokens of issuers cannot be guessed, and those that have expired must be told so.
     if (error.code != Code::unauthorized || shown.empty() || gateway::looks_like_token(shown)) return Fault(std::move(error));
-    const auto wait = wrong_keys_.count(gateway::address_of_peer(request.peer), WrongKeys::Clock::now());
+    const auto wait = wrong_keys_.count(gateway::address_of_peer(request.peer), shown, WrongKeys::Clock::now());
     if (!wait) return Fault(std::move(error));
     Fault fault({Code::exhausted, "too many wrong API keys came from this address; right ones are still taken"}, "",
                 "rate_limit_exceeded");
@@ -160,12 +184,17 @@ class ApiImpl final : public Api {
     Call& call = asked.call;
     call.who = std::move(who);
     call.tenant = call.who->tenant;
-    if (asked.route == nullptr) return no_route(call.request(), asked.allow);
-    if (shared_.identity != nullptr) {
-      const auto decision = shared_.identity->decide(*call.who, call.action(asked.route->scope));
+    const bool known = asked.route != nullptr || asked.is_admin;
+    if (known && shared_.identity != nullptr) {
+      const auto decision = shared_.identity->decide(*call.who, call.action(asked.scope()));
       if (!decision.allowed) return forbidden(call, decision);
     }
-    return asked.route->handle(call);
+    if (asked.route != nullptr) return asked.route->handle(call);
+    AdminTable* const admin = shared_.admin;
+    if (asked.is_admin && admin == nullptr)
+      return Fault({Code::unavailable, "the server is still starting: try again soon"});
+    if (asked.admin.operation != nullptr) return admin->run(call, std::move(asked.admin));
+    return no_route(call.request(), asked.allow);
   }
 
   static Outcome<void> no_route(const net::HttpRequest& request, const std::string& allow) {
@@ -203,6 +232,7 @@ class ApiImpl final : public Api {
   mutable std::mutex keys_mutex_;
   std::shared_ptr<const Keys> keys_;  // GUARDED_BY(keys_mutex_); never null
   Shared shared_;
+  std::unique_ptr<AdminTable> admin_;
   WrongKeys wrong_keys_;
   const std::unique_ptr<gateway::Identity> identity_;  // dies first: whoever waits for an issuer is answered then
 };

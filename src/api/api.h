@@ -14,8 +14,13 @@
 #include "gateway/identity/identity.h"
 #include "net/http.h"
 
+namespace ashlar::gateway {
+class EventLog;
+}
+
 namespace ashlar::api {
 
+struct AdminOperation;
 class Keys;
 
 struct ApiOptions {
@@ -50,6 +55,11 @@ class Api {
 
   // For HttpServer::listen. Until serve(), all but the open routes answer 503.
   virtual net::Handler handler() = 0;
+  // What is served under /admin/v1/, which until then answers 503; once. `events`, which may be null, gets what was
+  // changed and by whom; it and what the operations work on outlive this.
+  virtual void set_admin(std::vector<AdminOperation> operations, gateway::EventLog* events) = 0;
+  // Waits for operations that run; others are answered 503 from now on.
+  virtual void end_admin() = 0;
   // The generator is loaded: requests are served from now on.
   // `embedder` and `reranker`: null where no model is such; they outlive this as the generator does.
   // `troubles`, if any, says what an operator should know, a sentence each: for /api/status, and how many for /health.

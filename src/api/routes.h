@@ -22,6 +22,8 @@ namespace ashlar::api {
 
 using gateway::Scope;
 
+class AdminTable;
+
 enum class Phase { loading, ready, draining };
 
 // What all requests share. Any thread.
@@ -32,6 +34,7 @@ struct Shared {
   std::atomic<Phase> phase = Phase::loading;
   std::shared_ptr<Keeper> keeper;
   std::string adapter_folder;                   // where adapters that clients load lie; "": none was named
+  std::atomic<AdminTable*> admin = nullptr;     // null while loading
   const gateway::Identity* identity = nullptr;  // null: keys of the command line, at most
   std::function<std::vector<std::string>()> troubles;  // may be null; set before the generator is
 };

@@ -1,6 +1,7 @@
 #include "api/wrong_keys.h"
 
 #include <algorithm>
+#include <functional>
 #include <iterator>
 
 namespace ashlar::api {
@@ -26,13 +27,16 @@ WrongKeys::Bucket& WrongKeys::find(Network network, Clock::time_point now) {
 }
 
 std::optional<std::chrono::milliseconds> WrongKeys::count(const std::optional<gateway::Address>& from,
-                                                          Clock::time_point now) {
+                                                          std::string_view key, Clock::time_point now) {
+  const std::size_t hash = std::hash<std::string_view>{}(key) | 1;
   const std::lock_guard lock(mutex_);
   Bucket& bucket = find(network_of(from), now);
+  if (std::ranges::find(bucket.told, hash) != bucket.told.end()) return std::nullopt;
   const auto full_at = std::max(bucket.full_at, now) + kEach;
   const auto most = now + kBurst * kEach;
   if (full_at > most) return std::chrono::ceil<std::chrono::milliseconds>(full_at - most);
   bucket.full_at = full_at;
+  bucket.told[bucket.next++ % bucket.told.size()] = hash;
   return std::nullopt;
 }
 

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <mutex>
 #include <optional>
+#include <string_view>
 #include <unordered_map>
 
 #include "gateway/identity/network.h"
@@ -21,14 +22,17 @@ class WrongKeys {
   static constexpr std::chrono::milliseconds kEach{3'000};  // then one in this time
   static constexpr std::size_t kMostNetworks = 20'000;      // whoever comes beyond shares one bucket
 
-  // A wrong key came from there. Nothing: it may be told so; else the time until it may.
-  std::optional<std::chrono::milliseconds> count(const std::optional<gateway::Address>& from, Clock::time_point now);
+  // This wrong key came from there. Nothing: it may be told so; else the time until it may.
+  std::optional<std::chrono::milliseconds> count(const std::optional<gateway::Address>& from, std::string_view key,
+                                                 Clock::time_point now);
   std::size_t size() const;
 
  private:
   using Network = std::uint64_t;
   struct Bucket {
-    Clock::time_point full_at;  // when all of it is there again
+    Clock::time_point full_at;          // when all of it is there again
+    std::array<std::size_t, 4> told{};  // hashes of the last keys that were told to be wrong
+    std::size_t next = 0;               // in whose place the next comes
   };
   static Network network_of(const std::optional<gateway::Address>& from);
   Bucket& find(Network network, Clock::time_point now);

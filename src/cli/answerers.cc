@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <utility>
 
 #include "base/contains.h"
@@ -15,6 +17,7 @@
 #include "base/log.h"
 #include "cli/model_repository.h"
 #include "cli/renamed.h"
+#include "cli/watch.h"
 #include "gateway/rollout/rollouts.h"
 #include "gateway/rollout/shadow.h"
 #include "gateway/routing/hints.h"
@@ -32,15 +35,35 @@ using gateway::Place;
 using gateway::Places;
 using gateway::RouteTable;
 
-gateway::RouterOptions router_options(const RoutingOptions& routing, gateway::Steering& steering) {
+// A router's event as the event log has it.
+gateway::OperatorEvent operator_event(const gateway::RouteEvent& event) {
+  using gateway::Severity;
+  struct Kind {
+    std::string_view what, kind;
+    Severity severity;
+  };
+  constexpr Kind kKinds[] = {{"breaker_open", "breaker.opened", Severity::warning},
+                             {"breaker_half_open", "breaker.half_open", Severity::info},
+                             {"breaker_closed", "breaker.closed", Severity::info},
+                             {"ejected", "route.ejected", Severity::warning},
+                             {"degraded", "route.degraded", Severity::error}};
+  const auto found = std::ranges::find(kKinds, event.what, &Kind::what);
+  const bool known = found != std::end(kKinds);
+  return {.kind = known ? std::string(found->kind) : "route." + event.what,
+          .subject = event.deployment,
+          .severity = known ? found->severity : Severity::info,
+          .message = event.why.empty() ? event.what : event.why};
+}
+
+gateway::RouterOptions router_options(const RoutingOptions& routing, gateway::Steering& steering,
+                                      gateway::EventLog* events) {
   gateway::RouterOptions options;
   options.cache.most_bytes = routing.response_cache.count;
   options.cache.ttl = std::chrono::duration_cast<std::chrono::seconds>(routing.response_cache_ttl);
   options.steering = &steering;
   options.hints = gateway::hints_of;
-  options.on_event = [](const gateway::RouteEvent& event) {
-    log::info("route_" + event.what, {{"deployment", event.deployment}, {"why", event.why}});
-  };
+  if (events != nullptr)
+    options.on_event = [events](const gateway::RouteEvent& event) { events->write(operator_event(event)); };
   options.on_done = [](const gateway::RouteTrace& trace) { log::debug("routed", {{"trace", trace.json().dump()}}); };
   return options;
 }
@@ -125,6 +148,8 @@ class AnswerersImpl final : public Answerers {
     set_places();
     set_routes(std::move(plan.routes));
     follow_repository(/*first=*/true);
+    known_ = loaded();
+    if (options_.events != nullptr) watch_.emplace(std::chrono::milliseconds(250), [this] { look(); });
     return {};
   }
 
@@ -134,6 +159,46 @@ class AnswerersImpl final : public Answerers {
   gateway::Rollouts& rollouts() override { return *rollouts_; }
   gateway::Shadows& shadows() override { return *shadows_; }
   void unload_idle() override { unload_ = true; }
+
+  std::vector<std::string> loaded() const override {
+    Host* const host = seen().host;
+    return host != nullptr ? host->loaded() : std::vector<std::string>();
+  }
+  Json routes() const override {
+    const gateway::Router* const router = seen().router;
+    return router != nullptr ? router->state() : Json::array();
+  }
+  Status force(const std::string& deployment, gateway::Breaker::Mode mode) override {
+    gateway::Router* const router = seen().router;
+    if (router == nullptr) return Error{Code::not_found, "this server has no routes"};
+    return router->force(deployment, mode);
+  }
+  Json upstreams() const override {
+    const Seen now = seen();
+    const Json states = routes();
+    const auto deployments = now.router != nullptr ? now.router->table().deployments : std::vector<gateway::Deployment>();
+    Json out = Json::array();
+    for (const KeptUpstream& each : now.upstreams) {
+      const gateway::Upstream& upstream = *each.upstream;
+      const std::string trouble = upstream.trouble();
+      Json models = Json::array(), breakers = Json::array();
+      for (const engine::ModelCard& card : upstream.models()) {
+        models.push_back(card.id);
+        for (const gateway::Deployment& deployment : deployments)
+          if (deployment.model == card.id || deployment.model == upstream.name() + "/" + card.id)
+            for (const Json& state : states)
+              if (state["name"] == deployment.name)
+                breakers.push_back({{"deployment", deployment.name}, {"state", state["breaker"]}});
+      }
+      out.push_back({{"name", upstream.name()},
+                     {"state", trouble.empty() ? "up" : "down"},
+                     {"trouble", trouble},
+                     {"models", std::move(models)},
+                     {"running", upstream.load().running},
+                     {"breakers", std::move(breakers)}});
+    }
+    return out;
+  }
 
   Result<std::unique_ptr<Prepared>> prepare(const std::vector<std::string>& models, GatewayPlan plan) override {
     auto out = std::make_unique<PreparedChange>();
@@ -188,6 +253,7 @@ class AnswerersImpl final : public Answerers {
   Status open_host(const std::vector<std::string>& models) {
     host_ = TRY(Host::open(models, options_.host));
     rankers_.set(host_->reranker());
+    show();
     return {};
   }
 
@@ -305,7 +371,8 @@ class AnswerersImpl final : public Answerers {
       const Status done = router_->set_table(std::move(table));
       CHECK(done, "the table was checked");
     } else if (routed) {
-      auto made = gateway::Router::create(router_options(options_.routing, *rollouts_), std::move(table));
+      auto made =
+          gateway::Router::create(router_options(options_.routing, *rollouts_, options_.events), std::move(table));
       CHECK(made, "the table was checked");
       router_ = std::move(*made);
       routed_ = std::make_shared<const Places>(std::vector<Place>{
@@ -316,6 +383,36 @@ class AnswerersImpl final : public Answerers {
     }
     if (routed) front_->set(routed_);
     doors_ = std::move(doors);
+    show();
+  }
+
+  // What those who administer look at, on their own threads.
+  struct Seen {
+    Host* host = nullptr;
+    gateway::Router* router = nullptr;
+    std::vector<KeptUpstream> upstreams;
+  };
+  void show() {
+    Seen now{host_.get(), router_.get(), upstreams_};
+    const std::lock_guard lock(seen_mutex_);
+    std::swap(seen_, now);  // the old one dies outside of the lock
+  }
+  Seen seen() const {
+    const std::lock_guard lock(seen_mutex_);
+    return seen_;
+  }
+
+  // Models that came into memory, or left it.
+  void look() {
+    std::vector<std::string> now = loaded();
+    const auto compare_with = [&](const std::vector<std::string>& these, const std::vector<std::string>& those,
+                                  const char* kind, const char* message) {
+      for (const std::string& model : these)
+        if (!contains(those, model)) tell(kind, model, gateway::Severity::info, message);
+    };
+    compare_with(now, known_, "model.loaded", "the model came into memory");
+    compare_with(known_, now, "model.unloaded", "the model left memory");
+    known_ = std::move(now);
   }
 
   std::atomic<bool> unload_ = false;  // asked for by any thread
@@ -340,6 +437,10 @@ class AnswerersImpl final : public Answerers {
                           .generator = gateway::borrowed<engine::Generator>(models_.get()),
                           .embedder = gateway::borrowed<engine::Embedder>(models_.get())}});
   const std::unique_ptr<Directory> front_ = std::make_unique<Directory>(unrouted_);
+  mutable std::mutex seen_mutex_;
+  Seen seen_;                       // GUARDED_BY(seen_mutex_)
+  std::vector<std::string> known_;  // the watch's thread only, once it runs
+  std::optional<Watch> watch_;
 };
 
 }  // namespace

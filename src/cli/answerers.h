@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/json.h"
 #include "base/result.h"
 #include "cli/host.h"
 #include "cli/serve_options.h"
@@ -17,6 +18,7 @@
 #include "gateway/rollout/rollouts.h"
 #include "gateway/rollout/shadow.h"
 #include "store/database.h"
+#include "gateway/routing/breaker.h"
 
 namespace ashlar::cli {
 
@@ -43,6 +45,12 @@ class Answerers {
   virtual gateway::Shadows& shadows() = 0;
   // Models of this process that nobody uses leave memory with the next turn(), until they are asked for.
   virtual void unload_idle() = 0;
+
+  // For who administers. Any thread.
+  virtual std::vector<std::string> loaded() const = 0;  // models of this machine in memory now
+  virtual Json upstreams() const = 0;                   // [{"name", "state", "trouble", "models", "running", "breakers"}]
+  virtual Json routes() const = 0;                      // Router::state()
+  virtual Status force(const std::string& deployment, gateway::Breaker::Mode mode) = 0;
 
   // The rest is for one thread at a time.
 

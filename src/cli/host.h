@@ -90,6 +90,7 @@ class Host {
   virtual const std::vector<std::string>& models() const = 0;  // served names, in order
   // Models that nobody uses leave memory, until they are asked for.
   virtual void unload_idle() = 0;
+  virtual std::vector<std::string> loaded() const = 0;         // those in memory now
   // Who answers where nobody is named: the first adapter, else the first model.
   virtual const std::string& first() const = 0;
 };

@@ -11,6 +11,7 @@ Result<KeptKeys> open_keys(const store::StateOptions& options) {
   const std::string where = TRY(store::state_location(options));
   out.database = TRY(store::open_database(where));
   out.store = TRY(gateway::KeyStore::open(*out.database));
+  out.teams = TRY(gateway::TeamStore::open(*out.database));
   return out;
 }
 
@@ -24,7 +25,7 @@ Result<KeptKeys> open_keys_to_serve(const store::StateOptions& options) {
     log::warn("state_not_kept", {{"why", out.error().message}});
     return KeptKeys{};
   }
-  out->ring = TRY(gateway::KeyRing::open(*out->store));
+  out->ring = TRY(gateway::KeyRing::open(*out->store, gateway::system_unix_seconds, out->teams.get()));
   return out;
 }
 

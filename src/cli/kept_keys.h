@@ -1,4 +1,4 @@
-// The API keys of this machine's state, opened: for `ashlar key`, and for a server.
+// The API keys and teams of this machine's state, opened: for `ashlar key`, and for a server.
 #pragma once
 
 #include <memory>
@@ -6,6 +6,7 @@
 #include "base/result.h"
 #include "gateway/identity/key_ring.h"
 #include "gateway/identity/key_store.h"
+#include "gateway/identity/team_store.h"
 #include "store/database.h"
 
 namespace ashlar::cli {
@@ -13,10 +14,11 @@ namespace ashlar::cli {
 struct KeptKeys {
   std::unique_ptr<store::Database> database;
   std::unique_ptr<gateway::KeyStore> store;
+  std::unique_ptr<gateway::TeamStore> teams;
   std::unique_ptr<gateway::KeyRing> ring;  // null until with_ring
 };
 
-// As open_database() and KeyStore::open().
+// As open_database(), KeyStore::open() and TeamStore::open().
 Result<KeptKeys> open_keys(const store::StateOptions& options);
 
 // The same for a server, with its ring. Where nobody named a place and the usual

@@ -1,18 +1,16 @@
 // ashlar key create, list, show, rotate, block, unblock, delete.
-#include <fmt/chrono.h>
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <charconv>
-#include <chrono>
+#include <functional>
 #include <utility>
 
-#include "base/duration.h"
 #include "base/json_full.h"
-#include "cli/commands.h"
-#include "cli/flags.h"
+#include "cli/admin/records.h"
 #include "cli/kept_keys.h"
+#include "cli/subcommands.h"
+#include "cli/table.h"
 #include "cli/terminal.h"
+#include "cli/times.h"
 
 namespace ashlar::cli {
 namespace {
@@ -60,38 +58,6 @@ struct RotateOptions {
   }
 };
 
-std::string utc(std::int64_t unix_seconds) {
-  return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}",
-                     std::chrono::sys_time<std::chrono::seconds>(std::chrono::seconds(unix_seconds)));
-}
-
-std::string_view state_of(const KeyRecord& key) {
-  if (key.blocked) return "blocked";
-  return key.expires_at != 0 && key.expires_at <= gateway::system_unix_seconds() ? "expired" : "active";
-}
-
-Json json_of(const KeyRecord& key) {
-  Json tags = Json::object();
-  for (const auto& [name, value] : key.tags) tags[name] = value;
-  const auto time = [](std::int64_t at) { return at == 0 ? Json() : Json(utc(at)); };
-  return {{"id", key.id},
-          {"name", key.name},
-          {"prefix", key.prefix},
-          {"state", state_of(key)},
-          {"user", key.user},
-          {"team", key.team},
-          {"tenant", key.tenant},
-          {"roles", names(key.roles)},
-          {"models", key.models},
-          {"networks", key.networks},
-          {"tags", std::move(tags)},
-          {"max_output_tokens", key.output_cap},
-          {"metadata", parse_json(key.metadata).value_or(Json::object())},
-          {"created_at", time(key.created_at)},
-          {"expires_at", time(key.expires_at)},
-          {"previous_valid_until", key.previous_hash ? time(key.previous_until) : Json()}};
-}
-
 void print_line(std::string_view name, const std::string& value) {
   if (!value.empty()) fmt::print("  {:<14}{}\n", name, value);
 }
@@ -128,30 +94,6 @@ void print_shown(const gateway::ShownKey& shown, bool json) {
              colour.green, shown.text, colour.plain);
 }
 
-// "2027-01-31": the beginning of that day.
-std::optional<std::int64_t> day(std::string_view text) {
-  int parts[3] = {};
-  if (text.size() != 10 || text[4] != '-' || text[7] != '-') return std::nullopt;
-  constexpr std::pair<std::size_t, std::size_t> kPlaces[] = {{0, 4}, {5, 2}, {8, 2}};
-  for (std::size_t i = 0; i < 3; ++i) {
-    const auto part = text.substr(kPlaces[i].first, kPlaces[i].second);
-    const auto [end, failed] = std::from_chars(part.data(), part.data() + part.size(), parts[i]);
-    if (failed != std::errc{} || end != part.data() + part.size()) return std::nullopt;
-  }
-  const std::chrono::year_month_day date{std::chrono::year(parts[0]),
-                                         std::chrono::month(static_cast<unsigned>(parts[1])),
-                                         std::chrono::day(static_cast<unsigned>(parts[2]))};
-  if (!date.ok()) return std::nullopt;
-  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::sys_days(date).time_since_epoch()).count();
-}
-
-Result<std::chrono::seconds> span_of(const std::string& text, std::string_view flag) {
-  const auto parsed = parse_duration(text);
-  if (!parsed || parsed->count() < 0)
-    return Error{Code::invalid, fmt::format("{}: '{}' is no time such as 30d, 12h or 90m", flag, text)};
-  return std::chrono::duration_cast<std::chrono::seconds>(*parsed);
-}
-
 Result<KeyRecord> wishes(const CreateOptions& options) {
   KeyRecord out{.name = options.name, .user = options.user, .team = options.team, .tenant = options.tenant};
   if (!options.role.empty()) {
@@ -169,13 +111,7 @@ Result<KeyRecord> wishes(const CreateOptions& options) {
   }
   if (!options.metadata.empty()) out.metadata = options.metadata;
   out.output_cap = options.max_output_tokens;
-  if (const auto at = day(options.expires)) {
-    out.expires_at = *at;
-  } else if (!options.expires.empty() && options.expires != "never") {
-    const auto after = TRY(span_of(options.expires, "--expires"));
-    if (after.count() == 0) return Error{Code::invalid, "--expires: a key that ends at once is of no use"};
-    out.expires_at = gateway::system_unix_seconds() + after.count();
-  }
+  out.expires_at = TRY(parse_expiry(options.expires, "--expires"));
   return out;
 }
 
@@ -199,14 +135,12 @@ Status list_keys(const PlaceOptions& options) {
     fmt::print("There is no key in {}. To make one: ashlar key create --name laptop\n", keys.database->name());
     return {};
   }
-  const Palette colour = palette(stdout);
-  fmt::print("{}{:<16}  {:<11}  {:<8}  {:<20}  {:<16}  {:<16}  {}{}\n", colour.dim, "ID", "BEGINS WITH", "STATE",
-             "NAME", "TENANT", "ROLES", "EXPIRES", colour.plain);
+  Table table({"ID", "BEGINS WITH", "STATE", "NAME", "TENANT", "TEAM", "ROLES", "EXPIRES"});
   for (const KeyRecord& key : all)
-    fmt::print("{}{:<16}{}  {:<11}  {:<8}  {:<20}  {:<16}  {:<16}  {}\n", colour.bold, key.id, colour.plain, key.prefix,
-               state_of(key), key.name.empty() ? "-" : key.name, key.tenant.empty() ? "-" : key.tenant,
+    table.add({key.id, key.prefix, std::string(state_of(key)), key.name, key.tenant, key.team,
                fmt::format("{}", fmt::join(names(key.roles), ",")),
-               key.expires_at == 0 ? "never" : utc(key.expires_at).substr(0, 10));
+               key.expires_at == 0 ? "never" : utc(key.expires_at).substr(0, 10)});
+  table.print();
   return {};
 }
 
@@ -221,7 +155,7 @@ Status show_key(const std::string& which, const PlaceOptions& options) {
 }
 
 Status rotate(const std::string& which, const RotateOptions& options) {
-  const auto overlap = TRY(span_of(options.overlap, "--overlap"));
+  const auto overlap = TRY(parse_span(options.overlap, "--overlap"));
   const auto keys = TRY(open_keys(options.place.state));
   print_shown(TRY(keys.store->rotate(which, overlap)), options.place.json);
   return {};
@@ -249,105 +183,83 @@ constexpr const char* kWhich = "Its id, the beginning that is shown, its name, o
 
 int run_create(const Words& words) {
   CreateOptions options;
-  CommandLine line{.name = "key create",
-                   .summary = "Make an API key. It is shown once.",
-                   .examples =
-                       "Examples:\n  ashlar key create --name laptop\n"
-                       "  ashlar key create --name search --tenant acme --role app --model 'qwen*' --expires 90d\n"
-                       "  ashlar key create --name ci --network 10.0.0.0/8 --max-output-tokens 2000 --json",
-                   .options = list_options(options)};
-  if (const auto status = parse(line, words)) return *status;
-  if (const auto done = create(options); !done) return fail("key create", done.error());
-  return 0;
+  return run_line(
+      {.name = "key create",
+       .summary = "Make an API key. It is shown once.",
+       .examples = "Examples:\n  ashlar key create --name laptop\n"
+                   "  ashlar key create --name search --tenant acme --role app --model 'qwen*' --expires 90d\n"
+                   "  ashlar key create --name ci --network 10.0.0.0/8 --max-output-tokens 2000 --json",
+       .options = list_options(options)},
+      words, [&] { return create(options); });
 }
 
 int run_list(const Words& words) {
   PlaceOptions options;
-  CommandLine line{.name = "key list", .summary = "The API keys, oldest first.", .options = list_options(options)};
-  if (const auto status = parse(line, words)) return *status;
-  if (const auto done = list_keys(options); !done) return fail("key list", done.error());
-  return 0;
+  return run_line({.name = "key list", .summary = "The API keys, oldest first.", .options = list_options(options)},
+                  words, [&] { return list_keys(options); });
 }
 
 int run_show(const Words& words) {
   PlaceOptions options;
   std::string which;
-  CommandLine line{.name = "key show",
+  return run_line({.name = "key show",
                    .summary = "All that is known of an API key.",
                    .positionals = {{.name = "KEY", .help = kWhich, .value = &which, .required = true}},
-                   .options = list_options(options)};
-  if (const auto status = parse(line, words)) return *status;
-  if (const auto done = show_key(which, options); !done) return fail("key show", done.error());
-  return 0;
+                   .options = list_options(options)},
+                  words, [&] { return show_key(which, options); });
 }
 
 int run_rotate(const Words& words) {
   RotateOptions options;
   std::string which;
-  CommandLine line{
-      .name = "key rotate",
-      .summary = "A new secret for an API key; the old one is valid for a while longer.",
-      .examples = "Examples:\n  ashlar key rotate laptop\n  ashlar key rotate key_3vT1QpX9aBcD --overlap 7d",
-      .positionals = {{.name = "KEY", .help = kWhich, .value = &which, .required = true}},
-      .options = list_options(options)};
-  if (const auto status = parse(line, words)) return *status;
-  if (const auto done = rotate(which, options); !done) return fail("key rotate", done.error());
-  return 0;
+  return run_line(
+      {.name = "key rotate",
+       .summary = "A new secret for an API key; the old one is valid for a while longer.",
+       .examples = "Examples:\n  ashlar key rotate laptop\n  ashlar key rotate key_3vT1QpX9aBcD --overlap 7d",
+       .positionals = {{.name = "KEY", .help = kWhich, .value = &which, .required = true}},
+       .options = list_options(options)},
+      words, [&] { return rotate(which, options); });
 }
 
 int run_change(const Words& words, const char* name, const char* summary, std::string_view done_word,
                const std::function<Status(gateway::KeyStore&, const std::string&)>& change) {
   PlaceOptions options;
   std::vector<std::string> which;
-  CommandLine line{.name = name,
+  return run_line({.name = name,
                    .summary = summary,
                    .positionals = {{.name = "KEY", .help = kWhich, .rest = &which, .required = true}},
-                   .options = list_options(options)};
-  if (const auto status = parse(line, words)) return *status;
-  if (const auto done = for_each(which, options, done_word, change); !done) return fail(name, done.error());
-  return 0;
-}
-
-void print_help(std::FILE* out) {
-  fmt::print(out,
-             "API keys: who may ask, which models, from where. They are kept as hashes in the state's database; a "
-             "server that\n"
-             "runs notices every change within a second.\n\n"
-             "  ashlar key create [--name NAME] [--expires 30d] ...   make one; it is shown once\n"
-             "  ashlar key list [--json]                              all of them\n"
-             "  ashlar key show KEY                                   all that is known of one\n"
-             "  ashlar key rotate KEY [--overlap 24h]                 a new secret, the old one valid a while longer\n"
-             "  ashlar key block KEY... | unblock KEY...              refuse it until further notice, or no more\n"
-             "  ashlar key delete KEY...                              for good\n\n"
-             "KEY is its id, the beginning that is shown, its name, or the whole key.\n"
-             "`ashlar key COMMAND --help` explains each.\n");
+                   .options = list_options(options)},
+                  words, [&] { return for_each(which, options, done_word, change); });
 }
 
 }  // namespace
 
 int key(const Words& words) {
-  if (words.empty() || words[0] == "--help" || words[0] == "-h") {
-    print_help(words.empty() ? stderr : stdout);
-    return words.empty() ? 2 : 0;
-  }
-  const std::string& name = words[0];
-  const Words rest(words.begin() + 1, words.end());
-  if (name == "create") return run_create(rest);
-  if (name == "list") return run_list(rest);
-  if (name == "show") return run_show(rest);
-  if (name == "rotate") return run_rotate(rest);
-  if (name == "block")
-    return run_change(rest, "key block", "Refuse API keys until they are unblocked.", "blocked",
-                      [](gateway::KeyStore& keys, const std::string& id) { return keys.set_blocked(id, true); });
-  if (name == "unblock")
-    return run_change(rest, "key unblock", "Take blocked API keys again.", "unblocked",
-                      [](gateway::KeyStore& keys, const std::string& id) { return keys.set_blocked(id, false); });
-  if (name == "delete")
-    return run_change(rest, "key delete", "Delete API keys for good.", "deleted",
-                      [](gateway::KeyStore& keys, const std::string& id) { return keys.remove(id); });
-  fmt::print(stderr, "ashlar key: there is no '{}': create, list, show, rotate, block, unblock and delete there are\n",
-             name);
-  return 2;
+  const std::vector<Subcommand> all = {
+      {"create", "[--name NAME] [--expires 30d] ...", "make one; it is shown once", run_create},
+      {"list", "[--json]", "all of them", run_list},
+      {"show", "KEY", "all that is known of one", run_show},
+      {"rotate", "KEY [--overlap 24h]", "a new secret, the old one valid a while longer", run_rotate},
+      {"block", "KEY...", "refuse it until further notice",
+       [](const Words& rest) {
+         return run_change(rest, "key block", "Refuse API keys until they are unblocked.", "blocked",
+                           [](gateway::KeyStore& keys, const std::string& id) { return keys.set_blocked(id, true); });
+       }},
+      {"unblock", "KEY...", "take it again",
+       [](const Words& rest) {
+         return run_change(rest, "key unblock", "Take blocked API keys again.", "unblocked",
+                           [](gateway::KeyStore& keys, const std::string& id) { return keys.set_blocked(id, false); });
+       }},
+      {"delete", "KEY...", "for good", [](const Words& rest) {
+         return run_change(rest, "key delete", "Delete API keys for good.", "deleted",
+                           [](gateway::KeyStore& keys, const std::string& id) { return keys.remove(id); });
+       }}};
+  return dispatch_subcommand(
+      "key",
+      "API keys: who may ask, which models, from where. They are kept as hashes in the state's "
+      "database; a server that\nruns notices every change within a second.\n\nKEY is its id, the "
+      "beginning that is shown, its name, or the whole key.",
+      all, words);
 }
 
 }  // namespace ashlar::cli

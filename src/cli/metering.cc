@@ -3,8 +3,8 @@
 #include <fmt/format.h>
 
 #include <functional>
-#include <mutex>
 #include <optional>
+#include <set>
 #include <span>
 #include <sstream>
 #include <string>
@@ -62,33 +62,47 @@ gateway::Subject subject_of(const engine::Request& request) {
 
 class MeteringImpl final : public Metering {
  public:
-  Status open(const MeteringOptions& options, const MeteringState& state, const MeteredParts& inner) {
-    config_ = TRY(read_limits_of(options.limits));
+  ~MeteringImpl() override {
+    if (budgets_) budgets_->end();  // before what it changes
+  }
+
+  Status open(const MeteringOptions& options, const MeteringState& state, const MeteredParts& inner,
+              gateway::EventLog* events) {
+    events_ = events;
     store::Database* const database = state.database;
+    budgets_ = TRY(KeptBudgets::open(database, TRY(read_limits_of(options.limits))));
     if (database != nullptr) {
       TRY(store::migrate(*database, std::span(&store::usage_schema(), 1)));
       accounts_ = gateway::Accounts::open(*database, {.folder = state.folder});
     }
     // What was spent as the budgets are now, whenever it is asked.
-    spent_ = [this, database]() -> Result<std::vector<store::Spent>> {
-      if (database == nullptr) return std::vector<store::Spent>();
-      return gateway::budgets_spent(config(), *database, store::machine_instant().utc_ms, accounts_->unwritten());
+    const auto spent = [this, database]() -> Result<std::vector<store::Spent>> {
+      return spent_of(database, budgets_->all());
     };
-    counters_ = TRY(open_counters(options.counters, spent_));
+    counters_ = TRY(open_counters(options.counters, spent));
     if (accounts_) accounts_->settle_with(*counters_);
-    TRY(restore());
+    if (const auto restored = counters_->restore(TRY(spent())); !restored)
+      log::warn("budgets_not_restored", {{"why", restored.error().message}});
     if (!options.budget_webhook.empty()) {
       client_ = TRY(net::HttpClient::create({.proxies = net::ProxyRules(net::proxy_settings_from_environment())}));
       webhook_.emplace(*client_, gateway::WebhookOptions{.url = options.budget_webhook});
     }
-    limits_ = TRY(gateway::Limits::create(config(), *counters_,
-                                          {.on_alert = [this](const auto& alert) { tell(alert); }}));
+    limits_ = TRY(
+        gateway::Limits::create(budgets_->all(), *counters_, {.on_alert = [this](const auto& alert) { tell(alert); }}));
     gateway::UsageLedger& ledger = accounts_ ? static_cast<gateway::UsageLedger&>(*accounts_) : no_ledger_;
     metered_.emplace(inner.generator, *limits_, ledger,
                      gateway::MeteredOptions{.subject_of = subject_of, .admit = inner.admit});
     const gateway::ReadersMeter readers{.tokens = inner.generator, .limits = *limits_, .ledger = ledger};
     embedder_.emplace(inner.embedder, readers);
     if (inner.reranker != nullptr) reranker_.emplace(*inner.reranker, readers);
+    budgets_->begin([this, database](const gateway::LimitsConfig& all, const gateway::LimitsConfig& fresh) -> Status {
+      // What was spent of the window before the budget was made is spent. What runs now is not known yet.
+      const auto known = spent_of(database, fresh);
+      const Status restored = known ? counters_->restore(*known) : Status(std::unexpected(known.error()));
+      if (!restored) log::warn("budgets_not_restored", {{"why", restored.error().message}});
+      return limits_->apply(all);
+    });
+    watch_.emplace(std::chrono::milliseconds(250), [this] { look(); });
     return {};
   }
 
@@ -100,28 +114,22 @@ class MeteringImpl final : public Metering {
     if (const auto health = counters_->health(); !health) all.push_back("the shared counts: " + health.error().message);
     return all;
   }
-
-  Status apply(gateway::LimitsConfig config) override {
-    TRY(limits_->apply(config));
-    {
-      const std::lock_guard lock(mutex_);
-      config_ = std::move(config);
-    }
-    // A budget that is new begins where its window's rows of usage say that it stands.
-    if (const Status done = restore(); !done) log::warn("budgets_not_restored", {{"why", done.error().message}});
-    return {};
-  }
+  Status apply(gateway::LimitsConfig config) override { return budgets_->set_file(std::move(config)); }
+  KeptBudgets& budgets() override { return *budgets_; }
+  Result<Json> standings() override { return budgets_->standings(*counters_); }
 
  private:
-  gateway::LimitsConfig config() const {
-    const std::lock_guard lock(mutex_);
-    return config_;
-  }
-
-  Status restore() {
-    if (const auto restored = counters_->restore(TRY(spent_())); !restored)
-      log::warn("budgets_not_restored", {{"why", restored.error().message}});
-    return {};
+  // By the rows that are written and those that wait, each once: what was written while the rows were summed may be in
+  // the sum, so they are summed again without it.
+  Result<std::vector<store::Spent>> spent_of(store::Database* database, const gateway::LimitsConfig& config) const {
+    if (database == nullptr) return std::vector<store::Spent>();
+    std::vector<gateway::UsageRecord> waiting = accounts_->unwritten();
+    while (true) {
+      auto spent = TRY(gateway::budgets_spent(config, *database, store::machine_instant().utc_ms, waiting));
+      std::set<std::string> left;
+      for (const gateway::UsageRecord& each : accounts_->unwritten()) left.insert(each.reservation);
+      if (std::erase_if(waiting, [&](const auto& each) { return !left.contains(each.reservation); }) == 0) return spent;
+    }
   }
 
   static Result<std::unique_ptr<store::Counters>> open_counters(
@@ -132,14 +140,44 @@ class MeteringImpl final : public Metering {
   }
 
   void tell(const gateway::BudgetAlert& alert) {
-    log::warn("budget_alert", {{"limit", alert.limit}, {"who", alert.who}, {"percent", alert.percent}});
+    write(
+        {.kind = "budget.alert",
+         .subject = alert.who,
+         .severity = gateway::Severity::warning,
+         .message = fmt::format("{} percent of the budget '{}' of {} are spent", alert.percent, alert.limit, alert.who),
+         .details = {{"limit", alert.limit},
+                     {"percent", alert.percent},
+                     {"used_nano_usd", alert.used},
+                     {"capacity_nano_usd", alert.capacity}}});
     if (webhook_ && !webhook_->post(gateway::alert_json(alert))) log::warn("budget_webhook_full", {});
   }
 
+  // Whether the counters can be reached.
+  void look() {
+    const Status health = counters_->health();
+    if (health.has_value() == reached_) return;
+    reached_ = health.has_value();
+    if (reached_)
+      write({.kind = "counters.back", .subject = "counters", .message = "the shared counters can be reached again"});
+    else
+      write(
+          {.kind = "counters.unavailable",
+           .subject = "counters",
+           .severity = gateway::Severity::error,
+           .message = fmt::format("the shared counters cannot be reached ({}): rates are counted here alone, and what "
+                                  "costs money under a budget is refused",
+                                  health.error().message)});
+  }
+
+  void write(gateway::OperatorEvent event) {
+    if (events_ != nullptr) events_->write(std::move(event));
+  }
+
+  gateway::EventLog* events_ = nullptr;
+  bool reached_ = true;  // the watch's thread only
+
   // Each outlives those after it.
-  mutable std::mutex mutex_;
-  gateway::LimitsConfig config_;  // GUARDED_BY(mutex_)
-  std::function<Result<std::vector<store::Spent>>()> spent_;
+  std::unique_ptr<KeptBudgets> budgets_;
   NoLedger no_ledger_;
   std::unique_ptr<store::Counters> counters_;
   std::unique_ptr<gateway::Accounts> accounts_;  // null: no state is kept
@@ -149,14 +187,15 @@ class MeteringImpl final : public Metering {
   std::optional<gateway::MeteredGenerator> metered_;
   std::optional<gateway::MeteredEmbedder> embedder_;
   std::optional<gateway::MeteredReranker> reranker_;
+  std::optional<Watch> watch_;
 };
 
 }  // namespace
 
 Result<std::unique_ptr<Metering>> Metering::open(const MeteringOptions& options, const MeteringState& state,
-                                                 const MeteredParts& inner) {
+                                                 const MeteredParts& inner, gateway::EventLog* events) {
   auto out = std::make_unique<MeteringImpl>();
-  TRY(out->open(options, state, inner));
+  TRY(out->open(options, state, inner, events));
   return out;
 }
 

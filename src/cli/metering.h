@@ -8,10 +8,13 @@
 #include <string>
 #include <vector>
 
+#include "base/json.h"
 #include "base/result.h"
+#include "cli/kept_budgets.h"
 #include "engine/embedder.h"
 #include "engine/generator.h"
 #include "engine/reranker.h"
+#include "gateway/events/event_log.h"
 #include "gateway/limits/rules.h"
 #include "store/database.h"
 
@@ -50,19 +53,24 @@ struct MeteredParts {
 
 class Metering {
  public:
-  // The database and what is within outlive it. What servers that died left open is accounted for first; budgets go on
-  // where the rows of usage say they stand. not_found, invalid: the file of limits, or the address of the counters.
+  // The database, what is within and `events`, which may be null, outlive it. What servers that died left open is
+  // accounted for first; budgets go on where the rows of usage say they stand. `events` hears of budgets and of
+  // counters that cannot be reached. not_found, invalid: the file of limits, or the address of the counters.
   static Result<std::unique_ptr<Metering>> open(const MeteringOptions& options, const MeteringState& state,
-                                                const MeteredParts& inner);
+                                                const MeteredParts& inner, gateway::EventLog* events = nullptr);
   virtual ~Metering() = default;
   virtual engine::Generator& generator() = 0;
-  // Other limits and prices, for requests that come; those that run are settled as they were reserved, and what is
-  // spent stays spent. invalid: then nothing has changed.
-  virtual Status apply(gateway::LimitsConfig config) = 0;
   virtual engine::Embedder& embedder() = 0;
   virtual engine::Reranker* reranker() = 0;  // null: there is none within
   // What an operator should know, a sentence each; none: all is well. Any thread.
   virtual std::vector<std::string> troubles() const = 0;
+
+  // Another file of limits and prices, for requests that come; those that run are settled as they were reserved, what
+  // is spent stays spent, and the budgets of the database stand beside it as before. invalid: then nothing has changed.
+  virtual Status apply(gateway::LimitsConfig config) = 0;
+  virtual KeptBudgets& budgets() = 0;
+  // KeptBudgets::standings() by the counters that are used.
+  virtual Result<Json> standings() = 0;
 };
 
 // Of a profile or a file. not_found; invalid: every fault, a line each.

@@ -179,7 +179,7 @@ void Reloader::work(const std::stop_token& stop) {
   }
 }
 
-std::vector<api::AdminOperation> config_operations(Reloader& reloader) {
+std::vector<api::AdminOperation> config_operations(Reloader* reloader) {
   using api::AdminCall;
   using api::AdminDone;
   using api::AdminOperation;
@@ -195,7 +195,7 @@ std::vector<api::AdminOperation> config_operations(Reloader& reloader) {
                  .parameters = {},
                  .body = {},
                  .answer = {{"type", "object"}},
-                 .run = [&reloader](const AdminCall&, const AdminDone& done) { done(reloader.status()); }});
+                 .run = [reloader](const AdminCall&, const AdminDone& done) { done(reloader->status()); }});
   out.push_back({.method = "POST",
                  .path = "/admin/v1/config/check",
                  .scope = Scope::operate,
@@ -208,11 +208,12 @@ std::vector<api::AdminOperation> config_operations(Reloader& reloader) {
                           {"required", {"text"}},
                           {"additionalProperties", false}},
                  .answer = {{"type", "object"}, {"properties", {{"fine", {{"type", "boolean"}}}, {"faults", strings}}}},
-                 .run = [&reloader](const AdminCall& call, const AdminDone& done) {
-                   Json faults = reloader.check(call.body.at("text").get<std::string>());
+                 .run = [reloader](const AdminCall& call, const AdminDone& done) {
+                   Json faults = reloader->check(call.body.at("text").get<std::string>());
                    const bool fine = faults.empty();
                    done(Json{{"fine", fine}, {"faults", std::move(faults)}});
-                 }});
+                 },
+                 .audited = false});
   out.push_back(
       {.method = "POST",
        .path = "/admin/v1/config/reload",
@@ -224,11 +225,12 @@ std::vector<api::AdminOperation> config_operations(Reloader& reloader) {
        .body = {},
        .answer = {{"type", "object"},
                   {"properties", {{"changes", strings}, {"refused", strings}, {"waits_for_restart", strings}}}},
-       .run = [&reloader](const AdminCall& call, const AdminDone& done) {
-         auto reloaded = reloader.reload(call.who != nullptr ? call.who->key_id : std::string());
+       .run = [reloader](const AdminCall& call, const AdminDone& done) {
+         auto reloaded = reloader->reload(api::actor_of(call.who));
          if (!reloaded) return done(std::unexpected(api::Fault(reloaded.error())));
          done(std::move(*reloaded));
-       }});
+       },
+       .audited = false});
   return out;
 }
 

@@ -90,7 +90,8 @@ class Reloader {
   std::jthread thread_;
 };
 
-// GET /admin/v1/config, POST /admin/v1/config/check and POST /admin/v1/config/reload. `reloader` outlives them.
-std::vector<api::AdminOperation> config_operations(Reloader& reloader);
+// GET /admin/v1/config, POST /admin/v1/config/check and POST /admin/v1/config/reload. `reloader` outlives them; null: they
+// are listed, and never run.
+std::vector<api::AdminOperation> config_operations(Reloader* reloader);
 
 }  // namespace ashlar::cli

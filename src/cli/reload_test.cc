@@ -159,7 +159,7 @@ TEST_F(ReloadTest, ATextIsCheckedWithoutBeingApplied) {
   EXPECT_THAT(faults.dump(), HasSubstr("ashlar.yaml:3: a fallback leads to 'b', which is no route"));
   EXPECT_EQ(reloader->check("a: [").size(), 1);
   EXPECT_EQ(reloader->check("{1: 2, [a]: b}").size(), 2);
-  const auto operations = config_operations(*reloader);
+  const auto operations = config_operations(&*reloader);
   ASSERT_EQ(operations.size(), 3);
   std::string answers;
   for (const auto& operation : operations)

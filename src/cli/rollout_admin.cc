@@ -44,11 +44,6 @@ std::string text_of(const AdminCall& call, const char* name) {
   return found != call.body.end() && found->is_string() ? found->get<std::string>() : "";
 }
 
-// For the event log.
-std::string asker(const AdminCall& call) {
-  return call.who == nullptr || call.who->key_id.empty() ? "loopback" : call.who->key_id;
-}
-
 const std::string& route_of(const AdminCall& call) { return call.path.at("route"); }
 
 AdminOperation operation(std::string method, std::string path, Scope scope, std::string id, std::string summary) {
@@ -63,14 +58,15 @@ AdminOperation operation(std::string method, std::string path, Scope scope, std:
 
 // One that does something to a rollout, and answers what has become of it.
 using Change = std::function<Status(const AdminCall& call, const std::string& actor)>;
-AdminOperation change(gateway::Rollouts& rollouts, std::string path, std::string id, std::string summary, Json body,
+AdminOperation change(gateway::Rollouts* rollouts, std::string path, std::string id, std::string summary, Json body,
                       Change what) {
   AdminOperation out =
       operation("POST", "/{route}/" + std::move(path), Scope::operate, std::move(id), std::move(summary));
   out.body = std::move(body);
-  out.run = [&rollouts, what = std::move(what)](const AdminCall& call, const api::AdminDone& done) {
-    if (const Status made = what(call, asker(call)); !made) return done(api::Fault(made.error()));
-    auto shown = rollouts.show(route_of(call));
+  out.audited = false;  // its event says more
+  out.run = [rollouts, what = std::move(what)](const AdminCall& call, const api::AdminDone& done) {
+    if (const Status made = what(call, api::actor_of(call.who)); !made) return done(api::Fault(made.error()));
+    auto shown = rollouts->show(route_of(call));
     if (!shown) return done(api::Fault(std::move(shown.error())));
     done(std::move(*shown));
   };
@@ -79,22 +75,22 @@ AdminOperation change(gateway::Rollouts& rollouts, std::string path, std::string
 
 }  // namespace
 
-std::vector<AdminOperation> rollout_operations(gateway::Rollouts& rollouts, const gateway::Shadows& shadows) {
+std::vector<AdminOperation> rollout_operations(gateway::Rollouts* rollouts, const gateway::Shadows* shadows) {
   std::vector<AdminOperation> out;
   AdminOperation list =
       operation("GET", "", Scope::audit, "listRollouts", "Every route's version on trial, and where it stands.");
   list.answer = schema({{"object", text(16)},
                         {"data", {{"type", "array"}, {"items", rollout_schema()}}},
                         {"shadows", {{"type", "array"}, {"items", text(256)}}}});
-  list.run = [&](const AdminCall&, const api::AdminDone& done) {
-    done(Json{{"object", "list"}, {"data", rollouts.list()}, {"shadows", shadows.routes()}});
+  list.run = [=](const AdminCall&, const api::AdminDone& done) {
+    done(Json{{"object", "list"}, {"data", rollouts->list()}, {"shadows", shadows->routes()}});
   };
   out.push_back(std::move(list));
 
   AdminOperation show = operation("GET", "/{route}", Scope::audit, "showRollout",
                                   "One rollout, with the figures of both sides and of each gate.");
-  show.run = [&](const AdminCall& call, const api::AdminDone& done) {
-    auto found = rollouts.show(route_of(call));
+  show.run = [=](const AdminCall& call, const api::AdminDone& done) {
+    auto found = rollouts->show(route_of(call));
     if (!found) return done(api::Fault(std::move(found.error())));
     done(std::move(*found));
   };
@@ -102,42 +98,47 @@ std::vector<AdminOperation> rollout_operations(gateway::Rollouts& rollouts, cons
 
   out.push_back(
       change(rollouts, "start", "startRollout", "Begin at the first step, also one that was rolled back.", Json(),
-             [&](const AdminCall& call, const std::string& actor) { return rollouts.start(route_of(call), actor); }));
+             [=](const AdminCall& call, const std::string& actor) { return rollouts->start(route_of(call), actor); }));
   out.push_back(
       change(rollouts, "pause", "pauseRollout", "Stay at this share; the gates still stand.", Json(),
-             [&](const AdminCall& call, const std::string& actor) { return rollouts.pause(route_of(call), actor); }));
+             [=](const AdminCall& call, const std::string& actor) { return rollouts->pause(route_of(call), actor); }));
   out.push_back(
       change(rollouts, "resume", "resumeRollout", "Go on after a pause.", Json(),
-             [&](const AdminCall& call, const std::string& actor) { return rollouts.resume(route_of(call), actor); }));
-  out.push_back(
-      change(rollouts, "promote", "promoteRollout", "Every request goes to the version on trial.", Json(),
-             [&](const AdminCall& call, const std::string& actor) { return rollouts.promote(route_of(call), actor); }));
+             [=](const AdminCall& call, const std::string& actor) { return rollouts->resume(route_of(call), actor); }));
+  out.push_back(change(
+      rollouts, "promote", "promoteRollout", "Every request goes to the version on trial.", Json(),
+      [=](const AdminCall& call, const std::string& actor) { return rollouts->promote(route_of(call), actor); }));
   out.push_back(change(rollouts, "rollback", "rollbackRollout", "No request goes to the version on trial from now on.",
-                       schema({{"why", text(1024)}}), [&](const AdminCall& call, const std::string& actor) {
-                         return rollouts.rollback(route_of(call), text_of(call, "why"), actor);
+                       schema({{"why", text(1024)}}), [=](const AdminCall& call, const std::string& actor) {
+                         return rollouts->rollback(route_of(call), text_of(call, "why"), actor);
                        }));
   Json judgement = schema({{"side", {{"type", "string"}, {"enum", {"canary", "stable"}}}},
                            {"score", {{"type", "number"}, {"minimum", 0}, {"maximum", 1}}}});
   judgement["required"] = {"side", "score"};
   out.push_back(change(rollouts, "scores", "scoreRollout", "What a judge says of an answer of one side, 0 to 1.",
-                       std::move(judgement), [&](const AdminCall& call, const std::string&) -> Status {
+                       std::move(judgement), [=](const AdminCall& call, const std::string&) -> Status {
                          const std::string side = text_of(call, "side");
                          const auto score = call.body.is_object() ? call.body.find("score") : call.body.end();
                          if ((side != "canary" && side != "stable") || score == call.body.end() || !score->is_number())
                            return Error{Code::invalid,
                                         "expected {\"side\": \"canary\" or \"stable\", \"score\": 0 to 1}"};
-                         return rollouts.score(route_of(call), side == "canary", score->get<double>());
+                         return rollouts->score(route_of(call), side == "canary", score->get<double>());
                        }));
 
   AdminOperation shadow = operation("GET", "/{route}/shadow", Scope::audit, "showShadow",
                                     "What the route's shadow answered, beside what its clients got.");
   shadow.answer = schema({{"route", text(256)}, {"to", text(256)}, {"compared", {{"type", "object"}}}});
-  shadow.run = [&](const AdminCall& call, const api::AdminDone& done) {
-    auto found = shadows.report(route_of(call));
+  shadow.run = [=](const AdminCall& call, const api::AdminDone& done) {
+    auto found = shadows->report(route_of(call));
     if (!found) return done(api::Fault(std::move(found.error())));
     done(std::move(*found));
   };
   out.push_back(std::move(shadow));
+  if (rollouts == nullptr || shadows == nullptr)
+    for (AdminOperation& each : out)
+      each.run = [](const AdminCall&, const api::AdminDone& done) {
+        done(api::Fault(Error{Code::unavailable, "this server is not ready to say"}));
+      };
   return out;
 }
 

@@ -9,7 +9,8 @@
 
 namespace ashlar::cli {
 
-// GET /admin/v1/rollouts, and what may be done to each. Both outlive the operations.
-std::vector<api::AdminOperation> rollout_operations(gateway::Rollouts& rollouts, const gateway::Shadows& shadows);
+// GET /admin/v1/rollouts, and what may be done to each. Both outlive the operations; null: they
+// are listed all the same.
+std::vector<api::AdminOperation> rollout_operations(gateway::Rollouts* rollouts, const gateway::Shadows* shadows);
 
 }  // namespace ashlar::cli

@@ -11,6 +11,7 @@
 #include "api/api.h"
 #include "api/keys.h"
 #include "base/log.h"
+#include "cli/admin/admin.h"
 #include "cli/answerers.h"
 #include "cli/commands.h"
 #include "cli/flags.h"
@@ -20,6 +21,7 @@
 #include "cli/serve_options.h"
 #include "cli/serve_plan.h"
 #include "cli/terminal.h"
+#include "gateway/events/kept_events.h"
 #include "gateway/identity/identity.h"
 #include "gateway/rollout/memory_alarm.h"
 #include "net/http_server.h"
@@ -70,17 +72,15 @@ class Serving {
  public:
   static Result<std::unique_ptr<Serving>> open(const Words& words, ReadServePlan read);
   ~Serving() {
+    if (api_) api_->end_admin();  // which may ask the reloader
     reloader_.reset();
     server_.reset();
     api_.reset();
   }
 
   void welcome() const {
-    const ServeOptions& options = started_;
-    const bool v6 = options.server.host.find(':') != std::string::npos;
-    const std::string url = fmt::format("{}://{}{}{}:{}", options.server.tls_cert.empty() ? "http" : "https", v6 ? "[" : "",
-                                        options.server.host, v6 ? "]" : "", server_->port());
-    print_welcome(url, metering_->generator().models(), keyed_);
+    print_welcome(url(), metering_->generator().models(), keyed_);
+    events_->write({.kind = "server.started", .subject = url(), .message = "requests are served"});
   }
 
   Reloader& reloader() { return *reloader_; }
@@ -89,15 +89,27 @@ class Serving {
   bool drain() {
     const auto limit = reloader_->drain_timeout();
     api_->drain();
-    return server_->drain(limit);
+    const bool all = server_->drain(limit);
+    events_->write({.kind = "server.stopped",
+                    .subject = url(),
+                    .severity = all ? gateway::Severity::info : gateway::Severity::warning,
+                    .message = all ? "all answers had ended" : "answers were cut off: they did not end in time"});
+    return all;
   }
 
  private:
+  std::string url() const {
+    const ServeOptions& options = started_;
+    const bool v6 = options.server.host.find(':') != std::string::npos;
+    return fmt::format("{}://{}{}{}:{}", options.server.tls_cert.empty() ? "http" : "https", v6 ? "[" : "",
+                       options.server.host, v6 ? "]" : "", server_->port());
+  }
   Result<Reloader::Outcome> apply(const ServePlan& before, ServePlan& next);
 
   ServeOptions started_;
   bool keyed_ = false;
   KeptKeys keys_;
+  std::unique_ptr<gateway::KeptEvents> events_;
   gateway::Identity* identity_ = nullptr;  // the api's
   std::unique_ptr<api::Api> api_;
   std::unique_ptr<Answerers> answerers_;  // outlives the server and the api, which are reset first
@@ -113,6 +125,7 @@ Result<std::unique_ptr<Serving>> Serving::open(const Words& words, ReadServePlan
   out->started_ = plan.options;
   const ServeOptions& options = out->started_;
   out->keys_ = TRY(open_keys_to_serve(options.state));
+  out->events_ = TRY(gateway::KeptEvents::open(out->keys_.database.get()));
   auto identity = TRY(gateway::Identity::create(std::move(plan.identity), out->keys_.ring.get()));
   out->identity_ = identity.get();
   out->keyed_ = !options.api.api_key.empty() || !options.api.api_key_file.empty() || identity->required();
@@ -122,12 +135,14 @@ Result<std::unique_ptr<Serving>> Serving::open(const Words& words, ReadServePlan
                                         {.host = options.host,
                                          .repository = options.repository,
                                          .routing = options.routing,
+                                         .events = out->events_.get(),
                                          .database = out->keys_.database.get()},
                                         std::move(plan.gateway)));
   Serving* const self = out.get();
   out->alarm_ = std::make_unique<gateway::MemoryAlarm>(
       gateway::MemoryAlarmOptions{.running = [self] { return self->answerers_->generator().load().running; },
-                                  .unload_idle = [self] { self->answerers_->unload_idle(); }});
+                                  .unload_idle = [self] { self->answerers_->unload_idle(); },
+                                  .events = out->events_.get()});
   const auto folder = store::state_folder(options.state);
   out->metering_ = TRY(Metering::open(options.metering,
                                       {.database = out->keys_.database.get(), .folder = folder ? *folder + "/journal" : ""},

@@ -1,4 +1,4 @@
-// ashlar upstream seal: a secret made fit to stand in a configuration file.
+// ashlar upstream list, seal: upstreams of a running server; a secret made fit to stand in a configuration file.
 #include <fmt/format.h>
 #include <termios.h>
 #include <unistd.h>
@@ -6,9 +6,8 @@
 #include <iostream>
 #include <string>
 
-#include "cli/commands.h"
-#include "cli/flags.h"
-#include "cli/terminal.h"
+#include "cli/serving.h"
+#include "cli/subcommands.h"
 #include "gateway/upstreams/secrets.h"
 
 namespace ashlar::cli {
@@ -44,18 +43,17 @@ Status seal() {
 }  // namespace
 
 int upstream(const Words& words) {
-  std::string what;
-  CommandLine line{.name = "upstream",
-                   .summary = "Seal a secret, read from stdin, so that it may stand in a configuration file.",
-                   .examples =
-                       "Example:\n  ashlar upstream seal < key.txt\nThe key that seals is ASHLAR_SEAL_KEY, or a file "
-                       "that is made at "
-                       "first: ASHLAR_SEAL_KEY_FILE, else ~/.config/ashlar/seal.key.",
-                   .positionals = {{.name = "seal", .help = "The word `seal`.", .value = &what, .required = true}}};
-  if (const auto status = parse(line, words)) return *status;
-  if (what != "seal") return fail("upstream", {Code::invalid, fmt::format("'{}' is not `seal`", what)});
-  if (const auto done = seal(); !done) return fail("upstream seal", done.error());
-  return 0;
+  const std::vector<Subcommand> all = {
+      {"list", "[--json]", "those of a running server, and why one is down", list_upstreams},
+      {"seal", "< key.txt", "seal a key, so that it may stand in a configuration file", [](const Words& rest) {
+         return run_line({.name = "upstream seal",
+                          .summary = "Seal a secret, read from stdin, so that it may stand in a configuration file.",
+                          .examples = "Example:\n  ashlar upstream seal < key.txt\nThe key that seals is ASHLAR_SEAL_KEY, "
+                                      "or a file that is made at first: ASHLAR_SEAL_KEY_FILE, else "
+                                      "~/.config/ashlar/seal.key."},
+                         rest, seal);
+       }}};
+  return dispatch_subcommand("upstream", "Other servers that answer for this one.", all, words);
 }
 
 }  // namespace ashlar::cli

@@ -2,17 +2,16 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
-#include <ctime>
 #include <filesystem>
-#include <optional>
 
-#include "base/duration.h"
 #include "base/json_full.h"
+#include "cli/admin/records.h"
 #include "cli/commands.h"
 #include "cli/flags.h"
+#include "cli/table.h"
 #include "cli/terminal.h"
+#include "cli/times.h"
 #include "store/usage.h"
 
 namespace ashlar::cli {
@@ -33,41 +32,6 @@ struct UsageOptions {
   }
 };
 
-std::int64_t now_ms() {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch())
-      .count();
-}
-
-// UTC. nullopt: not such a text, or no such day.
-std::optional<std::int64_t> parse_utc(const std::string& text) {
-  std::tm utc{};
-  for (const char* const form : {"%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%MZ", "%Y-%m-%d"}) {
-    utc = {};
-    const char* const end = ::strptime(text.c_str(), form, &utc);
-    if (end == nullptr || *end != '\0') continue;
-    const int day = utc.tm_mday;
-    const std::time_t seconds = ::timegm(&utc);
-    if (utc.tm_mday == day) return static_cast<std::int64_t>(seconds) * 1000;
-  }
-  return std::nullopt;
-}
-
-Result<std::int64_t> parse_when(const std::string& text) {
-  if (const auto utc = parse_utc(text)) return *utc;
-  std::string span = text;
-  std::int64_t days = 1;
-  if (span.ends_with('d') && span.size() > 1) {
-    span.back() = 'h';
-    days = 24;
-  }
-  if (const auto ago = parse_duration(span); ago && ago->count() >= 0) return now_ms() - ago->count() * days;
-  return Error{
-      Code::invalid,
-      fmt::format("'{}' is no time: a UTC day (2026-11-01), a UTC time (2026-11-01T08:00:00Z), or how long ago "
-                  "(24h, 7d)",
-                  text)};
-}
-
 std::vector<std::string> split(const std::string& text) {
   std::vector<std::string> all;
   for (std::size_t at = 0; at < text.size();) {
@@ -79,18 +43,7 @@ std::vector<std::string> split(const std::string& text) {
 }
 
 void print_json(const std::vector<std::string>& by, const std::vector<store::UsageSum>& sums) {
-  for (const auto& sum : sums) {
-    Json json;
-    for (std::size_t i = 0; i < by.size(); ++i) json[by[i]] = sum.by[i];
-    json["requests"] = sum.requests;
-    json["failed"] = sum.failed;
-    json["prompt_tokens"] = sum.prompt_tokens;
-    json["cached_tokens"] = sum.cached_tokens;
-    json["completion_tokens"] = sum.completion_tokens;
-    json["reasoning_tokens"] = sum.reasoning_tokens;
-    json["cost_nano_usd"] = sum.cost_nano;
-    fmt::print("{}\n", dump_json(json));
-  }
+  for (const auto& sum : sums) fmt::print("{}\n", dump_json(json_of(sum, by)));
 }
 
 void print_csv(const std::vector<std::string>& by, const std::vector<store::UsageSum>& sums) {
@@ -103,12 +56,7 @@ void print_csv(const std::vector<std::string>& by, const std::vector<store::Usag
   }
 }
 
-// Names came with requests: a terminal must not obey them.
-std::string safe(const std::string& text) {
-  std::string out = text.empty() ? "-" : text;
-  std::ranges::replace_if(out, [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
-  return out;
-}
+std::string safe(const std::string& text) { return text.empty() ? "-" : shown(text); }
 
 void print_table(const std::vector<std::string>& by, const std::vector<store::UsageSum>& sums,
                  const store::UsageSum& all) {

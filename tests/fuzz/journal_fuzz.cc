@@ -62,7 +62,7 @@ std::string file_of(Input& input, UsageRecord& record) {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   const std::string_view bytes(reinterpret_cast<const char*>(data), size);
-  {
+  if (size > 0) {
     // Slots lie where words begin.
     std::vector<std::uint64_t> aligned((size + 7) / 8);
     std::memcpy(aligned.data(), data, size);
@@ -77,7 +77,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if (read.reservation != record.reservation.substr(0, journal::kLongestText)) std::abort();
   if (read.subject.user != record.subject.user.substr(0, journal::kLongestText)) std::abort();
   if (read.subject.tags.size() != std::min(record.subject.tags.size(), journal::kMostTags)) std::abort();
-  while (!input.empty()) {
+  for (int turn = 0; turn < 64 && !input.empty(); ++turn) {
     const std::size_t at = journal::kHeader + (input.number() << 8 | input.number()) % (file.size() - journal::kHeader);
     file[at] = static_cast<char>(input.number());
     const auto damaged = read_journal(file);

@@ -29,6 +29,11 @@ std::string certificate_id(std::string_view name) {
   return fmt::format("mtls_{:02x}", fmt::join(std::span(hash).first(8), ""));
 }
 
+Result<Who> with_team(const KeyRing* keys, Result<Who> who) {
+  if (!who || keys == nullptr) return who;
+  return keys->with_team(std::move(*who));
+}
+
 }  // namespace
 
 Result<Who> identify_certificate(const std::vector<CertificateRule>& rules, const std::vector<std::string>& names) {
@@ -125,20 +130,20 @@ void Identity::identify(std::string_view credential, const net::HttpRequest& req
   const auto rules = this->rules();
   if (credential.empty()) {
     if (!rules->certificates.empty() && request.peer_names != nullptr)
-      return done(identify_certificate(rules->certificates, *request.peer_names));
+      return done(with_team(keys_, identify_certificate(rules->certificates, *request.peer_names)));
     return done(Error{Code::unauthorized,
                       "this server needs an API key: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'"});
   }
   if (rules->issuers != nullptr && looks_like_token(credential)) {
     ++rules->waiting;
-    return rules->issuers->verify(std::string(credential),
-                                  [rules = rules.get(), done = std::move(done)](Result<Principal> who) {
-                                    if (who)
-                                      done(std::make_shared<const Principal>(std::move(*who)));
-                                    else
-                                      done(std::unexpected(std::move(who).error()));
-                                    --rules->waiting;
-                                  });
+    return rules->issuers->verify(
+        std::string(credential), [rules = rules.get(), keys = keys_, done = std::move(done)](Result<Principal> who) {
+          if (who)
+            done(with_team(keys, std::make_shared<const Principal>(std::move(*who))));
+          else
+            done(std::unexpected(std::move(who).error()));
+          --rules->waiting;
+        });
   }
   if (keys_ == nullptr) return done(Error{Code::unauthorized, "the API key is not valid"});
   done(keys_->find(credential, address_of_peer(request.peer)));

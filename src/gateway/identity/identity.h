@@ -79,7 +79,7 @@ class Identity {
   bool required() const;
 
   // `credential`: the key or token of the request, "" without one. Calls `done` once, mostly
-  // before it returns, else on an issuer's thread. unauthorized, unavailable.
+  // before it returns, else on an issuer's thread. unauthorized, unavailable; forbidden: of a team that is blocked.
   void identify(std::string_view credential, const net::HttpRequest& request, Identified done) const;
 
   // The same by `rules` instead of those that hold.

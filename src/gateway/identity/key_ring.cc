@@ -32,14 +32,46 @@ struct Entry {
   Who who;
 };
 
+struct Team {
+  std::string tenant;
+  std::vector<std::string> models;
+  bool blocked = false;
+};
+
+class Teams {
+ public:
+  void add(const TeamRecord& record) {
+    teams_[record.name] = {record.tenant, record.models, record.blocked};
+    for (const std::string& user : record.members) team_of_.emplace(user, record.name);
+  }
+
+  // Changes who it is by his team; gives that, null: none that is kept.
+  const Team* apply(Principal& who) const {
+    if (who.team.empty())
+      if (const auto found = team_of_.find(who.user); found != team_of_.end()) who.team = found->second;
+    const auto found = teams_.find(who.team);
+    if (who.team.empty() || found == teams_.end()) return nullptr;
+    const Team& team = found->second;
+    if (who.tenant == who.key_id && !team.tenant.empty()) who.tenant = team.tenant;
+    who.team_models = team.models;
+    return &team;
+  }
+  bool touches(const Principal& who) const { return teams_.contains(who.team) || team_of_.contains(who.user); }
+
+ private:
+  std::unordered_map<std::string, Team> teams_;
+  std::unordered_map<std::string, std::string> team_of_;  // a user
+};
+
 // Frozen once made.
 struct Snapshot {
   std::int64_t generation = 0;
   std::unordered_multimap<std::uint64_t, Entry> entries;
+  Teams teams;
 };
 
-Who principal_of(const KeyRecord& record) {
-  return std::make_shared<const Principal>(Principal{
+Principal principal_of(const KeyRecord& record) {
+  return {
       .key_id = record.id,
       .name = record.name,
       .user = record.user,
@@ -50,35 +82,42 @@ Who principal_of(const KeyRecord& record) {
       .tags = record.tags,
       .output_cap = record.output_cap,
       .proof = Proof::key,
-  });
+  };
 }
 
 std::int64_t earlier(std::int64_t a, std::int64_t b) { return a == 0 || (b != 0 && b < a) ? b : a; }
 
-Result<std::shared_ptr<const Snapshot>> read(KeyStore& keys) {
+Result<std::shared_ptr<const Snapshot>> read(KeyStore& keys, TeamStore* teams) {
   auto out = std::make_shared<Snapshot>();
   out->generation = TRY(keys.generation());  // before the keys: what changes between is read again
+  if (teams != nullptr)
+    for (const TeamRecord& record : TRY(teams->list())) out->teams.add(record);
   for (const KeyRecord& record : TRY(keys.list())) {
-    const Who who = principal_of(record);
+    Principal principal = principal_of(record);
+    const Team* const team = out->teams.apply(principal);
+    const bool blocked = record.blocked || (team != nullptr && team->blocked);
+    const Who who = std::make_shared<const Principal>(std::move(principal));
     auto parsed = parse_networks(record.networks);
     if (!parsed) {  // one row that somebody broke must not shut out the others
       log::error("key_unreadable", {{"key", record.id}, {"why", parsed.error().message}});
       continue;
     }
     const std::vector<Network> networks = std::move(*parsed);
-    out->entries.emplace(head(record.hash), Entry{record.hash, record.expires_at, record.blocked, networks, who});
+    out->entries.emplace(head(record.hash), Entry{record.hash, record.expires_at, blocked, networks, who});
     if (record.previous_hash)
-      out->entries.emplace(head(*record.previous_hash),
-                           Entry{*record.previous_hash, earlier(record.expires_at, record.previous_until),
-                                 record.blocked, networks, who});
+      out->entries.emplace(
+          head(*record.previous_hash),
+          Entry{*record.previous_hash, earlier(record.expires_at, record.previous_until), blocked, networks, who});
   }
   return std::shared_ptr<const Snapshot>(std::move(out));
 }
 
 class Ring final : public KeyRing {
  public:
-  Ring(KeyStore& keys, std::function<std::int64_t()> unix_seconds, std::shared_ptr<const Snapshot> first)
+  Ring(KeyStore& keys, TeamStore* teams, std::function<std::int64_t()> unix_seconds,
+       std::shared_ptr<const Snapshot> first)
       : keys_(keys),
+        teams_(teams),
         unix_seconds_(std::move(unix_seconds)),
         used_(!first->entries.empty()),
         snapshot_(std::move(first)),
@@ -113,13 +152,24 @@ class Ring final : public KeyRing {
     return found->who;
   }
 
+  Result<Who> with_team(Who who) const override {
+    const auto snapshot = current();
+    if (!snapshot->teams.touches(*who)) return who;
+    Principal changed = *who;
+    const Team* const team = snapshot->teams.apply(changed);
+    if (team != nullptr && team->blocked)
+      return Error{Code::forbidden, fmt::format("the team '{}' is blocked", changed.team)};
+    return std::make_shared<const Principal>(std::move(changed));
+  }
+
   std::string trouble() const override {
     const std::lock_guard lock(mutex_);
     return trouble_;
   }
 
   Status reload() override {
-    take(TRY(read(keys_)));
+    const std::lock_guard reading(reading_);  // so that none takes the place of a later one
+    take(TRY(read(keys_, teams_)));
     return {};
   }
 
@@ -158,8 +208,10 @@ class Ring final : public KeyRing {
   }
 
   KeyStore& keys_;
+  TeamStore* const teams_;
   const std::function<std::int64_t()> unix_seconds_;
   std::atomic<bool> used_;
+  std::mutex reading_;  // taken before mutex_
   mutable std::mutex mutex_;
   std::shared_ptr<const Snapshot> snapshot_;  // GUARDED_BY(mutex_)
   std::string trouble_;                       // GUARDED_BY(mutex_)
@@ -168,9 +220,10 @@ class Ring final : public KeyRing {
 
 }  // namespace
 
-Result<std::unique_ptr<KeyRing>> KeyRing::open(KeyStore& keys, std::function<std::int64_t()> unix_seconds) {
-  auto first = TRY(read(keys));
-  return std::make_unique<Ring>(keys, std::move(unix_seconds), std::move(first));
+Result<std::unique_ptr<KeyRing>> KeyRing::open(KeyStore& keys, std::function<std::int64_t()> unix_seconds,
+                                               TeamStore* teams) {
+  auto first = TRY(read(keys, teams));
+  return std::make_unique<Ring>(keys, teams, std::move(unix_seconds), std::move(first));
 }
 
 }  // namespace ashlar::gateway

@@ -1,7 +1,6 @@
 #include "gateway/identity/key_store.h"
 
 #include <fmt/format.h>
-#include <openssl/rand.h>
 
 #include <algorithm>
 #include <cstring>
@@ -11,6 +10,7 @@
 
 #include "base/json_full.h"
 #include "gateway/identity/network.h"
+#include "gateway/identity/rows.h"
 #include "store/migrations.h"
 
 namespace ashlar::gateway {
@@ -37,37 +37,6 @@ const store::Schema kSchema{
 constexpr std::string_view kColumns =
     "id, name, prefix, user_name, team, tenant, roles, models, networks, tags, metadata, output_cap, created_at, "
     "expires_at, blocked, hash, previous_hash, previous_until";
-
-// Random, so that a restored copy of the database shows as a change too.
-store::Statement next_generation() {
-  std::int64_t value = 0;
-  RAND_bytes(reinterpret_cast<unsigned char*>(&value), sizeof value);
-  return {.sql = "UPDATE api_keys_generation SET value = ? WHERE one = 1", .args = {value & INT64_MAX}};
-}
-
-std::string list_json(const std::vector<std::string>& list) { return dump_json(Json(list)); }
-
-std::vector<std::string> read_list(const Value& value) {
-  std::vector<std::string> out;
-  if (const auto json = parse_json(store::as_text(value)); json && json->is_array())
-    for (const Json& each : *json)
-      if (each.is_string()) out.push_back(each.get<std::string>());
-  return out;
-}
-
-std::string tags_json(const Tags& tags) {
-  Json out = Json::object();
-  for (const auto& [name, value] : tags) out[name] = value;
-  return dump_json(out);
-}
-
-Tags read_tags(const Value& value) {
-  Tags out;
-  if (const auto json = parse_json(store::as_text(value)); json && json->is_object())
-    for (const auto& [name, each] : json->items())
-      if (each.is_string()) out.emplace_back(name, each.get<std::string>());
-  return out;
-}
 
 Blob blob_of(const KeyHash& hash) { return {std::string(hash.begin(), hash.end())}; }
 
@@ -167,7 +136,7 @@ Result<ShownKey> KeyStore::create(KeyRecord record) {
                  tags_json(record.tags), record.metadata, std::int64_t{record.output_cap}, record.created_at,
                  record.expires_at, std::int64_t{record.blocked}, blob_of(record.hash), std::monostate{},
                  std::int64_t{0}}},
-       next_generation()}));
+       next_keys_generation()}));
   return ShownKey{std::move(key.text), std::move(record)};
 }
 
@@ -185,7 +154,7 @@ Result<ShownKey> KeyStore::rotate(std::string_view which, std::chrono::seconds o
                  blob_of(record.hash)},
         .if_unchanged =
             Error{Code::invalid, fmt::format("the key {} was rotated or deleted at the same time", record.id)}},
-       next_generation()}));
+       next_keys_generation()}));
   record.previous_hash = record.hash;
   record.previous_until = now + overlap.count();
   record.hash = key.hash;
@@ -197,13 +166,52 @@ Status KeyStore::change(std::string_view id, std::string sql, Values args) {
   TRY(database_.transact({{.sql = std::move(sql),
                            .args = std::move(args),
                            .if_unchanged = Error{Code::not_found, fmt::format("the key {} was deleted meanwhile", id)}},
-                          next_generation()}));
+                          next_keys_generation()}));
   return {};
 }
 
 Status KeyStore::set_blocked(std::string_view which, bool blocked) {
   const KeyRecord record = TRY(find(which));
   return change(record.id, "UPDATE api_keys SET blocked = ? WHERE id = ?", {std::int64_t{blocked}, record.id});
+}
+
+Result<KeyRecord> KeyStore::edit(std::string_view which, const std::function<Status(KeyRecord&)>& edit) {
+  const auto wishes_of = [](const KeyRecord& record) -> Values {
+    return {record.name,
+            record.user,
+            record.team,
+            record.tenant,
+            list_json(names(record.roles)),
+            list_json(record.models),
+            list_json(record.networks),
+            tags_json(record.tags),
+            record.metadata,
+            std::int64_t{record.output_cap},
+            record.expires_at,
+            std::int64_t{record.blocked}};
+  };
+  for (int i = 0;; ++i) {
+    const KeyRecord before = TRY(find(which));
+    KeyRecord record = before;
+    TRY(edit(record));
+    // An expiry that has passed may stay.
+    const std::int64_t now = unix_seconds_();
+    TRY(check_wishes(record, record.expires_at == before.expires_at ? std::min(now, record.expires_at - 1) : now));
+    // On what was read: a block that comes at the same time is not undone.
+    Values args = wishes_of(record), old = wishes_of(before);
+    args.emplace_back(record.id);
+    args.insert(args.end(), old.begin(), old.end());
+    const auto written = database_.transact(
+        {{.sql = "UPDATE api_keys SET name = ?, user_name = ?, team = ?, tenant = ?, roles = ?, models = ?, networks = "
+                 "?, tags = ?, metadata = ?, output_cap = ?, expires_at = ?, blocked = ? WHERE id = ? AND name = ? AND "
+                 "user_name = ? AND team = ? AND tenant = ? AND roles = ? AND models = ? AND networks = ? AND tags = ? "
+                 "AND metadata = ? AND output_cap = ? AND expires_at = ? AND blocked = ?",
+          .args = std::move(args),
+          .if_unchanged = Error{Code::cancelled, fmt::format("the key {} is being changed by others", record.id)}},
+         next_keys_generation()});
+    if (written) return record;
+    if (written.error().code != Code::cancelled || i == 5) return std::unexpected(written.error());
+  }
 }
 
 Status KeyStore::remove(std::string_view which) {

@@ -60,6 +60,8 @@ class KeyStore {
   // earlier rotation no more. not_found; invalid: a key that has expired.
   Result<ShownKey> rotate(std::string_view which, std::chrono::seconds overlap);
   Status set_blocked(std::string_view which, bool blocked);
+  // Reads it, lets `edit` change its wishes and whether it is blocked, and writes it. not_found; invalid: as create().
+  Result<KeyRecord> edit(std::string_view which, const std::function<Status(KeyRecord&)>& edit);
   Status remove(std::string_view which);
 
   // `which`: an id, the beginning that is shown, the whole text (of before the last rotation, too), or a name that only

@@ -47,7 +47,9 @@ std::string_view name(Proof proof) {
   return kProofs[static_cast<unsigned>(proof)];
 }
 
-bool Principal::may_use_model(std::string_view model) const { return models.empty() || matches_any(models, model); }
+bool Principal::may_use_model(std::string_view model) const {
+  return (models.empty() || matches_any(models, model)) && (team_models.empty() || matches_any(team_models, model));
+}
 
 // Greedy with one step back: the last star seen takes one character more
 // whenever what follows it does not fit.

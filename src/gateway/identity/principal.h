@@ -60,7 +60,8 @@ struct Principal {
   std::string name;                // of the key, or the subject; for people to read
   std::string user, team, tenant;  // tenant is never "" but on loopback: who named none is a tenant alone
   Roles roles;
-  std::vector<std::string> models;  // patterns with "*"; none: every model
+  std::vector<std::string> models;       // patterns with "*"; none: every model
+  std::vector<std::string> team_models;  // the same of the team: both must allow
   Tags tags;
   int output_cap = 0;  // most tokens of one answer; 0: no cap
   Proof proof = Proof::loopback;

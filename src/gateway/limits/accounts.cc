@@ -135,10 +135,14 @@ struct Accounts::State : std::enable_shared_from_this<State> {
 
   // Never waits.
   void write(const UsageRecord& record, Waiting where) {
-    auto done = [self = shared_from_this(), where](const Status& written) { self->written(where, written); };
-    if (const auto sent = store::record_usage(database, row_of(record), std::move(done)); !sent) written(where, sent);
+    // It lets go of the journal when it is called, whenever it dies.
+    auto done = [self = shared_from_this(), where](const Status& written) mutable {
+      self->written(std::move(where), written);
+    };
+    if (const auto sent = store::record_usage(database, row_of(record), std::move(done)); !sent)
+      written(std::move(where), sent);
   }
-  void written(const Waiting& where, const Status& status) {
+  void written(Waiting where, const Status& status) {
     if (status) return let_go(where);
     if (!may_pass(status.error().code)) {
       lost(id_of(where), status.error());
@@ -149,7 +153,7 @@ struct Accounts::State : std::enable_shared_from_this<State> {
     why = status.error().message;
     if (where.journal == nullptr && in_memory >= options.most_in_memory) return lost(id_of(where), status.error());
     in_memory += where.journal == nullptr;
-    waits.push_back(where);
+    waits.push_back(std::move(where));
     metrics().waiting.set(static_cast<double>(waits.size()));
     wake.notify_one();
   }

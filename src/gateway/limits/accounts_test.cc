@@ -58,7 +58,7 @@ class AccountsTest : public testing::Test {
     return {.folder = folder.path() + "/journal",
             .retry = std::chrono::milliseconds(5),
             .journal_step = 16,
-            .journal_most = 64};
+            .journal_most = 1024};
   }
   std::map<std::string, store::UsageRow> rows() {
     std::map<std::string, store::UsageRow> all;
@@ -151,7 +151,8 @@ TEST_F(AccountsTest, WithoutRoomAnywhereOnlyMoneyIsRefused) {
   EXPECT_EQ(none.error().code, Code::unavailable);
   EXPECT_EQ(accounts->troubles().size(), 2u);
   database.full = false;
-  wait_for([&] { return rows().size() == 7; });
+  wait_for([&] { return accounts->waiting() == 0; });
+  EXPECT_EQ(rows().size(), 7u);
   EXPECT_TRUE(accounts->open(record("8"), std::nullopt, {}));
 }
 

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <cstdio>
 #include <cstring>
 #include <utility>
 
@@ -30,6 +31,9 @@ std::int64_t steady_ms() {
   return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now().time_since_epoch())
       .count();
 }
+
+// Where a mapping may begin that has this byte of the file in it.
+std::size_t before(std::size_t at) { return at % static_cast<std::size_t>(::sysconf(_SC_PAGESIZE)); }
 
 Error cannot(const std::string& path, std::string_view what, int why) {
   return {Code::io, fmt::format("{}: cannot {}: {}.", path, what, std::strerror(why))};
@@ -84,7 +88,7 @@ Result<std::shared_ptr<Journal>> Journal::create(Options options, Ended ended) {
 
 // Under a name that nobody looks for, until it is locked and whole.
 Status Journal::make() {
-  const std::string name = store::new_reservation_id();
+  const std::string name = fmt::format("{}-{}", store::new_reservation_id(), ::getpid());
   const std::string hidden = fmt::format("{}/{}{}", options_.folder, kHiddenJournal, name);
   path_ = fmt::format("{}/{}{}", options_.folder, kJournal, name);
   fd_ = ::open(hidden.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
@@ -102,7 +106,8 @@ Status Journal::make() {
     ::unlink(hidden.c_str());
     return grown;
   }
-  if (::rename(hidden.c_str(), path_.c_str()) != 0) return failed("get its name", errno);
+  if (::renameat2(AT_FDCWD, hidden.c_str(), AT_FDCWD, path_.c_str(), RENAME_NOREPLACE) != 0)
+    return failed("get its name", errno);
   return {};
 }
 
@@ -113,9 +118,11 @@ Status Journal::grow() {
   const std::size_t from = kHeader + std::size_t{slots_} * kSlot, size = std::size_t{options_.step} * kSlot;
   if (const int why = ::posix_fallocate(fd_, static_cast<off_t>(from), static_cast<off_t>(size)); why != 0)
     return cannot(path_, "grow", why);
-  void* const piece = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd_, static_cast<off_t>(from));
+  const std::size_t lead = before(from);
+  void* const piece =
+      ::mmap(nullptr, lead + size, PROT_READ | PROT_WRITE, MAP_SHARED, fd_, static_cast<off_t>(from - lead));
   if (piece == MAP_FAILED) return cannot(path_, "be mapped", errno);
-  pieces_[slots_ / options_.step] = static_cast<std::byte*>(piece);
+  pieces_[slots_ / options_.step] = static_cast<std::byte*>(piece) + lead;
   free_.reserve(slots_ + options_.step);
   for (std::uint32_t i = options_.step; i > 0; --i) free_.push_back(slots_ + i - 1);
   slots_ += options_.step;
@@ -125,7 +132,11 @@ Status Journal::grow() {
 Journal::~Journal() {
   if (fd_ < 0) return;
   if (free_.size() == slots_) ::unlink(path_.c_str());
-  for (std::uint32_t i = 0; i < slots_ / options_.step; ++i) ::munmap(pieces_[i], std::size_t{options_.step} * kSlot);
+  const std::size_t size = std::size_t{options_.step} * kSlot;
+  for (std::size_t i = 0; i < slots_ / options_.step; ++i) {
+    const std::size_t lead = before(kHeader + i * size);
+    ::munmap(pieces_[i] - lead, lead + size);
+  }
   ::close(fd_);
 }
 

@@ -64,6 +64,7 @@ prices: [{model: e, input: 10, output: 0}])"),
     embedder.emplace(inner, ReadersMeter{lengths, *limits, ledger});
     reranker.emplace(inner, ReadersMeter{lengths, *limits, ledger});
   }
+  void TearDown() override { inner.embedded = nullptr; }  // what it began dies before the limits
   engine::EmbedRequest texts(std::vector<engine::TextOrIds> inputs, int truncate = -1) {
     engine::EmbedRequest request{.model = "e", .inputs = std::move(inputs), .truncate = truncate};
     request.sender.user = "ann";

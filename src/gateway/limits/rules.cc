@@ -71,7 +71,7 @@ struct Named {
 std::string counter_key(const Rule& rule, const std::string& who) {
   std::string key(name(rule.scope));
   if (rule.scope != LimitScope::global) key += ":" + part_of_key(who);
-  key += ":" + rule.name;
+  key += ":" + (rule.id.empty() ? rule.name : rule.id);
   if (!rule.model.empty()) key += ":" + part_of_key(rule.model);
   // A window of another length, or another calendar, is another count.
   key += rule.kind == LimitKind::budget ? fmt::format(":{}", static_cast<int>(rule.calendar))
@@ -167,7 +167,7 @@ void apply(const Rule& rule, const std::string& who, const std::string& model, s
                         .period = rule.period,
                         .calendar = rule.calendar}};
   const auto before = std::ranges::find_if(applied, [&](const Applied& other) {
-    return other.rule->scope == rule.scope && other.rule->name == rule.name && other.rule->model == rule.model &&
+    return other.rule->scope == rule.scope && other.rule->name == rule.name && other.rule->model == rule.model && other.rule->id == rule.id &&
            (rule.scope != LimitScope::tag || other.rule->who == rule.who);
   });
   if (before == applied.end())

@@ -72,31 +72,39 @@ Subject subject_of(const std::vector<std::string>& dimensions, const std::vector
   return out;
 }
 
-void add(std::vector<store::Spent>& all, const store::Limit& limit, std::int64_t nanos) {
-  const auto known = std::ranges::find(all, limit.key, [](const store::Spent& spent) { return spent.limit.key; });
+void add(std::vector<Spender>& all, const Applied& applied, std::int64_t nanos) {
+  const auto known =
+      std::ranges::find(all, applied.limit.key, [](const Spender& each) { return each.spent.limit.key; });
   if (known != all.end())
-    known->used += nanos;
+    known->spent.used += nanos;
   else
-    all.push_back({limit, nanos});
+    all.push_back({applied.rule, applied.who, {applied.limit, nanos}});
 }
 
 }  // namespace
 
-Result<std::vector<store::Spent>> budgets_spent(const LimitsConfig& config, store::Database& database,
-                                                std::int64_t utc_ms, std::span<const UsageRecord> unwritten) {
-  std::vector<store::Spent> out;
+Result<std::vector<Spender>> spenders(const LimitsConfig& config, store::Database& database, std::int64_t utc_ms,
+                                      std::span<const UsageRecord> unwritten) {
+  std::vector<Spender> out;
   for (const Rule& rule : config.rules) {
     if (rule.measure != Measure::money) continue;
     const auto dimensions = dimensions_of(rule);
     const auto sums = TRY(store::sum_usage(database, {.since_ms = window_begin(rule.calendar, utc_ms)}, dimensions));
     for (const store::UsageSum& sum : sums)
       for (const Applied& applied : rules_for(config, subject_of(dimensions, sum.by), sum.by.front()))
-        if (applied.rule == &rule) add(out, applied.limit, sum.cost_nano);
+        if (applied.rule == &rule) add(out, applied, sum.cost_nano);
     for (const UsageRecord& record : unwritten)
       if (record.cost > 0 && record.begun_utc_ms >= window_begin(rule.calendar, utc_ms))
         for (const Applied& applied : rules_for(config, record.subject, record.model))
-          if (applied.rule == &rule) add(out, applied.limit, record.cost);
+          if (applied.rule == &rule) add(out, applied, record.cost);
   }
+  return out;
+}
+
+Result<std::vector<store::Spent>> budgets_spent(const LimitsConfig& config, store::Database& database,
+                                                std::int64_t utc_ms, std::span<const UsageRecord> unwritten) {
+  std::vector<store::Spent> out;
+  for (Spender& each : TRY(spenders(config, database, utc_ms, unwritten))) out.push_back(std::move(each.spent));
   return out;
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "base/result.h"
@@ -13,8 +14,18 @@
 
 namespace ashlar::gateway {
 
-// Of each budget, in the window that is open at `utc_ms`, for everybody who has spent of it; with what is `unwritten`,
-// which the database does not have. Errors as Database::query().
+// Somebody who has spent of a budget, in its window that is open.
+struct Spender {
+  const Rule* rule = nullptr;  // lives as long as the configuration
+  std::string who;             // as a person reads it: "team 'search'"
+  store::Spent spent;
+};
+// Of each budget everybody who has spent of it by `utc_ms`; with what is `unwritten`, which the database does not have.
+// Errors as Database::query().
+Result<std::vector<Spender>> spenders(const LimitsConfig& config, store::Database& database, std::int64_t utc_ms,
+                                      std::span<const UsageRecord> unwritten = {});
+
+// The same for counters.
 Result<std::vector<store::Spent>> budgets_spent(const LimitsConfig& config, store::Database& database,
                                                 std::int64_t utc_ms, std::span<const UsageRecord> unwritten = {});
 
