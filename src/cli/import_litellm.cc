@@ -27,7 +27,7 @@ constexpr int kMostMerges = 8;  // of maps into maps: `<<: *defaults`
 struct TooMuch {};
 
 // A text as it may stand in YAML, whatever is in it: JSON's form.
-std::string quoted(std::string_view text) {
+std::string in_quotes(std::string_view text) {
   std::string out;
   append_json_string(out, text);
   return out;
@@ -201,7 +201,7 @@ class Importer {
     const auto host = text(node, "router_settings.redis_host");
     if (!host) return;
     if (variable(*host)) return note(node, "router_settings.redis_host", "give --counters redis://HOST:PORT yourself");
-    options_["counters"] = quoted(fmt::format("redis://{}:{}", *host, redis_port_));
+    options_["counters"] = in_quotes(fmt::format("redis://{}:{}", *host, redis_port_));
   }
 
   void setting(const std::string& path, const std::string& key, const YAML::Node& value) {
@@ -253,7 +253,7 @@ class Importer {
       if (const auto name = variable(*secret))
         note(value, path, fmt::format("start the server with ASHLAR_API_KEY=\"${}\"", *name));
       else if (plain)
-        options_["api_key"] = quoted(*secret);
+        options_["api_key"] = in_quotes(*secret);
       else
         note(value, path, "is no key that can be sent");
     } else if (key == "database_url") {
@@ -434,7 +434,7 @@ class Importer {
         note(node, "litellm_params.api_base", "left out: " + parsed.error().message);
         return false;
       }
-      up.members["url"] = quoted(url);
+      up.members["url"] = in_quotes(url);
       // Whoever wrote it meant it; public names need no leave.
       if (url != at.url && (!parsed->tls || parsed->host.find('.') == parsed->host.npos))
         up.members["allow_private"] = "true";
@@ -443,16 +443,16 @@ class Importer {
       return false;
     }
     if (!get("api_version").empty() && (at.kind == "azure" || at.kind == "anthropic"))
-      up.members["api_version"] = quoted(get("api_version"));
+      up.members["api_version"] = in_quotes(get("api_version"));
     if (!get("organization").empty())
-      up.members["headers"] = fmt::format("{{openai-organization: {}}}", quoted(get("organization")));
+      up.members["headers"] = fmt::format("{{openai-organization: {}}}", in_quotes(get("organization")));
     if (at.kind == "bedrock") {
       std::string region = get("aws_region_name");
       if (region.empty() || variable(region)) {
         note(node, "litellm_params.aws_region_name", "us-east-1 was written: change it where it is another");
         region = "us-east-1";
       }
-      up.members["region"] = quoted(region);
+      up.members["region"] = in_quotes(region);
       secret(node, "aws_access_key_id", get("aws_access_key_id"), "access_key", up);
       secret(node, "aws_secret_access_key", get("aws_secret_access_key"), "secret_key", up);
       secret(node, "aws_session_token", get("aws_session_token"), "session_token", up);
@@ -474,13 +474,13 @@ class Importer {
     std::ranges::transform(lower, lower.begin(), [](unsigned char c) { return std::tolower(c); });
     if (kNone.contains(lower)) return;
     if (const auto name = variable(value); name && is_variable(*name)) {
-      up.members[ours] = quoted("env:" + *name);
+      up.members[ours] = in_quotes("env:" + *name);
       return;
     }
     const std::string name = fmt::format("{}_{}_{}", environment_name(up.base), environment_name(ours), ++secrets_);
     note(node, "litellm_params." + key,
          fmt::format("a secret should not stand in a file: put it into the environment as {}", name));
-    up.members[ours] = quoted("env:" + name);
+    up.members[ours] = in_quotes("env:" + name);
   }
 
   static bool is_variable(const std::string& name) {
@@ -568,13 +568,13 @@ class Importer {
   std::string write(const std::string& limits_file) const {
     std::string out = "# Made of a LiteLLM proxy's configuration.\n";
     for (const auto& [name, value] : options_) out += fmt::format("{}: {}\n", name, value);
-    if (!limits_file.empty()) out += fmt::format("limits: {}\n", quoted(limits_file));
+    if (!limits_file.empty()) out += fmt::format("limits: {}\n", in_quotes(limits_file));
     if (!upstreams_.empty()) out += "upstreams:\n";
     for (const Upstream& each : upstreams_) {
-      out += fmt::format("  - name: {}\n", quoted(each.name));
+      out += fmt::format("  - name: {}\n", in_quotes(each.name));
       for (const auto& [name, value] : each.members) out += fmt::format("    {}: {}\n", name, value);
       std::vector<std::string> names;
-      for (const std::string& model : each.models) names.push_back(quoted(model));
+      for (const std::string& model : each.models) names.push_back(in_quotes(model));
       if (!each.lists) out += fmt::format("    models: [{}]\n", fmt::join(names, ", "));
     }
     if (!groups_.empty()) out += "routes:\n";
@@ -591,7 +591,7 @@ class Importer {
     };
     std::size_t at = 0;
     for (const auto& [order, deployments] : orders) {
-      out += fmt::format("  - name: {}\n    strategy: {}\n", quoted(name_of(at)), strategy_);
+      out += fmt::format("  - name: {}\n    strategy: {}\n", in_quotes(name_of(at)), strategy_);
       if (at == 0 && !group.aliases.empty()) out += fmt::format("    aliases: [{}]\n", list(group.aliases));
       out += "    deployments:\n";
       std::set<std::string> names;
@@ -613,12 +613,12 @@ class Importer {
   void write_deployment(const Deployment& each, const std::string& group, std::set<std::string>& names,
                         std::string& out) const {
     const std::string model = each.upstream + "/" + each.model;
-    std::string line = "model: " + quoted(model);
+    std::string line = "model: " + in_quotes(model);
     // The same model twice in a group: its deployments need names of their own.
     if (!names.insert(model).second) {
       int number = 2;
       while (!names.insert(fmt::format("{}#{}", model, number)).second) ++number;
-      line += ", name: " + quoted(fmt::format("{}/{}#{}", group, model, number));
+      line += ", name: " + in_quotes(fmt::format("{}/{}#{}", group, model, number));
     }
     const double weight = each.weight > 0 ? each.weight : each.rpm > 0 ? each.rpm : each.tpm / 1000;
     if (weight > 0 && strategy_ == "weighted") line += ", weight: " + decimal(std::min(weight, 1e6));
@@ -630,7 +630,7 @@ class Importer {
 
   static std::string list(const std::vector<std::string>& names) {
     std::string out;
-    for (const std::string& each : names) out += (out.empty() ? "" : ", ") + quoted(each);
+    for (const std::string& each : names) out += (out.empty() ? "" : ", ") + in_quotes(each);
     return out;
   }
 
@@ -658,7 +658,7 @@ class Importer {
                            fmt::format("left out for '{}': not all of its deployments say it", group.name));
         limits += fmt::format(
             "  - {{scope: model, who: {}, name: {}, kind: sliding_window, measure: {}, capacity: {}, period: 1m}}\n",
-            quoted(group.name), name, measure, std::llround(std::min(sum, 1e12)));
+            in_quotes(group.name), name, measure, std::llround(std::min(sum, 1e12)));
       };
       rate(rpm, all_rpm, "rpm", "requests");
       rate(tpm, all_tpm, "tpm", "tokens");
@@ -666,7 +666,7 @@ class Importer {
       names.insert(names.begin(), group.name);
       for (const std::string& name : names)
         if (priced)
-          prices += fmt::format("  - {{model: {}, input: \"{}\", output: \"{}\"}}\n", quoted(name), decimal(input),
+          prices += fmt::format("  - {{model: {}, input: \"{}\", output: \"{}\"}}\n", in_quotes(name), decimal(input),
                                 decimal(output));
     }
     std::string out;

@@ -44,11 +44,6 @@ std::string text_of(const AdminCall& call, const char* name) {
   return found != call.body.end() && found->is_string() ? found->get<std::string>() : "";
 }
 
-// For the event log.
-std::string asker(const AdminCall& call) {
-  return call.who == nullptr || call.who->key_id.empty() ? "loopback" : call.who->key_id;
-}
-
 const std::string& route_of(const AdminCall& call) { return call.path.at("route"); }
 
 AdminOperation operation(std::string method, std::string path, Scope scope, std::string id, std::string summary) {
@@ -68,8 +63,9 @@ AdminOperation change(gateway::Rollouts* rollouts, std::string path, std::string
   AdminOperation out =
       operation("POST", "/{route}/" + std::move(path), Scope::operate, std::move(id), std::move(summary));
   out.body = std::move(body);
+  out.audited = false;  // its event says more
   out.run = [rollouts, what = std::move(what)](const AdminCall& call, const api::AdminDone& done) {
-    if (const Status made = what(call, asker(call)); !made) return done(api::Fault(made.error()));
+    if (const Status made = what(call, api::actor_of(call.who)); !made) return done(api::Fault(made.error()));
     auto shown = rollouts->show(route_of(call));
     if (!shown) return done(api::Fault(std::move(shown.error())));
     done(std::move(*shown));
@@ -109,9 +105,9 @@ std::vector<AdminOperation> rollout_operations(gateway::Rollouts* rollouts, cons
   out.push_back(
       change(rollouts, "resume", "resumeRollout", "Go on after a pause.", Json(),
              [=](const AdminCall& call, const std::string& actor) { return rollouts->resume(route_of(call), actor); }));
-  out.push_back(
-      change(rollouts, "promote", "promoteRollout", "Every request goes to the version on trial.", Json(),
-             [=](const AdminCall& call, const std::string& actor) { return rollouts->promote(route_of(call), actor); }));
+  out.push_back(change(
+      rollouts, "promote", "promoteRollout", "Every request goes to the version on trial.", Json(),
+      [=](const AdminCall& call, const std::string& actor) { return rollouts->promote(route_of(call), actor); }));
   out.push_back(change(rollouts, "rollback", "rollbackRollout", "No request goes to the version on trial from now on.",
                        schema({{"why", text(1024)}}), [=](const AdminCall& call, const std::string& actor) {
                          return rollouts->rollback(route_of(call), text_of(call, "why"), actor);
@@ -138,6 +134,11 @@ std::vector<AdminOperation> rollout_operations(gateway::Rollouts* rollouts, cons
     done(std::move(*found));
   };
   out.push_back(std::move(shadow));
+  if (rollouts == nullptr || shadows == nullptr)
+    for (AdminOperation& each : out)
+      each.run = [](const AdminCall&, const api::AdminDone& done) {
+        done(api::Fault(Error{Code::unavailable, "this server is not ready to say"}));
+      };
   return out;
 }
 

@@ -8,6 +8,8 @@
 #include "cli/reload.h"
 #include "cli/rollout_admin.h"
 
+#include "cli/rollout_admin.h"
+
 namespace ashlar::cli {
 namespace {
 
