@@ -89,7 +89,7 @@ void print_rollout(const Json& rollout) {
 
 void print_list(const Json& answer) {
   Table table({"ROUTE", "STATE", "SHARE", "STEP", "TO", "WHY"});
-  for (const Json& each : part(answer, "data"))
+  for (const Json& each : part(answer, "rollouts"))
     table.add({word(each, "route"), word(each, "state"), percent(figure(each, "share")),
                fmt::format("{:.0f}/{}", figure(each, "step"), part(each, "steps").size()), word(each, "to"),
                word(each, "why")});

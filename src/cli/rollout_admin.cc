@@ -62,6 +62,7 @@ AdminOperation change(gateway::Rollouts* rollouts, std::string path, std::string
                       Change what) {
   AdminOperation out =
       operation("POST", "/{route}/" + std::move(path), Scope::operate, std::move(id), std::move(summary));
+  if (!body.is_null()) body["additionalProperties"] = false;
   out.body = std::move(body);
   out.audited = false;  // its event says more
   out.run = [rollouts, what = std::move(what)](const AdminCall& call, const api::AdminDone& done) {
@@ -79,11 +80,10 @@ std::vector<AdminOperation> rollout_operations(gateway::Rollouts* rollouts, cons
   std::vector<AdminOperation> out;
   AdminOperation list =
       operation("GET", "", Scope::audit, "listRollouts", "Every route's version on trial, and where it stands.");
-  list.answer = schema({{"object", text(16)},
-                        {"data", {{"type", "array"}, {"items", rollout_schema()}}},
+  list.answer = schema({{"rollouts", {{"type", "array"}, {"items", rollout_schema()}}},
                         {"shadows", {{"type", "array"}, {"items", text(256)}}}});
   list.run = [=](const AdminCall&, const api::AdminDone& done) {
-    done(Json{{"object", "list"}, {"data", rollouts->list()}, {"shadows", shadows->routes()}});
+    done(Json{{"rollouts", rollouts->list()}, {"shadows", shadows->routes()}});
   };
   out.push_back(std::move(list));
 

@@ -110,7 +110,7 @@ test("a version that fails is rolled back by itself, and no client sees it", asy
   assert.equal(await again.metric("ashlar_gateway_rollout_state", 'route="failing"'), rolledBack, url);
   assert.match(await ask(again, "list"), /failing +rolled_back +0 %/);
   const told = await (await again.fetch("/admin/v1/events?kind=rollout")).json();
-  assert.ok(told.data.some((event) => event.kind === "rollout.rolled_back" && event.subject === "failing"), JSON.stringify(told));
+  assert.ok(told.events.some((event) => event.kind === "rollout.rolled_back" && event.subject === "failing"), JSON.stringify(told));
   await ask(again, "start", "failing");
   assert.equal(await again.metric("ashlar_gateway_rollout_state", 'route="failing"'), 1);
 });

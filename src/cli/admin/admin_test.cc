@@ -187,6 +187,7 @@ TEST(AdminOperations, SayWhatIsMissingWhereNothingIsThere) {
                                  : each.id == "createBudget" ? R"({"scope":"team","who":"a","dollars":1})"
                                  : each.id == "forceBreaker" ? R"({"breaker":"auto"})"
                                  : each.id == "checkConfig"  ? R"({"text":""})"
+                                 : each.id == "scoreRollout" ? R"({"side":"canary","score":1})"
                                                              : "",
                          .peer = "127.0.0.1:5000"});
     api->handler()(answer);
