@@ -90,7 +90,7 @@ const ask = async (front, ...words) => {
 test("a version that fails is rolled back by itself, and no client sees it", async (t) => {
   await servers();
   const bad = await proxy(t, other.url, { share: 0.5 });
-  const front = await gateway(t, "failing", bad.url, "rollout: {to: MODEL, steps: [25%, 100%], hold: 60s, minimum_requests: 20}");
+  const front = await gateway(t, "failing", bad.url, "rollout: {to: MODEL, steps: [25%, 100%], hold: 60s, minimum_requests: 20, gates: {ttft_p95: off, itl_p95: off}}");
   const answers = await front.drive(400, [rolledBack]);
   assert.deepEqual([...new Set(answers.map((answer) => answer.status))], [200]);
   assert.equal(await front.state(), rolledBack, `${answers.length} asked, ${bad.seen.requests} of the trial, ${bad.seen.failed} failed`);
@@ -118,7 +118,7 @@ test("a version that fails is rolled back by itself, and no client sees it", asy
 test("a version that refuses what the stable one takes is rolled back", async (t) => {
   await servers();
   const bad = await proxy(t, other.url, { share: 1, status: 400 });
-  const front = await gateway(t, "refusing", bad.url, "rollout: {to: MODEL, steps: [25%, 100%], hold: 60s, minimum_requests: 20}");
+  const front = await gateway(t, "refusing", bad.url, "rollout: {to: MODEL, steps: [25%, 100%], hold: 60s, minimum_requests: 20, gates: {ttft_p95: off, itl_p95: off}}");
   const answers = await front.drive(300, [rolledBack]);
   assert.deepEqual([...new Set(answers.map((answer) => answer.status))], [200]);
   assert.equal(await front.state(), rolledBack);
@@ -160,7 +160,7 @@ test("a good version is promoted, and may be called back", async (t) => {
 test("a session stays on its side", async (t) => {
   await servers();
   const seen = await proxy(t, other.url);
-  const front = await gateway(t, "sticky", seen.url, "rollout: {to: MODEL, steps: [50%], hold: 1h}");
+  const front = await gateway(t, "sticky", seen.url, "rollout: {to: MODEL, steps: [50%], hold: 1h, gates: {error_rate: off, ttft_p95: off, itl_p95: off}}");
   for (let session = 0; session < 6; ++session) {
     const before = seen.seen.requests;
     for (let i = 0; i < 4; ++i)
