@@ -45,6 +45,9 @@ TEST(HttpServer, WithoutDescriptorsStreamsGoOnAndNewcomersWait) {
   const auto server = serve([&](Held exchange) { inbox.put(std::move(exchange)); });
   Peer streaming(server->port());
   streaming.send(kGet);
+  echo(inbox.take());
+  EXPECT_EQ(streaming.read_reply().status, 200) << "while there are some; what is made once was made then";
+  streaming.send(kGet);
   const Held stream = inbox.take();
   stream->begin(200, {});
   std::unique_ptr<Peer> late;

@@ -403,8 +403,8 @@ TEST(Rollouts, ManyThreadsMayAskAtOnce) {
   plan.hold = 0ms;
   plan.minimum_requests = 20;
   (*rollouts)->set_groups({group_of(plan)});
-  std::vector<std::jthread> threads;
   std::atomic<bool> over = false;
+  std::vector<std::jthread> threads;  // which look at it to the end
   for (int t = 0; t < 4; ++t)
     threads.emplace_back([&, t] {
       const std::string group = "g", old = "g/old", fresh = "g/new";
