@@ -5,8 +5,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
-#include <cstdio>
 #include <memory>
 #include <string>
 #include <utility>
@@ -77,29 +75,6 @@ TEST(Outbox, MarksThatNeverLeaveAreNeverCounted) {
   }
   EXPECT_EQ(*a, 0u);
   EXPECT_EQ(a.use_count(), 1);
-}
-
-TEST(Outbox, AMarkCostsFarLessThanAMicrosecond) {
-  const Count a = count();
-  const std::string piece(200, 'x');
-  const auto cost = [&](bool marked) {
-    auto best = std::chrono::steady_clock::duration::max();
-    for (int turn = 0; turn < 20; ++turn) {
-      Outbox out;
-      const auto begin = std::chrono::steady_clock::now();
-      for (std::uint64_t i = 0; i < 2000; ++i) {
-        out.append(piece);
-        if (marked) out.mark({{a, i}});
-        out.announce(piece.size());
-        out.consume(piece.size());
-      }
-      best = std::min(best, std::chrono::steady_clock::now() - begin);
-    }
-    return std::chrono::duration<double, std::nano>(best).count() / 2000;
-  };
-  const double plain = cost(false), marked = cost(true);
-  std::printf("a piece: %.0f ns; with its mark: %.0f ns\n", plain, marked);
-  EXPECT_LT(marked - plain, 1000);
 }
 
 TEST(HttpServer, CountsWhatTheKernelTookAndNotWhatWaitsHere) {
