@@ -8,6 +8,11 @@
 #include "base/log.h"
 
 namespace ashlar::net {
+namespace {
+thread_local IoThread* running = nullptr;
+}  // namespace
+
+IoThread* IoThread::current() { return running; }
 
 void IoThread::start(const char* name) {
   thread_ = std::thread([this, name] { loop(name); });
@@ -15,6 +20,7 @@ void IoThread::start(const char* name) {
 
 void IoThread::loop(const char* name) {
   name_this_thread(name);
+  running = this;
   while (true) {
     try {
       io.run();

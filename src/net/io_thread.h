@@ -28,6 +28,11 @@ class IoThread {
   void finish();
   void join() { thread_.join(); }
 
+  // Whether the caller runs on it.
+  bool is_this() const { return current() == this; }
+  // The one that the caller runs on; null: on none.
+  static IoThread* current();
+
   // Runs `task` on this thread; false, and nothing, if it has finished. Any thread.
   bool post(std::function<void()> task);
   // Runs `task` on this thread and waits for it. Any other thread; not after finish().
