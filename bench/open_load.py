@@ -24,7 +24,7 @@ async def ask(port, body, answer, headers=""):
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
         text = json.dumps(body)
-        writer.write((f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nconnection: close\r\n{headers}"
+        writer.write((f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\nconnection: close\r\n{headers}"
                       f"content-length: {len(text)}\r\n\r\n{text}").encode())
         answer.status = int((await reader.readline()).split()[1])
         while line := await reader.readline():

@@ -74,6 +74,9 @@ def measure(args, port, rate, urgent_share, seed):
     answered = [a for a in counted if a.done and not a.error]
     refused = sum(a.status in (429, 503) for a in counted)
     failed = len(counted) - len(answered) - refused
+    if failed:
+        why = [a.error or f"HTTP {a.status}, {a.pieces} pieces" for a in counted if not (a.done and not a.error) and a.status not in (429, 503)]
+        print(f"          {failed} failed: {sorted(set(why))[:3]}")
     return {"rate": rate, "goodput": len(good) / args.seconds, "answered": len(answered) / args.seconds, "refused": refused / args.seconds,
             "failed": failed, "urgent": [a.ttft() for a in answered if a.urgent], "usual": [a.ttft() for a in answered if not a.urgent],
             "urgent_refused": sum(a.urgent and a.status in (429, 503) for a in counted), "itl": [a.itl() for a in answered]}

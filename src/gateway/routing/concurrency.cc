@@ -11,8 +11,8 @@ constexpr double kPressed = 0.75;               // of a measurement's turns: els
 // Requests that wait at the deployment are told at once by their first tokens. One of a few may be slow by chance.
 constexpr double kSlower = 1.5;
 constexpr int kFirstTokens = 5;
-constexpr double kReserveMemory = 5;  // seconds
-constexpr double kMissed = 0.01;      // of urgent requests may find no place
+constexpr double kReserveMemory = 2;  // seconds
+constexpr double kMissed = 0.005;     // of urgent requests may find no place
 
 double seconds(std::chrono::nanoseconds time) { return std::chrono::duration<double>(time).count(); }
 

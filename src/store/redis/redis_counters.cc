@@ -370,6 +370,8 @@ void RedisCounters::delivered(std::uint64_t number, const Result<Value>& answer)
   const bool done = answer && answer->kind == Value::Kind::array;
   const bool hopeless = is_error(answer, "ERR") || is_error(answer, "WRONGTYPE");
   if (hopeless) log::error("counters_refused", {{"why", answer->text.substr(0, 300)}});
+  if (done) note({});
+  if (!answer) note(std::unexpected(answer.error()));
   bool others = false;
   {
     const std::lock_guard lock(mutex_);
