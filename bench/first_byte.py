@@ -17,9 +17,9 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from pathlib import Path
 
+from open_load import first_model
 from proxy import LIMITS, Started, free_port
 
 WORDS = "the of stone wall was a and to in lime square mason built from house block cut with mortar quarry it is that old".split()
@@ -61,8 +61,7 @@ def main():
             behind, front = free_port(), free_port()
             started.run("behind", [args.ashlar, "serve"] + ([f"--model=m={args.model}"] if args.model else []) +
                         ["--port", str(behind), "--data-dir", str(folder / "one"), "--log-level", "warn", "--speculation", "off"], behind)
-            with urllib.request.urlopen(f"http://127.0.0.1:{behind}/v1/models") as answer:
-                model = json.load(answer)["data"][0]["id"]
+            model = first_model(behind)
             made = subprocess.run([args.ashlar, "key", "create", "--name", "bench", "--json", "--data-dir", str(folder / "two")],
                                   capture_output=True, text=True, check=True)
             (folder / "limits.yaml").write_text(LIMITS)

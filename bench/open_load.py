@@ -3,6 +3,18 @@ import asyncio
 import json
 import random
 import time
+import urllib.error
+import urllib.request
+
+
+def first_model(port):
+    """The name of the first model that is served there, once it is loaded."""
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models") as answer:
+                return json.load(answer)["data"][0]["id"]
+        except (urllib.error.HTTPError, IndexError):
+            time.sleep(0.1)
 
 
 class Answer:
@@ -28,17 +40,20 @@ async def ask(port, body, answer, headers=""):
                       f"content-length: {len(text)}\r\n\r\n{text}").encode())
         answer.status = int((await reader.readline()).split()[1])
         while line := await reader.readline():
+            if answer.status != 200:
+                if line.startswith(b"{"):
+                    answer.error = json.loads(line)["error"]["message"]
+                continue
             if not line.startswith(b"data: "):
                 continue
             now = time.monotonic()
             if line.startswith(b"data: [DONE]"):
                 answer.done = True
                 continue
-            event = json.loads(line[6:])
-            if "error" in event:
+            if b'"error"' in line and "error" in (event := json.loads(line[6:])):
                 answer.error = str(event["error"].get("message", ""))
                 continue
-            if any(choice.get("delta", {}).get("content") for choice in event.get("choices", ())):
+            if b'"content":"' in line and b'"content":""' not in line:
                 if answer.first is None:
                     answer.first = now
                 else:

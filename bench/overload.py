@@ -17,7 +17,6 @@ Of the routes (`--route`):
 """
 import argparse
 import asyncio
-import json
 import signal
 import statistics
 import subprocess
@@ -25,7 +24,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from open_load import offer, percentile
+from open_load import first_model, offer, percentile
 from proxy import Started, free_port
 
 
@@ -115,9 +114,7 @@ def main():
         started = Started(Path(temporary))
         try:
             port = start(args, started)
-            if not args.model:
-                import urllib.request
-                args.model = json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models"))["data"][0]["id"] if args.engine else "chat"
+            args.model = args.model or (first_model(port) if args.engine else "chat")
             print(f"{args.model}, {'own engine' if args.engine else 'route ' + args.route}; 1x = {peak:.1f}/s; good: TTFT {args.ttft} ms, ITL {args.itl} ms")
             print(f"{'':>9}{'offered':>9}{'answered':>10}{'goodput':>9}{'':>7}{'refused':>9}{'failed':>7} {'TTFT p50':>7}{'p99':>6} {'urgent':>7}{'p99':>7}"
                   f"{'ref.':>6} {'ITL p50':>7}{'p99':>7}")

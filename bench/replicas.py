@@ -14,7 +14,6 @@ when the money that the dead one held came back.
 """
 import argparse
 import asyncio
-import json
 import os
 import shutil
 import signal
@@ -22,20 +21,14 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from pathlib import Path
 
-from open_load import Answer, ask, offer, percentile
+from open_load import Answer, ask, first_model, offer, percentile
 from proxy import Started, free_port
 
 
 def serve(args, started, name, port, more):
     started.run(name, [args.ashlar, "serve", "--port", str(port), "--data-dir", str(started.folder / name), "--log-level", "warn"] + more, port)
-
-
-def model_of(port):
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models") as answer:
-        return json.load(answer)["data"][0]["id"]
 
 
 def maker(args, model):
@@ -65,7 +58,7 @@ def replicas(args, started):
     ports = [free_port(), free_port()]
     for i, port in enumerate(ports):
         serve(args, started, f"replica{i}", port, ["--threads", "1", "--http-threads", "1"])
-    model = model_of(ports[0])
+    model = first_model(ports[0])
     (started.folder / "ashlar.yaml").write_text(f"""upstreams:
   - {{name: a, url: "http://127.0.0.1:{ports[0]}/v1"}}
   - {{name: b, url: "http://127.0.0.1:{ports[1]}/v1"}}
@@ -117,7 +110,7 @@ def fronts(args, started):
     redis, behind = free_port(), free_port()
     started.run("redis", ["redis-server", "--port", str(redis), "--save", "", "--bind", "127.0.0.1"], redis, cwd=started.folder)
     serve(args, started, "replica", behind, ["--threads", "1", "--http-threads", "1"])
-    model = model_of(behind)
+    model = first_model(behind)
     (started.folder / "ashlar.yaml").write_text(f"""upstreams: [{{name: a, url: "http://127.0.0.1:{behind}/v1"}}]
 routes: [{{name: chat, deployments: [a/{model}]}}]
 """)

@@ -173,7 +173,7 @@ std::variant<Picked, Nobody> Fleet::pick(const Question& question, TimePoint now
   const auto found = pools_.find(question.group->name);
   if (found == pools_.end()) return nobody;
   Pool& pool = found->second;
-  Candidates candidates;
+  Candidates candidates, ejected;
   for (const auto& live : pool.members) {
     const Deployment& config = live->config;
     if (question.without != nullptr && question.without->contains(config.name)) continue;
@@ -183,18 +183,19 @@ std::variant<Picked, Nobody> Fleet::pick(const Question& question, TimePoint now
       nobody.forbidden = true;
     } else if (config.context > 0 && question.most_tokens > config.context) {
       nobody.too_long = true;
-    } else if (pool.outliers.ejected(config.name)) {
-      nobody.broken = true;
     } else if (!live->vitals->breaker.admits(now)) {
       nobody.broken = true;
       nobody.again = std::min(nobody.again, std::max(now, live->vitals->breaker.opens_again()));
     } else if (!has_place(pool, *live, question.priority)) {
       nobody.busy = true;
     } else {
-      candidates.push_back(live);
+      (pool.outliers.ejected(config.name) ? ejected : candidates).push_back(live);
     }
     note(*live, now);
   }
+  // Where the only others failed this very request, one that failed others a while ago is worth a try.
+  nobody.broken |= !ejected.empty();
+  if (candidates.empty() && !nobody.busy) candidates = std::move(ejected);
   if (candidates.empty()) return nobody;
   // Whom a trial has chosen goes there as long as it can.
   if (const auto trial = std::ranges::find_if(candidates, [](const auto& live) { return live->config.trial; });

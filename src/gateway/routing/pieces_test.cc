@@ -266,6 +266,21 @@ TEST(Outliers, NeverMoreThanItsShareAndNeverTheLast) {
   EXPECT_EQ(out, 2);
 }
 
+TEST(Outliers, TheOthersComeBackWhereTheLastOneFails) {
+  Outliers outliers({});
+  for (const auto& name : names(2)) outliers.add(name);
+  for (int i = 0; i < 5; ++i) outliers.done("replica-0", false, kStart);
+  EXPECT_TRUE(outliers.ejected("replica-0"));
+  for (int i = 0; i < 4; ++i) outliers.done("replica-1", false, kStart + 5s);
+  EXPECT_TRUE(outliers.ejected("replica-0"));
+  outliers.done("replica-1", false, kStart + 5s);
+  EXPECT_FALSE(outliers.ejected("replica-0"));
+  EXPECT_TRUE(outliers.ejected("replica-1"));
+  outliers.done("replica-1", true, kStart + 6s);
+  EXPECT_FALSE(outliers.ejected("replica-1")) << "it was asked in need, and answered";
+  ASSERT_EQ(outliers.changes().size(), 4U);
+}
+
 TEST(Outliers, ASweepFindsTheOneWhoseRateIsFarBelowTheOthers) {
   Outliers outliers({.consecutive = 0});
   for (const auto& name : names(10)) outliers.add(name);
