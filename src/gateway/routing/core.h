@@ -56,6 +56,7 @@ class Router::Core : public std::enable_shared_from_this<Router::Core> {
   std::shared_ptr<Live> find(const std::string& name) const;
   std::shared_ptr<Live> first_of(const std::string& model, std::string& group) const;
   std::vector<std::shared_ptr<Live>> all() const;
+  std::vector<std::shared_ptr<Live>> members(const std::string& group) const;
   std::optional<Group> group(const std::string& name) const;
   // The group that a model's name means. An adapter's name means its deployments: `only` gets them.
   Result<Group> resolve(const std::string& model, std::set<std::string>& only) const;
