@@ -82,6 +82,7 @@ void Answer::start(engine::Generator& generator, std::vector<engine::Request> re
   requests.front().notes = notes_;
   for (std::size_t i = 0; i < requests.size(); ++i) {
     requests[i].delivery = parts_[i]->delivery;
+    requests[i].in_pieces = reply_.stream;
     auto ticket = generator.start(std::move(requests[i]), *parts_[i]);
     if (ticket) {
       tickets_.push_back(std::move(*ticket));
@@ -107,7 +108,7 @@ void Answer::on(Part& part, engine::Event event) {
     if (std::holds_alternative<engine::Finished>(event) && parts_left_ == 0) finish();
     if (!over_) return;
   }
-  keeper_.drop(number_);  // not under our lock: the keeper's comes first
+  keeper_.ended(number_);  // not under our lock: the keeper's comes first
 }
 
 void Answer::render(Part& part, engine::Event& event, std::string& out) {

@@ -20,9 +20,9 @@ namespace ashlar::api {
 
 class Keeper;
 
-// Made on a network thread, fed on the generator's thread, owned and destroyed
-// by the Keeper: a ticket's death waits for a call in progress, so it must not
-// happen within one. A small lock guards what the threads share.
+// Made on a network thread, fed on the generator's thread, owned by the Keeper,
+// which sees to it that none dies within its own call: a ticket's death waits for
+// a call in progress. A small lock guards what the threads share.
 class Answer {
  public:
   Answer(std::shared_ptr<net::Exchange> exchange, std::unique_ptr<Dialect> dialect, Reply reply, Keeper& keeper);

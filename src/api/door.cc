@@ -78,6 +78,7 @@ class Door final : public net::Exchange, public std::enable_shared_from_this<Doo
     inner_->end();
     count(begun_);
   }
+  bool later(std::function<void()> task) override { return inner_->later(std::move(task)); }
   void on_gone(std::function<void()> gone) override {
     inner_->on_gone([self = weak_from_this(), gone = std::move(gone)] {
       if (const auto door = self.lock()) door->count(499);

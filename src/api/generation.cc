@@ -128,18 +128,16 @@ Outcome<engine::ModelCard> find_model(const Call& call, const engine::Generator&
   std::string name;
   fields.read("model", name, 1024);
   TRY(fields.done());
-  auto models = generator.models();
   if (name.empty()) {
+    auto models = generator.models();
     if (std::ranges::count(models, std::string(), &engine::ModelCard::parent) == 1) {
       TRY(call.check_model(models.front().id));
       return std::move(models.front());
     }
     return bad("model", "name the 'model': GET /v1/models lists those served");
   }
-  const auto found = std::ranges::find_if(models, [&](const engine::ModelCard& card) {
-    return card.id == name || (!card.parent.empty() && card.parent + ":" + card.id == name);
-  });
-  if (found == models.end())
+  auto found = generator.card(name);
+  if (!found)
     return Fault(
         {Code::not_found, fmt::format("the model '{}' does not exist; GET /v1/models lists those served", name)},
         "model", "model_not_found");

@@ -18,12 +18,13 @@ Keeper::Keeper(std::chrono::milliseconds ping_interval)
 Keeper::~Keeper() {
   thread_.request_stop();
   thread_.join();
+  dropped_.clear();
   answers_.clear();
 }
 
 void Keeper::start(std::shared_ptr<net::Exchange> exchange, engine::Generator& generator,
                    std::unique_ptr<Dialect> dialect, Reply reply, std::vector<engine::Request> requests) {
-  auto answer = std::make_unique<Answer>(exchange, std::move(dialect), std::move(reply), *this);
+  auto answer = std::make_shared<Answer>(exchange, std::move(dialect), std::move(reply), *this);
   answer->start(generator, std::move(requests));
   const auto number = answer->number();
   keep(std::move(answer));
@@ -32,7 +33,7 @@ void Keeper::start(std::shared_ptr<net::Exchange> exchange, engine::Generator& g
   });
 }
 
-void Keeper::keep(std::unique_ptr<Answer> answer) {
+void Keeper::keep(Held answer) {
   const auto number = answer->number();
   const bool over = [&] {
     std::lock_guard lock(mutex_);
@@ -40,13 +41,35 @@ void Keeper::keep(std::unique_ptr<Answer> answer) {
     return kept.over();
   }();
   under_way.add(1);
-  if (over) drop(number);
+  if (over) ended(number);
+}
+
+Keeper::Held Keeper::take(std::uint64_t number) {
+  std::lock_guard lock(mutex_);
+  const auto found = answers_.find(number);
+  if (found == answers_.end()) return nullptr;
+  Held answer = std::move(found->second);
+  answers_.erase(found);
+  under_way.add(-1);
+  return answer;
 }
 
 void Keeper::drop(std::uint64_t number) {
+  Held answer = take(number);
+  if (answer == nullptr) return;
   {
     std::lock_guard lock(mutex_);
-    dropped_.push_back(number);
+    dropped_.push_back(std::move(answer));
+  }
+  wake_.notify_one();
+}
+
+void Keeper::ended(std::uint64_t number) {
+  Held answer = take(number);
+  if (answer == nullptr || answer->exchange().later([answer] {})) return;
+  {
+    std::lock_guard lock(mutex_);
+    dropped_.push_back(std::move(answer));
   }
   wake_.notify_one();
 }
@@ -55,18 +78,12 @@ void Keeper::work(std::stop_token stop) {
   name_this_thread("api-keeper");
   auto next_ping = engine::Clock::now() + ping_interval_;
   while (!stop.stop_requested()) {
-    std::vector<std::unique_ptr<Answer>> dead;
+    std::vector<Held> dead;
     {
       std::unique_lock lock(mutex_);
       wake_.wait_until(lock, stop, next_ping, [&] { return !dropped_.empty(); });
-      for (const auto number : std::exchange(dropped_, {})) {
-        const auto found = answers_.find(number);
-        if (found == answers_.end()) continue;
-        dead.push_back(std::move(found->second));
-        answers_.erase(found);
-      }
+      dead.swap(dropped_);
     }
-    under_way.add(-static_cast<double>(dead.size()));
     dead.clear();  // outside the lock: a ticket may wait for its generator
     if (engine::Clock::now() < next_ping) continue;
     ping_all();
@@ -75,14 +92,14 @@ void Keeper::work(std::stop_token stop) {
 }
 
 void Keeper::ping_all() {
-  std::vector<Answer*> all;  // stay valid outside the lock: this thread alone destroys
+  std::vector<Held> all;  // which die here where they end meanwhile
   {
     std::lock_guard lock(mutex_);
     all.reserve(answers_.size());
-    for (const auto& [number, answer] : answers_) all.push_back(answer.get());
+    for (const auto& [number, answer] : answers_) all.push_back(answer);
   }
   const auto quiet_since = engine::Clock::now() - ping_interval_;
-  for (Answer* answer : all) answer->ping(quiet_since);
+  for (const Held& answer : all) answer->ping(quiet_since);
 }
 
 }  // namespace ashlar::api

@@ -30,6 +30,12 @@ std::optional<Speculation> speculation_of(std::string_view name) {
   return std::nullopt;
 }
 
+std::optional<ModelCard> Generator::card(const std::string& model) const {
+  for (ModelCard& card : models())
+    if (card.id == model || (!card.parent.empty() && card.parent + ":" + card.id == model)) return std::move(card);
+  return std::nullopt;
+}
+
 Status add_adapter(Generator& generator, AdapterOrder order) {
   const auto promise = std::make_shared<std::promise<Status>>();
   auto loaded = promise->get_future();

@@ -118,6 +118,8 @@ struct Request {
   int prompt_logprobs = -1;  // the same for the prompt's own tokens
   bool skip_special_tokens = true;
   bool echo = false;  // the prompt's text comes first
+  // False: whoever asks waits for the end, so that text which comes at once may be told as one piece.
+  bool in_pieces = true;
   KeepAlive keep_alive;
   // The request as its client wrote it, in OpenAI's form, for generators that hand it on to another server: there, and
   // only there, is what the fields do not hold (tool_choice, response_format, reasoning_effort...), and what the client
@@ -282,6 +284,8 @@ class Generator {
   virtual std::expected<std::unique_ptr<Ticket>, Refusal> start(Request request, Sink& sink) = 0;
 
   virtual std::vector<ModelCard> models() const = 0;
+  // The one of models() that a request means which names its model so: by its id or, an adapter's, "PARENT:ID".
+  virtual std::optional<ModelCard> card(const std::string& model) const;
   virtual Result<Tokenized> tokenize(const std::string& model, const Prompt& prompt, bool parse_special) const = 0;
   virtual Result<std::string> detokenize(const std::string& model, const std::vector<std::int32_t>& ids) const = 0;
   virtual Result<std::string> render(const std::string& model, const Chat& chat) const = 0;

@@ -38,6 +38,7 @@ class Door final : public AnswerDoor, public std::enable_shared_from_this<Door> 
   void run(std::function<void()> task) override {
     if (!thread_->post(task)) task();
   }
+  bool later(std::function<void()> task) override { return thread_->is_this() && thread_->post(std::move(task)); }
 
  private:
   void deliver() {

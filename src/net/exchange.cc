@@ -40,6 +40,7 @@ class HeldExchange final : public Exchange {
   void on_gone(std::function<void()> gone) override {
     if (line_->listen(gone)) door_->run(std::move(gone));
   }
+  bool later(std::function<void()> task) override { return door_->later(std::move(task)); }
 
  private:
   void send(AnswerPart part) {

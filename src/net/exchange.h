@@ -33,6 +33,11 @@ class AnswerDoor {
   virtual void send(AnswerPart part) = 0;
   // Runs `task` on the network thread, or here if the server has stopped.
   virtual void run(std::function<void()> task) = 0;
+  // As Exchange has it.
+  virtual bool later(std::function<void()> task) {
+    (void)task;
+    return false;
+  }
 };
 
 // What an exchange and its connection know of each other.

@@ -74,6 +74,13 @@ class Exchange {
   // It is forgotten at the end of the answer; it must not hold this Exchange,
   // which would then keep itself alive.
   virtual void on_gone(std::function<void()> gone) = 0;
+
+  // Where the caller runs on this exchange's own network thread: runs `task` there, once what runs now has returned.
+  // False: it runs elsewhere.
+  virtual bool later(std::function<void()> task) {
+    (void)task;
+    return false;
+  }
 };
 
 // Called on a network thread when a request is complete; must not block long.

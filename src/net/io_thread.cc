@@ -8,6 +8,11 @@
 #include "base/log.h"
 
 namespace ashlar::net {
+namespace {
+thread_local IoThread* running = nullptr;
+}  // namespace
+
+IoThread* IoThread::current() { return running; }
 
 void IoThread::start(const char* name) {
   thread_ = std::thread([this, name] { loop(name); });
@@ -15,6 +20,7 @@ void IoThread::start(const char* name) {
 
 void IoThread::loop(const char* name) {
   name_this_thread(name);
+  running = this;
   while (true) {
     try {
       io.run();
@@ -25,7 +31,14 @@ void IoThread::loop(const char* name) {
   }
 }
 
+void IoThread::take_in(const std::weak_ptr<Tenant>& tenant) {
+  std::erase_if(tenants_, [](const auto& each) { return each.expired(); });
+  tenants_.push_back(tenant);
+}
+
 void IoThread::finish() {
+  for (const auto& each : std::exchange(tenants_, {}))
+    if (const auto tenant = each.lock()) tenant->thread_ends();
   deadlines.stop();
   std::lock_guard lock(mutex_);
   finished_ = true;

@@ -126,6 +126,18 @@ Result<Proxy> parse_proxy(std::string_view text, std::string_view what) {
   return proxy;
 }
 
+Error refused_by(const Proxy& proxy, const Url& to, int status) {
+  if (status == 407)
+    return {
+        Code::unauthorized,
+        fmt::format("The proxy {} wants a user name and a password{}: {}_proxy=http://USER:PASSWORD@HOST:PORT "
+                    "gives them.",
+                    proxy.shown(), proxy.authorization.empty() ? "" : ", and not these", to.tls ? "https" : "http")};
+  return {status == 403 ? Code::forbidden : Code::unavailable,
+          fmt::format("The proxy {} does not connect to {}: {} {}.", proxy.shown(), to.authority(), status,
+                      reason(status))};
+}
+
 bool is_listed(std::string_view none, const Url& url) {
   const std::string all = lower(none), host = name_of(url);
   constexpr std::string_view kBetween = ", \t";

@@ -49,6 +49,9 @@ class ProxyRules {
 // `what` and does not show the password.
 Result<Proxy> parse_proxy(std::string_view text, std::string_view what);
 
+// What a call ends with when the proxy answers `status` instead of passing on what goes to `to`.
+Error refused_by(const Proxy& proxy, const Url& to, int status);
+
 // Whether `none`, as described above, lists the server of `url`.
 bool is_listed(std::string_view none, const Url& url);
 

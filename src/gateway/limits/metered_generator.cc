@@ -156,8 +156,7 @@ MeteredGenerator::Size MeteredGenerator::size_of(Request& request) const {
   if (auto counted = options_.count_prompt ? options_.count_prompt(request) : Result<std::int64_t>(-1);
       counted && *counted >= 0) {
     size.prompt = *counted;
-    for (const engine::ModelCard& card : inner_.models())
-      if (card.id == request.model) context = card.context;
+    if (const auto card = inner_.card(request.model)) context = card->context;
   } else if (auto tokenized = inner_.tokenize(request.model, request.prompt, true)) {
     size.prompt = static_cast<std::int64_t>(tokenized->ids.size());
     context = tokenized->context;

@@ -42,6 +42,7 @@ class MeteredGenerator final : public engine::Generator {
                                                                     engine::Sink& sink, RateNumbers* numbers);
 
   std::vector<engine::ModelCard> models() const override { return inner_.models(); }
+  std::optional<engine::ModelCard> card(const std::string& model) const override { return inner_.card(model); }
   Result<engine::Tokenized> tokenize(const std::string& model, const engine::Prompt& prompt,
                                      bool parse_special) const override {
     return inner_.tokenize(model, prompt, parse_special);

@@ -113,6 +113,14 @@ std::optional<Group> Router::Core::group(const std::string& name) const {
   return found->second;
 }
 
+std::vector<std::shared_ptr<Live>> Router::Core::members_of(const std::string& name) const {
+  const std::lock_guard lock(mutex_);
+  const auto alias = table_.aliases.find(name);
+  const auto found = groups_.find(alias == table_.aliases.end() ? name : alias->second);
+  if (found == groups_.end()) return {};
+  return fleet_.members(found->second.tiers ? found->second.tiers->middle : found->second.name);
+}
+
 Result<Group> Router::Core::resolve(const std::string& model, std::set<std::string>& only) const {
   std::vector<std::shared_ptr<Live>> lives;
   {

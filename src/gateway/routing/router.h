@@ -93,6 +93,7 @@ class Router final : public engine::Generator, public engine::CountedNames {
 
   // Groups and aliases, as their first deployment describes them.
   std::vector<engine::ModelCard> models() const override;
+  std::optional<engine::ModelCard> card(const std::string& model) const override;
   std::optional<std::uint64_t> names_version() const override;  // if all its generators count
   Result<engine::Tokenized> tokenize(const std::string& model, const engine::Prompt& prompt,
                                      bool parse_special) const override;

@@ -15,13 +15,11 @@ Error no_model(const std::string& model) { return {Code::not_found, "there is no
 
 // How its generator describes it; where it describes nothing, what is configured.
 engine::ModelCard card_of(const Deployment& deployment) {
-  const auto cards = deployment.generator->models();
-  const auto found = std::ranges::find(cards, deployment.model, &engine::ModelCard::id);
   engine::ModelCard card;
-  if (found != cards.end())
-    card = *found;
-  else if (!cards.empty())
-    card = cards.front();
+  if (auto known = deployment.generator->card(deployment.model))
+    card = std::move(*known);
+  else if (auto cards = deployment.generator->models(); !cards.empty())
+    card = std::move(cards.front());
   if (deployment.context > 0)
     card.context = card.context > 0 ? std::min(card.context, deployment.context) : deployment.context;
   return card;
@@ -69,6 +67,23 @@ std::vector<engine::ModelCard> Router::models() const {
   for (const Deployment& deployment : table.deployments)
     for (engine::ModelCard& card : deployment.generator->models())
       if (!card.parent.empty()) list(std::move(card));
+  return out;
+}
+
+std::optional<engine::ModelCard> Router::card(const std::string& model) const {
+  const auto members = core_->members_of(model);
+  if (members.empty()) return Generator::card(model);  // an adapter
+  const bool only_trials = std::ranges::all_of(members, [](const auto& live) { return live->config.trial; });
+  std::optional<engine::ModelCard> out;
+  for (const auto& live : members) {
+    if (live->config.trial && !only_trials) continue;
+    engine::ModelCard card = card_of(live->config);
+    if (!out)
+      out = std::move(card);
+    else
+      out->context = std::max(out->context, card.context);
+  }
+  out->id = model;
   return out;
 }
 

@@ -55,6 +55,14 @@ std::expected<std::unique_ptr<engine::Ticket>, engine::Generator::Refusal> Direc
 }
 
 std::vector<engine::ModelCard> Directory::models() const { return places()->models(); }
+std::optional<engine::ModelCard> Directory::card(const std::string& model) const {
+  const auto places = this->places();
+  const Found found = places->find(model);
+  auto card = found.place != nullptr ? found.place->generator->card(found.model) : std::nullopt;
+  if (!card) return Generator::card(model);
+  if (found.model != model) card->id = model;
+  return card;
+}
 std::optional<std::uint64_t> Directory::names_version() const { return places()->version(); }
 
 Result<engine::Tokenized> Directory::tokenize(const std::string& model, const engine::Prompt& prompt,

@@ -57,6 +57,14 @@ std::vector<engine::ModelCard> Door::models() const {
   return cards;
 }
 
+std::optional<engine::ModelCard> Door::card(const std::string& model) const {
+  const Seen seen = look();
+  if (model != model_ || seen.found.place == nullptr) return Generator::card(model);
+  auto card = seen.found.place->generator->card(seen.found.model);
+  if (card) card->id = model_;
+  return card;
+}
+
 std::optional<std::uint64_t> Door::names_version() const { return directory_.names_version(); }
 
 Result<engine::Tokenized> Door::tokenize(const std::string& model, const engine::Prompt& prompt,

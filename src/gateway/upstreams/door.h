@@ -22,6 +22,7 @@ class Door final : public engine::Generator, public engine::CountedNames {
 
   std::expected<std::unique_ptr<engine::Ticket>, Refusal> start(engine::Request request, engine::Sink& sink) override;
   std::vector<engine::ModelCard> models() const override;
+  std::optional<engine::ModelCard> card(const std::string& model) const override;
   std::optional<std::uint64_t> names_version() const override;
   Result<engine::Tokenized> tokenize(const std::string& model, const engine::Prompt& prompt,
                                      bool parse_special) const override;

@@ -107,6 +107,13 @@ std::optional<std::string> UpstreamState::model(const std::string& name) const {
   return found->root;
 }
 
+std::optional<engine::ModelCard> UpstreamState::card(const std::string& name) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = std::ranges::find(*cards_, name, &engine::ModelCard::id);
+  if (found == cards_->end()) return std::nullopt;
+  return *found;
+}
+
 std::vector<engine::ModelCard> UpstreamState::cards() const {
   const std::lock_guard lock(mutex_);
   return *cards_;

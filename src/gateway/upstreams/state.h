@@ -51,6 +51,7 @@ class UpstreamState {
 
   // What it calls the model that we serve as `name`; nullopt: it serves none such.
   std::optional<std::string> model(const std::string& name) const;
+  std::optional<engine::ModelCard> card(const std::string& name) const;
   std::vector<engine::ModelCard> cards() const;
   std::uint64_t cards_version() const { return cards_version_; }  // another once cards() are others
 

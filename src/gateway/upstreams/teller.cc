@@ -75,6 +75,7 @@ Teller::Teller(std::string upstream, const engine::Request& request)
     : upstream_(std::move(upstream)),
       most_tokens_(request.stopping.max_tokens),
       prompt_estimate_(estimate_tokens(request.prompt)),
+      in_pieces_(request.in_pieces),
       choices_(static_cast<std::size_t>(std::max(1, request.n))) {}
 
 Teller::Choice* Teller::open(int choice) {
@@ -101,13 +102,22 @@ void Teller::count(Choice& choice, int index, std::uint64_t quarters) {
   if (!any_choice_open()) finish();
 }
 
+// True: the text was put behind the one before it, where nobody wants to see that there were two.
+bool Teller::goes_on(const engine::Text& text) {
+  if (in_pieces_ || events_.empty() || !text.logprobs.empty()) return false;
+  auto* const before = std::get_if<engine::Text>(&events_.back());
+  if (before == nullptr || before->choice != text.choice || !before->logprobs.empty()) return false;
+  before->text += text.text;
+  return true;
+}
+
 void Teller::text(engine::Text text) {
   if (text.text.empty() && text.logprobs.empty()) return;
   Choice* choice = open(text.choice);
   if (choice == nullptr) return;
   const int index = text.choice;
   const std::uint64_t quarters = quarters_of(text.text);
-  events_.emplace_back(std::move(text));
+  if (!goes_on(text)) events_.emplace_back(std::move(text));
   count(*choice, index, quarters);
 }
 

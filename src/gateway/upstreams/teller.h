@@ -67,11 +67,13 @@ class Teller {
   // Null: told as a fault, or ended. Makes Started come first.
   Choice* open(int choice);
   void count(Choice& choice, int index, std::uint64_t quarters);
+  bool goes_on(const engine::Text& text);
   void finish();
 
   const std::string upstream_;
   const int most_tokens_;  // of one choice; below 0: no limit
   const int prompt_estimate_;
+  const bool in_pieces_;
   std::vector<Choice> choices_;
   std::vector<engine::Event> events_;
   std::optional<int> prompt_, completion_, cached_, reasoning_;

@@ -53,6 +53,7 @@ std::expected<std::unique_ptr<engine::Ticket>, engine::Generator::Refusal> Upstr
 }
 
 std::vector<engine::ModelCard> Upstream::models() const { return state_->cards(); }
+std::optional<engine::ModelCard> Upstream::card(const std::string& model) const { return state_->card(model); }
 std::optional<std::uint64_t> Upstream::names_version() const { return state_->cards_version(); }
 
 Result<engine::Tokenized> Upstream::tokenize(const std::string& model, const engine::Prompt&, bool) const {

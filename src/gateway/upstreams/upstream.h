@@ -33,6 +33,7 @@ class Upstream final : public engine::Generator, public engine::Embedder, public
   // unavailable at once while the probes say that it is down.
   std::expected<std::unique_ptr<engine::Ticket>, Refusal> start(engine::Request request, engine::Sink& sink) override;
   std::vector<engine::ModelCard> models() const override;
+  std::optional<engine::ModelCard> card(const std::string& model) const override;
   std::optional<std::uint64_t> names_version() const override;
   // unsupported: texts and tokens are its server's matter.
   Result<engine::Tokenized> tokenize(const std::string&, const engine::Prompt&, bool) const override;

@@ -1,0 +1,49 @@
+// What the client's connections speak, without their sockets: tasks in, bytes out; bytes in, tasks answered. A link
+// drives it on its thread.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "net/client_task.h"
+#include "net/outbox.h"
+#include "net/protocol.h"
+
+namespace ashlar::net {
+
+// Where a protocol lives: a link. It outlives the protocol.
+class ClientHome {
+ public:
+  virtual ~ClientHome() = default;
+  virtual const ClientOptions& options() const = 0;
+  virtual const std::string& name() const = 0;  // "https://host:port", for sentences
+  virtual Outbox& out() = 0;
+  virtual bool all_sent() const = 0;
+  // Ends the connection, and so calls the protocol's end() with `why`.
+  virtual void close(Error why) = 0;
+  // The protocol takes a task again. False: this connection is wanted no more.
+  virtual bool keep() = 0;
+  // Asks once more, on another connection.
+  virtual void ask_again(std::shared_ptr<ClientTask> task) = 0;
+};
+
+class ClientProtocol {
+ public:
+  virtual ~ClientProtocol() = default;
+  // Puts the task's request into out.
+  virtual void serve(std::shared_ptr<ClientTask> task) = 0;
+  // The task was dropped: nothing more is done for it.
+  virtual void cancel(const ClientTask& task) = 0;
+  // Bytes as they come; none when a TLS handshake's last bytes came.
+  virtual void receive(std::string_view bytes) = 0;
+  virtual void receive_end() = 0;
+  virtual TimePoint deadline() const = 0;
+  virtual void expire(TimePoint now) = 0;
+  // The connection is gone: ends the tasks that it served.
+  virtual void end(const Error& why) = 0;
+};
+
+std::unique_ptr<ClientProtocol> make_client_http1(ClientHome& home);
+
+}  // namespace ashlar::net
