@@ -32,15 +32,15 @@ std::uint64_t number_in(std::string_view query, std::string_view name, int base)
 
 Outcome<void> show_prefixes(Call& call) {
   const engine::Generator& generator = *TRY(call.generator());
-  const auto models = generator.models();
-  const auto card = std::ranges::find(models, call.rest, &engine::ModelCard::id);
-  if (card == models.end() || !call.may_use(card->id))
+  const auto card = generator.card(call.rest);
+  if (!card || !call.may_use(card->id))
     return Fault({Code::not_found, fmt::format("the model '{}' does not exist", call.rest)}, "model",
                  "model_not_found");
   const auto cache = generator.cached_prefixes(card->id);
   if (cache == nullptr)
-    return Fault({Code::unsupported, fmt::format("'{}' is a route, or another server's: ask who has the model", card->id)},
-                 "model");
+    return Fault(
+        {Code::unsupported, fmt::format("'{}' is a route, or another server's: ask who has the model", card->id)},
+        "model");
   const std::string& query = call.request().query;
   const auto news = cache->news(number_in(query, "book", 16), number_in(query, "since", 10), kMost);
   std::string keys, tokens;
@@ -51,8 +51,8 @@ Outcome<void> show_prefixes(Call& call) {
   std::string name;
   append_json_string(name, card->id);
   call.respond_json(
-      fmt::format(R"({{"model":{},"book":"{:016x}","sequence":{},"whole":{},"cut":{},"keys":"{}","tokens":[{}]}})", name,
-                  news.book, news.sequence, news.whole, news.cut, keys, tokens));
+      fmt::format(R"({{"model":{},"book":"{:016x}","sequence":{},"whole":{},"cut":{},"keys":"{}","tokens":[{}]}})",
+                  name, news.book, news.sequence, news.whole, news.cut, keys, tokens));
   return {};
 }
 

@@ -306,8 +306,8 @@ class Generator {
     return Error{Code::not_found, "there is no adapter called '" + name + "'"};
   }
 
-  // What is in the prefix cache of `model` (prefixes.h): of the model as it is in memory now, so that nobody should keep
-  // it. Null: nobody here knows.
+  // What is in the prefix cache of `model` (prefixes.h): of the model as it is in memory now, so that nobody should
+  // keep it. Null: nobody here knows.
   virtual std::shared_ptr<const CachedPrefixes> cached_prefixes(const std::string& model) const {
     (void)model;
     return nullptr;

@@ -39,9 +39,9 @@ class PrefixBook final : public CachedPrefixes {
   void log(Change change) { changes_[sequence_++ % changes_.size()] = change; }
 
   const std::uint64_t number_;
-  mutable std::mutex mutex_;    // held for the notes of a step, or a few keys
-  std::vector<Entry> entries_;  // by block; GUARDED_BY(mutex_), as is the rest
-  std::vector<int> buckets_;    // the first block of each
+  mutable std::mutex mutex_;     // held for the notes of a step, or a few keys
+  std::vector<Entry> entries_;   // by block; GUARDED_BY(mutex_), as is the rest
+  std::vector<int> buckets_;     // the first block of each
   std::vector<Change> changes_;  // the last ones, as a ring
   std::uint64_t sequence_ = 0;
   std::size_t size_ = 0;

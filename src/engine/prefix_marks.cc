@@ -65,7 +65,7 @@ std::vector<PrefixMark> prefix_marks(const Prompt& prompt, std::uint64_t salt, s
   std::size_t bytes = 0;
   for (const std::int32_t id : ids) bytes += size_of(id);
   const double scale =
-      rendered.empty() ? 0 : static_cast<double>(bytes) / static_cast<double>(std::max<std::size_t>(1, rendered.size()));
+      rendered.empty() ? 0 : static_cast<double>(bytes) / static_cast<double>(rendered.size());
 
   std::vector<PrefixMark> marks;
   const std::vector<Stretch> shown = stretches(prompt, rendered);

@@ -108,8 +108,8 @@ TEST(PrefixBook, WhoFollowsItsNewsHasWhatItHas) {
     std::ranges::sort(a);
     std::ranges::sort(b);
     ASSERT_EQ(a.size(), b.size());
-    EXPECT_TRUE(std::ranges::equal(a, b, {}, &std::pair<std::uint64_t, int>::first,
-                                   &std::pair<std::uint64_t, int>::first));
+    EXPECT_TRUE(
+        std::ranges::equal(a, b, {}, &std::pair<std::uint64_t, int>::first, &std::pair<std::uint64_t, int>::first));
     ASSERT_EQ(book.size(), truth.size());
   }
   EXPECT_GT(wholes, 1) << "a gap gives the whole";

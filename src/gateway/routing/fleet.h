@@ -86,8 +86,8 @@ struct Question {
   std::span<const std::string> data_classes;
   std::string session;  // empty: none
   std::uint64_t prefix = 0;
-  std::span<const std::uint64_t> blocks;  // keys of the prompt's beginnings
-  std::span<const Told> told;             // by those that can say
+  std::span<const std::uint64_t> blocks;           // keys of the prompt's beginnings
+  std::span<const Told> told;                      // by those that can say
   const std::set<std::string>* without = nullptr;  // tried, or refused by a permit
   const std::set<std::string>* only = nullptr;     // those that serve an adapter; null: all
   const std::string* trial = nullptr;              // the one on trial, that this request is for; null: it is not

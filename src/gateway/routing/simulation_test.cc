@@ -49,7 +49,8 @@ struct Fleet8 {
     client.asked = world.now;
     engine::Request request{.id = id, .model = "g", .priority = client.priority, .arrived = world.now};
     request.stopping.max_tokens = book[id].output;
-    auto ticket = router->route(std::move(request), {.prefix_blocks = book[id].blocks, .prompt_tokens = book[id].input}, client);
+    auto ticket =
+        router->route(std::move(request), {.prefix_blocks = book[id].blocks, .prompt_tokens = book[id].input}, client);
     if (!ticket)
       client.ended = world.now;
     else if (!client.ended)

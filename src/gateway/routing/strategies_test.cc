@@ -227,7 +227,8 @@ TEST(Strategies, WhatIsCachedForOneTenantIsNothingToAnother) {
   EXPECT_EQ(client.tickets.back()->trace().json()["cached_tokens"], 100);
   EXPECT_EQ(house[1].last().request.prefix_salt, salt) << "the engine notes it under what the router asks for";
   client.tickets.clear();
-  for (const auto change : {+[](engine::Request& r) { r.tenant = "u"; }, +[](engine::Request& r) { r.cache_salt = "s"; }}) {
+  for (const auto change :
+       {+[](engine::Request& r) { r.tenant = "u"; }, +[](engine::Request& r) { r.cache_salt = "s"; }}) {
     auto other = ask(words);
     change(other);
     EXPECT_NE(prefix_salt(other, ""), salt);

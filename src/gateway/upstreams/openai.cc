@@ -170,7 +170,8 @@ class OpenAi final : public Wire {
     body["cache_salt"] = blocks_salt(request);
     salted.body = std::make_shared<const Json>(std::move(body));
     net::ClientRequest out = post(path, openai_text(salted, model, stream_));
-    if (request.prefix_salt) out.headers.emplace_back("x-ashlar-prefix-salt", fmt::format("{:016x}", *request.prefix_salt));
+    if (request.prefix_salt)
+      out.headers.emplace_back("x-ashlar-prefix-salt", fmt::format("{:016x}", *request.prefix_salt));
     return out;
   }
   std::unique_ptr<Reader> reader(const engine::Request& request, const net::Headers& headers,

@@ -3,8 +3,8 @@
 //   {"model": "m", "book": "00f1...", "sequence": 12, "whole": false, "cut": false,
 //    "keys": "0a1b2c3d4e5f60710a1b2c...", "tokens": [48, 0, ...]}
 //
-// Each 16 hexadecimal digits of `keys` are a key, of which `tokens` says how many tokens are cached up to there; 0: it is
-// no longer. We ask from the sequence that we know; another book (it began anew) or a gap gives the whole.
+// Each 16 hexadecimal digits of `keys` are a key, of which `tokens` says how many tokens are cached up to there; 0: it
+// is no longer. We ask from the sequence that we know; another book (it began anew) or a gap gives the whole.
 #pragma once
 
 #include <cstdint>

@@ -61,8 +61,8 @@ class Wire {
   // corrupt: no such list.
   virtual Result<std::vector<Listed>> read_list(std::string_view body) const = 0;
 
-  // A GET for what an Ashlar has in the prefix cache of `model`, since what is known of it (prefix_copy.h); nullopt: this
-  // kind is none.
+  // A GET for what an Ashlar has in the prefix cache of `model`, since what is known of it (prefix_copy.h); nullopt:
+  // this kind is none.
   virtual std::optional<net::ClientRequest> ask_prefixes(const std::string& model, std::uint64_t book,
                                                          std::uint64_t sequence) const;
 
