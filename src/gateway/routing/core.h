@@ -126,6 +126,7 @@ class Router::Core : public std::enable_shared_from_this<Router::Core> {
 
   void set_table(RouteTable table);
   void look(const Loads& loads, TimePoint now);
+  std::chrono::milliseconds most_wait(const Group& group) const;  // under the lock, as the next
   void wake(const std::string& group);
   TimePoint next_due() const;
   void stir(TimePoint when);
