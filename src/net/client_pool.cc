@@ -15,25 +15,36 @@ void ClientPool::end() {
   while (!links_.empty()) std::shared_ptr(*links_.begin())->close({Code::cancelled, "The HTTP client was closed."});
 }
 
+// Finds out where the task's request goes: the name of connections to there.
+Result<std::string> ClientPool::place(ClientTask& task) const {
+  if (!is_token(task.request.method)) return Error{Code::invalid, "The method is not a word."};
+  task.url = TRY(parse_url(task.request.url));
+  task.proxy = TRY(options.proxies.find(task.url));
+  return fmt::format("{}://{}", task.url.tls ? "https" : "http", task.url.authority());
+}
+
+bool ClientPool::serve_kept(const std::shared_ptr<ClientTask>& task, const std::string& key) {
+  const auto found = idle_.find(key);
+  if (found == idle_.end() || found->second.empty() || task->retried) return false;
+  const auto link = std::move(found->second.back());
+  found->second.pop_back();
+  link->serve(task);
+  return true;
+}
+
+bool ClientPool::start_at_once(const std::shared_ptr<ClientTask>& task) {
+  if (ending_ || idle_.empty()) return false;
+  const auto key = place(*task);
+  return key && serve_kept(task, *key);
+}
+
 void ClientPool::start(std::shared_ptr<ClientTask> task) {
   if (task->is_over()) return;
   if (ending_) return task->done(std::unexpected(Error{Code::cancelled, "The HTTP client was closed."}));
-  if (!is_token(task->request.method))
-    return task->done(std::unexpected(Error{Code::invalid, "The method is not a word."}));
-  auto url = parse_url(task->request.url);
-  if (!url) return task->done(std::unexpected(url.error()));
-  task->url = std::move(*url);
-  auto proxy = options.proxies.find(task->url);
-  if (!proxy) return task->done(std::unexpected(proxy.error()));
-  task->proxy = std::move(*proxy);
-  const std::string key = fmt::format("{}://{}", task->url.tls ? "https" : "http", task->url.authority());
-  if (const auto found = idle_.find(key); found != idle_.end() && !task->retried) {
-    const auto link = found->second.back();
-    found->second.pop_back();
-    if (found->second.empty()) idle_.erase(found);
-    return link->serve(std::move(task));
-  }
-  const auto link = std::make_shared<ClientLink>(*this, key);
+  const auto key = place(*task);
+  if (!key) return task->done(std::unexpected(key.error()));
+  if (serve_kept(task, *key)) return;
+  const auto link = std::make_shared<ClientLink>(*this, *key);
   links_.insert(link);
   link->connect(std::move(task));
 }

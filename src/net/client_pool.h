@@ -36,6 +36,8 @@ class ClientPool {
   void end();
 
   void start(std::shared_ptr<ClientTask> task);
+  // On a connection that stands: calls nobody back before it returns. False: there is none.
+  bool start_at_once(const std::shared_ptr<ClientTask>& task);
   void cancel(const ClientTask& task);
   void arm(const std::shared_ptr<ClientAlarm>& alarm, TimePoint when);
   void disarm(const std::shared_ptr<ClientAlarm>& alarm);
@@ -50,6 +52,9 @@ class ClientPool {
   const std::shared_ptr<const TlsContext> tls;
 
  private:
+  Result<std::string> place(ClientTask& task) const;
+  bool serve_kept(const std::shared_ptr<ClientTask>& task, const std::string& key);
+
   std::unordered_set<std::shared_ptr<ClientLink>> links_;
   std::map<std::string, std::vector<std::shared_ptr<ClientLink>>> idle_;  // the latest used last
   std::unordered_set<std::shared_ptr<ClientAlarm>> alarms_;

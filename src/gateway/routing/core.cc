@@ -101,6 +101,11 @@ std::vector<std::shared_ptr<Live>> Router::Core::all() const {
   return fleet_.all();
 }
 
+std::vector<std::shared_ptr<Live>> Router::Core::members(const std::string& group) const {
+  const std::lock_guard lock(mutex_);
+  return fleet_.members(group);
+}
+
 std::optional<Group> Router::Core::group(const std::string& name) const {
   const std::lock_guard lock(mutex_);
   const auto found = groups_.find(name);
@@ -411,6 +416,8 @@ void Router::Core::poll(TimePoint now) {
     std::optional<Signals> signals;
     if (options_.signals) signals = options_.signals(live->config);
     const auto load = live->config.generator->load();
+    if (const auto group = this->group(live->config.group); group && group->strategy == Strategy::prefix_index)
+      live->config.generator->cached_prefixes(live->config.model);  // one elsewhere begins to tell once it was asked
     loads.emplace_back(live, load);
     if (!signals) {
       signals = Signals{.memory = load.kv_used, .queue = load.waiting};

@@ -90,7 +90,7 @@ struct RouteHints {
   std::vector<std::string> data_classes;  // only deployments that allow every one may see it, fallbacks too
   CacheControl cache;
   std::string adapter;                       // part of the prefix's key
-  std::vector<std::uint64_t> prefix_blocks;  // keys of its blocks, chained; empty: made from its text
+  std::vector<std::uint64_t> prefix_blocks;  // keys of its beginnings (engine/prefixes.h); empty: made from its text
   int prompt_tokens = 0;                     // counted; 0: estimated
 };
 

@@ -208,7 +208,10 @@ std::variant<Picked, Nobody> Fleet::pick(const Question& question, TimePoint now
   ++picked.live->vitals->running;
   if (question.priority < 0) pool.urgent.came();
   if (question.priority == 0) pool.usual.came();
-  if (question.group->strategy == Strategy::prefix_index) picked.live->vitals->prefixes.sent(question.blocks);
+  if (question.group->strategy == Strategy::prefix_index) {
+    picked.cached = cached(*picked.live, question, now);
+    picked.live->vitals->prefixes.sent(question.blocks, now);
+  }
   return picked;
 }
 
@@ -251,9 +254,7 @@ std::shared_ptr<Live> Fleet::choose(Pool& pool, const Candidates& candidates, co
       break;
     case Strategy::prefix_index:
       chosen = least(among, [&](const Live& live) {
-        const double cached =
-            static_cast<double>(live.vitals->prefixes.match(question.blocks)) * options_.prefix_block_tokens;
-        return outstanding(live) + std::max(0.0, question.prompt_tokens - cached);
+        return outstanding(live) + std::max(0, question.prompt_tokens - cached(live, question, now));
       });
       break;
     case Strategy::cheapest:
@@ -265,6 +266,18 @@ std::shared_ptr<Live> Fleet::choose(Pool& pool, const Candidates& candidates, co
   }
   if (!session.empty()) sessions_.set(session, chosen->config.name, now);
   return chosen;
+}
+
+// What it says itself, and what it was sent so lately that it may not have computed it yet. Of one that says nothing,
+// all that it was ever sent.
+int Fleet::cached(const Live& live, const Question& question, TimePoint now) const {
+  const auto told = std::ranges::find(question.told, live.vitals.get(), &Told::deployment);
+  const bool tells = told != question.told.end();
+  const std::size_t sent =
+      live.vitals->prefixes.match(question.blocks, tells ? now - options_.prefix_recent : TimePoint::min());
+  const double guessed =
+      std::min(static_cast<double>(sent) * options_.prefix_block_tokens, static_cast<double>(question.prompt_tokens));
+  return std::max(static_cast<int>(guessed), tells ? told->tokens : 0);
 }
 
 std::shared_ptr<Live> Fleet::by_ring(const Pool& pool, const Candidates& candidates, const Question& question,

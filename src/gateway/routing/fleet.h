@@ -31,8 +31,10 @@ namespace ashlar::gateway {
 struct FleetOptions {
   std::chrono::milliseconds latency_half_life{10'000};
   double ring_bound = 1.25;                   // of a deployment's share of the outstanding tokens
-  std::size_t prefix_index_blocks = 1 << 16;  // remembered for each deployment
-  double prefix_block_tokens = 64;            // what a block of RouteHints::prefix_blocks stands for
+  std::size_t prefix_index_blocks = 1 << 16;  // keys of what was sent, remembered for each deployment
+  double prefix_block_tokens = 32;            // what a key stands for, about
+  // Where a deployment tells what it has cached, what was sent there is believed for so long: it may be computing it.
+  std::chrono::milliseconds prefix_recent{10'000};
   std::chrono::milliseconds session_ttl{3'600'000};
   std::size_t most_sessions = 100'000;
   OutlierOptions outliers;
@@ -76,6 +78,12 @@ struct Live {
 // How many requests it gets at once; 0: any number. Under the router's lock.
 int places(const Live& live);
 
+// What a deployment says that it has cached of a request's prompt.
+struct Told {
+  const Vitals* deployment = nullptr;
+  int tokens = 0;
+};
+
 // What a request needs to know which deployments can have it, and which is best.
 struct Question {
   const Group* group = nullptr;
@@ -85,7 +93,8 @@ struct Question {
   std::span<const std::string> data_classes;
   std::string session;  // empty: none
   std::uint64_t prefix = 0;
-  std::span<const std::uint64_t> blocks;
+  std::span<const std::uint64_t> blocks;           // keys of the prompt's beginnings
+  std::span<const Told> told;                      // by those that can say
   const std::set<std::string>* without = nullptr;  // tried, or refused by a permit
   const std::set<std::string>* only = nullptr;     // those that serve an adapter; null: all
   const std::string* trial = nullptr;              // the one on trial, that this request is for; null: it is not
@@ -95,6 +104,7 @@ struct Picked {
   std::shared_ptr<Live> live;
   Breaker::Call call;
   std::string why;
+  int cached = -1;  // tokens of the prompt that it should have; -1: that was not asked
 };
 // Why there is nobody.
 struct Nobody {
@@ -158,6 +168,7 @@ class Fleet {
   void turn(Pool& pool, TimePoint now);
   std::shared_ptr<Live> choose(Pool& pool, const Candidates& candidates, const Question& question, TimePoint now,
                                std::string& why);
+  int cached(const Live& live, const Question& question, TimePoint now) const;
   std::shared_ptr<Live> by_ring(const Pool& pool, const Candidates& candidates, const Question& question,
                                 std::string& why) const;
   void note(Live& live, TimePoint now);

@@ -680,5 +680,25 @@ TEST(RouterThreads, TicketsDieInsideTheirOwnSinksOnAGeneratorThatCouldNotBearIt)
   EXPECT_EQ(wrong, 0);
 }
 
+TEST(Router, WhoAsksARouteForTokensWaitsForItsModel) {
+  House house;
+  house.table.aliases = {{"alias", "g"}};
+  house.table.deployments[0].model = "m";
+  house.open();
+  std::string rendered;
+  for (const char* name : {"g", "alias"})
+    house.router->when_ready(name, [&](Result<const engine::Generator*> ready) {
+      ASSERT_TRUE(ready);
+      rendered = *(*ready)->render(name, {});
+    });
+  EXPECT_EQ(rendered, "m") << "the model is asked under its own name";
+  house[0].ready = false;
+  std::string why;
+  house.router->when_ready("g", [&](const auto& ready) { why = ready.error().message; });
+  EXPECT_EQ(why, "cannot load m");
+  house.router->when_ready("nobody", [&](const auto& ready) { why = ready.error().message; });
+  EXPECT_NE(why.find("nobody"), why.npos);
+}
+
 }  // namespace
 }  // namespace ashlar::gateway
