@@ -28,7 +28,7 @@ routes:
     fallbacks: {error: [big, other], context: big}
   - name: auto
     tiers: {low: chat, middle: chat, high: big, high_from: 0.8}
-  - {name: big}
+  - {name: big, deployments: [plain, {model: found, max_concurrent: auto}]}
   - {name: other}
 )",
                                   "a.yaml");
@@ -40,8 +40,9 @@ routes:
   EXPECT_TRUE(chat.sticky);
   EXPECT_EQ(chat.first_token.count(), 500);
   for (const Deployment& each : table->deployments) {
-    EXPECT_EQ(each.between_tokens.count(), 50);
-    EXPECT_EQ(each.adaptive, each.model == "fast/qwen") << "where nobody said how many at once";
+    EXPECT_EQ(each.between_tokens.count(), each.group == "chat" ? 50 : 0);
+    EXPECT_EQ(each.adaptive, each.model == "fast/qwen" || each.model == "found") << each.model;
+    EXPECT_EQ(each.max_concurrent, each.model == "local" ? 10 : 0);
   }
   EXPECT_EQ(chat.fallbacks.size(), 2u);
   EXPECT_THAT(chat.fallbacks.at(Cause::error), ElementsAre("big", "other"));
@@ -52,7 +53,7 @@ routes:
   EXPECT_DOUBLE_EQ(table->groups[1].tiers->high_from, 0.8);
   EXPECT_THAT(table->aliases, ElementsAre(std::pair("gpt-4o-mini", "chat"), std::pair("small", "chat")));
 
-  ASSERT_EQ(table->deployments.size(), 3u);
+  ASSERT_EQ(table->deployments.size(), 5u);
   EXPECT_EQ(table->deployments[0].name, "chat/fast/qwen");
   EXPECT_EQ(table->deployments[0].model, "fast/qwen");
   EXPECT_EQ(table->deployments[0].group, "chat");
