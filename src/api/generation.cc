@@ -227,7 +227,9 @@ engine::Sender sender_of(const Call& call) {
     sender.team = call.who->team;
     sender.tags = call.who->tags;
   }
-  const auto said = [&](std::string_view name) { return std::string(net::find_header(headers, name).substr(0, kMaxHint)); };
+  const auto said = [&](std::string_view name) {
+    return std::string(net::find_header(headers, name).substr(0, kMaxHint));
+  };
   sender.session = said("x-session-id");
   sender.cache_control = said("cache-control");
   sender.data_classes = words_of(said("x-ashlar-data-class"));

@@ -33,9 +33,9 @@ struct Shared {
   std::atomic<engine::Reranker*> reranker = nullptr;    // or ranks
   std::atomic<Phase> phase = Phase::loading;
   std::shared_ptr<Keeper> keeper;
-  std::string adapter_folder;                   // where adapters that clients load lie; "": none was named
-  std::atomic<AdminTable*> admin = nullptr;     // null while loading
-  const gateway::Identity* identity = nullptr;  // null: keys of the command line, at most
+  std::string adapter_folder;                          // where adapters that clients load lie; "": none was named
+  std::atomic<AdminTable*> admin = nullptr;            // null while loading
+  const gateway::Identity* identity = nullptr;         // null: keys of the command line, at most
   std::function<std::vector<std::string>()> troubles;  // may be null; set before the generator is
 };
 

@@ -17,10 +17,14 @@ std::atomic<Format> g_format = Format::text;
 
 std::string_view level_name(Level level) {
   switch (level) {
-    case Level::debug: return "debug";
-    case Level::info: return "info";
-    case Level::warn: return "warn";
-    default: return "error";
+    case Level::debug:
+      return "debug";
+    case Level::info:
+      return "info";
+    case Level::warn:
+      return "warn";
+    default:
+      return "error";
   }
 }
 
@@ -56,8 +60,10 @@ void write(Level level, std::string_view event, std::initializer_list<Field> fie
       line.push_back(',');
       append_json_string(line, field.key);
       line.push_back(':');
-      if (field.quoted) append_json_string(line, field.value);
-      else line.append(field.value);
+      if (field.quoted)
+        append_json_string(line, field.value);
+      else
+        line.append(field.value);
     }
     line.append("}\n");
   } else {
@@ -67,8 +73,10 @@ void write(Level level, std::string_view event, std::initializer_list<Field> fie
       const bool plain = !field.value.empty() && std::ranges::all_of(field.value, [](char c) {
         return c > ' ' && c < 0x7f && c != '"' && c != '=' && c != '\\';  // no terminal obeys what is in a value
       });
-      if (field.quoted && !plain) append_json_string(line, field.value);
-      else line.append(field.value);
+      if (field.quoted && !plain)
+        append_json_string(line, field.value);
+      else
+        line.append(field.value);
     }
     line.push_back('\n');
   }

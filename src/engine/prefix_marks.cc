@@ -64,8 +64,7 @@ std::vector<PrefixMark> prefix_marks(const Prompt& prompt, std::uint64_t salt, s
   // Tokenizers that write a space of their own, or a token before all, have more bytes than the text.
   std::size_t bytes = 0;
   for (const std::int32_t id : ids) bytes += size_of(id);
-  const double scale =
-      rendered.empty() ? 0 : static_cast<double>(bytes) / static_cast<double>(rendered.size());
+  const double scale = rendered.empty() ? 0 : static_cast<double>(bytes) / static_cast<double>(rendered.size());
 
   std::vector<PrefixMark> marks;
   const std::vector<Stretch> shown = stretches(prompt, rendered);

@@ -30,9 +30,9 @@ std::unique_ptr<HttpServer> serve(Handler handler) {
 class Proxy {
  public:
   explicit Proxy(std::string behind)
-      : behind_(std::move(behind)), client_(HttpClient::create({}).value()), server_(serve([this](auto exchange) {
-          ask(std::move(exchange));
-        })) {}
+      : behind_(std::move(behind)),
+        client_(HttpClient::create({}).value()),
+        server_(serve([this](auto exchange) { ask(std::move(exchange)); })) {}
 
   HttpServer& server() { return *server_; }
   void stop_server() { server_.reset(); }
@@ -155,9 +155,9 @@ TEST(ClientHere, IsSendElsewhere) {
   const auto behind = serve([](auto exchange) { exchange->respond(200, {}, "well"); });
   const auto client = HttpClient::create({}).value();
   std::promise<bool> done, rung;
-  const auto call = client->send_here({.url = url_of(*behind)}, {.on_head = {}, .on_data = {}, .on_done = [&](Status s) {
-                                                                   done.set_value(s.has_value());
-                                                                 }});
+  const auto call =
+      client->send_here({.url = url_of(*behind)},
+                        {.on_head = {}, .on_data = {}, .on_done = [&](Status s) { done.set_value(s.has_value()); }});
   const auto alarm = client->after_here(std::chrono::milliseconds(1), [&] { rung.set_value(true); });
   EXPECT_TRUE(done.get_future().get());
   EXPECT_TRUE(rung.get_future().get());

@@ -15,17 +15,17 @@ using engine::Request;
 std::int64_t utc_ms() { return store::machine_instant().utc_ms; }
 
 // The bytes of a value as JSON, or a few more.
-std::size_t bytes_of(std::string_view text) {
+std::size_t bytes_of_text(std::string_view text) {
   std::size_t bytes = text.size() + 3;
   for (const unsigned char c : text) bytes += c < 0x20 ? 5 : c == '"' || c == '\\' ? 1 : 0;
   return bytes;
 }
 std::size_t bytes_of(const Json& value) {
-  if (value.is_string()) return bytes_of(value.get_ref<const std::string&>());
+  if (value.is_string()) return bytes_of_text(value.get_ref<const std::string&>());
   if (!value.is_structured()) return 25;
   std::size_t bytes = 3;
   if (value.is_object())
-    for (const auto& [name, inner] : value.items()) bytes += bytes_of(name) + bytes_of(inner) + 1;
+    for (const auto& [name, inner] : value.items()) bytes += bytes_of_text(name) + bytes_of(inner) + 1;
   else
     for (const Json& inner : value) bytes += bytes_of(inner);
   return bytes;

@@ -159,15 +159,15 @@ void apply(const Rule& rule, const std::string& who, const std::string& model, s
   if (!rule.model.empty() && rule.model != model) return;
   Applied now{.rule = &rule,
               .who = rule.scope == LimitScope::global ? "all requests together"
-                                                 : std::string(name(rule.scope)) + " '" + who.substr(0, 100) + "'",
+                                                      : std::string(name(rule.scope)) + " '" + who.substr(0, 100) + "'",
               .limit = {.key = counter_key(rule, who),
                         .kind = rule.kind,
                         .capacity = rule.capacity,
                         .period = rule.period,
                         .calendar = rule.calendar}};
   const auto before = std::ranges::find_if(applied, [&](const Applied& other) {
-    return other.rule->scope == rule.scope && other.rule->name == rule.name && other.rule->model == rule.model && other.rule->id == rule.id &&
-           (rule.scope != LimitScope::tag || other.rule->who == rule.who);
+    return other.rule->scope == rule.scope && other.rule->name == rule.name && other.rule->model == rule.model &&
+           other.rule->id == rule.id && (rule.scope != LimitScope::tag || other.rule->who == rule.who);
   });
   if (before == applied.end())
     applied.push_back(std::move(now));
@@ -186,7 +186,8 @@ std::vector<Applied> rules_for(const LimitsConfig& config, const Subject& subjec
         });
     for (auto rule = begin; rule != end; ++rule) apply(*rule, who, model, applied);
   };
-  for (const LimitScope scope : {LimitScope::key, LimitScope::user, LimitScope::team, LimitScope::tenant, LimitScope::model, LimitScope::global}) {
+  for (const LimitScope scope : {LimitScope::key, LimitScope::user, LimitScope::team, LimitScope::tenant,
+                                 LimitScope::model, LimitScope::global}) {
     const auto who = member(scope, subject, model);
     if (!who) continue;
     apply_all(scope, "", *who);

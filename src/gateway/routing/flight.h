@@ -147,7 +147,7 @@ class Flight : public std::enable_shared_from_this<Flight> {
   Group group_;
   std::vector<std::uint64_t> blocks_;
   std::optional<std::uint64_t> salt_;  // of `blocks_`, if they were made here
-  std::optional<Split> split_;  // of the group
+  std::optional<Split> split_;         // of the group
   std::deque<std::string> further_groups_;
   std::set<std::string> seen_groups_;
   std::set<std::string> tried_;

@@ -46,7 +46,8 @@ std::optional<Chunk> by_tree(const std::string& event) {
       return details != nullptr ? count_of(*details, name) : std::nullopt;
     };
     out.usage = {count_of(*usage, "prompt_tokens"), count_of(*usage, "completion_tokens"),
-                 inner("prompt_tokens_details", "cached_tokens"), inner("completion_tokens_details", "reasoning_tokens")};
+                 inner("prompt_tokens_details", "cached_tokens"),
+                 inner("completion_tokens_details", "reasoning_tokens")};
   }
   const Json* choices = find_member(*json, "choices");
   if (choices == nullptr) return out;

@@ -227,7 +227,8 @@ bool has_arguments_as_objects(const Json& messages) {
     if (calls == nullptr || !calls->is_array()) continue;
     for (const Json& call : *calls)
       if (const Json* function = find_member(call, "function"))
-        if (const Json* arguments = find_member(*function, "arguments"); arguments != nullptr && !arguments->is_string())
+        if (const Json* arguments = find_member(*function, "arguments");
+            arguments != nullptr && !arguments->is_string())
           return true;
   }
   return false;
@@ -254,7 +255,7 @@ std::string messages_text(const Json& messages) {
 std::string chat_text(const engine::Request& request, const engine::Chat& chat, const std::string& model, bool stream) {
   // In place of the client's; none: not sent.
   std::vector<std::pair<std::string_view, std::string>> ours = {
-      {"model", ""}, {"messages", messages_text(*chat.messages)}, {"stream", ""}, {"stream_options", ""},
+      {"model", ""},      {"messages", messages_text(*chat.messages)},        {"stream", ""}, {"stream_options", ""},
       {"request_id", ""}, {"tools", chat.tools ? dump_json(*chat.tools) : ""}};
   append_json_string(ours[0].second, model);
   if (stream) {

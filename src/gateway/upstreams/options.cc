@@ -87,7 +87,8 @@ void UpstreamsReader::models(const YAML::Node& node, UpstreamOptions& out) {
     if (item.IsScalar()) {
       model.name = model.model = item.Scalar();
     } else if (item.IsMap()) {
-      section_.each(item, {{"name", section_.text("name", model.name)}, {"model", section_.text("model", model.model)}}, "a model");
+      section_.each(item, {{"name", section_.text("name", model.name)}, {"model", section_.text("model", model.model)}},
+                    "a model");
       if (model.model.empty()) model.model = model.name;
       if (model.name.empty()) model.name = model.model;
     }
@@ -120,19 +121,20 @@ void UpstreamsReader::check(const YAML::Node& node, const UpstreamOptions& out) 
   const auto kinds = upstream_kinds();
   if (std::ranges::find(kinds, out.kind) == kinds.end())
     section_.fail(node["kind"], fmt::format("no kind of upstream is called '{}'{}; there are {}", out.kind,
-                                   did_you_mean(out.kind, kinds), fmt::join(kinds, ", ")));
+                                            did_you_mean(out.kind, kinds), fmt::join(kinds, ", ")));
   else if (out.url.empty() && default_url(out).empty())
     section_.fail(node, fmt::format("the upstream '{}' needs a 'url'", out.name));
   if (!out.url.empty())
     if (auto url = net::parse_url(out.url); !url) section_.fail(node["url"], url.error().message);
   if ((out.kind == "azure" || out.kind == "bedrock" || out.kind == "dashscope") && out.models.empty())
     section_.fail(node, fmt::format("an upstream of kind {} needs its 'models'{}: it does not list them", out.kind,
-                           out.kind == "azure" ? ", the names of its deployments" : ""));
+                                    out.kind == "azure" ? ", the names of its deployments" : ""));
   if (out.kind != "openai" && out.blocks_interval.count() > 0)
     section_.fail(node["blocks_interval"], "'blocks_interval' is for another Ashlar, of kind openai");
   if (out.blocks_interval.count() > 0 && out.blocks_interval < std::chrono::milliseconds(10))
     section_.fail(node["blocks_interval"], "'blocks_interval' should be 10ms at least, or 0");
-  if (out.kind == "bedrock" && out.region.empty()) section_.fail(node, "an upstream of kind bedrock needs its 'region'");
+  if (out.kind == "bedrock" && out.region.empty())
+    section_.fail(node, "an upstream of kind bedrock needs its 'region'");
 }
 
 UpstreamOptions UpstreamsReader::upstream(const YAML::Node& node) {
@@ -166,7 +168,8 @@ std::vector<UpstreamOptions> UpstreamsReader::read(const YAML::Node& list) {
 
 Result<std::vector<UpstreamOptions>> parse_upstreams(const std::string& text, const std::string& path) {
   std::vector<UpstreamOptions> out;
-  TRY(read_section(text, path, "upstreams", [&](Section& section, const YAML::Node& list) { out = UpstreamsReader(section).read(list); }));
+  TRY(read_section(text, path, "upstreams",
+                   [&](Section& section, const YAML::Node& list) { out = UpstreamsReader(section).read(list); }));
   return out;
 }
 

@@ -51,8 +51,8 @@ UpstreamState::UpstreamState(UpstreamOptions given, std::unique_ptr<Wire> wire)
   metrics.healthy.set(1);
 }
 
-// The client, the last member, dies first; until its thread has ended its callbacks use the pointer, which reset() would
-// take from them too soon.
+// The client, the last member, dies first; until its thread has ended its callbacks use the pointer, which reset()
+// would take from them too soon.
 UpstreamState::~UpstreamState() = default;
 
 Result<std::shared_ptr<UpstreamState>> UpstreamState::create(UpstreamOptions options) {

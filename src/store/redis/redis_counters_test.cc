@@ -161,9 +161,8 @@ TEST(RedisCounters, WhatWasGivenUpDoesNotStayReserved) {
   {
     std::vector<std::jthread> threads;
     for (int i = 0; i < 8; ++i)
-      threads.emplace_back([&, i] {
-        EXPECT_EQ(code_of(*counters, "slow" + std::to_string(i), {{kBudget, 10}}), Code::unavailable);
-      });
+      threads.emplace_back(
+          [&, i] { EXPECT_EQ(code_of(*counters, "slow" + std::to_string(i), {{kBudget, 10}}), Code::unavailable); });
   }
   EXPECT_LT(Clock::now() - begin, seconds(5));
   EXPECT_TRUE(admitted(*counters, "rate", {{kRate, 1}}));
