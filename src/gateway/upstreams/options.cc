@@ -28,6 +28,7 @@ class UpstreamsReader {
   UpstreamOptions upstream(const YAML::Node& node);
   Section::Readers members(UpstreamOptions& out);
   Section::Read secret(std::string name, std::string& out);
+  Section::Read http2(net::Http2& out);
   void models(const YAML::Node& node, UpstreamOptions& out);
   void headers(const YAML::Node& node, UpstreamOptions& out);
   void check(const YAML::Node& node, const UpstreamOptions& out);
@@ -40,6 +41,18 @@ Section::Read UpstreamsReader::secret(std::string name, std::string& out) {
     section_.text(name, out)(node);
     if (auto fine = check_secret(out); !out.empty() && !fine)
       section_.fail(node, fmt::format("'{}': {}", name, fine.error().message));
+  };
+}
+
+Section::Read UpstreamsReader::http2(net::Http2& out) {
+  return [this, &out](const YAML::Node& node) {
+    bool on = false;
+    if (node.IsScalar() && node.Scalar() == "always")
+      out = net::Http2::always;
+    else if (node.IsScalar() && YAML::convert<bool>::decode(node, on))
+      out = on ? net::Http2::tls : net::Http2::off;
+    else
+      section_.fail(node, "'http2' should be true (over TLS), false, or always (without TLS as well)");
   };
 }
 
@@ -76,6 +89,7 @@ Section::Readers UpstreamsReader::members(UpstreamOptions& out) {
       {"context", section_.whole("context", out.context, 1, 100'000'000)},
       {"tls_ca", section_.text("tls_ca", out.tls_ca)},
       {"tls_verify", section_.flag("tls_verify", out.tls_verify)},
+      {"http2", http2(out.http2)},
   };
 }
 

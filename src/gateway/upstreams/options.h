@@ -9,6 +9,7 @@
 
 #include "base/bytes.h"
 #include "base/result.h"
+#include "net/http_client.h"
 
 namespace ashlar::gateway {
 
@@ -54,6 +55,7 @@ struct UpstreamOptions {
   int context = 0;        // tokens; 0: as the upstream says
   std::string tls_ca;
   bool tls_verify = true;
+  net::Http2 http2 = net::Http2::tls;
   bool operator==(const UpstreamOptions&) const = default;
 };
 

@@ -33,11 +33,13 @@ upstreams:
     hedge_after: 2s
     max_answer: 1MiB
     headers: {X-Team: a}
+    http2: always
   - {name: cloud, kind: anthropic, api_key: "file:/run/key"}
+  - {name: old, url: "https://a", http2: false}
 )",
                                     "a.yaml");
   ASSERT_TRUE(read) << read.error().message;
-  ASSERT_EQ(read->size(), 2u);
+  ASSERT_EQ(read->size(), 3u);
   const UpstreamOptions& fast = (*read)[0];
   EXPECT_EQ(fast.models.at(0).model, "qwen2.5-7b");
   EXPECT_EQ(fast.models.at(1).name, "small");
@@ -47,6 +49,9 @@ upstreams:
   EXPECT_EQ(fast.connect_timeout, milliseconds(5'000));
   EXPECT_EQ(fast.max_answer, 1_MiB);
   EXPECT_EQ(fast.headers.at(0).first, "x-team");
+  EXPECT_EQ(fast.http2, net::Http2::always);
+  EXPECT_EQ((*read)[1].http2, net::Http2::tls);
+  EXPECT_EQ((*read)[2].http2, net::Http2::off);
 }
 
 TEST(UpstreamOptions, EveryFaultIsToldWithItsLine) {
@@ -65,6 +70,7 @@ TEST(UpstreamOptions, EveryFaultIsToldWithItsLine) {
   - name: c
     url: http://x
     stream: perhaps
+    http2: often
   - 5
   - {name: d, kind: azure, url: "http://x"}
 )",
@@ -77,8 +83,8 @@ TEST(UpstreamOptions, EveryFaultIsToldWithItsLine) {
         "a.yaml:7: an upstream has no 'modles'; did you mean 'models'?", "a.yaml:8: 'api_key'",
         "a.yaml:9: 'retry_budget'", "a.yaml:10: 'connect_timeout'", "a.yaml:11: the model 'x' stands twice",
         "a.yaml:11: a model has no 'nam'", "a.yaml:12: a header", "a.yaml:12: 'authorization'",
-        "a.yaml:13: two upstreams are called 'c'", "a.yaml:15: 'stream'", "a.yaml:16: an upstream should be a map",
-        "a.yaml:17: an upstream of kind azure"})
+        "a.yaml:13: two upstreams are called 'c'", "a.yaml:15: 'stream'", "a.yaml:16: 'http2' should be true", "a.yaml:17: an upstream should be a map",
+        "a.yaml:18: an upstream of kind azure"})
     EXPECT_NE(text.find(part), text.npos) << part << "\nin\n" << text;
   EXPECT_EQ(text.find("sk-secret"), text.npos);
   EXPECT_FALSE(parse_upstreams("a: [", "b.yaml"));

@@ -64,6 +64,7 @@ Result<std::shared_ptr<UpstreamState>> UpstreamState::create(UpstreamOptions opt
   auto client =
       TRY(net::HttpClient::create({.connect_timeout = options.connect_timeout,
                                    .max_body = options.max_answer,
+                                   .http2 = options.http2,
                                    .tls_ca = options.tls_ca,
                                    .tls_verify = tls && options.tls_verify}));  // else no authorities are read
   std::shared_ptr<UpstreamState> state(new UpstreamState(std::move(options), std::move(wire)));
