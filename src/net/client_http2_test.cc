@@ -536,7 +536,6 @@ TEST(ClientHttp2, HostileServersGetAClearEnd) {
     });
     const auto client = make_client({.response_timeout = milliseconds(10'000), .max_body = 200_KiB});
     const auto reply = fetch(*client, {.method = "POST", .url = url(server.port), .body = "asked"});
-    std::fprintf(stderr,"%s\n",each.what);
     ASSERT_FALSE(reply) << each.what;
     EXPECT_EQ(reply.error().code, each.code) << each.what << ": " << reply.error().message;
     EXPECT_THAT(reply.error().message, HasSubstr(each.says)) << each.what;
