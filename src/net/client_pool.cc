@@ -26,26 +26,38 @@ void ClientPool::end() {
   while (!links_.empty()) std::shared_ptr(*links_.begin())->close(why);
 }
 
+// Finds out where the task's request goes: the name of connections to there.
+Result<std::string> ClientPool::place(ClientTask& task) const {
+  if (!is_token(task.request.method)) return Error{Code::invalid, "The method is not a word."};
+  task.url = TRY(parse_url(task.request.url));
+  task.proxy = TRY(options.proxies.find(task.url));
+  return key_of(task.url);
+}
+
+bool ClientPool::may_share(const ClientTask& task) const {
+  return options.http2 != Http2::off && (task.url.tls || (options.http2 == Http2::always && !task.proxy));
+}
+
+bool ClientPool::start_at_once(const std::shared_ptr<ClientTask>& task) {
+  if (ending_ || hosts_.empty()) return false;
+  const auto key = place(*task);
+  const auto host = key ? hosts_.find(*key) : hosts_.end();
+  const auto link = host != hosts_.end() ? take_free(host->second, *task) : nullptr;
+  if (link) link->serve(task);
+  return link != nullptr;
+}
+
 void ClientPool::start(std::shared_ptr<ClientTask> task) {
   if (task->is_over()) return;
   if (ending_) return task->done(std::unexpected(Error{Code::cancelled, "The HTTP client was closed."}));
-  if (!is_token(task->request.method))
-    return task->done(std::unexpected(Error{Code::invalid, "The method is not a word."}));
-  auto url = parse_url(task->request.url);
-  if (!url) return task->done(std::unexpected(url.error()));
-  task->url = std::move(*url);
-  auto proxy = options.proxies.find(task->url);
-  if (!proxy) return task->done(std::unexpected(proxy.error()));
-  task->proxy = std::move(*proxy);
-  const std::string key = key_of(task->url);
-  Host& host = hosts_[key];
+  const auto key = place(*task);
+  if (!key) return task->done(std::unexpected(key.error()));
+  Host& host = hosts_[*key];
   if (const auto link = take_free(host, *task)) return link->serve(std::move(task));
-  const bool may_share =
-      options.http2 != Http2::off && (task->url.tls || (options.http2 == Http2::always && !task->proxy));
-  if (!may_share || host.http1) return make(key, std::move(task), false);
+  if (!may_share(*task) || host.http1) return make(*key, std::move(task), false);
   // Whether one connection serves all of them shows when it is made.
-  wait(key, std::move(task));
-  make_for_waiting(key);
+  wait(*key, std::move(task));
+  make_for_waiting(*key);
 }
 
 // Null: there is none.

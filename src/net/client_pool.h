@@ -37,6 +37,8 @@ class ClientPool {
   void end();
 
   void start(std::shared_ptr<ClientTask> task);
+  // On a connection that stands: calls nobody back before it returns. False: there is none.
+  bool start_at_once(const std::shared_ptr<ClientTask>& task);
   void cancel(const ClientTask& task);
   void arm(const std::shared_ptr<ClientAlarm>& alarm, TimePoint when);
   void disarm(const std::shared_ptr<ClientAlarm>& alarm);
@@ -69,6 +71,8 @@ class ClientPool {
     int links = 0;
     bool http1 = false;  // is what it spoke last
   };
+  Result<std::string> place(ClientTask& task) const;
+  bool may_share(const ClientTask& task) const;
   std::shared_ptr<ClientLink> take_free(Host& host, const ClientTask& task);
   void make(const std::string& key, std::shared_ptr<ClientTask> task, bool for_waiting);
   void wait(const std::string& key, std::shared_ptr<ClientTask> task);

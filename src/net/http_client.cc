@@ -5,6 +5,7 @@
 #include <mutex>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "net/client_pool.h"
 #include "net/client_task.h"
@@ -12,78 +13,133 @@
 namespace ashlar::net {
 namespace {
 
+// The client's part on one thread. Outlives the client as long as its calls do.
+struct Seat final : IoThread::Tenant {
+  Seat(std::shared_ptr<IoThread> on, std::shared_ptr<const ClientOptions> given, std::shared_ptr<const TlsContext> tls)
+      : thread(std::move(on)), options(std::move(given)), pool(*thread, *options, std::move(tls)) {}
+  void thread_ends() override { pool.end(); }
+
+  const std::shared_ptr<IoThread> thread;
+  const std::shared_ptr<const ClientOptions> options;
+  ClientPool pool;  // on the thread
+};
+using SeatPtr = std::shared_ptr<Seat>;
+
+class HeldCall final : public Call {
+ public:
+  HeldCall(SeatPtr seat, std::shared_ptr<ClientTask> task) : seat_(std::move(seat)), task_(std::move(task)) {}
+  ~HeldCall() override {
+    if (task_->is_over()) return;
+    task_->cancel();
+    // A call may outlive its client: then nothing is left to cancel.
+    seat_->thread->post([seat = seat_, task = std::move(task_)] { seat->pool.cancel(*task); });
+  }
+
+ private:
+  const SeatPtr seat_;
+  std::shared_ptr<ClientTask> task_;
+};
+
+class HeldAlarm final : public Call {
+ public:
+  HeldAlarm(SeatPtr seat, std::shared_ptr<ClientAlarm> alarm) : seat_(std::move(seat)), alarm_(std::move(alarm)) {}
+  ~HeldAlarm() override {
+    {
+      const std::lock_guard lock(alarm_->mutex);
+      alarm_->over = true;
+    }
+    if (seat_->thread->is_this())
+      seat_->pool.disarm(alarm_);
+    else
+      seat_->thread->post([seat = seat_, alarm = std::move(alarm_)] { seat->pool.disarm(alarm); });
+  }
+
+ private:
+  const SeatPtr seat_;
+  std::shared_ptr<ClientAlarm> alarm_;
+};
+
 class Client final : public HttpClient {
  public:
   Client(ClientOptions options, std::shared_ptr<const TlsContext> tls);
   ~Client() override;
   std::unique_ptr<Call> send(ClientRequest request, ClientCallbacks callbacks) override;
   std::unique_ptr<Call> after(std::chrono::milliseconds delay, std::function<void()> due) override;
-
-  const ClientOptions options;
-  const std::shared_ptr<IoThread> thread = std::make_shared<IoThread>();
-  ClientPool pool;  // on the thread
-};
-
-class HeldCall final : public Call {
- public:
-  HeldCall(Client& client, std::shared_ptr<ClientTask> task)
-      : pool_(client.pool), thread_(client.thread), task_(std::move(task)) {}
-  ~HeldCall() override {
-    if (task_->is_over()) return;
-    task_->cancel();
-    // A call may outlive its client: then nothing is left to cancel.
-    thread_->post([pool = &pool_, task = std::move(task_)] { pool->cancel(*task); });
-  }
+  std::unique_ptr<Call> send_here(ClientRequest request, ClientCallbacks callbacks) override;
+  std::unique_ptr<Call> after_here(std::chrono::milliseconds delay, std::function<void()> due) override;
 
  private:
-  ClientPool& pool_;
-  const std::shared_ptr<IoThread> thread_;
-  std::shared_ptr<ClientTask> task_;
+  SeatPtr seat();
+
+  const std::shared_ptr<const ClientOptions> options_;
+  const std::shared_ptr<const TlsContext> tls_;
+  const SeatPtr own_;
+  std::mutex mutex_;
+  std::vector<SeatPtr> seats_;  // GUARDED_BY(mutex_); on others' threads
 };
 
-class HeldAlarm final : public Call {
- public:
-  HeldAlarm(Client& client, std::shared_ptr<ClientAlarm> alarm)
-      : pool_(client.pool), thread_(client.thread), alarm_(std::move(alarm)) {}
-  ~HeldAlarm() override {
-    {
-      const std::lock_guard lock(alarm_->mutex);
-      alarm_->over = true;
-    }
-    thread_->post([pool = &pool_, alarm = std::move(alarm_)] { pool->disarm(alarm); });
-  }
-
- private:
-  ClientPool& pool_;
-  const std::shared_ptr<IoThread> thread_;
-  std::shared_ptr<ClientAlarm> alarm_;
-};
+std::shared_ptr<ClientTask> task_of(ClientRequest&& request, ClientCallbacks&& callbacks) {
+  auto task = std::make_shared<ClientTask>(std::move(request), std::move(callbacks));
+  if (task->request.timeout.count() > 0) task->until = Clock::now() + task->request.timeout;
+  return task;
+}
 
 Client::Client(ClientOptions given, std::shared_ptr<const TlsContext> tls)
-    : options(std::move(given)), pool(*thread, options, std::move(tls)) {
-  thread->start("ashlar-client");
+    : options_(std::make_shared<const ClientOptions>(std::move(given))),
+      tls_(std::move(tls)),
+      own_(std::make_shared<Seat>(std::make_shared<IoThread>(), options_, tls_)) {
+  own_->thread->start("ashlar-client");
 }
 
 Client::~Client() {
-  thread->call([this] {
-    pool.end();
-    thread->finish();
+  own_->thread->call([this] {
+    own_->pool.end();
+    own_->thread->finish();
   });
-  thread->join();
+  own_->thread->join();
+  for (const SeatPtr& seat : seats_) seat->thread->post([seat] { seat->pool.end(); });
+}
+
+// That of the caller's thread, or our own.
+SeatPtr Client::seat() {
+  IoThread* const here = IoThread::current();
+  if (here == nullptr || here == own_->thread.get()) return own_;
+  const std::lock_guard lock(mutex_);
+  for (const SeatPtr& seat : seats_)
+    if (seat->thread.get() == here) return seat;
+  seats_.push_back(std::make_shared<Seat>(here->shared_from_this(), options_, tls_));
+  here->take_in(seats_.back());
+  return seats_.back();
 }
 
 std::unique_ptr<Call> Client::send(ClientRequest request, ClientCallbacks callbacks) {
-  auto task = std::make_shared<ClientTask>(std::move(request), std::move(callbacks));
-  if (task->request.timeout.count() > 0) task->until = Clock::now() + task->request.timeout;
-  boost::asio::post(thread->io, [this, task] { pool.start(task); });
-  return std::make_unique<HeldCall>(*this, std::move(task));
+  auto task = task_of(std::move(request), std::move(callbacks));
+  boost::asio::post(own_->thread->io, [seat = own_, task] { seat->pool.start(task); });
+  return std::make_unique<HeldCall>(own_, std::move(task));
+}
+
+std::unique_ptr<Call> Client::send_here(ClientRequest request, ClientCallbacks callbacks) {
+  SeatPtr seat = this->seat();
+  auto task = task_of(std::move(request), std::move(callbacks));
+  if (!seat->thread->is_this() || !seat->pool.start_at_once(task))
+    boost::asio::post(seat->thread->io, [seat, task] { seat->pool.start(task); });
+  return std::make_unique<HeldCall>(std::move(seat), std::move(task));
 }
 
 std::unique_ptr<Call> Client::after(std::chrono::milliseconds delay, std::function<void()> due) {
   auto alarm = std::make_shared<ClientAlarm>();
   alarm->due = std::move(due);
-  thread->post([this, alarm, when = Clock::now() + delay] { pool.arm(alarm, when); });
-  return std::make_unique<HeldAlarm>(*this, std::move(alarm));
+  own_->thread->post([seat = own_, alarm, when = Clock::now() + delay] { seat->pool.arm(alarm, when); });
+  return std::make_unique<HeldAlarm>(own_, std::move(alarm));
+}
+
+std::unique_ptr<Call> Client::after_here(std::chrono::milliseconds delay, std::function<void()> due) {
+  SeatPtr seat = this->seat();
+  if (!seat->thread->is_this()) return after(delay, std::move(due));
+  auto alarm = std::make_shared<ClientAlarm>();
+  alarm->due = std::move(due);
+  seat->pool.arm(alarm, Clock::now() + delay);
+  return std::make_unique<HeldAlarm>(std::move(seat), std::move(alarm));
 }
 
 }  // namespace

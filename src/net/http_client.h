@@ -88,6 +88,13 @@ class HttpClient {
   // Calls `due` once on the client's thread when so much time has passed, unless the Call was dropped or the client
   // ended.
   virtual std::unique_ptr<Call> after(std::chrono::milliseconds delay, std::function<void()> due) = 0;
+
+  // The same on the caller's thread, where that is a network thread of a server or of a client, so that an answer need
+  // not change threads on its way through this process: the callbacks come there, never before the call returns, and
+  // end with `cancelled` when that thread ends. Elsewhere they are send() and after(). The client's death does not wait
+  // for them: whoever uses these drops his Calls first.
+  virtual std::unique_ptr<Call> send_here(ClientRequest request, ClientCallbacks callbacks) = 0;
+  virtual std::unique_ptr<Call> after_here(std::chrono::milliseconds delay, std::function<void()> due) = 0;
 };
 
 // A whole answer, waited for. Any thread but the client's own.

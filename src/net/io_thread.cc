@@ -31,7 +31,14 @@ void IoThread::loop(const char* name) {
   }
 }
 
+void IoThread::take_in(const std::weak_ptr<Tenant>& tenant) {
+  std::erase_if(tenants_, [](const auto& each) { return each.expired(); });
+  tenants_.push_back(tenant);
+}
+
 void IoThread::finish() {
+  for (const auto& each : std::exchange(tenants_, {}))
+    if (const auto tenant = each.lock()) tenant->thread_ends();
   deadlines.stop();
   std::lock_guard lock(mutex_);
   finished_ = true;

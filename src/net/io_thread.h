@@ -10,6 +10,7 @@
 #include <mutex>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "base/threads.h"
 #include "net/deadlines.h"
@@ -18,14 +19,23 @@ namespace ashlar::net {
 
 using Executor = boost::asio::io_context::executor_type;
 
-class IoThread {
+class IoThread : public std::enable_shared_from_this<IoThread> {
  public:
+  // What lives on the thread beside its owner's own, and is told when it ends. On the thread.
+  class Tenant {
+   public:
+    virtual ~Tenant() = default;
+    virtual void thread_ends() = 0;
+  };
+
   static constexpr std::size_t kScratch = 64 << 10;
 
   // Starts the thread; it runs until finish().
   void start(const char* name);
-  // On the thread: takes no more tasks, and ends when what is under way has ended.
+  // On the thread: ends its tenants, takes no more tasks, and ends when what is under way has ended.
   void finish();
+  // On the thread; whoever has died by then is not told.
+  void take_in(const std::weak_ptr<Tenant>& tenant);
   void join() { thread_.join(); }
 
   // Whether the caller runs on it.
@@ -47,6 +57,7 @@ class IoThread {
   void loop(const char* name);
 
   boost::asio::executor_work_guard<Executor> work_{io.get_executor()};
+  std::vector<std::weak_ptr<Tenant>> tenants_;
   std::mutex mutex_;
   bool finished_ = false;  // GUARDED_BY(mutex_)
   std::thread thread_;

@@ -108,7 +108,7 @@ class Flight : public std::enable_shared_from_this<Flight> {
 
   template <class Act>
   std::unique_ptr<net::Call> after(milliseconds delay, Act act) {
-    return up_.client().after(delay, [flight = weak_from_this(), act] {
+    return up_.client().after_here(delay, [flight = weak_from_this(), act] {
       const auto self = flight.lock();
       if (!self) return;
       const Hold hold(*self);
@@ -126,7 +126,7 @@ class Flight : public std::enable_shared_from_this<Flight> {
     net::ClientRequest out = up_.outgoing(order_, std::max(first, between) + milliseconds(1'000));
     const std::weak_ptr<Flight> flight = weak_from_this();
     const std::weak_ptr<Attempt> held = attempt;
-    attempt->call = up_.client().send(
+    attempt->call = up_.client().send_here(
         std::move(out), {.on_connect =
                              [flight](const std::string& address) {
                                if (const auto self = flight.lock()) self->up_.connected(address);
@@ -151,7 +151,7 @@ class Flight : public std::enable_shared_from_this<Flight> {
     attempt->rings = attempt->due;
     spend(std::move(attempt->alarm));
     attempt->alarm =
-        up_.client().after(until(attempt->due), [flight = weak_from_this(), held = std::weak_ptr(attempt)] {
+        up_.client().after_here(until(attempt->due), [flight = weak_from_this(), held = std::weak_ptr(attempt)] {
           with(flight, held, [](Flight& self, const Held& a) {
             if (a->due > a->rings) return self.watch(a);
             self.late(a);
