@@ -30,9 +30,10 @@ struct Answering {
   std::uint64_t received = 0;    // of the answer's body
   int status = 0;
   Headers headers;
-  bool first = false;   // the connection was made for it
-  bool unsent = false;  // it was not asked for after all
-  bool headed = false;  // the head is told
+  bool first = false;                   // the connection was made for it
+  int unsent = 0;                       // nghttp2's reason, where it was not asked for after all
+  bool headed = false;                  // the head is told
+  std::optional<std::uint32_t> closed;  // by nghttp2 while it wrote: told at the next deadline, when nobody is asking
   TimePoint quiet_until = kNever;
 };
 
@@ -58,7 +59,7 @@ class ClientHttp2 final : public ClientProtocol {
   int on_header(const nghttp2_frame& frame, std::string_view name, std::string_view value);
   int on_frame(const nghttp2_frame& frame);
   int on_data(std::int32_t id, std::string_view bytes);
-  int on_not_sent(const nghttp2_frame& frame);
+  int on_not_sent(const nghttp2_frame& frame, int why);
   int on_stream_close(std::int32_t id, std::uint32_t code);
   int on_error(std::string_view why);
   ssize_t read_body(std::int32_t id, std::uint8_t* out, std::size_t size, std::uint32_t* flags);
@@ -71,6 +72,7 @@ class ClientHttp2 final : public ClientProtocol {
   void reset(std::int32_t id);
   void heard(Answering& stream);
   void watch(TimePoint until) { check_at_ = std::min(check_at_, until); }
+  void closed(std::int32_t id, std::uint32_t code);
   void close_if_over();
 
   ClientHome& home_;
@@ -80,6 +82,7 @@ class ClientHttp2 final : public ClientProtocol {
   bool settled_ = false;         // the server's settings have come
   bool leaving_ = false;         // the server takes no more streams
   bool lost_ = false;            // it is gone, without a word
+  bool filling_ = false;         // nghttp2 writes
   TimePoint check_at_ = kNever;  // not later than any stream's deadline
   TimePoint idle_until_ = kNever;
   TimePoint heard_at_ = Clock::now();
@@ -106,8 +109,9 @@ const nghttp2_session_callbacks* ClientHttp2::callbacks() {
           return self(user).on_data(id, {reinterpret_cast<const char*>(data), size});
         });
     nghttp2_session_callbacks_set_on_frame_not_send_callback(
-        all,
-        [](nghttp2_session*, const nghttp2_frame* frame, int, void* user) { return self(user).on_not_sent(*frame); });
+        all, [](nghttp2_session*, const nghttp2_frame* frame, int why, void* user) {
+          return self(user).on_not_sent(*frame, why);
+        });
     nghttp2_session_callbacks_set_on_stream_close_callback(
         all, [](nghttp2_session*, std::int32_t id, std::uint32_t code, void* user) {
           return self(user).on_stream_close(id, code);
@@ -177,9 +181,7 @@ void ClientHttp2::serve(std::shared_ptr<ClientTask> task) {
                               void* user) { return self(user).read_body(id, out, size, flags); };
   const std::int32_t id = nghttp2_submit_request(session_, nullptr, pairs.data(), pairs.size(),
                                                  request.body.empty() ? nullptr : &provider, nullptr);
-  if (id < 0)
-    return task->done(std::unexpected(
-        Error{Code::unavailable, fmt::format("{} cannot be asked: {}.", home_.name(), nghttp2_strerror(id))}));
+  CHECK(id > 0, "a session with room takes a request");
   const TimePoint now = Clock::now();
   if (id > 1 && alive_until_ == kNever && now - heard_at_ > home_.options().http2_doubt) {
     nghttp2_submit_ping(session_, NGHTTP2_FLAG_NONE, nullptr);
@@ -203,12 +205,14 @@ ssize_t ClientHttp2::read_body(std::int32_t id, std::uint8_t* out, std::size_t s
 }
 
 void ClientHttp2::fill(std::size_t target) {
+  filling_ = true;
   while (home_.out().size() < target) {
     const std::uint8_t* bytes = nullptr;
     const ssize_t size = nghttp2_session_mem_send(session_, &bytes);
-    if (size <= 0) return;  // what is wrong shows when it is read from next
+    if (size <= 0) break;  // what is wrong shows when it is read from next
     home_.out().append({reinterpret_cast<const char*>(bytes), static_cast<std::size_t>(size)});
   }
+  filling_ = false;
 }
 
 // --- an answer arrives
@@ -366,23 +370,34 @@ void ClientHttp2::fail(std::int32_t id, Error why) {
   task->done(std::unexpected(std::move(why)));
 }
 
-int ClientHttp2::on_not_sent(const nghttp2_frame& frame) {
-  if (Answering* stream = find(frame.hd.stream_id); stream && frame.hd.type == NGHTTP2_HEADERS) stream->unsent = true;
+int ClientHttp2::on_not_sent(const nghttp2_frame& frame, int why) {
+  if (Answering* stream = find(frame.hd.stream_id); stream && frame.hd.type == NGHTTP2_HEADERS) stream->unsent = why;
   return 0;
 }
 
 // Before its answer was whole; else it is not among the streams any more.
 int ClientHttp2::on_stream_close(std::int32_t id, std::uint32_t code) {
-  const Answering* stream = find(id);
+  Answering* stream = find(id);
   if (!stream) return 0;
-  const bool begun = stream->headed, refused = code == NGHTTP2_REFUSED_STREAM || stream->unsent;
+  if (filling_) {
+    stream->closed = code;
+    watch(TimePoint::min());
+  } else {
+    closed(id, code);
+  }
+  return 0;
+}
+
+void ClientHttp2::closed(std::int32_t id, std::uint32_t code) {
+  const Answering* stream = find(id);
+  const bool begun = stream->headed, refused = code == NGHTTP2_REFUSED_STREAM || stream->unsent != 0;
+  const bool too_large = stream->unsent == NGHTTP2_ERR_FRAME_SIZE_ERROR;
   auto task = take(id);
   if (room() > 0) home_.offer();
+  if (too_large)
+    return task->done(std::unexpected(Error{Code::invalid, "The request's header is too large to be sent."}));
   // Such a request was not looked at (RFC 9113, 8.7), so that any may be made again.
-  if (refused && !begun && !task->retried) {
-    home_.ask_again(std::move(task));
-    return 0;
-  }
+  if (refused && !begun && !task->retried) return home_.ask_again(std::move(task));
   const std::string_view named = nghttp2_http2_strerror(code);
   if (refused)
     task->done(std::unexpected(Error{Code::unavailable, fmt::format("{} refuses the request.", home_.name())}));
@@ -390,7 +405,6 @@ int ClientHttp2::on_stream_close(std::int32_t id, std::uint32_t code) {
     task->done(std::unexpected(
         Error{Code::corrupt, begun ? fmt::format("The server reset the stream in the midst of its answer: {}.", named)
                                    : fmt::format("The server reset the stream without an answer: {}.", named)}));
-  return 0;
 }
 
 void ClientHttp2::cancel(const ClientTask& task) {
@@ -441,9 +455,12 @@ void ClientHttp2::expire(TimePoint now) {
   if (now < check_at_) return;
   check_at_ = kNever;
   std::vector<std::pair<std::int32_t, Error>> late;
+  std::vector<std::pair<std::int32_t, std::uint32_t>> gone;
   for (const auto& [id, stream] : streams_) {
     const TimePoint until = std::min(stream.task->until, stream.quiet_until);
-    if (until > now)
+    if (stream.closed)
+      gone.emplace_back(id, *stream.closed);
+    else if (until > now)
       watch(until);
     else if (now >= stream.task->until)
       late.emplace_back(id, Error{Code::deadline, fmt::format("{} did not finish its answer within {} ms.",
@@ -454,6 +471,8 @@ void ClientHttp2::expire(TimePoint now) {
   }
   for (auto& [id, why] : late)
     if (find(id) != nullptr) fail(id, std::move(why));
+  for (const auto& [id, code] : gone)
+    if (find(id) != nullptr) closed(id, code);
   close_if_over();
 }
 

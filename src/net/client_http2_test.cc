@@ -84,6 +84,17 @@ TEST(ClientHttp2, CarriesBodiesOfEverySize) {
   EXPECT_EQ(fetch(*client, {.method = "HEAD", .url = url(server->port())})->body, "");
 }
 
+TEST(ClientHttp2, AHeaderThatCannotBeSentFailsItsCallAlone) {
+  const auto server = serve(echo);
+  const auto client = make_client();
+  EXPECT_TRUE(fetch(*client, {.url = url(server->port())}));
+  const auto reply = fetch(*client, {.url = url(server->port()), .headers = {{"x", std::string(200'000, '\x7e')}}});
+  ASSERT_FALSE(reply);
+  EXPECT_EQ(reply.error().code, Code::invalid);
+  EXPECT_THAT(reply.error().message, HasSubstr("header"));
+  EXPECT_TRUE(fetch(*client, {.url = url(server->port())}));
+}
+
 TEST(ClientHttp2, ADroppedCallEndsItsStreamAlone) {
   Inbox<Held> inbox;
   Inbox<int> gone;
