@@ -73,6 +73,7 @@ class ClientHttp2 final : public ClientProtocol {
   void heard(Answering& stream);
   void watch(TimePoint until) { check_at_ = std::min(check_at_, until); }
   void closed(std::int32_t id, std::uint32_t code);
+  void tell_closed();
   void close_if_over();
 
   ClientHome& home_;
@@ -197,6 +198,7 @@ void ClientHttp2::serve(std::shared_ptr<ClientTask> task) {
 ssize_t ClientHttp2::read_body(std::int32_t id, std::uint8_t* out, std::size_t size, std::uint32_t* flags) {
   Answering* stream = find(id);
   if (!stream) return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;  // it is being reset
+  idle_bytes_ = std::min<std::int64_t>(idle_bytes_, 0);
   const std::string_view run = std::string_view(stream->task->request.body).substr(stream->sent, size);
   std::ranges::copy(run, out);
   stream->sent += run.size();
@@ -241,6 +243,7 @@ void ClientHttp2::receive(std::string_view bytes) {
 void ClientHttp2::close_if_over() {
   fill(64 << 10);
   if (nghttp2_session_want_read(session_) || nghttp2_session_want_write(session_)) return;
+  tell_closed();
   if (leaving_ && streams_.empty()) return home_.close({});
   home_.close({Code::corrupt,
                fmt::format("The server broke HTTP/2: {}.", trouble_.empty() ? "it sent what it must not" : trouble_)});
@@ -356,6 +359,7 @@ std::shared_ptr<ClientTask> ClientHttp2::take(std::int32_t id) {
 void ClientHttp2::finish(std::int32_t id) {
   const Answering* stream = find(id);
   if (!stream) return;
+  if (!stream->headed) return fail(id, {Code::corrupt, "The server broke HTTP: it ended an answer that had no head."});
   // What it did not want to read of the request is not sent.
   if (stream->sent < stream->task->request.body.size()) reset(id);
   const auto task = take(id);
@@ -407,6 +411,14 @@ void ClientHttp2::closed(std::int32_t id, std::uint32_t code) {
                                    : fmt::format("The server reset the stream without an answer: {}.", named)}));
 }
 
+void ClientHttp2::tell_closed() {
+  std::vector<std::pair<std::int32_t, std::uint32_t>> all;
+  for (const auto& [id, stream] : streams_)
+    if (stream.closed) all.emplace_back(id, *stream.closed);
+  for (const auto& [id, code] : all)
+    if (find(id) != nullptr) closed(id, code);
+}
+
 void ClientHttp2::cancel(const ClientTask& task) {
   const auto found = std::ranges::find_if(streams_, [&](const auto& each) { return each.second.task.get() == &task; });
   if (found == streams_.end()) return;
@@ -453,14 +465,12 @@ void ClientHttp2::expire(TimePoint now) {
     return home_.close({Code::unavailable, fmt::format("The kept connection to {} is dead.", home_.name())});
   }
   if (now < check_at_) return;
+  tell_closed();
   check_at_ = kNever;
   std::vector<std::pair<std::int32_t, Error>> late;
-  std::vector<std::pair<std::int32_t, std::uint32_t>> gone;
   for (const auto& [id, stream] : streams_) {
     const TimePoint until = std::min(stream.task->until, stream.quiet_until);
-    if (stream.closed)
-      gone.emplace_back(id, *stream.closed);
-    else if (until > now)
+    if (until > now)
       watch(until);
     else if (now >= stream.task->until)
       late.emplace_back(id, Error{Code::deadline, fmt::format("{} did not finish its answer within {} ms.",
@@ -471,8 +481,6 @@ void ClientHttp2::expire(TimePoint now) {
   }
   for (auto& [id, why] : late)
     if (find(id) != nullptr) fail(id, std::move(why));
-  for (const auto& [id, code] : gone)
-    if (find(id) != nullptr) closed(id, code);
   close_if_over();
 }
 

@@ -9,6 +9,7 @@
 
 #include "base/nearest.h"
 #include "gateway/section.h"
+#include "gateway/upstreams/proxied.h"
 #include "gateway/upstreams/secrets.h"
 #include "gateway/upstreams/wire.h"
 #include "net/http_text.h"
@@ -29,6 +30,7 @@ class UpstreamsReader {
   Section::Readers members(UpstreamOptions& out);
   Section::Read secret(std::string name, std::string& out);
   Section::Read http2(net::Http2& out);
+  Section::Read proxy(std::string& out);
   void models(const YAML::Node& node, UpstreamOptions& out);
   void headers(const YAML::Node& node, UpstreamOptions& out);
   void check(const YAML::Node& node, const UpstreamOptions& out);
@@ -53,6 +55,13 @@ Section::Read UpstreamsReader::http2(net::Http2& out) {
       out = on ? net::Http2::tls : net::Http2::off;
     else
       section_.fail(node, "'http2' should be true (over TLS), false, or always (without TLS as well)");
+  };
+}
+
+Section::Read UpstreamsReader::proxy(std::string& out) {
+  return [this, &out](const YAML::Node& node) {
+    section_.text("proxy", out)(node);
+    if (auto fine = check_proxy(out); !fine) section_.fail(node, fine.error().message);
   };
 }
 
@@ -90,6 +99,7 @@ Section::Readers UpstreamsReader::members(UpstreamOptions& out) {
       {"tls_ca", section_.text("tls_ca", out.tls_ca)},
       {"tls_verify", section_.flag("tls_verify", out.tls_verify)},
       {"http2", http2(out.http2)},
+      {"proxy", proxy(out.proxy)},
   };
 }
 

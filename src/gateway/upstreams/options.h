@@ -56,6 +56,7 @@ struct UpstreamOptions {
   std::string tls_ca;
   bool tls_verify = true;
   net::Http2 http2 = net::Http2::tls;
+  std::string proxy;  // as check_proxy (proxied.h) has it; empty: none
   bool operator==(const UpstreamOptions&) const = default;
 };
 
