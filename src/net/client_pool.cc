@@ -9,7 +9,6 @@
 #include "net/http_text.h"
 
 namespace ashlar::net {
-
 namespace {
 
 std::string key_of(const Url& url) { return fmt::format("{}://{}", url.tls ? "https" : "http", url.authority()); }
@@ -63,8 +62,8 @@ void ClientPool::start(std::shared_ptr<ClientTask> task) {
 // Null: there is none.
 std::shared_ptr<ClientLink> ClientPool::take_free(Host& host, const ClientTask& task) {
   for (const auto& link : host.shared)
-    if (link->born() > task.not_before && link->room() > 0) return link;
-  if (host.idle.empty() || host.idle.back()->born() <= task.not_before) return nullptr;
+    if (link->born() >= task.not_before && link->room() > 0) return link;
+  if (host.idle.empty() || host.idle.back()->born() < task.not_before) return nullptr;
   const auto link = std::move(host.idle.back());
   host.idle.pop_back();
   return link;
@@ -125,6 +124,7 @@ void ClientPool::made(const std::shared_ptr<ClientLink>& link, bool http2) {
   if (host.making == link.get()) host.making = nullptr;
   for (const Waiting& each : std::exchange(host.waiting, {})) make(link->name(), each.task, false);
 }
+
 void ClientPool::arm(const std::shared_ptr<ClientAlarm>& alarm, TimePoint when) {
   if (ending_) return;
   alarms_.insert(alarm);
@@ -148,7 +148,7 @@ bool ClientPool::offer(const std::shared_ptr<ClientLink>& link) {
   if (host.making == link.get()) host.making = nullptr;
   for (auto each = host.waiting.begin(); each != host.waiting.end() && link->room() > 0;) {
     const auto next = std::next(each);
-    if (link->born() > each->task->not_before) {
+    if (link->born() >= each->task->not_before) {
       auto task = std::move(each->task);
       host.waiting.erase(each);
       link->serve(std::move(task));

@@ -4,6 +4,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import http from "node:http";
 import http2 from "node:http2";
 import https from "node:https";
+import net from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, before, test } from "node:test";
@@ -14,7 +15,7 @@ const certificate = path.join(folder, "cert.pem"), keyFile = path.join(folder, "
 let identity;
 before(async () => {
   const made = await run("openssl", ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-keyout", keyFile,
-    "-out", certificate, "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]);
+    "-out", certificate, "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,DNS:up.test,IP:127.0.0.1"]);
   assert.equal(made.code, 0, made.err);
   identity = { key: readFileSync(keyFile), cert: readFileSync(certificate) };
 });
@@ -34,7 +35,7 @@ async function speak(response) {
 }
 
 // `server` listens, and a gateway in front of it; `answer` is called for what is no probe.
-async function behind(t, server, answer, options = "") {
+async function behind(t, server, answer, options = "", host = "localhost") {
   const sessions = new Set();
   server.on("session", (session) => sessions.add(session));
   server.on("request", (request, response) => {
@@ -45,7 +46,7 @@ async function behind(t, server, answer, options = "") {
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
   const scheme = server instanceof https.Server || server.setSecureContext ? "https" : "http";
   const config = path.join(folder, `${server.address().port}.yaml`);
-  writeFileSync(config, `upstreams:\n  - name: fake\n    url: ${scheme}://localhost:${server.address().port}/v1\n    tls_ca: ${certificate}\n${options}`);
+  writeFileSync(config, `upstreams:\n  - name: fake\n    url: ${scheme}://${host}:${server.address().port}/v1\n    tls_ca: ${certificate}\n${options}`);
   const gateway = await Server.start(["--config", config], { models: [] });
   t.after(async () => {
     await gateway.stop();
@@ -152,4 +153,45 @@ test("an upstream that must speak HTTP/2 and does not is told from one that is s
   const answer = await gateway.post("/v1/chat/completions", { model: "fake", messages: [{ role: "user", content: "x" }] });
   assert.ok([502, 503].includes(answer.status), JSON.stringify(answer.json));
   assert.match(answer.json.error.message, /speaks HTTP\/1\.1 where HTTP\/2 was to be spoken/);
+});
+
+// A proxy for whoever says the password; every name is this machine's.
+async function proxy(t) {
+  const asked = [], server = http.createServer((request, response) => {
+    asked.push(`${request.method} ${request.url}`);
+    if (request.headers["proxy-authorization"] !== "Basic bWU6eA==") return response.writeHead(407).end();
+    const { port, pathname } = new URL(request.url);
+    request.pipe(http.request({ port, path: pathname, method: request.method, headers: request.headers }, (answer) => {
+      response.writeHead(answer.statusCode, answer.headers);
+      answer.pipe(response);
+    }));
+  });
+  server.on("connect", (request, socket, head) => {
+    asked.push(`CONNECT ${request.url}`);
+    const there = net.connect(Number(request.url.split(":").pop()), "127.0.0.1", () => {
+      socket.write("HTTP/1.1 200 Connection established\r\n\r\n");
+      there.write(head);
+      there.pipe(socket).pipe(there);
+    });
+    for (const each of [there, socket]) each.on("error", () => (there.destroy(), socket.destroy()));
+  });
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  t.after(() => server.close());
+  return { port: server.address().port, asked };
+}
+
+test("an upstream is reached by a proxy, in HTTP/2 through its tunnel", async (t) => {
+  const { port, asked } = await proxy(t);
+  process.env.ASHLAR_E2E_PROXY = `http://me:x@127.0.0.1:${port}`;
+  for (const [server, version] of [[http2.createSecureServer({ ...identity }), "2.0"], [http.createServer(), "1.1"]]) {
+    let seen;
+    const { gateway } = await behind(t, server, (request, response) => {
+      seen = request.httpVersion;
+      speak(response);
+    }, "    proxy: env:ASHLAR_E2E_PROXY\n", "up.test");
+    assert.equal(await text(await ask(gateway)), words.join(""));
+    assert.equal(seen, version);
+    const there = `up.test:${server.address().port}`;
+    assert.ok(asked.includes(version === "2.0" ? `CONNECT ${there}` : `POST http://${there}/v1/chat/completions`), asked.join("\n"));
+  }
 });
