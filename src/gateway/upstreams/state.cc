@@ -65,8 +65,8 @@ Result<std::shared_ptr<UpstreamState>> UpstreamState::create(UpstreamOptions opt
   auto wire = make_wire(options, std::move(secrets));
   auto client =
       TRY(net::HttpClient::create({.connect_timeout = options.connect_timeout,
-                                   .max_body = options.max_answer,
                                    .http2 = options.http2,
+                                   .max_body = options.max_answer,
                                    .tls_ca = options.tls_ca,
                                    .tls_verify = tls && options.tls_verify,  // else no authorities are read
                                    .proxies = std::move(proxies)}));
