@@ -47,6 +47,8 @@ std::vector<Row> read_trace(const char* path) {
 struct Setting {
   const char* name;
   Strategy strategy;
+  bool tells;   // the replicas tell what they have cached; else it is remembered what was sent, as if they had room for
+  int rooms;    // so many times what they have
   bool random;  // weighted, over a shuffled order of arrival: a key drawn at random on the ring without a bound
 };
 
@@ -54,17 +56,19 @@ struct Outcome {
   double mean = 0, p50 = 0, p99 = 0, hit = 0, skew = 0;
 };
 
-Outcome simulate(const std::vector<Row>& rows, int replicas, const Shape& shape, Strategy strategy, bool random) {
+Outcome simulate(const std::vector<Row>& rows, int replicas, Shape shape, const Setting& setting) {
+  const bool random = setting.random;
+  shape.tells = setting.tells;
   World world;
   Book book;
   RouterOptions options;
   options.now = [&] { return world.now; };
   options.own_thread = false;
-  options.fleet.prefix_index_blocks = shape.cache_blocks;
+  options.fleet.prefix_index_blocks = shape.cache_blocks * static_cast<std::size_t>(setting.rooms);
   options.fleet.prefix_block_tokens = shape.block_tokens;
   if (random) options.fleet.ring_bound = 1e9;
   RouteTable table;
-  table.groups = {{.name = "g", .strategy = strategy}};
+  table.groups = {{.name = "g", .strategy = setting.strategy}};
   std::vector<std::shared_ptr<Replica>> fleet;
   for (int i = 0; i < replicas; ++i) {
     fleet.push_back(std::make_shared<Replica>(world, book, shape));
@@ -124,13 +128,15 @@ void compare(const std::vector<Row>& rows, int replicas, const Shape& shape, con
       title, rows.size(), replicas, shape.prefill_tokens_per_second, shape.cache_blocks, shape.block_tokens, load);
   fmt::print("{:<20}{:>12}{:>12}{:>12}{:>10}{:>10}{:>12}\n", "strategy", "mean TTFT", "P50", "P99", "cached",
              "max/mean", "against");
-  const Setting settings[] = {{"random", Strategy::prefix_ring, true},
-                              {"least outstanding", Strategy::least_outstanding, false},
-                              {"prefix ring", Strategy::prefix_ring, false},
-                              {"prefix index", Strategy::prefix_index, false}};
+  const Setting settings[] = {{"random", Strategy::prefix_ring, false, 1, true},
+                              {"least outstanding", Strategy::least_outstanding, false, 1, false},
+                              {"prefix ring", Strategy::prefix_ring, false, 1, false},
+                              {"remembered, 16x", Strategy::prefix_index, false, 16, false},
+                              {"remembered", Strategy::prefix_index, false, 1, false},
+                              {"told", Strategy::prefix_index, true, 1, false}};
   double random = 0;
   for (const Setting& setting : settings) {
-    const Outcome out = simulate(rows, replicas, shape, setting.strategy, setting.random);
+    const Outcome out = simulate(rows, replicas, shape, setting);
     if (setting.random) random = out.mean;
     fmt::print("{:<20}{:>10.3f} s{:>10.3f} s{:>10.3f} s{:>9.1f}%{:>10.2f}{:>+11.1f}%\n", setting.name, out.mean,
                out.p50, out.p99, out.hit * 100, out.skew, (out.mean / random - 1) * 100);

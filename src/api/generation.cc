@@ -234,8 +234,21 @@ engine::Sender sender_of(const Call& call) {
   return sender;
 }
 
+// Of who routes by what is cached here: it names other tenants' prompts, so only an operator's counts.
+std::optional<std::uint64_t> prefix_salt_of(const Call& call) {
+  const std::string_view text = net::find_header(call.request().headers, "x-ashlar-prefix-salt");
+  std::uint64_t salt = 0;
+  const auto [end, failed] = std::from_chars(text.data(), text.data() + text.size(), salt, 16);
+  if (text.empty() || failed != std::errc{} || end != text.data() + text.size()) return std::nullopt;
+  if (call.who != nullptr && call.shared.identity != nullptr &&
+      !call.shared.identity->decide(*call.who, call.action(Scope::operate)).allowed)
+    return std::nullopt;
+  return salt;
+}
+
 void sign(const Call& call, engine::Request& request) {
   request.tenant = call.tenant;
+  request.prefix_salt = prefix_salt_of(call);
   request.sender = sender_of(call);
 }
 

@@ -41,6 +41,9 @@ constexpr std::string_view kListAnswer = R"({"type":"object","properties":{
 constexpr std::string_view kModel = R"({"$ref":"#/components/schemas/Model"})";
 constexpr std::string_view kModels = R"({"type":"object","properties":{
   "object":{"type":"string"},"data":{"type":"array","items":{"$ref":"#/components/schemas/Model"}}}})";
+constexpr std::string_view kPrefixes = R"({"type":"object","properties":{
+  "model":{"type":"string"},"book":{"type":"string"},"sequence":{"type":"integer"},"whole":{"type":"boolean"},
+  "cut":{"type":"boolean"},"keys":{"type":"string"},"tokens":{"type":"array","items":{"type":"integer"}}}})";
 constexpr std::string_view kObject = R"({"type":"object"})";
 constexpr std::string_view kText = R"({"type":"string"})";
 
@@ -64,6 +67,9 @@ constexpr Public kPublic[] = {
      "text/plain"},
     {"POST", "/v1/unload_lora_adapter", "unloadAdapter", "adapters", "Serve it no more.", kUnloadAdapter, kText,
      "text/plain"},
+    {"GET", "/v1/cache/prefixes/*", "showCachedPrefixes", "serving",
+     "What a model's prefix cache has of prompts that came with X-Ashlar-Prefix-Salt: for routers before this server.",
+     "", kPrefixes},
     {"POST", "/tokenize", "tokenize", "texts", "A text's tokens.", kTokenize, kObject},
     {"POST", "/detokenize", "detokenize", "texts", "The text of tokens.", kDetokenize, kObject},
     {"POST", "/apply-template", "applyTemplate", "texts", "A conversation as the model reads it.", kChat, kObject},

@@ -17,6 +17,8 @@ constexpr Route kRoutes[] = {
     {"POST", "/v1/load_lora_adapter", Scope::operate, load_adapter},
     {"POST", "/v1/unload_lora_adapter", Scope::operate, unload_adapter},
 
+    {"GET", "/v1/cache/prefixes/*", Scope::operate, show_prefixes},
+
     {"POST", "/tokenize", Scope::use, tokenize},
     {"POST", "/detokenize", Scope::use, detokenize},
     {"POST", "/apply-template", Scope::use, apply_template},

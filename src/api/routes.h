@@ -87,6 +87,7 @@ Outcome<void> list_models(Call&);
 Outcome<void> show_model(Call&);
 Outcome<void> load_adapter(Call&);
 Outcome<void> unload_adapter(Call&);
+Outcome<void> show_prefixes(Call&);
 Outcome<void> tokenize(Call&);
 Outcome<void> detokenize(Call&);
 Outcome<void> apply_template(Call&);

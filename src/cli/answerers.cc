@@ -363,6 +363,8 @@ class AnswerersImpl final : public Answerers {
       if (found.place == nullptr || door->models().empty())
         log::warn("route_without_model",
                   {{"route", each.group}, {"model", each.model}, {"why", "nobody serves it now"}});
+      // An engine of this process has a queue of its own, that knows more.
+      if (found.place != nullptr && found.place->name.empty()) each.adaptive = false;
       each.generator = door;
       doors.emplace(key, std::move(door));
     }

@@ -55,6 +55,9 @@ class Renamed final : public engine::Generator, public engine::Embedder, public 
       then(std::move(ready));
     });
   }
+  std::shared_ptr<const engine::CachedPrefixes> cached_prefixes(const std::string& model) const override {
+    return generator_.cached_prefixes(own(model));
+  }
   Load load() const override { return {}; }  // theirs, which others tell
   void embed(engine::EmbedRequest request, Done done) override {
     request.model = own(request.model);

@@ -70,7 +70,7 @@ struct Engine::State {
   // Taken from the request, where they were made here already.
   Result<Prompter::Tokens> tokens(const Request& request) const;
   std::unique_ptr<Job> make_job(const Request& request, std::shared_ptr<const ServedAdapter> adapter,
-                                std::vector<std::int32_t> ids, int max_tokens, Sink& sink);
+                                Prompter::Tokens prompt, int max_tokens, Sink& sink);
 };
 
 Engine::State::State(EngineParts its_parts, const EngineOptions& its_options, CachePlan plan,
@@ -189,7 +189,8 @@ Speculation Engine::State::speculation(const Speculating& asked) const {
 }
 
 std::unique_ptr<Job> Engine::State::make_job(const Request& request, std::shared_ptr<const ServedAdapter> adapter,
-                                             std::vector<std::int32_t> ids, int max_tokens, Sink& sink) {
+                                             Prompter::Tokens prompt, int max_tokens, Sink& sink) {
+  std::vector<std::int32_t> ids = std::move(prompt.ids);
   auto job = std::make_unique<Job>();
   job->adapter = std::move(adapter);
   job->outlet = std::make_shared<Outlet>(sink);
@@ -241,7 +242,11 @@ std::unique_ptr<Job> Engine::State::make_job(const Request& request, std::shared
     job->choices.push_back(std::move(choice));
   }
   Choice& first = *job->choices.front();
+  if (request.prefix_salt && options.enable_prefix_caching)
+    first.marks = std::make_shared<const std::vector<PrefixMark>>(
+        prefix_marks(request.prompt, *request.prefix_salt, prompt.text, ids, *parts.tokenizer));
   first.tokens = std::move(ids);
+  if (request.echo) job->echo = std::move(prompt.text);
   if (request.prompt_logprobs >= 0) {
     // A prompt token found in the cache would have no logits.
     first.reuse_prefix = false;
@@ -252,7 +257,7 @@ std::unique_ptr<Job> Engine::State::make_job(const Request& request, std::shared
 
 Result<Prompter::Tokens> Engine::State::tokens(const Request& request) const {
   if (request.tokenized != nullptr && request.tokenized->by == identity && !request.echo)
-    return Prompter::Tokens{.ids = request.tokenized->ids, .text = {}};
+    return Prompter::Tokens{.ids = request.tokenized->ids, .text = request.tokenized->text};
   return prompter.tokens(request.prompt, true, request.echo);
 }
 
@@ -275,8 +280,7 @@ std::expected<std::unique_ptr<Ticket>, Generator::Refusal> Engine::start(Request
     return std::unexpected(std::move(refused));
   }
   const Clock::time_point now = state.parts.clock();
-  std::unique_ptr<Job> job = state.make_job(request, std::move(*adapter), std::move(prompt->ids), *length, sink);
-  if (request.echo) job->echo = std::move(prompt->text);
+  std::unique_ptr<Job> job = state.make_job(request, std::move(*adapter), std::move(*prompt), *length, sink);
   if (job->deadline <= now) return refuse({Code::deadline, "the deadline passed before the request could be queued"});
   auto ticket = std::make_unique<EngineTicket>(job->outlet, state.desk);
   if (auto refused = state.desk->submit(job, now)) {
@@ -319,8 +323,10 @@ Status Engine::unload_adapter(const std::string& name) { return state_->adapters
 
 Result<Tokenized> Engine::tokenize(const std::string& model, const Prompt& prompt, bool parse_special) const {
   TRY(state_->check_model(model));
-  Tokenized out{.ids = TRY(state_->prompter.tokens(prompt, parse_special, false)).ids,
+  Prompter::Tokens made = TRY(state_->prompter.tokens(prompt, parse_special, false));
+  Tokenized out{.ids = std::move(made.ids),
                 .context = state_->cache.context,
+                .text = std::move(made.text),
                 .by = parse_special ? state_->identity : nullptr};
   out.pieces.reserve(out.ids.size());
   for (const std::int32_t id : out.ids) out.pieces.emplace_back(state_->parts.tokenizer->piece(id, true));
@@ -339,6 +345,10 @@ Result<std::string> Engine::detokenize(const std::string& model, const std::vect
 Result<std::string> Engine::render(const std::string& model, const Chat& chat) const {
   TRY(state_->check_model(model));
   return state_->prompter.render(chat, std::time(nullptr));
+}
+
+std::shared_ptr<const CachedPrefixes> Engine::cached_prefixes(const std::string&) const {
+  return state_->runner.cached_prefixes();
 }
 
 Generator::Load Engine::load() const { return state_->desk->load(state_->parts.clock()); }

@@ -51,6 +51,7 @@ class Engine : public Generator {
   Result<Tokenized> tokenize(const std::string& model, const Prompt& prompt, bool parse_special) const override;
   Result<std::string> detokenize(const std::string& model, const std::vector<std::int32_t>& ids) const override;
   Result<std::string> render(const std::string& model, const Chat& chat) const override;
+  std::shared_ptr<const CachedPrefixes> cached_prefixes(const std::string& model) const override;
   Load load() const override;
   void load_adapter(AdapterOrder order, std::function<void(Status)> done) override;
   Status unload_adapter(const std::string& name) override;

@@ -97,6 +97,7 @@ struct Delivery {
 };
 
 struct Tokenized;
+class CachedPrefixes;
 
 // Lower is more urgent. A class is served before the next; within one, tenants
 // take turns by the tokens they used.
@@ -126,6 +127,9 @@ struct Request {
   // Our engine does not look at it.
   std::shared_ptr<const Json> body;
   Sender sender;
+  // Asked for by who routes by what is cached where: the engine notes this prompt's beginnings under it (prefixes.h).
+  // It stands for all that the prompt's tokens and the cache depend on beside its text, the tenant above all.
+  std::optional<std::uint64_t> prefix_salt;
   // Whoever is on the way adds to it before it hands the request on. Null: nobody wants to know.
   std::shared_ptr<Notes> notes;
   // Null: whoever sends the answer cannot tell how far it comes.
@@ -256,6 +260,7 @@ struct Tokenized {
   std::vector<std::int32_t> ids;
   std::vector<std::string> pieces;  // raw bytes, one for each id
   int context = 0;
+  std::string text;                // the prompt as it was rendered; empty where ids were sent
   std::shared_ptr<const void> by;  // who did it, and need not do it again for this prompt; null: nobody in this process
 };
 
@@ -299,6 +304,13 @@ class Generator {
   // Requests that use it go on. not_found: there is none of that name.
   virtual Status unload_adapter(const std::string& name) {
     return Error{Code::not_found, "there is no adapter called '" + name + "'"};
+  }
+
+  // What is in the prefix cache of `model` (prefixes.h): of the model as it is in memory now, so that nobody should
+  // keep it. Null: nobody here knows.
+  virtual std::shared_ptr<const CachedPrefixes> cached_prefixes(const std::string& model) const {
+    (void)model;
+    return nullptr;
   }
 
   // What the page and /health show.

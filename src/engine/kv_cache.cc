@@ -11,6 +11,7 @@ namespace ashlar::engine {
 namespace {
 
 constexpr int kTokens = models::kBlockTokens;
+constexpr std::size_t kNotes = 1024;  // at once
 
 std::span<const std::int32_t, kTokens> block_of(std::span<const std::int32_t> tokens, int index) {
   return tokens.subspan(static_cast<std::size_t>(index) * kTokens).first<kTokens>();
@@ -23,7 +24,9 @@ KvCache::KvCache(models::KvStore& store, bool prefix_caching, Hash hash)
       prefix_caching_(prefix_caching),
       hash_(hash),
       blocks_(static_cast<std::size_t>(store.blocks())),
-      buckets_(std::bit_ceil(blocks_.size()), -1) {
+      buckets_(std::bit_ceil(blocks_.size()), -1),
+      book_(std::make_shared<PrefixBook>(prefix_caching ? store.blocks() : 0)) {
+  notes_.reserve(kNotes);
   free_.reserve(blocks_.size());
   for (int block = blocks() - 1; block >= 0; --block) free_.push_back(block);
 }
@@ -49,6 +52,7 @@ void KvCache::forget(int block) {
   *link = evicted.next;
   evicted.serial = 0;
   evicted.salt.reset();
+  if (evicted.mark != 0) note(block, 0, 0);
   --cached_;
 }
 
@@ -66,15 +70,34 @@ void KvCache::step_to(BlockTable& table, int block) {
   table.serial_ = reached.serial;
   table.hash_ = reached.hash;
   ++table.known_;
+  if (table.marks_ == nullptr) return;
+  const std::vector<PrefixMark>& marks = *table.marks_;
+  const int tokens = table.known_ * kTokens;
+  while (table.next_mark_ < marks.size() && marks[table.next_mark_].tokens < tokens) ++table.next_mark_;
+  if (table.next_mark_ == marks.size() || marks[table.next_mark_].tokens != tokens) return;
+  if (const std::uint64_t key = marks[table.next_mark_++].key; key != reached.mark) note(block, key, tokens);
+}
+
+// Of two that mark one block differently the last is right: they say the same of it.
+void KvCache::note(int block, std::uint64_t key, int tokens) {
+  if (notes_.size() == kNotes) publish(/*wait=*/true);
+  notes_.push_back({.block = block, .key = key, .tokens = tokens});
+  blocks_[static_cast<std::size_t>(block)].mark = key;
+}
+
+void KvCache::publish(bool wait) {
+  if (!notes_.empty() && book_->write(notes_, wait)) notes_.clear();
 }
 
 int KvCache::open(BlockTable& table, std::shared_ptr<const std::string> salt, std::span<const std::int32_t> tokens,
-                  int limit) {
+                  int limit, PrefixMarks marks) {
   DCHECK(table.blocks_.empty(), "a table is opened empty");
   table.salt_ = std::move(salt);
   table.known_ = 0;
   table.serial_ = 0;
   table.cacheable_ = prefix_caching_;
+  table.marks_ = std::move(marks);
+  table.next_mark_ = 0;
   if (!prefix_caching_) return 0;
   table.hash_ = hash_(key_, std::as_bytes(std::span(*table.salt_)));
   const int most = std::min(limit, static_cast<int>(tokens.size())) / kTokens;
@@ -150,6 +173,7 @@ void KvCache::release(BlockTable& table) {
   table.known_ = 0;
   table.serial_ = 0;
   table.salt_.reset();
+  table.marks_.reset();
 }
 
 int KvCache::take() {

@@ -17,9 +17,13 @@
 #include <vector>
 
 #include "engine/block_hash.h"
+#include "engine/prefix_book.h"
+#include "engine/prefix_marks.h"
 #include "models/model.h"
 
 namespace ashlar::engine {
+
+using PrefixMarks = std::shared_ptr<const std::vector<PrefixMark>>;  // null: none
 
 // The blocks of one sequence, by position. Filled and emptied by one KvCache,
 // which must outlive it; release() it before it dies.
@@ -37,6 +41,8 @@ class BlockTable {
   std::uint64_t serial_ = 0;  // of the last of them; 0: none yet
   BlockHash hash_;            // its key, or the salt's
   bool cacheable_ = false;
+  PrefixMarks marks_;
+  std::size_t next_mark_ = 0;
 };
 
 // Engine thread only: nothing here locks.
@@ -49,8 +55,10 @@ class KvCache {
 
   // Begins an empty table with the longest cached prefix of `tokens`, whole
   // blocks of at most `limit` tokens, and returns how many tokens that is. A
-  // caller that needs the last token's logits asks for one token less.
-  int open(BlockTable& table, std::shared_ptr<const std::string> salt, std::span<const std::int32_t> tokens, int limit);
+  // caller that needs the last token's logits asks for one token less. The book has
+  // `marks` as long as the blocks that they end with are cached.
+  int open(BlockTable& table, std::shared_ptr<const std::string> salt, std::span<const std::int32_t> tokens, int limit,
+           PrefixMarks marks = nullptr);
 
   // Room for the first `positions` positions: all of it or nothing (false).
   bool extend(BlockTable& table, int positions);
@@ -66,6 +74,11 @@ class KvCache {
 
   // Gives everything back.
   void release(BlockTable& table);
+
+  // What is cached of marked prompts, as of the last publish(). Outlives us, if it is held.
+  const std::shared_ptr<PrefixBook>& book() const { return book_; }
+  // Writes what changed into the book; not if somebody reads there and nobody is to `wait`.
+  void publish(bool wait);
 
   bool caches_prefixes() const { return prefix_caching_; }
   int blocks() const { return static_cast<int>(blocks_.size()); }
@@ -86,6 +99,7 @@ class KvCache {
     std::uint64_t parent = 0;    // the serial before; 0: first of its chain
     BlockHash hash;
     std::shared_ptr<const std::string> salt;  // of a first block
+    std::uint64_t mark = 0;                   // its key in the book; 0: none
     std::array<std::int32_t, models::kBlockTokens> tokens;
   };
   using Tokens = std::span<const std::int32_t, models::kBlockTokens>;
@@ -99,6 +113,7 @@ class KvCache {
   int find(const BlockTable& table, const BlockHash& hash, Tokens tokens) const;
   void remember(BlockTable& table, int block, const BlockHash& hash, Tokens tokens);
   void step_to(BlockTable& table, int block);
+  void note(int block, std::uint64_t key, int tokens);
   int take();
   void hold(int block);
   void drop(int block);
@@ -113,6 +128,8 @@ class KvCache {
   std::vector<int> free_;  // neither held nor cached
   std::vector<int>
       buckets_;  // of hashes: the first cached block of each; a power of two, so that a step allocates nothing
+  std::shared_ptr<PrefixBook> book_;
+  std::vector<PrefixBook::Note> notes_;  // not yet in the book; never grows
   int cached_ = 0;
   int idle_ = 0;  // cached, held by nobody: a list from oldest_ to newest_
   int oldest_ = -1, newest_ = -1;

@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "base/metrics.h"
 #include "base/threads.h"
+#include "engine/prefix_book.h"
 
 namespace ashlar::engine {
 namespace {
@@ -319,6 +320,13 @@ class Residents::State : public std::enable_shared_from_this<State> {
     for (const SlotPtr& slot : slots_)
       if (slot->loaded() && slot->listed()) out.push_back(slot->name);
     return out;
+  }
+  std::shared_ptr<const CachedPrefixes> cached_prefixes(const std::string& model) {
+    static const auto kNothing = std::make_shared<const PrefixBook>(0);
+    const Result<SlotPtr> slot = find(model);
+    if (!slot) return nullptr;
+    const std::lock_guard lock(mutex_);
+    return (*slot)->loaded() ? (*slot)->resident.generator->cached_prefixes(model) : kNothing;
   }
   Load load() {
     const std::lock_guard lock(mutex_);
@@ -663,6 +671,10 @@ void Residents::when_ready(const std::string& model, std::function<void(Result<c
     if (!loaded) return then(loaded.error());
     then(loaded->generator.get());
   });
+}
+
+std::shared_ptr<const CachedPrefixes> Residents::cached_prefixes(const std::string& model) const {
+  return state_->cached_prefixes(model);
 }
 
 Generator::Load Residents::load() const { return state_->load(); }

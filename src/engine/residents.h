@@ -76,6 +76,7 @@ class Residents final : public Generator, public Embedder, public Reranker, publ
   Result<std::string> detokenize(const std::string& model, const std::vector<std::int32_t>& ids) const override;
   Result<std::string> render(const std::string& model, const Chat& chat) const override;
   void when_ready(const std::string& model, std::function<void(Result<const Generator*>)> then) const override;
+  std::shared_ptr<const CachedPrefixes> cached_prefixes(const std::string& model) const override;
   // Of those in memory: sums; kv_used is the fullest; healthy if all are. What waits for a model counts as waiting.
   Load load() const override;
   // Brings the model. invalid: also a name that another of the models serves.

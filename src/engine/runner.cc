@@ -118,6 +118,7 @@ void Runner::step() {
   now_ = shop_.clock();
   computing_ = guessing + (now_ - before);
   scheduler_.commit(seconds(computing_));
+  cache_.publish(/*wait=*/false);
   deliver();
   failed_in_a_row_ = 0;
 }
@@ -366,6 +367,7 @@ void Runner::report() {
   metrics.cached_blocks.set(cache_.cached());
   // A thread that stands at the desk may have lost its core to one of ours: answers do not wait for it.
   const bool matters = scheduler_.idle() || !report_.begun.empty() || !report_.answers.empty() || report_.finished > 0;
+  cache_.publish(/*wait=*/matters);
   shop_.desk.report(report_, matters);
   report_.begun.clear();
   report_.answers.clear();

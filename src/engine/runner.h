@@ -43,6 +43,9 @@ class Runner {
   // Until the desk says stop; then what is left has failed.
   void run();
 
+  // Any thread may ask.
+  std::shared_ptr<const CachedPrefixes> cached_prefixes() const { return cache_.book(); }
+
  private:
   // Tokens to be chosen for one answer: from a row of logits, then, as long as the
   // guesses are right, from the rows that follow them.

@@ -218,7 +218,8 @@ Scheduler::Admitted Scheduler::admit(Sequence& sequence) {
   if (!can_push && !running_.empty() && sequence.refused_at >= cache_.available() - promised_blocks())
     return Admitted::no_room;
   const int known = static_cast<int>(sequence.tokens.size());
-  const int hit = cache_.open(sequence.table, sequence.salt, sequence.tokens, sequence.reuse_prefix ? known - 1 : 0);
+  const int hit = cache_.open(sequence.table, sequence.salt, sequence.tokens, sequence.reuse_prefix ? known - 1 : 0,
+                              sequence.marks);
   if (follow(sequence, hit)) {
     cache_.release(sequence.table);
     return Admitted::follows;

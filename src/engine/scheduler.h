@@ -38,6 +38,7 @@ struct Sequence {
   std::uint64_t order = 0;  // unique; smaller came earlier
   std::string tenant;
   std::shared_ptr<const std::string> salt;          // of the prefix cache
+  PrefixMarks marks;                                // of the prompt
   bool reuse_prefix = true;                         // may begin with cached blocks
   int max_chunk = std::numeric_limits<int>::max();  // most tokens of it in one step
   int prompt = 0;                                   // tokens that were asked, not generated

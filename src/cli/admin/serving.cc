@@ -145,6 +145,7 @@ std::vector<AdminOperation> serving_operations(const AdminParts& parts) {
                                                     {"ejected", {{"type", "boolean"}}},
                                                     {"running", {{"type", "integer"}}},
                                                     {"outstanding_tokens", {{"type", "integer"}}},
+                                                    {"cached_prefixes", {{"type", "integer"}}},
                                                     {"first_token_seconds", {{"type", "number"}}}}))}}),
        .run = list("routes", parts.routes)},
       {.method = "PUT",

@@ -56,6 +56,9 @@ class MeteredGenerator final : public engine::Generator {
   void when_ready(const std::string& model, std::function<void(Result<const engine::Generator*>)> then) const override {
     inner_.when_ready(model, std::move(then));
   }
+  std::shared_ptr<const engine::CachedPrefixes> cached_prefixes(const std::string& model) const override {
+    return inner_.cached_prefixes(model);
+  }
   void load_adapter(engine::AdapterOrder order, std::function<void(Status)> done) override {
     inner_.load_adapter(std::move(order), std::move(done));
   }

@@ -7,7 +7,7 @@
 #include <variant>
 
 #include "base/json_full.h"
-#include "gateway/routing/prompt_text.h"
+#include "engine/prefixes.h"
 
 namespace ashlar::gateway {
 namespace {
@@ -138,7 +138,7 @@ void ShadowFindings::compare(const engine::Request& request, const ShadowAnswer&
   examples_.push_back({{"agreement", diff.agreement},
                        {"prefix", diff.prefix},
                        {"temperature", request.sampling.temperature},
-                       {"prompt", example_of(text_of(request.prompt, kMostExample))},
+                       {"prompt", example_of(engine::text_of(request.prompt, kMostExample))},
                        {"client", {{"finish_reason", theirs.finish}, {"text", example_of(theirs.text)}}},
                        {"shadow", {{"finish_reason", ours.finish}, {"text", example_of(ours.text)}}}});
 }

@@ -101,6 +101,11 @@ std::vector<std::shared_ptr<Live>> Router::Core::all() const {
   return fleet_.all();
 }
 
+std::vector<std::shared_ptr<Live>> Router::Core::members(const std::string& group) const {
+  const std::lock_guard lock(mutex_);
+  return fleet_.members(group);
+}
+
 std::optional<Group> Router::Core::group(const std::string& name) const {
   const std::lock_guard lock(mutex_);
   const auto found = groups_.find(name);
@@ -186,7 +191,8 @@ std::variant<Picked, Router::Core::Wait, Nobody, Router::Core::Turned> Router::C
                         .group = question.group->name,
                         .work = static_cast<double>(flight.cost()),
                         .since = now,
-                        .deadline = flight.deadline()};
+                        .deadline = flight.deadline(),
+                        .most = most_wait(*question.group)};
       const WaitingRoom::Rank rank{flight.priority(), ++numbers_};
       const auto verdict = room_.offer(rank, flight.waiter_, fleet_.work_rate(question.group->name, now), now);
       if (verdict.evicted) {
@@ -201,7 +207,8 @@ std::variant<Picked, Router::Core::Wait, Nobody, Router::Core::Turned> Router::C
       }
       if (verdict.admitted) {
         flight.waits_ = rank;
-        stir(std::min(now + options_.shedding.max_wait, flight.deadline()));
+        const auto most = flight.waiter_.most.count() > 0 ? flight.waiter_.most : options_.shedding.max_wait;
+        stir(std::min(now + most, flight.deadline()));
         out = Wait{};
       } else {
         metrics_.shed.add();
@@ -213,6 +220,15 @@ std::variant<Picked, Router::Core::Wait, Nobody, Router::Core::Turned> Router::C
   }
   publish();
   return out;
+}
+
+// What is left of the target of a first token once it is made, which takes half as long again as usual at times. 0:
+// there is no target.
+std::chrono::milliseconds Router::Core::most_wait(const Group& group) const {
+  using std::chrono::milliseconds;
+  if (group.first_token.count() == 0) return milliseconds{0};
+  const auto making = milliseconds{static_cast<std::int64_t>(fleet_.usual_first_token(group.name) * 1.5 * 1000)};
+  return std::max({group.first_token - making, group.first_token / 10, milliseconds{1}});
 }
 
 void Router::Core::ended(const std::shared_ptr<Live>& live, const Breaker::Call& call, const Fleet::Ended& how) {
@@ -400,6 +416,8 @@ void Router::Core::poll(TimePoint now) {
     std::optional<Signals> signals;
     if (options_.signals) signals = options_.signals(live->config);
     const auto load = live->config.generator->load();
+    if (const auto group = this->group(live->config.group); group && group->strategy == Strategy::prefix_index)
+      live->config.generator->cached_prefixes(live->config.model);  // one elsewhere begins to tell once it was asked
     loads.emplace_back(live, load);
     if (!signals) {
       signals = Signals{.memory = load.kv_used, .queue = load.waiting};

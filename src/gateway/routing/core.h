@@ -56,6 +56,7 @@ class Router::Core : public std::enable_shared_from_this<Router::Core> {
   std::shared_ptr<Live> find(const std::string& name) const;
   std::shared_ptr<Live> first_of(const std::string& model, std::string& group) const;
   std::vector<std::shared_ptr<Live>> all() const;
+  std::vector<std::shared_ptr<Live>> members(const std::string& group) const;
   std::optional<Group> group(const std::string& name) const;
   // Of the group that a name or an alias means, the deployments; of one with tiers, the middle one's.
   std::vector<std::shared_ptr<Live>> members_of(const std::string& name) const;
@@ -125,6 +126,7 @@ class Router::Core : public std::enable_shared_from_this<Router::Core> {
 
   void set_table(RouteTable table);
   void look(const Loads& loads, TimePoint now);
+  std::chrono::milliseconds most_wait(const Group& group) const;  // under the lock, as the next
   void wake(const std::string& group);
   TimePoint next_due() const;
   void stir(TimePoint when);

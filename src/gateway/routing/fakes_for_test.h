@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/json_full.h"
+#include "engine/prefixes.h"
 #include "gateway/routing/router.h"
 
 namespace ashlar::gateway::fake {
@@ -17,6 +18,19 @@ namespace ashlar::gateway::fake {
 using engine::Event;
 using engine::Request;
 using namespace std::chrono_literals;
+
+// Holds what a test says.
+class Cache final : public engine::CachedPrefixes {
+ public:
+  int cached(std::span<const std::uint64_t> keys) const override {
+    for (std::size_t i = keys.size(); i > 0; --i)
+      if (const auto found = there.find(keys[i - 1]); found != there.end()) return found->second;
+    return 0;
+  }
+  std::size_t size() const override { return there.size(); }
+  News news(std::uint64_t, std::uint64_t, std::size_t) const override { return {}; }
+  std::map<std::uint64_t, int> there;
+};
 
 // Not thread-safe. Requests that were started and not dropped stand in `calls`, in order.
 class Generator final : public engine::Generator {
@@ -58,6 +72,11 @@ class Generator final : public engine::Generator {
     return model;
   }
   Result<std::string> render(const std::string& model, const engine::Chat&) const override { return model; }
+  std::shared_ptr<const engine::CachedPrefixes> cached_prefixes(const std::string&) const override { return cache; }
+  void when_ready(const std::string& model, std::function<void(Result<const engine::Generator*>)> then) const override {
+    if (!ready) return then(Error{Code::io, "cannot load " + model});
+    then(this);
+  }
   Load load() const override { return told; }
 
   // The last that was started and is still there.
@@ -72,6 +91,8 @@ class Generator final : public engine::Generator {
   std::function<void(Call&)> on_start;
   std::vector<engine::ModelCard> cards{{.id = "m", .context = 4096}};
   Load told;
+  std::shared_ptr<const engine::CachedPrefixes> cache;  // null: it does not tell
+  bool ready = true;
   std::vector<std::shared_ptr<Call>> calls;
   int started = 0;
 

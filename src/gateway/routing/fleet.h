@@ -17,6 +17,7 @@
 
 #include "base/metrics.h"
 #include "gateway/routing/breaker.h"
+#include "gateway/routing/concurrency.h"
 #include "gateway/routing/deployment.h"
 #include "gateway/routing/outliers.h"
 #include "gateway/routing/pace.h"
@@ -30,8 +31,10 @@ namespace ashlar::gateway {
 struct FleetOptions {
   std::chrono::milliseconds latency_half_life{10'000};
   double ring_bound = 1.25;                   // of a deployment's share of the outstanding tokens
-  std::size_t prefix_index_blocks = 1 << 16;  // remembered for each deployment
-  double prefix_block_tokens = 64;            // what a block of RouteHints::prefix_blocks stands for
+  std::size_t prefix_index_blocks = 1 << 16;  // keys of what was sent, remembered for each deployment
+  double prefix_block_tokens = 32;            // what a key stands for, about
+  // Where a deployment tells what it has cached, what was sent there is believed for so long: it may be computing it.
+  std::chrono::milliseconds prefix_recent{10'000};
   std::chrono::milliseconds session_ttl{3'600'000};
   std::size_t most_sessions = 100'000;
   OutlierOptions outliers;
@@ -42,7 +45,7 @@ struct FleetOptions {
 struct DeploymentMetrics {
   explicit DeploymentMetrics(const Deployment& deployment);
   Counter ok, failed, refused, cancelled;
-  Gauge outstanding, breaker;
+  Gauge outstanding, breaker, places;
   Histogram first_token, between_tokens;
 };
 
@@ -51,11 +54,14 @@ struct Vitals {
   Vitals(const Deployment& deployment, const FleetOptions& options);
 
   std::atomic<std::int64_t> outstanding{0};  // tokens of prompt and answer that are still to be computed
+  // What came from it: tokens, first ones, and the microseconds that those were waited for.
+  std::atomic<std::int64_t> tokens{0}, first_tokens{0}, first_microseconds{0};
 
   // Under the router's lock:
   Breaker breaker;
   PeakEwma first_token;
-  Gradient gradient;
+  ConcurrencyLimit limit;
+  bool pressed = false;  // somebody found no place, since the last turn
   PrefixIndex prefixes;
   double turn = 0;  // of the smooth weighted round robin
   std::uint64_t picked = 0;
@@ -69,6 +75,15 @@ struct Live {
   const std::shared_ptr<DeploymentMetrics> metrics;  // by its name, group and label
 };
 
+// How many requests it gets at once; 0: any number. Under the router's lock.
+int places(const Live& live);
+
+// What a deployment says that it has cached of a request's prompt.
+struct Told {
+  const Vitals* deployment = nullptr;
+  int tokens = 0;
+};
+
 // What a request needs to know which deployments can have it, and which is best.
 struct Question {
   const Group* group = nullptr;
@@ -78,7 +93,8 @@ struct Question {
   std::span<const std::string> data_classes;
   std::string session;  // empty: none
   std::uint64_t prefix = 0;
-  std::span<const std::uint64_t> blocks;
+  std::span<const std::uint64_t> blocks;           // keys of the prompt's beginnings
+  std::span<const Told> told;                      // by those that can say
   const std::set<std::string>* without = nullptr;  // tried, or refused by a permit
   const std::set<std::string>* only = nullptr;     // those that serve an adapter; null: all
   const std::string* trial = nullptr;              // the one on trial, that this request is for; null: it is not
@@ -88,6 +104,7 @@ struct Picked {
   std::shared_ptr<Live> live;
   Breaker::Call call;
   std::string why;
+  int cached = -1;  // tokens of the prompt that it should have; -1: that was not asked
 };
 // Why there is nobody.
 struct Nobody {
@@ -128,6 +145,8 @@ class Fleet {
   // Whether all that could answer for the group are out; `trial`: the one on trial could, too.
   bool degraded(const std::string& group, TimePoint now, bool trial);
   double work_rate(const std::string& group, TimePoint now) const;
+  // Seconds that a first token takes of late once a deployment was asked for it; 0: not known.
+  double usual_first_token(const std::string& group) const;
   // What changed since this was last asked.
   std::vector<RouteEvent> events();
 
@@ -138,13 +157,18 @@ class Fleet {
     Ring ring;  // of the members, in their order
     Outliers outliers;
     WorkRate rate;
+    Reserve urgent, usual;  // for those below priority 0; for those of 0
+    ConcurrencyLimit::Done seen;
+    double first_token = 0;  // the usual one
   };
   using Candidates = std::vector<std::shared_ptr<Live>>;
 
   void take_over(const std::string& group, Pool& pool, const std::map<std::string, std::shared_ptr<Live>>& by_name);
-  bool has_place(const Live& live, int priority) const;
+  bool has_place(const Pool& pool, Live& live, int priority) const;
+  void turn(Pool& pool, TimePoint now);
   std::shared_ptr<Live> choose(Pool& pool, const Candidates& candidates, const Question& question, TimePoint now,
                                std::string& why);
+  int cached(const Live& live, const Question& question, TimePoint now) const;
   std::shared_ptr<Live> by_ring(const Pool& pool, const Candidates& candidates, const Question& question,
                                 std::string& why) const;
   void note(Live& live, TimePoint now);

@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <utility>
 
-#include "gateway/routing/prefix_index.h"
+#include "base/stable_hash.h"
+#include "engine/prefixes.h"
 #include "gateway/routing/prompt_text.h"
-#include "gateway/routing/ring.h"
 
 namespace ashlar::gateway {
 namespace {
@@ -84,9 +84,15 @@ Charge::Charge(std::shared_ptr<Live> live, int prompt, int answer)
   live_->vitals->outstanding.fetch_add(prompt_ + answer_, std::memory_order_relaxed);
 }
 
-void Charge::prompt_done() { take(std::exchange(prompt_, 0)); }
+void Charge::prompt_done(std::chrono::nanoseconds waited) {
+  Vitals& vitals = *live_->vitals;
+  vitals.first_tokens.fetch_add(1, std::memory_order_relaxed);
+  vitals.first_microseconds.fetch_add(waited.count() / 1000, std::memory_order_relaxed);
+  take(std::exchange(prompt_, 0));
+}
 
 void Charge::answered(int tokens) {
+  live_->vitals->tokens.fetch_add(tokens, std::memory_order_relaxed);
   const int done = std::min(tokens, answer_);
   answer_ -= done;
   take(done);
@@ -127,11 +133,6 @@ Flight::Flight(std::shared_ptr<Router::Core> core, engine::Request request, Rout
   prefix_ = stable_hash(first_words(request_.prompt, options.ring_characters),
                         stable_hash(hints_.adapter, stable_hash(request_.tenant)));
   blocks_ = hints_.prefix_blocks;
-  if (blocks_.empty() && group_.strategy == Strategy::prefix_index) {
-    const std::size_t most = options.prefix_block_bytes * options.most_prefix_blocks;
-    blocks_ = prefix_blocks(text_of(request_.prompt, most), stable_hash(request_.tenant + '\n' + hints_.adapter),
-                            options.prefix_block_bytes, options.most_prefix_blocks);
-  }
 }
 
 Flight::Flight(std::shared_ptr<Router::Core> core, ResponseCache::Answer answer, RouteTrace trace)
@@ -178,6 +179,25 @@ void Flight::leave(std::uint64_t listener) {
   if (dropped && inside) core_->bury(std::move(dropped));
 }
 
+void Flight::name_prefixes() {
+  if (group_.strategy != Strategy::prefix_index || salt_ || !hints_.prefix_blocks.empty()) return;
+  // An adapter is called by its name; what it belongs to has keys without.
+  salt_ = prefix_salt(request_, only_.empty() ? hints_.adapter : request_.model);
+  blocks_ = engine::prefix_keys(request_.prompt, *salt_);
+}
+
+std::vector<Told> Flight::ask_caches(const Group& group, std::span<const std::uint64_t> keys) const {
+  std::vector<Told> out;
+  if (group.strategy != Strategy::prefix_index || keys.empty()) return out;
+  for (const auto& live : core_->members(group.name)) {
+    const Deployment& config = live->config;
+    const bool renamed = !config.model.empty() && only_.empty();
+    if (const auto cache = config.generator->cached_prefixes(renamed ? config.model : request_.model))
+      out.push_back({live->vitals.get(), cache->cached(keys)});
+  }
+  return out;
+}
+
 std::optional<Flight::Refusal> Flight::advance() {
   for (;;) {
     std::shared_ptr<Attempt> dropped;
@@ -192,6 +212,7 @@ std::optional<Flight::Refusal> Flight::advance() {
       group = group_;
       split = split_;
       tried = tried_;
+      name_prefixes();
       question = {.prompt_tokens = prompt_tokens_,
                   .answer_tokens = answer_tokens_,
                   .most_tokens = most_tokens_,
@@ -203,6 +224,8 @@ std::optional<Flight::Refusal> Flight::advance() {
     }
     dropped.reset();
     question.group = &group;
+    const std::vector<Told> told = ask_caches(group, question.blocks);
+    question.told = told;
     question.without = &tried;
     question.only = only_.empty() ? nullptr : &only_;
     const bool chosen = split && split->chosen && core_->options().steering->takes(group.name);
@@ -286,9 +309,11 @@ std::optional<Flight::Refusal> Flight::ask(Picked picked) {
     trace_.group = group_.name;
     trace_.strategy = name(group_.strategy);
     trace_.choice = attempt->picked_.why;
+    trace_.cached = attempt->picked_.cached;
     trace_.tries.push_back({.deployment = config.name, .group = group_.name, .label = config.label});
   }
   engine::Request request = request_;
+  if (group_.strategy == Strategy::prefix_index) request.prefix_salt = salt_;
   if (!config.model.empty() && only_.empty()) request.model = config.model;
   auto started = config.generator->start(std::move(request), *attempt);
   std::unique_ptr<engine::Ticket> late;  // dies after the lock, before the attempt
@@ -382,7 +407,7 @@ void Flight::on(Attempt& attempt, engine::Event event) {
   attempt.last_ = now;
   if (!attempt.first_token_) {
     attempt.first_token_ = now;
-    attempt.charge_->prompt_done();
+    attempt.charge_->prompt_done(now - attempt.began_);
     if (core_->options().between_tokens.count() > 0) core_->set_timer(*this, next_check());
   }
   if (!committed_) {

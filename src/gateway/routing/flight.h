@@ -8,6 +8,7 @@
 #include <mutex>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
@@ -24,7 +25,7 @@ class Charge {
   ~Charge() { take(prompt_ + answer_); }
   Charge(const Charge&) = delete;
   Charge& operator=(const Charge&) = delete;
-  void prompt_done();
+  void prompt_done(std::chrono::nanoseconds waited);
   void answered(int tokens);
 
  private:
@@ -111,6 +112,9 @@ class Flight : public std::enable_shared_from_this<Flight> {
 
   // What follows an error that start() gave: nothing: the next deployment is asked.
   std::optional<Refusal> settle(Refusal refusal);
+  // Once a group is asked that goes by what is cached.
+  void name_prefixes();
+  std::vector<Told> ask_caches(const Group& group, std::span<const std::uint64_t> keys) const;
   bool fall_back(Cause cause, bool sensible);
   // Whether the last attempt was at the version on trial: what it refuses, another may take.
   bool on_trial() const;
@@ -137,11 +141,12 @@ class Flight : public std::enable_shared_from_this<Flight> {
   const std::shared_ptr<Tap> tap_;
   int prompt_tokens_ = 0, answer_tokens_ = 0;
   std::uint64_t prefix_ = 0;
-  std::vector<std::uint64_t> blocks_;
   const TimePoint arrived_;
 
   mutable std::recursive_mutex mutex_;
   Group group_;
+  std::vector<std::uint64_t> blocks_;
+  std::optional<std::uint64_t> salt_;  // of `blocks_`, if they were made here
   std::optional<Split> split_;  // of the group
   std::deque<std::string> further_groups_;
   std::set<std::string> seen_groups_;

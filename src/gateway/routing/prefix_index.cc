@@ -1,55 +1,36 @@
 #include "gateway/routing/prefix_index.h"
 
 #include <algorithm>
-
-#include "gateway/routing/ring.h"
+#include <iterator>
 
 namespace ashlar::gateway {
 
-std::vector<std::uint64_t> prefix_blocks(std::string_view text, std::uint64_t salt, std::size_t block,
-                                         std::size_t most) {
-  std::vector<std::uint64_t> keys;
-  if (block == 0) return keys;
-  keys.reserve(std::min(most, text.size() / block));
-  for (std::uint64_t key = salt; text.size() >= block && keys.size() < most; text.remove_prefix(block)) {
-    key = stable_hash(text.substr(0, block), key);
-    keys.push_back(key);
+std::size_t PrefixIndex::match(std::span<const std::uint64_t> keys, TimePoint since) const {
+  std::size_t matched = 0;
+  for (; matched < keys.size(); ++matched) {
+    const auto found = index_.find(keys[matched]);
+    if (found == index_.end() || found->second->second < since) break;
   }
-  return keys;
+  return matched;
 }
 
-std::size_t PrefixIndex::match(std::span<const std::uint64_t> blocks) const {
-  std::size_t found = 0;
-  while (found < blocks.size() && index_.contains(blocks[found])) ++found;
-  return found;
+// The last key first, so that a chain loses its end before its beginning.
+void PrefixIndex::sent(std::span<const std::uint64_t> keys, TimePoint now) {
+  for (std::size_t i = std::min(keys.size(), most_); i-- > 0;) send(keys[i], now);
 }
 
-void PrefixIndex::stored(std::uint64_t block) {
-  if (most_ == 0) return;
-  if (const auto found = index_.find(block); found != index_.end()) {
+void PrefixIndex::send(std::uint64_t key, TimePoint now) {
+  if (const auto found = index_.find(key); found != index_.end()) {
+    found->second->second = now;
     order_.splice(order_.end(), order_, found->second);
     return;
   }
-  if (order_.size() >= most_) evicted(order_.front());
-  order_.push_back(block);
-  index_[block] = std::prev(order_.end());
-}
-
-// The last block first, so that a chain loses its end before its beginning.
-void PrefixIndex::sent(std::span<const std::uint64_t> blocks) {
-  for (std::size_t i = std::min(blocks.size(), most_); i-- > 0;) stored(blocks[i]);
-}
-
-void PrefixIndex::evicted(std::uint64_t block) {
-  const auto found = index_.find(block);
-  if (found == index_.end()) return;
-  order_.erase(found->second);
-  index_.erase(found);
-}
-
-void PrefixIndex::clear() {
-  order_.clear();
-  index_.clear();
+  if (order_.size() >= most_) {
+    index_.erase(order_.front().first);
+    order_.pop_front();
+  }
+  order_.emplace_back(key, now);
+  index_[key] = std::prev(order_.end());
 }
 
 }  // namespace ashlar::gateway

@@ -1,42 +1,38 @@
-// Which deployment has which beginning of a prompt in its KV cache. Blocks are known by chained keys: a block's key
-// says everything before it too.
+// Which beginnings of prompts a deployment was sent: what its KV cache has, where nobody can say it
+// (engine::CachedPrefixes), or has not said it yet.
 //
-// Told by those who know (an engine that stores and evicts a block: stored(), evicted()) it is exact. Else it is
-// guessed: what was sent there is there (sent()), and the block used longest ago went when the room was full.
+// What was sent there is taken to be there, and the key used longest ago to have gone when the room was full.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <list>
 #include <span>
-#include <string>
-#include <string_view>
 #include <unordered_map>
-#include <vector>
+#include <utility>
 
 namespace ashlar::gateway {
 
-// Keys of the blocks of a text: `block` bytes each, a last part that is shorter has none; at most `most` of them.
-std::vector<std::uint64_t> prefix_blocks(std::string_view text, std::uint64_t salt, std::size_t block,
-                                         std::size_t most);
-
-// One deployment's blocks. Not thread-safe.
+// One deployment's. Not thread-safe.
 class PrefixIndex {
  public:
-  explicit PrefixIndex(std::size_t most_blocks) : most_(most_blocks) {}
+  using TimePoint = std::chrono::steady_clock::time_point;
 
-  // How many of the leading blocks are there.
-  std::size_t match(std::span<const std::uint64_t> blocks) const;
-  void sent(std::span<const std::uint64_t> blocks);
-  void stored(std::uint64_t block);
-  void evicted(std::uint64_t block);
-  void clear();
+  explicit PrefixIndex(std::size_t most) : most_(most) {}
+
+  // How many of the leading keys were sent, none before `since`.
+  std::size_t match(std::span<const std::uint64_t> keys, TimePoint since = TimePoint::min()) const;
+  void sent(std::span<const std::uint64_t> keys, TimePoint now = {});
   std::size_t size() const { return order_.size(); }
 
  private:
+  using Sent = std::pair<std::uint64_t, TimePoint>;
+  void send(std::uint64_t key, TimePoint now);
+
   std::size_t most_;
-  std::list<std::uint64_t> order_;  // the one used longest ago first
-  std::unordered_map<std::uint64_t, std::list<std::uint64_t>::iterator> index_;
+  std::list<Sent> order_;  // the one used longest ago first
+  std::unordered_map<std::uint64_t, std::list<Sent>::iterator> index_;
 };
 
 }  // namespace ashlar::gateway

@@ -2,14 +2,17 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "engine/generator.h"
 
 namespace ashlar::gateway {
 
-// All its text, roles included, up to `most` bytes: what two prompts with the same beginning have in common.
-std::string text_of(const engine::Prompt& prompt, std::size_t most);
+// What all keys of its beginnings (engine/prefixes.h) are made with: its tenant and all but its text that decides which
+// tokens it becomes and who may share their blocks. One that was given is kept.
+std::uint64_t prefix_salt(const engine::Request& request, std::string_view adapter);
 
 // The first `characters` of the first message of a user; of a plain prompt, its own first ones.
 std::string first_words(const engine::Prompt& prompt, std::size_t characters);

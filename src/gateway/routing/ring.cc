@@ -5,15 +5,6 @@
 
 namespace ashlar::gateway {
 
-// FNV-1a, then the finalizer of SplitMix64, so that texts that differ in the last byte lie far apart.
-std::uint64_t stable_hash(std::string_view text, std::uint64_t seed) {
-  std::uint64_t hash = 0xcbf29ce484222325U ^ seed;
-  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3U;
-  hash = (hash ^ (hash >> 30)) * 0xbf58476d1ce4e5b9U;
-  hash = (hash ^ (hash >> 27)) * 0x94d049bb133111ebU;
-  return hash ^ (hash >> 31);
-}
-
 Ring::Ring(std::span<const std::string> members) : members_(static_cast<int>(members.size())) {
   places_.reserve(members.size() * kPlaces);
   for (int member = 0; member < members_; ++member)

@@ -9,10 +9,9 @@
 #include <string_view>
 #include <vector>
 
-namespace ashlar::gateway {
+#include "base/stable_hash.h"
 
-// The same on every machine and in every process, so that several gateways agree. Not for secrets.
-std::uint64_t stable_hash(std::string_view text, std::uint64_t seed = 0);
+namespace ashlar::gateway {
 
 // Immutable once built.
 class Ring {

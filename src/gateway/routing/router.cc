@@ -160,18 +160,6 @@ Status Router::force(const std::string& deployment, Breaker::Mode mode) {
   return {};
 }
 
-void Router::block_stored(const std::string& deployment, std::uint64_t block) {
-  core_->with_fleet([&](Fleet& fleet) {
-    if (const auto live = fleet.find(deployment)) live->vitals->prefixes.stored(block);
-  });
-}
-
-void Router::block_evicted(const std::string& deployment, std::uint64_t block) {
-  core_->with_fleet([&](Fleet& fleet) {
-    if (const auto live = fleet.find(deployment)) live->vitals->prefixes.evicted(block);
-  });
-}
-
 std::expected<std::unique_ptr<engine::Ticket>, engine::Generator::Refusal> Router::start(engine::Request request,
                                                                                          engine::Sink& sink) {
   RouteHints hints;

@@ -32,8 +32,6 @@ struct RouterOptions {
   std::chrono::milliseconds between_tokens{0};  // and a started answer that stops for so long; 0: never
   std::chrono::milliseconds poll{250};          // how often signals are read and ejections end
   std::size_t ring_characters = 100;            // of the first user message
-  std::size_t prefix_block_bytes = 256;         // of a text, for the prefix index where no block keys are given
-  std::size_t most_prefix_blocks = 1024;
   FleetOptions fleet;
   SheddingOptions shedding;
   ResponseCacheOptions cache;
@@ -89,10 +87,6 @@ class Router final : public engine::Generator, public engine::CountedNames {
   Status remove(const std::string& deployment);
   Status force(const std::string& deployment, Breaker::Mode mode);
 
-  // Exact blocks for the prefix index, from an engine that tells what it caches. Unknown names are ignored.
-  void block_stored(const std::string& deployment, std::uint64_t block);
-  void block_evicted(const std::string& deployment, std::uint64_t block);
-
   std::expected<std::unique_ptr<RouteTicket>, Refusal> route(engine::Request request, RouteHints hints,
                                                              engine::Sink& sink);
   std::expected<std::unique_ptr<engine::Ticket>, Refusal> start(engine::Request request, engine::Sink& sink) override;
@@ -105,6 +99,8 @@ class Router final : public engine::Generator, public engine::CountedNames {
                                      bool parse_special) const override;
   Result<std::string> detokenize(const std::string& model, const std::vector<std::int32_t>& ids) const override;
   Result<std::string> render(const std::string& model, const engine::Chat& chat) const override;
+  // Of its first deployment, whom the three before ask, too.
+  void when_ready(const std::string& model, std::function<void(Result<const engine::Generator*>)> then) const override;
   void load_adapter(engine::AdapterOrder order, std::function<void(Status)> done) override;
   Status unload_adapter(const std::string& name) override;
   Load load() const override;

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/json_full.h"
+#include "engine/prefixes.h"
 #include "gateway/routing/core.h"
 #include "gateway/routing/router.h"
 
@@ -110,6 +111,47 @@ Result<std::string> Router::render(const std::string& model, const engine::Chat&
   return live->config.generator->render(name, chat);
 }
 
+namespace {
+
+// A model under the name that routes have for it.
+class Shown final : public engine::Generator {
+ public:
+  Shown(const engine::Generator& inner, std::string model) : inner_(inner), model_(std::move(model)) {}
+  std::expected<std::unique_ptr<engine::Ticket>, Refusal> start(engine::Request, engine::Sink&) override {
+    return std::unexpected(Refusal{.error = {Code::unsupported, "ask the router"}});
+  }
+  std::vector<engine::ModelCard> models() const override { return inner_.models(); }
+  Result<engine::Tokenized> tokenize(const std::string&, const engine::Prompt& prompt,
+                                     bool parse_special) const override {
+    return inner_.tokenize(model_, prompt, parse_special);
+  }
+  Result<std::string> detokenize(const std::string&, const std::vector<std::int32_t>& ids) const override {
+    return inner_.detokenize(model_, ids);
+  }
+  Result<std::string> render(const std::string&, const engine::Chat& chat) const override {
+    return inner_.render(model_, chat);
+  }
+  Load load() const override { return inner_.load(); }
+
+ private:
+  const engine::Generator& inner_;
+  const std::string model_;
+};
+
+}  // namespace
+
+void Router::when_ready(const std::string& model, std::function<void(Result<const engine::Generator*>)> then) const {
+  std::string name;
+  const auto live = core_->first_of(model, name);
+  if (!live) return then(no_model(model));
+  live->config.generator->when_ready(
+      name, [live, name, then = std::move(then)](const Result<const engine::Generator*>& ready) {
+        if (!ready) return then(ready.error());
+        const Shown shown(**ready, name);
+        then(&shown);
+      });
+}
+
 void Router::load_adapter(engine::AdapterOrder order, std::function<void(Status)> done) {
   std::string name;
   const auto live = core_->first_of(order.model, name);
@@ -143,6 +185,10 @@ engine::Generator::Load Router::load() const {
 Json Router::state() const {
   Json out = Json::array();
   const TimePoint now = core_->now();
+  std::map<std::string, std::size_t> prefixes;
+  for (const auto& live : core_->all())
+    if (const auto cache = live->config.generator->cached_prefixes(live->config.model))
+      prefixes[live->config.name] = cache->size();
   core_->with_fleet([&](Fleet& fleet) {
     for (const auto& live : fleet.all()) {
       const Vitals& vitals = *live->vitals;
@@ -153,8 +199,11 @@ Json Router::state() const {
                 {"breaker", name(vitals.breaker.state())},
                 {"ejected", fleet.ejected(*live)},
                 {"running", vitals.running},
+                {"places", places(*live)},
                 {"outstanding_tokens", vitals.outstanding.load(std::memory_order_relaxed)}};
       if (const auto seconds = vitals.first_token.value(now)) each["first_token_seconds"] = *seconds;
+      if (const auto known = prefixes.find(live->config.name); known != prefixes.end())
+        each["cached_prefixes"] = known->second;
       out.push_back(std::move(each));
     }
   });

@@ -609,7 +609,7 @@ TEST(RouterThreads, ManyStartAndLeaveWhileDeploymentsComeAndGo) {
   options.cache.most_bytes = 1 << 16;
   options.first_token = 50ms;
   options.poll = 1ms;
-  options.fleet.concurrency.adaptive = true;
+  options.fleet.concurrency = {.settle = 1ms, .window = 2ms, .rest = 5ms};
   std::atomic<int> told = 0;
   options.on_done = [&](const RouteTrace& trace) { told += trace.json().empty() ? 0 : 1; };
   RouteTable table;
@@ -618,7 +618,8 @@ TEST(RouterThreads, ManyStartAndLeaveWhileDeploymentsComeAndGo) {
     table.deployments.push_back({.name = std::string(1, static_cast<char>('a' + i)),
                                  .group = "g",
                                  .generator = std::make_shared<Restless>(i),
-                                 .max_concurrent = 4});
+                                 .max_concurrent = 4,
+                                 .adaptive = true});
   auto router = std::move(*Router::create(options, table));
   table.deployments.clear();
   std::atomic<int> wrong = 0, answered = 0;
@@ -677,6 +678,26 @@ TEST(RouterThreads, TicketsDieInsideTheirOwnSinksOnAGeneratorThatCouldNotBearIt)
     wrong += watch.wrong;
   }
   EXPECT_EQ(wrong, 0);
+}
+
+TEST(Router, WhoAsksARouteForTokensWaitsForItsModel) {
+  House house;
+  house.table.aliases = {{"alias", "g"}};
+  house.table.deployments[0].model = "m";
+  house.open();
+  std::string rendered;
+  for (const char* name : {"g", "alias"})
+    house.router->when_ready(name, [&](Result<const engine::Generator*> ready) {
+      ASSERT_TRUE(ready);
+      rendered = *(*ready)->render(name, {});
+    });
+  EXPECT_EQ(rendered, "m") << "the model is asked under its own name";
+  house[0].ready = false;
+  std::string why;
+  house.router->when_ready("g", [&](const auto& ready) { why = ready.error().message; });
+  EXPECT_EQ(why, "cannot load m");
+  house.router->when_ready("nobody", [&](const auto& ready) { why = ready.error().message; });
+  EXPECT_NE(why.find("nobody"), why.npos);
 }
 
 }  // namespace

@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine/prefixes.h"
 #include "gateway/routing/router.h"
 
 namespace ashlar::gateway::simulation {
@@ -69,7 +70,8 @@ struct Shape {
   double decode_step_more = 0;
   std::size_t cache_blocks = 4096;
   int block_tokens = 512;
-  int chunk = 512;  // of a prompt, before a more urgent one may go on
+  int chunk = 512;     // of a prompt, before a more urgent one may go on
+  bool tells = false;  // what it has cached
 };
 
 // Prompts are computed one after the other in chunks, the most urgent first, less what the LRU cache of blocks has;
@@ -105,11 +107,27 @@ class Replica final : public engine::Generator {
   Result<std::string> detokenize(const std::string&, const std::vector<std::int32_t>&) const override { return ""; }
   Result<std::string> render(const std::string&, const engine::Chat&) const override { return ""; }
   Load load() const override { return {}; }
+  std::shared_ptr<const engine::CachedPrefixes> cached_prefixes(const std::string&) const override {
+    return shape_.tells ? std::make_shared<const Cached>(*this) : nullptr;
+  }
 
   bool dead = false;
   std::int64_t computed_tokens = 0, cached_tokens = 0;
 
  private:
+  // Asked at once, and held by nobody.
+  struct Cached final : engine::CachedPrefixes {
+    explicit Cached(const Replica& which) : replica(which) {}
+    int cached(std::span<const std::uint64_t> keys) const override {
+      std::size_t found = 0;
+      while (found < keys.size() && replica.cached_.contains(keys[found])) ++found;
+      return static_cast<int>(found) * replica.shape_.block_tokens;
+    }
+    std::size_t size() const override { return replica.cached_.size(); }
+    News news(std::uint64_t, std::uint64_t, std::size_t) const override { return {}; }
+    const Replica& replica;
+  };
+
   struct Job {
     const Facts* facts = nullptr;
     engine::Sink* sink = nullptr;  // null: over, or dropped

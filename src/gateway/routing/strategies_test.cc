@@ -170,15 +170,81 @@ TEST(Strategies, TheIndexSendsAPromptWhereMostOfItIsCached) {
   client.tickets.clear();
   EXPECT_EQ(client.send(ask(), {.prefix_blocks = two, .prompt_tokens = 192}), home);
   client.tickets.clear();
-  // An engine that tells what it holds is believed.
-  const std::string other = home == "a" ? "b" : "a";
-  for (const std::uint64_t block : {50U, 51U, 52U}) house.router->block_stored(other, block);
-  const std::vector<std::uint64_t> told = {50, 51, 52};
-  EXPECT_EQ(client.send(ask(), {.prefix_blocks = told, .prompt_tokens = 192}), other);
+}
+
+TEST(Strategies, AnEngineThatTellsWhatItHasIsBelieved) {
+  House house(3, Strategy::prefix_index);
+  std::vector<std::shared_ptr<fake::Cache>> caches;
+  for (const auto& generator : house.generators) {
+    caches.push_back(std::make_shared<fake::Cache>());
+    generator->cache = caches.back();
+  }
+  house.open();
+  Client client(house);
+  const std::vector<std::uint64_t> keys = {1, 2, 3, 4};
+  const auto send = [&] {
+    const std::string got = client.send(ask(), {.prefix_blocks = keys, .prompt_tokens = 256});
+    client.tickets.clear();
+    return got;
+  };
+  const std::string home = send();
+  EXPECT_EQ(send(), home) << "it is computing it";
+  house.now += 11s;
+  const std::string other = home == "b" ? "c" : "b";
+  const auto cache_of = [&](const std::string& name) -> fake::Cache& {
+    return *caches[static_cast<std::size_t>(name[0] - 'a')];
+  };
+  cache_of(other).there[2] = 128;
+  EXPECT_EQ(send(), other) << "home has lost it, or never got so far; the other has two keys of it";
+  house.now += 11s;
+  cache_of(home).there[3] = 192;
+  EXPECT_EQ(send(), home) << "the longer one";
+  house.now += 11s;
+  cache_of(home).there.clear();
+  EXPECT_EQ(send(), other) << "evicted there";
+  house.now += 11s;
+  house[static_cast<std::size_t>(other[0] - 'a')].cache = std::make_shared<fake::Cache>();
+  std::set<std::string> spread;
+  for (int i = 0; i < 3; ++i) {
+    spread.insert(send());
+    house.now += 11s;
+  }
+  EXPECT_EQ(spread.size(), 3U) << "its model came anew: nobody has anything";
+}
+
+TEST(Strategies, WhatIsCachedForOneTenantIsNothingToAnother) {
+  House house(2, Strategy::prefix_index);
+  const auto cache = std::make_shared<fake::Cache>();
+  house[1].cache = cache;
+  house[0].cache = std::make_shared<fake::Cache>();
+  house.open();
+  Client client(house);
+  const std::string words(600, 'w');
+  auto request = ask(words);
+  const std::uint64_t salt = prefix_salt(request, "");
+  for (const std::uint64_t key : engine::prefix_keys(request.prompt, salt)) cache->there[key] = 100;
+  EXPECT_EQ(client.send(request), "b");
+  EXPECT_EQ(client.tickets.back()->trace().json()["cached_tokens"], 100);
+  EXPECT_EQ(house[1].last().request.prefix_salt, salt) << "the engine notes it under what the router asks for";
   client.tickets.clear();
-  for (const std::uint64_t block : {1U, 2U}) house.router->block_evicted(home, block);
-  house.router->block_stored("c", 1);
-  EXPECT_EQ(client.send(ask(), {.prefix_blocks = two, .prompt_tokens = 192}), "c");
+  for (const auto change :
+       {+[](engine::Request& r) { r.tenant = "u"; }, +[](engine::Request& r) { r.cache_salt = "s"; }}) {
+    auto other = ask(words);
+    change(other);
+    EXPECT_NE(prefix_salt(other, ""), salt);
+    client.send(other);
+    EXPECT_EQ(client.tickets.back()->trace().cached, 0);
+    client.tickets.clear();
+  }
+  EXPECT_NE(prefix_salt(request, "adapter"), salt);
+  auto tools = ask();
+  tools.prompt.input = engine::Chat{.messages = std::make_shared<Json>(Json::array()),
+                                    .tools = std::make_shared<Json>(Json::parse(R"([{"type":"function"}])"))};
+  auto none = tools;
+  std::get<engine::Chat>(none.prompt.input).tools = nullptr;
+  EXPECT_NE(prefix_salt(tools, ""), prefix_salt(none, "")) << "they stand before the messages";
+  request.prefix_salt = 5;
+  EXPECT_EQ(prefix_salt(request, "adapter"), 5U) << "who stands before us has its own";
 }
 
 TEST(Strategies, ASessionStaysUntilItsDeploymentIsOut) {
@@ -260,7 +326,7 @@ TEST(PromptText, ReadsWhatThereIsAndNothingElse) {
   EXPECT_EQ(first_words(prompt, 3), "你好世");
   EXPECT_EQ(first_words(prompt, 100), "你好世界 abc");
   EXPECT_EQ(question_of(prompt, 100), "last");
-  EXPECT_EQ(text_of(prompt, 10).size(), 10U);
+  EXPECT_EQ(engine::text_of(prompt, 10).size(), 10U);
   EXPECT_GT(estimated_tokens(prompt), 5);
   prompt.input = std::vector<std::int32_t>(77);
   EXPECT_EQ(estimated_tokens(prompt), 77);

@@ -40,6 +40,7 @@ Json RouteTrace::json() const {
   }
   if (!cache.empty()) out["cache"] = cache;
   if (!choice.empty()) out["choice"] = choice;
+  if (cached >= 0) out["cached_tokens"] = cached;
   if (waited_milliseconds > 0) out["waited_ms"] = waited_milliseconds;
   Json list = Json::array();
   for (const RouteTry& each : tries) list.push_back(json_of(each));
@@ -54,6 +55,7 @@ std::string RouteTrace::header() const {
   if (complexity) out += fmt::format(" complexity={:.2f}", complexity->score);
   if (!cache.empty()) out += fmt::format(" cache={}", printable(cache));
   if (!choice.empty()) out += fmt::format(" choice={}", printable(choice));
+  if (cached >= 0) out += fmt::format(" cached={}", cached);
   for (std::size_t i = 0; i < tries.size(); ++i) {
     const RouteTry& each = tries[i];
     out += fmt::format("{}{}:{}", i == 0 ? " tries=" : ",", printable(each.deployment),

@@ -32,6 +32,7 @@ struct RouteTrace {
   std::optional<ScoreParts> complexity;
   std::string cache;   // "", "hit", "stale", "joined", "miss"
   std::string choice;  // why that deployment: "session", "ring", "spilled", "least", ...
+  int cached = -1;     // tokens of the prompt that it was expected to have, where it was chosen for them; else -1
   double waited_milliseconds = 0;
   std::vector<RouteTry> tries;
 

@@ -97,6 +97,12 @@ void Directory::when_ready(const std::string& model, std::function<void(Result<c
       model, [held = found.place->generator, then = std::move(then)](auto ready) { then(std::move(ready)); });
 }
 
+std::shared_ptr<const engine::CachedPrefixes> Directory::cached_prefixes(const std::string& model) const {
+  const auto places = this->places();
+  const Found found = places->find(model);
+  return found.place == nullptr ? nullptr : found.place->generator->cached_prefixes(found.model);
+}
+
 engine::Generator::Load Directory::load() const {
   Load out{.healthy = false};
   for (const Place& place : places()->all()) {

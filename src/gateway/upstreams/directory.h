@@ -34,6 +34,7 @@ class Directory final : public engine::Generator, public engine::Embedder, publi
   Result<std::string> render(const std::string& model, const engine::Chat& chat) const override;
   void when_ready(const std::string& model, std::function<void(Result<const engine::Generator*>)> then) const override;
   // Sums; healthy if any is, for the others' models are refused by themselves.
+  std::shared_ptr<const engine::CachedPrefixes> cached_prefixes(const std::string& model) const override;
   Load load() const override;
   // To the place that has the adapter's model, or where none is named to the first of all.
   void load_adapter(engine::AdapterOrder order, std::function<void(Status)> done) override;

@@ -81,6 +81,10 @@ void Door::when_ready(const std::string& model, std::function<void(Result<const 
   directory_.when_ready(model, std::move(then));
 }
 
+std::shared_ptr<const engine::CachedPrefixes> Door::cached_prefixes(const std::string& model) const {
+  return directory_.cached_prefixes(model);
+}
+
 engine::Generator::Load Door::load() const {
   const Seen seen = look();
   return seen.found.place == nullptr ? Load{.healthy = false} : seen.found.place->generator->load();

@@ -29,6 +29,7 @@ class Door final : public engine::Generator, public engine::CountedNames {
   Result<std::string> detokenize(const std::string& model, const std::vector<std::int32_t>& ids) const override;
   Result<std::string> render(const std::string& model, const engine::Chat& chat) const override;
   void when_ready(const std::string& model, std::function<void(Result<const engine::Generator*>)> then) const override;
+  std::shared_ptr<const engine::CachedPrefixes> cached_prefixes(const std::string& model) const override;
   Load load() const override;  // of the place alone
   void load_adapter(engine::AdapterOrder order, std::function<void(Status)> done) override;
   Status unload_adapter(const std::string& name) override;

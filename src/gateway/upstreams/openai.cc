@@ -11,6 +11,8 @@
 #include "base/json_full.h"
 #include "gateway/upstreams/event_reader.h"
 #include "gateway/upstreams/plain_chunk.h"
+#include "store/digest.h"
+#include "store/wire.h"
 
 namespace ashlar::gateway {
 namespace {
@@ -150,7 +152,10 @@ class OpenAiReader final : public EventReader {
 class OpenAi final : public Wire {
  public:
   OpenAi(const UpstreamOptions& options, UpstreamSecrets secrets)
-      : base_(base_url(options, "/v1")), health_(options.health_path), stream_(options.stream) {
+      : base_(base_url(options, "/v1")),
+        health_(options.health_path),
+        stream_(options.stream),
+        is_ashlar_(options.blocks_interval.count() > 0) {
     headers_ = {{"content-type", "application/json"},
                 {"accept", stream_ ? "text/event-stream, application/json" : "application/json"}};
     if (!secrets.api_key.empty()) headers_.emplace_back("authorization", "Bearer " + secrets.api_key);
@@ -158,7 +163,16 @@ class OpenAi final : public Wire {
 
   Result<net::ClientRequest> ask(const engine::Request& request, const std::string& model) const override {
     const bool chat = std::holds_alternative<engine::Chat>(request.prompt.input);
-    return post(chat ? "/chat/completions" : "/completions", openai_text(request, model, stream_));
+    const char* path = chat ? "/chat/completions" : "/completions";
+    if (!is_ashlar_) return post(path, openai_text(request, model, stream_));
+    engine::Request salted = request;
+    Json body = openai_body(request);
+    body["cache_salt"] = blocks_salt(request);
+    salted.body = std::make_shared<const Json>(std::move(body));
+    net::ClientRequest out = post(path, openai_text(salted, model, stream_));
+    if (request.prefix_salt)
+      out.headers.emplace_back("x-ashlar-prefix-salt", fmt::format("{:016x}", *request.prefix_salt));
+    return out;
   }
   std::unique_ptr<Reader> reader(const engine::Request& request, const net::Headers& headers,
                                  Teller& teller) const override {
@@ -166,6 +180,14 @@ class OpenAi final : public Wire {
   }
   net::ClientRequest probe() const override { return {.url = base_ + "/models", .headers = headers_}; }
   Result<std::vector<Listed>> read_list(std::string_view body) const override { return read_openai_list(body); }
+
+  std::optional<net::ClientRequest> ask_prefixes(const std::string& model, std::uint64_t book,
+                                                 std::uint64_t sequence) const override {
+    if (!is_ashlar_) return std::nullopt;
+    return net::ClientRequest{.url = fmt::format("{}/cache/prefixes/{}?book={:016x}&since={}", base_,
+                                                 store::percent_encode(model, true), book, sequence),
+                              .headers = headers_};
+  }
 
   Result<net::ClientRequest> ask_vectors(const engine::EmbedRequest& request, const std::string& model) const override {
     return post("/embeddings", openai_vectors_text(request, model));
@@ -180,7 +202,7 @@ class OpenAi final : public Wire {
   }
 
   const std::string base_, health_;
-  const bool stream_;
+  const bool stream_, is_ashlar_;
   net::Headers headers_;
 };
 
@@ -199,6 +221,11 @@ void write_arguments_as_texts(Json& messages) {
 
 std::unique_ptr<Reader> make_openai_reader(const engine::Request&, const net::Headers& headers, Teller& teller) {
   return std::make_unique<OpenAiReader>(headers, teller);
+}
+
+std::string blocks_salt(const engine::Request& request) {
+  return store::to_hex(
+      store::sha256(fmt::format("{}:{}{}", request.tenant.size(), request.tenant, request.cache_salt)));
 }
 
 std::string openai_text(const engine::Request& request, const std::string& model, bool stream) {

@@ -14,6 +14,10 @@ std::unique_ptr<Reader> make_openai_reader(const engine::Request& request, const
 // {"data": [{"id", "max_model_len"...}]}, also Ollama's and TGI's variants of it.
 Result<std::vector<Listed>> read_openai_list(std::string_view body);
 
+// What an Ashlar is told beside the body, so that no two of our tenants share blocks there: a digest of the tenant and
+// of what the client said itself.
+std::string blocks_salt(const engine::Request& request);
+
 // The body to be sent: what openai_body() says, with arguments of tool calls as texts, and how it is to be streamed.
 std::string openai_text(const engine::Request& request, const std::string& model, bool stream);
 std::string openai_vectors_text(const engine::EmbedRequest& request, const std::string& model);

@@ -48,6 +48,10 @@ struct UpstreamOptions {
   std::string health_path;                           // of the URL's host; empty: the kind's own
   int health_failures = 3;                           // in a row make it down
 
+  // It is an Ashlar: it is asked so often what its prefix caches have, for routes by prefix-index, and each of our
+  // tenants has blocks of its own there. The key must be an operator's there. 0: it is not asked.
+  std::chrono::milliseconds blocks_interval{0};
+
   bool allow_private = false;  // addresses of private networks; this machine's are fine where the URL names it
   bool stream = true;          // answers are asked for in pieces; false: for servers that cannot
   Bytes max_answer{64 << 20};

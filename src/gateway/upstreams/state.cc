@@ -141,6 +141,8 @@ void UpstreamState::when_probed(std::function<void()> told) {
 
 void UpstreamState::begin_probes() {
   if (options.health_interval.count() > 0) pause_ = client_->after(std::chrono::milliseconds(0), [this] { probe(); });
+  if (options.blocks_interval.count() > 0)
+    watch_pause_ = client_->after(std::chrono::milliseconds(0), [this] { watch_prefixes(0); });
 }
 
 void UpstreamState::probe() {
@@ -188,6 +190,66 @@ void UpstreamState::probed(int status, const std::string& body, Status call) {
   metrics.healthy.set(now ? 1 : 0);
   for (const auto& tell : told) tell();
   pause_ = client_->after(options.health_interval, [this] { probe(); });
+}
+
+std::shared_ptr<const engine::CachedPrefixes> UpstreamState::cached_prefixes(const std::string& name) {
+  if (options.blocks_interval.count() == 0) return nullptr;
+  const auto model = this->model(name);
+  if (!model) return nullptr;
+  const std::lock_guard lock(mutex_);
+  auto found = std::ranges::find(watched_, *model, &Watched::model);
+  if (found == watched_.end()) found = watched_.insert(found, {.model = *model});
+  return found->copy->told() ? found->copy : nullptr;
+}
+
+// Asks for one model after the other, then waits.
+void UpstreamState::watch_prefixes(std::size_t next) {
+  std::optional<Watched> one;
+  {
+    const std::lock_guard lock(mutex_);
+    if (next < watched_.size()) one = watched_[next];
+  }
+  if (!one) {
+    watch_pause_ = client_->after(options.blocks_interval, [this] { watch_prefixes(0); });
+    return;
+  }
+  const PrefixCopy::Place known = one->copy->place();
+  auto request = wire_->ask_prefixes(one->model, known.book, known.sequence);
+  if (!request) return;
+  request->timeout = std::min(kProbeTimeout, options.connect_timeout);
+  watch_status_ = 0;
+  watch_body_.clear();
+  watch_ = client_->send(outgoing(std::move(*request), kProbeTimeout),
+                         {.on_connect = [this](const std::string& address) { connected(address); },
+                          .on_head = [this](int status, const net::Headers&) { watch_status_ = status; },
+                          .on_data =
+                              [this](std::string_view piece) {
+                                if (watch_body_.size() + piece.size() <= kMaxProbe) watch_body_.append(piece);
+                              },
+                          .on_done = [this, next, known](Status done) { watched(next, known, std::move(done)); }});
+}
+
+void UpstreamState::watched(std::size_t which, const PrefixCopy::Place& asked, Status call) {
+  std::shared_ptr<PrefixCopy> copy;
+  {
+    const std::lock_guard lock(mutex_);
+    copy = watched_[which].copy;
+  }
+  // Of one that cannot be reached, or has come anew, nothing is there until it says so.
+  if (!call || watch_status_ >= 500) {
+    copy->clear();
+    watch_pause_ = client_->after(options.blocks_interval, [this] { watch_prefixes(0); });
+    return;
+  }
+  Status taken;
+  if (watch_status_ != 200)
+    taken = std::unexpected(
+        Error{Code::unsupported, fmt::format("it answers {} {}", watch_status_, net::reason(watch_status_))});
+  else
+    taken = copy->take(watch_body_, asked);
+  if (!taken && copy->give_up())
+    log::warn("upstream_tells_no_blocks", {{"upstream", options.name}, {"why", taken.error().message}});
+  watch_pause_ = client_->after(std::chrono::milliseconds(0), [this, which] { watch_prefixes(which + 1); });
 }
 
 void UpstreamState::learn(const std::vector<Listed>& listed) {

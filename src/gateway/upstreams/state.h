@@ -12,6 +12,7 @@
 #include "base/metrics.h"
 #include "engine/generator.h"
 #include "gateway/upstreams/options.h"
+#include "gateway/upstreams/prefix_copy.h"
 #include "gateway/upstreams/retries.h"
 #include "gateway/upstreams/wire.h"
 #include "net/http_client.h"
@@ -60,11 +61,21 @@ class UpstreamState {
   void when_probed(std::function<void()> told);
   void begin_probes();
 
+  // What it told of this model, which is asked for from now on. Null: nothing yet, or it does not tell.
+  std::shared_ptr<const engine::CachedPrefixes> cached_prefixes(const std::string& name);
+
  private:
   UpstreamState(UpstreamOptions options, std::unique_ptr<Wire> wire);
   void probe();
   void probed(int status, const std::string& body, Status call);
   void learn(const std::vector<Listed>& listed);
+
+  struct Watched {
+    std::string model;
+    std::shared_ptr<PrefixCopy> copy = std::make_shared<PrefixCopy>();
+  };
+  void watch_prefixes(std::size_t next);
+  void watched(std::size_t which, const PrefixCopy::Place& asked, Status call);
 
   const std::unique_ptr<Wire> wire_;
   const bool url_is_local_;
@@ -77,12 +88,16 @@ class UpstreamState {
   std::string trouble_;
   std::vector<std::function<void()>> waiting_;  // for the first probe
   bool probed_ = false;
+  std::vector<Watched> watched_;  // of those asked for
 
   // The client's thread only.
   int failures_ = 0;  // probes in a row
   int probe_status_ = 0;
   std::string probe_body_;
   std::unique_ptr<net::Call> probe_, pause_;
+  int watch_status_ = 0;
+  std::string watch_body_;
+  std::unique_ptr<net::Call> watch_, watch_pause_;
 
   std::unique_ptr<net::HttpClient> client_;  // last: its thread ends before the rest dies
 };

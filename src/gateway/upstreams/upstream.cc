@@ -64,6 +64,10 @@ Result<std::string> Upstream::detokenize(const std::string& model, const std::ve
 }
 Result<std::string> Upstream::render(const std::string& model, const engine::Chat&) const { return not_here(model); }
 
+std::shared_ptr<const engine::CachedPrefixes> Upstream::cached_prefixes(const std::string& model) const {
+  return state_->cached_prefixes(model);
+}
+
 engine::Generator::Load Upstream::load() const {
   return {.running = state_->budget.active(), .healthy = state_->healthy()};
 }

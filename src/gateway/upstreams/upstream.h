@@ -39,6 +39,7 @@ class Upstream final : public engine::Generator, public engine::Embedder, public
   Result<engine::Tokenized> tokenize(const std::string&, const engine::Prompt&, bool) const override;
   Result<std::string> detokenize(const std::string&, const std::vector<std::int32_t>&) const override;
   Result<std::string> render(const std::string&, const engine::Chat&) const override;
+  std::shared_ptr<const engine::CachedPrefixes> cached_prefixes(const std::string& model) const override;
   Load load() const override;
 
   void embed(engine::EmbedRequest request, Done done) override;

@@ -179,6 +179,10 @@ std::optional<DataUrl> data_url(std::string_view url) {
   return DataUrl{url.substr(5, mark - 5), url.substr(mark + kMark.size())};
 }
 
+std::optional<net::ClientRequest> Wire::ask_prefixes(const std::string&, std::uint64_t, std::uint64_t) const {
+  return std::nullopt;
+}
+
 Result<Json> parse_answer(std::string_view text) { return parse_json(text, {.depth = 64, .members = 4096}); }
 
 engine::FinishReason finish_reason(std::string_view name) {

@@ -1,6 +1,7 @@
 // How one kind of server is spoken to: our requests in its words, its answers as events. A file for each kind.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -59,6 +60,11 @@ class Wire {
   virtual bool lists() const { return true; }
   // corrupt: no such list.
   virtual Result<std::vector<Listed>> read_list(std::string_view body) const = 0;
+
+  // A GET for what an Ashlar has in the prefix cache of `model`, since what is known of it (prefix_copy.h); nullopt:
+  // this kind is none.
+  virtual std::optional<net::ClientRequest> ask_prefixes(const std::string& model, std::uint64_t book,
+                                                         std::uint64_t sequence) const;
 
   virtual Result<net::ClientRequest> ask_vectors(const engine::EmbedRequest& request, const std::string& model) const;
   // corrupt: not `count` vectors of one length. Estimates no tokens: prompt_tokens is 0 where they are not said.
