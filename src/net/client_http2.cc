@@ -20,6 +20,7 @@ using Streams = std::unordered_map<std::int32_t, struct Answering>;
 constexpr std::uint32_t kMostStreams = 256;
 constexpr std::int32_t kStreamWindow = 1 << 20;
 constexpr std::int32_t kConnectionWindow = 16 << 20;
+constexpr int kMostResets = 500;  // of ours on a connection, before servers take them for an attack (CVE-2023-44487)
 constexpr std::int64_t kMostIdleBytes = 256 << 10;  // that answer nothing
 
 // One stream.
@@ -81,7 +82,7 @@ class ClientHttp2 final : public ClientProtocol {
   Streams streams_;
   const TimePoint settle_until_;
   bool settled_ = false;         // the server's settings have come
-  bool leaving_ = false;         // the server takes no more streams
+  bool leaving_ = false;         // it gets no more streams
   bool lost_ = false;            // it is gone, without a word
   bool filling_ = false;         // nghttp2 writes
   TimePoint check_at_ = kNever;  // not later than any stream's deadline
@@ -89,7 +90,8 @@ class ClientHttp2 final : public ClientProtocol {
   TimePoint heard_at_ = Clock::now();
   TimePoint alive_until_ = kNever;  // by then something must have come
   std::int64_t idle_bytes_ = 0;     // since the last that answered something
-  std::string trouble_;             // what nghttp2 last complained of
+  int resets_ = 0;
+  std::string trouble_;  // what nghttp2 last complained of
 };
 
 const nghttp2_session_callbacks* ClientHttp2::callbacks() {
@@ -342,6 +344,7 @@ int ClientHttp2::on_data(std::int32_t id, std::string_view bytes) {
 
 void ClientHttp2::reset(std::int32_t id) {
   nghttp2_submit_rst_stream(session_, NGHTTP2_FLAG_NONE, id, NGHTTP2_CANCEL);
+  if (++resets_ >= kMostResets) leaving_ = true;
   // What the server sent before it hears of that answers nothing, and is no fault of its own.
   idle_bytes_ = std::max<std::int64_t>(idle_bytes_ - kStreamWindow, -kConnectionWindow);
 }

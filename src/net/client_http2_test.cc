@@ -199,6 +199,23 @@ TEST(ClientHttp2, DeadlinesEndTheirStreamAlone) {
   EXPECT_TRUE(stays->done.take());
 }
 
+TEST(ClientHttp2, AConnectionWithManyDroppedCallsIsGivenUp) {
+  Inbox<Held> inbox;
+  const auto server = serve([&](Held exchange) { inbox.put(std::move(exchange)); });
+  const auto client = make_client();
+  const auto stays = ask(*client, {.url = url(server->port())});
+  const Held held = inbox.take();
+  std::set<std::string> peers;
+  for (int i = 0; i < 1100; ++i) {  // after 1,000 our server closes a connection
+    auto dropped = ask(*client, {.url = url(server->port())});
+    peers.insert(inbox.take()->request().peer);
+    dropped->call.reset();
+  }
+  EXPECT_EQ(peers.size(), 3u);
+  echo(held);
+  EXPECT_TRUE(stays->done.take());
+}
+
 TEST(ClientHttp2, WhatADroppedCallStillGetsDoesNotCountAgainstTheServer) {
   Inbox<Held> inbox;
   const auto server = serve([&](Held exchange) { inbox.put(std::move(exchange)); });
