@@ -366,14 +366,14 @@ void ClientHttp2::finish(std::int32_t id) {
   // What it did not want to read of the request is not sent.
   if (stream->sent < stream->task->request.body.size()) reset(id);
   const auto task = take(id);
-  if (room() > 0) home_.offer();
+  home_.offer();
   task->done({});
 }
 
 void ClientHttp2::fail(std::int32_t id, Error why) {
   reset(id);
   const auto task = take(id);
-  if (room() > 0) home_.offer();
+  home_.offer();
   task->done(std::unexpected(std::move(why)));
 }
 
@@ -400,7 +400,7 @@ void ClientHttp2::closed(std::int32_t id, std::uint32_t code) {
   const bool begun = stream->headed, refused = code == NGHTTP2_REFUSED_STREAM || stream->unsent != 0;
   const bool too_large = stream->unsent == NGHTTP2_ERR_FRAME_SIZE_ERROR;
   auto task = take(id);
-  if (room() > 0) home_.offer();
+  home_.offer();
   if (too_large)
     return task->done(std::unexpected(Error{Code::invalid, "The request's header is too large to be sent."}));
   // Such a request was not looked at (RFC 9113, 8.7), so that any may be made again.
@@ -427,7 +427,7 @@ void ClientHttp2::cancel(const ClientTask& task) {
   if (found == streams_.end()) return;
   reset(found->first);
   take(found->first);
-  if (room() > 0) home_.offer();
+  home_.offer();
   close_if_over();
 }
 
