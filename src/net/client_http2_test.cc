@@ -208,7 +208,8 @@ TEST(ClientHttp2, AConnectionWithManyDroppedCallsIsGivenUp) {
   std::set<std::string> peers;
   for (int i = 0; i < 1100; ++i) {  // after 1,000 our server closes a connection
     auto dropped = ask(*client, {.url = url(server->port())});
-    peers.insert(inbox.take()->request().peer);
+    const Held unanswered = inbox.take();
+    peers.insert(unanswered->request().peer);
     dropped->call.reset();
   }
   EXPECT_EQ(peers.size(), 3u);
