@@ -64,7 +64,8 @@ gateway::RouterOptions router_options(const RoutingOptions& routing, gateway::St
   options.hints = gateway::hints_of;
   if (events != nullptr)
     options.on_event = [events](const gateway::RouteEvent& event) { events->write(operator_event(event)); };
-  options.on_done = [](const gateway::RouteTrace& trace) { log::debug("routed", {{"trace", trace.json().dump()}}); };
+  if (log::writes(log::Level::debug))
+    options.on_done = [](const gateway::RouteTrace& trace) { log::debug("routed", {{"trace", trace.json().dump()}}); };
   return options;
 }
 

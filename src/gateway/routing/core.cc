@@ -49,6 +49,7 @@ void Router::Core::set_table(RouteTable table) {
   if (options_.steering != nullptr) options_.steering->set_groups(table.groups);
   std::vector<std::shared_ptr<Live>> before = all();  // die outside the lock, generators and all
   RouteTable old;
+  std::shared_ptr<const Counted> gone;
   const std::lock_guard lock(mutex_);
   std::map<std::string, Group> groups;
   for (const Group& group : table.groups) groups[group.name] = group;
@@ -58,7 +59,13 @@ void Router::Core::set_table(RouteTable table) {
   groups_ = std::move(groups);
   fleet_.set(table.deployments);
   old = std::exchange(table_, std::move(table));
-  ++tables_;
+  auto counted = std::make_shared<Counted>();
+  counted->tables = (counted_ != nullptr ? counted_->tables : 0) + 1;
+  for (const Deployment& each : table_.deployments) {
+    counted->held.push_back(each.generator);
+    counted->names.push_back(dynamic_cast<const engine::CountedNames*>(each.generator.get()));
+  }
+  gone = std::exchange(counted_, std::move(counted));
 }
 
 Status Router::Core::change(const std::function<Status(RouteTable&)>& edit) {
@@ -75,16 +82,14 @@ RouteTable Router::Core::table() const {
 }
 
 std::optional<std::uint64_t> Router::Core::names_version() const {
-  std::vector<std::shared_ptr<engine::Generator>> generators;
-  std::uint64_t version = 0;
+  std::shared_ptr<const Counted> counted;
   {
     const std::lock_guard lock(mutex_);
-    version = tables_;
-    for (const Deployment& each : table_.deployments) generators.push_back(each.generator);
+    counted = counted_;
   }
-  for (const auto& generator : generators) {
-    const auto* counted = dynamic_cast<const engine::CountedNames*>(generator.get());
-    const auto one = counted != nullptr ? counted->names_version() : std::nullopt;
+  std::uint64_t version = counted->tables;
+  for (const engine::CountedNames* each : counted->names) {
+    const auto one = each != nullptr ? each->names_version() : std::nullopt;
     if (!one) return std::nullopt;
     version = engine::mixed_version(version, *one);
   }
