@@ -84,12 +84,11 @@ class Home final : public ClientHome {
     protocol_->receive(bytes);
     if (closed_) return;
     if (seed_ % 4 == 1 && bytes.size() % 3 == 0 && !tasks_.empty()) {
-      protocol_->cancel(*tasks_.back());
-      if (!tasks_.back()->is_over()) {
-        tasks_.back()->cancel();
-        --open_;
-      }
+      const auto task = std::move(tasks_.back());
       tasks_.pop_back();
+      if (!task->is_over()) --open_;
+      task->cancel();
+      protocol_->cancel(*task);
     }
     settle();
   }
