@@ -206,10 +206,11 @@ TEST(ClientHttp2, AConnectionWithManyDroppedCallsIsGivenUp) {
   const auto stays = ask(*client, {.url = url(server->port())});
   const Held held = inbox.take();
   std::set<std::string> peers;
+  std::vector<Held> unanswered;
   for (int i = 0; i < 1100; ++i) {  // after 1,000 our server closes a connection
     auto dropped = ask(*client, {.url = url(server->port())});
-    const Held unanswered = inbox.take();
-    peers.insert(unanswered->request().peer);
+    unanswered.push_back(inbox.take());
+    peers.insert(unanswered.back()->request().peer);
     dropped->call.reset();
   }
   EXPECT_EQ(peers.size(), 3u);
