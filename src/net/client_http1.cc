@@ -16,7 +16,9 @@ namespace {
 class ClientHttp1 final : public ClientProtocol {
  public:
   explicit ClientHttp1(ClientHome& home) : home_(home) {}
+  int room() const override { return task_ ? 0 : 1; }
   void serve(std::shared_ptr<ClientTask> task) override;
+  void fill(std::size_t) override {}  // it is there already
   void cancel(const ClientTask& task) override {
     if (task_.get() == &task) home_.close({Code::cancelled, "The call was dropped."});
   }
@@ -100,7 +102,7 @@ void ClientHttp1::finish() {
   const auto task = std::exchange(task_, nullptr);
   reader_.reset();
   quiet_until_ = Clock::now() + home_.options().idle_timeout;
-  const bool kept = home_.keep();
+  const bool kept = home_.offer();
   task->done({});  // which may well send the next
   if (!kept) home_.close({});
 }

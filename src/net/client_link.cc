@@ -12,10 +12,26 @@ namespace ashlar::net {
 
 namespace asio = boost::asio;
 
+namespace {
+constexpr std::size_t kFill = 64 << 10;
+}  // namespace
+
 ClientLink::ClientLink(ClientPool& pool, std::string key)
     : pool_(pool), key_(std::move(key)), deadline_(pool.thread.deadlines, [this] { expire(); }) {}
 
 const ClientOptions& ClientLink::options() const { return pool_.options; }
+
+// Lets the protocol act, then sends what it says.
+void ClientLink::act(FunctionRef<void()> what) {
+  if (acting_) return what();
+  const auto self = shared_from_this();
+  acting_ = true;
+  what();
+  acting_ = false;
+  pump();
+}
+
+bool ClientLink::offers_http2() const { return task_->url.tls && options().http2 != Http2::off; }
 
 void ClientLink::connect(std::shared_ptr<ClientTask> task) {
   task_ = std::move(task);
@@ -85,12 +101,11 @@ void ClientLink::connected(Socket socket) {
   boost::system::error_code ignored;
   socket.native_non_blocking(true, ignored);
   const bool tls = task_->url.tls, tunnel = tls && proxy() != nullptr;
-  channel_ = std::make_unique<Channel>(pool_.thread, std::move(socket),
-                                       tls && !tunnel ? TlsSession::connect(pool_.tls, task_->url.host) : nullptr);
-  if (tunnel)
-    ask_for_tunnel();
-  else if (!tls)
-    ready();
+  channel_ = std::make_unique<Channel>(
+      pool_.thread, std::move(socket),
+      tls && !tunnel ? TlsSession::connect(pool_.tls, task_->url.host, offers_http2()) : nullptr);
+  if (!tls) return act([this] { ready(); });
+  if (tunnel) ask_for_tunnel();
   pump();
 }
 
@@ -122,48 +137,44 @@ bool ClientLink::answered_by_proxy(std::string_view bytes) {
         {Code::corrupt, fmt::format("The proxy {} sent more than an answer to what it was asked.", proxy()->shown())});
   } else {
     tunnel_.reset();
-    channel_->start_tls(TlsSession::connect(pool_.tls, task_->url.host));
+    channel_->start_tls(TlsSession::connect(pool_.tls, task_->url.host, offers_http2()));
   }
   return false;
 }
 
 // The connection is made.
 void ClientLink::ready() {
+  const bool agreed = channel_->tls() != nullptr && channel_->tls()->protocol() == "h2";
+  const bool known = !task_->url.tls && proxy() == nullptr && options().http2 == Http2::always;
   connect_until_ = kNever;
-  protocol_ = make_client_http1(*this);
+  protocol_ = agreed || known ? make_client_http2(*this) : make_client_http1(*this);
   protocol_->serve(std::exchange(task_, nullptr));
+  pool_.made(shared_from_this(), agreed || known);
 }
 
 void ClientLink::serve(std::shared_ptr<ClientTask> task) {
   task->link = weak_from_this();
-  protocol_->serve(std::move(task));
-  pump();
+  act([&] { protocol_->serve(std::move(task)); });
 }
 
 void ClientLink::cancel(const ClientTask& task) {
   if (task_.get() == &task) return close({Code::cancelled, "The call was dropped."});
-  if (protocol_) protocol_->cancel(task);
+  if (protocol_) act([&] { protocol_->cancel(task); });
 }
 
-bool ClientLink::keep() { return pool_.keep(shared_from_this()); }
+bool ClientLink::offer() { return pool_.offer(shared_from_this()); }
 
 void ClientLink::ask_again(std::shared_ptr<ClientTask> task) {
   task->retried = true;
+  task->not_before = Clock::now();
   pool_.start(std::move(task));
 }
 
 void ClientLink::readable() {
-  const auto input = channel_->read([this](std::string_view bytes) { return received(bytes); });
-  if (closed_) return;
-  switch (input) {
-    case Channel::Input::open:
-      return pump();
-    case Channel::Input::ended:
-    case Channel::Input::lost:
-      return ended();
-    case Channel::Input::refused:
-      return close({Code::unavailable, fmt::format("TLS with {} failed: {}.", key_, channel_->tls()->error())});
-  }
+  act([this] {
+    const auto input = channel_->read([this](std::string_view bytes) { return received(bytes); });
+    if (!closed_ && input != Channel::Input::open) ended(input);
+  });
 }
 
 // False: the connection is closed, or not to be read for now.
@@ -174,7 +185,9 @@ bool ClientLink::received(std::string_view bytes) {
   return !closed_;
 }
 
-void ClientLink::ended() {
+void ClientLink::ended(Channel::Input how) {
+  if (how == Channel::Input::refused)
+    return close({Code::unavailable, fmt::format("TLS with {} failed: {}.", key_, channel_->tls()->error())});
   if (protocol_) return protocol_->receive_end();
   if (tunnel_)
     return close(
@@ -183,9 +196,15 @@ void ClientLink::ended() {
 }
 
 void ClientLink::pump() {
-  if (closed_ || !channel_) return;
+  if (acting_ || closed_ || !channel_) return;
+  acting_ = true;
   auto sent = Channel::Sent::some;
-  while (sent == Channel::Sent::some) sent = channel_->send();
+  while (sent == Channel::Sent::some && !closed_) {
+    if (protocol_) protocol_->fill(kFill);
+    sent = channel_->send();
+  }
+  acting_ = false;
+  if (closed_) return;
   if (sent == Channel::Sent::blocked) channel_->wait_write(shared_from_this());
   // Lost: an answer may still be there to be read; reading tells the end as well.
   channel_->wait_read(shared_from_this());
@@ -198,7 +217,7 @@ void ClientLink::set_deadline() {
 
 void ClientLink::expire() {
   const auto self = shared_from_this();
-  if (protocol_) return protocol_->expire(Clock::now());
+  if (protocol_) return act([this] { protocol_->expire(Clock::now()); });
   if (Clock::now() >= task_->until)
     return close({Code::deadline,
                   fmt::format("{} did not finish its answer within {} ms.", key_, task_->request.timeout.count())});
@@ -215,7 +234,7 @@ void ClientLink::close(Error why) {
   boost::system::error_code ignored;
   if (connecting_) connecting_->close(ignored);
   if (channel_) channel_->close(false);
-  pool_.forget(self);
+  pool_.forget(self, why);
   if (protocol_) protocol_->end(why);
   if (const auto task = std::exchange(task_, nullptr)) task->done(std::unexpected(std::move(why)));
 }

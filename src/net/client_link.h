@@ -35,10 +35,12 @@ class ClientLink final : public ChannelOwner, public ClientHome, public std::ena
 
   void readable() override;
   void writable() override { pump(); }
+  TimePoint born() const { return born_; }
+  int room() const { return protocol_ && !closed_ ? protocol_->room() : -1; }
   const ClientOptions& options() const override;
   Outbox& out() override { return channel_->out(); }
   bool all_sent() const override { return channel_->all_sent(); }
-  bool keep() override;
+  bool offer() override;
   void ask_again(std::shared_ptr<ClientTask> task) override;
 
  private:
@@ -50,9 +52,11 @@ class ClientLink final : public ChannelOwner, public ClientHome, public std::ena
   void connected(Socket socket);
   void ask_for_tunnel();
   bool answered_by_proxy(std::string_view bytes);
+  bool offers_http2() const;
   void ready();
+  void act(FunctionRef<void()> what);
   bool received(std::string_view bytes);
-  void ended();
+  void ended(Channel::Input how);
   void pump();
   void set_deadline();
   void expire();
@@ -61,6 +65,7 @@ class ClientLink final : public ChannelOwner, public ClientHome, public std::ena
 
   ClientPool& pool_;
   const std::string key_;
+  const TimePoint born_ = Clock::now();
   std::shared_ptr<ClientTask> task_;  // that it is being made for
   std::optional<Resolver> resolver_;
   std::optional<Socket> connecting_;
@@ -69,6 +74,7 @@ class ClientLink final : public ChannelOwner, public ClientHome, public std::ena
   std::unique_ptr<ClientProtocol> protocol_;  // once it is made
   TimePoint connect_until_ = kNever;
   Deadlines::Entry deadline_;
+  bool acting_ = false;  // the protocol is, and what it says is sent afterwards
   bool closed_ = false;
 };
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <list>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -43,20 +44,44 @@ class ClientPool {
   void disarm(const std::shared_ptr<ClientAlarm>& alarm);
 
   // The rest is for links.
-  // False: enough are kept already.
-  bool keep(const std::shared_ptr<ClientLink>& link);
-  void forget(const std::shared_ptr<ClientLink>& link);
+  // It is made, and serves what it was made for.
+  void made(const std::shared_ptr<ClientLink>& link, bool http2);
+  // It has room: it is given what waits. False: it is not wanted.
+  bool offer(const std::shared_ptr<ClientLink>& link);
+  // It is closed, because of `why`.
+  void forget(const std::shared_ptr<ClientLink>& link, const Error& why);
 
   IoThread& thread;
   const ClientOptions& options;
   const std::shared_ptr<const TlsContext> tls;
 
  private:
+  struct Waiting {
+    Waiting(std::shared_ptr<ClientTask> task, Deadlines& deadlines, std::function<void()> due)
+        : task(std::move(task)), until(deadlines, std::move(due)) {}
+    std::shared_ptr<ClientTask> task;
+    Deadlines::Entry until;
+  };
+  // What is known of one scheme, host and port, while there are connections to it.
+  struct Host {
+    std::vector<std::shared_ptr<ClientLink>> idle;    // HTTP/1.1, the latest used last
+    std::vector<std::shared_ptr<ClientLink>> shared;  // HTTP/2
+    std::list<Waiting> waiting;                       // for room on those, or for the one that is being made
+    const ClientLink* making = nullptr;               // for who waits, until it says how much room it has
+    int links = 0;
+    bool http1 = false;  // is what it spoke last
+  };
   Result<std::string> place(ClientTask& task) const;
-  bool serve_kept(const std::shared_ptr<ClientTask>& task, const std::string& key);
+  bool may_share(const ClientTask& task) const;
+  std::shared_ptr<ClientLink> take_free(Host& host, const ClientTask& task);
+  void make(const std::string& key, std::shared_ptr<ClientTask> task, bool for_waiting);
+  void wait(const std::string& key, std::shared_ptr<ClientTask> task);
+  void waited_enough(const std::string& key, const ClientTask& task);
+  void make_for_waiting(const std::string& key);
+  void drop_if_empty(const std::string& key);
 
   std::unordered_set<std::shared_ptr<ClientLink>> links_;
-  std::map<std::string, std::vector<std::shared_ptr<ClientLink>>> idle_;  // the latest used last
+  std::map<std::string, Host> hosts_;
   std::unordered_set<std::shared_ptr<ClientAlarm>> alarms_;
   bool ending_ = false;
 };

@@ -22,17 +22,21 @@ class ClientHome {
   virtual bool all_sent() const = 0;
   // Ends the connection, and so calls the protocol's end() with `why`.
   virtual void close(Error why) = 0;
-  // The protocol takes a task again. False: this connection is wanted no more.
-  virtual bool keep() = 0;
-  // Asks once more, on another connection.
+  // The protocol has room for tasks (again), and may be given some at once. False: the connection is not wanted.
+  virtual bool offer() = 0;
+  // Asks once more, on another connection, for a task that is no more the protocol's.
   virtual void ask_again(std::shared_ptr<ClientTask> task) = 0;
 };
 
 class ClientProtocol {
  public:
   virtual ~ClientProtocol() = default;
-  // Puts the task's request into out.
+  // How many more tasks it can serve now; below 0: none ever.
+  virtual int room() const = 0;
+  // Asks for it. Only where there is room.
   virtual void serve(std::shared_ptr<ClientTask> task) = 0;
+  // Puts what there is to be sent into out, until it holds `target` bytes.
+  virtual void fill(std::size_t target) = 0;
   // The task was dropped: nothing more is done for it.
   virtual void cancel(const ClientTask& task) = 0;
   // Bytes as they come; none when a TLS handshake's last bytes came.
@@ -45,5 +49,6 @@ class ClientProtocol {
 };
 
 std::unique_ptr<ClientProtocol> make_client_http1(ClientHome& home);
+std::unique_ptr<ClientProtocol> make_client_http2(ClientHome& home);
 
 }  // namespace ashlar::net

@@ -70,7 +70,8 @@ class ClientTask {
   std::optional<Proxy> proxy;  // on the way to it
   TimePoint until = kNever;    // of the whole call
   bool retried = false;
-  std::weak_ptr<ClientLink> link;  // what serves it now
+  TimePoint not_before = TimePoint::min();  // connections that are older are not trusted with it
+  std::weak_ptr<ClientLink> link;           // what serves it now
 
  private:
   std::recursive_mutex mutex_;  // a callback may drop its own Call

@@ -1,5 +1,5 @@
 // The HTTP client: for the load generator, for upstreams, for whatever speaks to
-// another server. HTTP/1.1, plain or TLS, with connections kept for reuse, by a
+// another server. HTTP/1.1 and, where it is told, HTTP/2, plain or TLS, with connections kept for reuse, by a
 // proxy where there is one.
 // Follows no redirects and decodes no compression: it asks for neither.
 #pragma once
@@ -18,11 +18,18 @@
 
 namespace ashlar::net {
 
+// When HTTP/2 is spoken: never; over TLS with servers that choose it (ALPN); and also without TLS, to servers that are
+// known to speak it, unless a proxy is between.
+enum class Http2 { off, tls, always };
+
 struct ClientOptions {
   std::chrono::milliseconds connect_timeout{10'000};    // name, TCP and TLS together
   std::chrono::milliseconds response_timeout{300'000};  // silence before and within an answer
   std::chrono::milliseconds idle_timeout{30'000};       // a kept connection without a call
-  int max_idle_per_host = 256;
+  int max_idle_per_host = 256;                          // of HTTP/1.1
+  Http2 http2 = Http2::off;
+  std::chrono::milliseconds http2_doubt{5'000};  // a connection that was still for longer is asked if it lives
+  int max_http2_per_host = 64;  // connections; calls beyond what they take wait, as long as for a connection
   Bytes max_header{64 << 10};
   Bytes max_body{1ull << 30};
   std::string tls_ca;  // PEM; empty: the system's authorities

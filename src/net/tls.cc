@@ -63,12 +63,14 @@ Error bad_file(std::string_view what, const std::string& path) {
   return Error{Code::invalid, fmt::format("{}: cannot use this {}: {}", path, what, openssl_error())};
 }
 
+// As ALPN has them (RFC 7301, 3.1).
+constexpr unsigned char kBoth[] = "\x02h2\x08http/1.1";
+
 // Chooses h2, then http/1.1, from what the client offers.
 int choose_protocol(SSL*, const unsigned char** out, unsigned char* out_size, const unsigned char* offered,
                     unsigned offered_size, void*) {
-  static constexpr unsigned char kOurs[] = "\x02h2\x08http/1.1";
   unsigned char* chosen = nullptr;
-  if (SSL_select_next_proto(&chosen, out_size, kOurs, sizeof kOurs - 1, offered, offered_size) !=
+  if (SSL_select_next_proto(&chosen, out_size, kBoth, sizeof kBoth - 1, offered, offered_size) !=
       OPENSSL_NPN_NEGOTIATED)
     return SSL_TLSEXT_ERR_ALERT_FATAL;
   *out = chosen;
@@ -176,9 +178,11 @@ std::unique_ptr<TlsSession> TlsSession::accept(std::shared_ptr<const TlsContext>
   return std::unique_ptr<TlsSession>(new TlsSession(std::move(context), true));
 }
 
-std::unique_ptr<TlsSession> TlsSession::connect(std::shared_ptr<const TlsContext> context, const std::string& host) {
+std::unique_ptr<TlsSession> TlsSession::connect(std::shared_ptr<const TlsContext> context, const std::string& host,
+                                                bool http2) {
   auto session = std::unique_ptr<TlsSession>(new TlsSession(std::move(context), false));
   SSL* ssl = session->ssl_.get();
+  if (http2) SSL_set_alpn_protos(ssl, kBoth, sizeof kBoth - 1);
   // An address is checked as such, and is never sent as a name (RFC 6066, 3).
   if (X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl), host.c_str()) != 1) {
     ERR_clear_error();

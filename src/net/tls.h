@@ -42,8 +42,9 @@ class TlsContext {
 class TlsSession {
  public:
   static std::unique_ptr<TlsSession> accept(std::shared_ptr<const TlsContext> context);
-  // `host` is asked for by SNI and must be in the peer's certificate.
-  static std::unique_ptr<TlsSession> connect(std::shared_ptr<const TlsContext> context, const std::string& host);
+  // `host` is asked for by SNI and must be in the peer's certificate. `http2`: h2 is offered, and http/1.1 after it.
+  static std::unique_ptr<TlsSession> connect(std::shared_ptr<const TlsContext> context, const std::string& host,
+                                             bool http2 = false);
   ~TlsSession();
 
   // Sealed bytes from the peer; their plain text is appended to `plain`. False:

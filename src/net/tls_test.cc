@@ -1,15 +1,21 @@
 // TLS through real sockets, with certificates made here.
+#include <arpa/inet.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 #include <openssl/ec.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <filesystem>
 #include <fstream>
 #include <mutex>
+#include <set>
+#include <thread>
 
 #include "net/http_client.h"
 #include "net/http_server.h"
@@ -150,11 +156,15 @@ TEST(Tls, TellsTheNamesInAClientsCertificate) {
   EXPECT_EQ(*seen, (std::vector<std::string>{"DNS:localhost", "DNS:hub.test"}));
 }
 
-TEST(Tls, GoesThroughATunnelOfAProxy) {
+class TlsTunnel : public testing::TestWithParam<Http2> {};
+INSTANTIATE_TEST_SUITE_P(Both, TlsTunnel, testing::Values(Http2::off, Http2::tls));
+
+TEST_P(TlsTunnel, IsMadeByAProxy) {
   const Identity identity("localhost");
   const auto server = serve(echo, options_for(identity));
   FakeProxy proxy("Basic bWU6YTpi");  // me:a:b
   ClientOptions options{.tls_ca = identity.certificate(), .proxies = ProxyRules({.https = proxy.url("me:a%3Ab@")})};
+  options.http2 = GetParam();
   const auto client = std::move(*HttpClient::create(options));
   const std::string to = "hub.test:" + std::to_string(server->port());
   for (const std::size_t size : {2, 300'000}) {
@@ -173,6 +183,99 @@ TEST(Tls, GoesThroughATunnelOfAProxy) {
   const auto reply = fetch(**HttpClient::create(options), {.url = "https://" + to + "/"});
   ASSERT_FALSE(reply);
   EXPECT_NE(reply.error().message.find("certificate"), std::string::npos) << reply.error().message;
+}
+
+TEST(Tls, TheClientSpeaksHttp2WithServersThatChooseIt) {
+  const Identity identity("localhost");
+  Inbox<std::shared_ptr<Exchange>> inbox;
+  const auto server =
+      serve([&](std::shared_ptr<Exchange> exchange) { inbox.put(std::move(exchange)); }, options_for(identity));
+  const std::string url = "https://localhost:" + std::to_string(server->port()) + "/";
+  for (const Http2 http2 : {Http2::off, Http2::tls, Http2::always}) {
+    const auto client = std::move(*HttpClient::create({.http2 = http2, .tls_ca = identity.certificate()}));
+    Inbox<Status> done;
+    std::vector<std::unique_ptr<Call>> calls;
+    for (int i = 0; i < 20; ++i)
+      calls.push_back(client->send({.url = url}, {.on_done = [&](Status status) { done.put(std::move(status)); }}));
+    std::set<std::string> peers;
+    std::vector<std::shared_ptr<Exchange>> held;
+    for (int i = 0; i < 20; ++i) {
+      held.push_back(inbox.take());
+      peers.insert(held.back()->request().peer);
+      EXPECT_EQ(held.back()->request().version, http2 == Http2::off ? 11 : 20);
+    }
+    EXPECT_EQ(peers.size(), http2 == Http2::off ? 20u : 1u);
+    for (const auto& exchange : held) exchange->respond(200, {}, "x");
+    for (int i = 0; i < 20; ++i) EXPECT_TRUE(done.take());
+  }
+}
+
+// A server that chooses HTTP/1.1 of what it is offered, and answers each connection's first request.
+class OldServer {
+ public:
+  explicit OldServer(const Identity& identity) : listener_(::socket(AF_INET, SOCK_STREAM, 0)) {
+    SSL_CTX_use_certificate_chain_file(context_, identity.certificate().c_str());
+    SSL_CTX_use_PrivateKey_file(context_, identity.key().c_str(), SSL_FILETYPE_PEM);
+    SSL_CTX_set_alpn_select_cb(
+        context_,
+        [](SSL*, const unsigned char** out, unsigned char* size, const unsigned char* offered, unsigned offered_size,
+           void*) {
+          EXPECT_EQ(std::string_view(reinterpret_cast<const char*>(offered), offered_size), "\x02h2\x08http/1.1");
+          *out = offered + 4;
+          *size = 8;
+          return SSL_TLSEXT_ERR_OK;
+        },
+        nullptr);
+    sockaddr_in address{.sin_family = AF_INET, .sin_port = 0, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    socklen_t size = sizeof address;
+    EXPECT_EQ(::bind(listener_, reinterpret_cast<sockaddr*>(&address), size), 0);
+    EXPECT_EQ(::listen(listener_, 100), 0);
+    ::getsockname(listener_, reinterpret_cast<sockaddr*>(&address), &size);
+    port = ntohs(address.sin_port);
+    thread_ = std::jthread([this] {
+      for (int fd; (fd = ::accept(listener_, nullptr, nullptr)) >= 0;) {
+        ++connections;
+        SSL* ssl = SSL_new(context_);
+        SSL_set_fd(ssl, fd);
+        char bytes[4096];
+        constexpr std::string_view kAnswer = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nhi";
+        if (SSL_accept(ssl) == 1 && SSL_read(ssl, bytes, sizeof bytes) > 0)
+          SSL_write(ssl, kAnswer.data(), static_cast<int>(kAnswer.size()));
+        SSL_shutdown(ssl);
+        SSL_free(ssl);
+        ::close(fd);
+      }
+    });
+  }
+  ~OldServer() {
+    ::shutdown(listener_, SHUT_RDWR);
+    thread_.join();
+    ::close(listener_);
+    SSL_CTX_free(context_);
+  }
+  int port = 0;
+  std::atomic<int> connections = 0;
+
+ private:
+  SSL_CTX* const context_ = SSL_CTX_new(TLS_server_method());
+  int listener_;
+  std::jthread thread_;
+};
+
+TEST(Tls, TheClientSpeaksHttp1WithServersThatChooseThat) {
+  const Identity identity("localhost");
+  OldServer server(identity);
+  const auto client = std::move(*HttpClient::create({.http2 = Http2::tls, .tls_ca = identity.certificate()}));
+  Inbox<Status> done;
+  std::vector<std::unique_ptr<Call>> calls;
+  for (int i = 0; i < 10; ++i)
+    calls.push_back(client->send({.url = "https://localhost:" + std::to_string(server.port) + "/"},
+                                 {.on_done = [&](Status status) { done.put(std::move(status)); }}));
+  for (int i = 0; i < 10; ++i) {
+    const Status status = done.take();
+    EXPECT_TRUE(status) << status.error().message;
+  }
+  EXPECT_EQ(server.connections, 10);
 }
 
 TEST(Tls, TellsPlainHttpWhatToDo) {

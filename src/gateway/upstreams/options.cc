@@ -9,6 +9,7 @@
 
 #include "base/nearest.h"
 #include "gateway/section.h"
+#include "gateway/upstreams/proxied.h"
 #include "gateway/upstreams/secrets.h"
 #include "gateway/upstreams/wire.h"
 #include "net/http_text.h"
@@ -28,6 +29,8 @@ class UpstreamsReader {
   UpstreamOptions upstream(const YAML::Node& node);
   Section::Readers members(UpstreamOptions& out);
   Section::Read secret(std::string name, std::string& out);
+  Section::Read http2(net::Http2& out);
+  Section::Read proxy(std::string& out);
   void models(const YAML::Node& node, UpstreamOptions& out);
   void headers(const YAML::Node& node, UpstreamOptions& out);
   void check(const YAML::Node& node, const UpstreamOptions& out);
@@ -40,6 +43,25 @@ Section::Read UpstreamsReader::secret(std::string name, std::string& out) {
     section_.text(name, out)(node);
     if (auto fine = check_secret(out); !out.empty() && !fine)
       section_.fail(node, fmt::format("'{}': {}", name, fine.error().message));
+  };
+}
+
+Section::Read UpstreamsReader::http2(net::Http2& out) {
+  return [this, &out](const YAML::Node& node) {
+    bool on = false;
+    if (node.IsScalar() && node.Scalar() == "always")
+      out = net::Http2::always;
+    else if (node.IsScalar() && YAML::convert<bool>::decode(node, on))
+      out = on ? net::Http2::tls : net::Http2::off;
+    else
+      section_.fail(node, "'http2' should be true (over TLS), false, or always (without TLS as well)");
+  };
+}
+
+Section::Read UpstreamsReader::proxy(std::string& out) {
+  return [this, &out](const YAML::Node& node) {
+    section_.text("proxy", out)(node);
+    if (auto fine = check_proxy(out); !fine) section_.fail(node, fine.error().message);
   };
 }
 
@@ -77,6 +99,8 @@ Section::Readers UpstreamsReader::members(UpstreamOptions& out) {
       {"context", section_.whole("context", out.context, 1, 100'000'000)},
       {"tls_ca", section_.text("tls_ca", out.tls_ca)},
       {"tls_verify", section_.flag("tls_verify", out.tls_verify)},
+      {"http2", http2(out.http2)},
+      {"proxy", proxy(out.proxy)},
   };
 }
 

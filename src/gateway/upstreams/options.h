@@ -9,6 +9,7 @@
 
 #include "base/bytes.h"
 #include "base/result.h"
+#include "net/http_client.h"
 
 namespace ashlar::gateway {
 
@@ -58,6 +59,8 @@ struct UpstreamOptions {
   int context = 0;        // tokens; 0: as the upstream says
   std::string tls_ca;
   bool tls_verify = true;
+  net::Http2 http2 = net::Http2::tls;
+  std::string proxy;  // as check_proxy (proxied.h) has it; empty: none
   bool operator==(const UpstreamOptions&) const = default;
 };
 

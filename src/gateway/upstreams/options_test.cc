@@ -10,6 +10,7 @@
 #include <random>
 
 #include "gateway/upstreams/addresses.h"
+#include "gateway/upstreams/proxied.h"
 #include "gateway/upstreams/retries.h"
 #include "gateway/upstreams/secrets.h"
 
@@ -33,11 +34,14 @@ upstreams:
     hedge_after: 2s
     max_answer: 1MiB
     headers: {X-Team: a}
+    http2: always
+    proxy: 10.1.2.3:3128
   - {name: cloud, kind: anthropic, api_key: "file:/run/key"}
+  - {name: old, url: "https://a", http2: false}
 )",
                                     "a.yaml");
   ASSERT_TRUE(read) << read.error().message;
-  ASSERT_EQ(read->size(), 2u);
+  ASSERT_EQ(read->size(), 3u);
   const UpstreamOptions& fast = (*read)[0];
   EXPECT_EQ(fast.models.at(0).model, "qwen2.5-7b");
   EXPECT_EQ(fast.models.at(1).name, "small");
@@ -47,6 +51,11 @@ upstreams:
   EXPECT_EQ(fast.connect_timeout, milliseconds(5'000));
   EXPECT_EQ(fast.max_answer, 1_MiB);
   EXPECT_EQ(fast.headers.at(0).first, "x-team");
+  EXPECT_EQ(fast.http2, net::Http2::always);
+  EXPECT_EQ(fast.proxy, "10.1.2.3:3128");
+  EXPECT_EQ((*read)[1].proxy, "");
+  EXPECT_EQ((*read)[1].http2, net::Http2::tls);
+  EXPECT_EQ((*read)[2].http2, net::Http2::off);
 }
 
 TEST(UpstreamOptions, EveryFaultIsToldWithItsLine) {
@@ -65,6 +74,8 @@ TEST(UpstreamOptions, EveryFaultIsToldWithItsLine) {
   - name: c
     url: http://x
     stream: perhaps
+    http2: often
+    proxy: http://me:sk-secret@hub
   - 5
   - {name: d, kind: azure, url: "http://x"}
 )",
@@ -77,8 +88,8 @@ TEST(UpstreamOptions, EveryFaultIsToldWithItsLine) {
         "a.yaml:7: an upstream has no 'modles'; did you mean 'models'?", "a.yaml:8: 'api_key'",
         "a.yaml:9: 'retry_budget'", "a.yaml:10: 'connect_timeout'", "a.yaml:11: the model 'x' stands twice",
         "a.yaml:11: a model has no 'nam'", "a.yaml:12: a header", "a.yaml:12: 'authorization'",
-        "a.yaml:13: two upstreams are called 'c'", "a.yaml:15: 'stream'", "a.yaml:16: an upstream should be a map",
-        "a.yaml:17: an upstream of kind azure"})
+        "a.yaml:13: two upstreams are called 'c'", "a.yaml:15: 'stream'", "a.yaml:16: 'http2' should be true", "a.yaml:17: 'proxy': a password", "a.yaml:18: an upstream should be a map",
+        "a.yaml:19: an upstream of kind azure"})
     EXPECT_NE(text.find(part), text.npos) << part << "\nin\n" << text;
   EXPECT_EQ(text.find("sk-secret"), text.npos);
   EXPECT_FALSE(parse_upstreams("a: [", "b.yaml"));
@@ -95,6 +106,32 @@ TEST(UpstreamOptions, TheFlagNamesAServerAndPerhapsItsKey) {
   EXPECT_TRUE(one->allow_private);
   for (const char* text : {"", "x", "=http://a", "a=", "a=ftp://x", "a/b=http://x", "a b=http://x"})
     EXPECT_FALSE(parse_upstream_flag(text)) << text;
+}
+
+TEST(UpstreamProxy, IsNoneTheEnvironmentsOrItsOwn) {
+  for (const char* text : {"", "none", "env", "http://hub:3128", "hub", "[::1]:8080", "env:HUB", "file:/hub"})
+    EXPECT_TRUE(check_proxy(text)) << text;
+  for (const char* text : {"socks5://hub", "http://me:secret@hub", "a b", "https://hub"}) {
+    const auto wrong = check_proxy(text);
+    ASSERT_FALSE(wrong) << text;
+    EXPECT_EQ(wrong.error().message.find("secret@"), std::string::npos);
+  }
+  const auto shown = [](const std::string& proxy, const std::string& url, bool allow_private = false) {
+    const auto rules = read_proxy({.name = "up", .url = url, .allow_private = allow_private, .proxy = proxy});
+    if (!rules) return std::string(rules.error().code == Code::forbidden ? "forbidden" : "wrong");
+    const auto found = rules->find(*net::parse_url(url));
+    return !found ? "wrong" : *found ? (*found)->shown() + " " + (*found)->authorization : "none";
+  };
+  EXPECT_EQ(shown("", "https://up.test/v1"), "none");
+  EXPECT_EQ(shown("hub:3128", "https://up.test/v1"), "http://hub:3128 ");
+  EXPECT_EQ(shown("hub:3128", "http://localhost/v1"), "none") << "what is here needs nobody between";
+  ::setenv("ASHLAR_TEST_HUB", "http://me:x@hub:3128", 1);
+  EXPECT_EQ(shown("env:ASHLAR_TEST_HUB", "https://up.test/v1"), "http://hub:3128 Basic bWU6eA==");
+  ::setenv("ASHLAR_TEST_HUB", "socks5://hub", 1);
+  EXPECT_EQ(shown("env:ASHLAR_TEST_HUB", "https://up.test/v1"), "wrong");
+  EXPECT_EQ(shown("hub", "http://10.0.0.1/v1"), "forbidden") << "the proxy would go there for us";
+  EXPECT_EQ(shown("hub", "http://10.0.0.1/v1", true), "http://hub:1080 ");
+  EXPECT_EQ(shown("hub", "http://169.254.169.254/v1", true), "forbidden");
 }
 
 TEST(Secrets, AreReadFromWhereTheyAre) {

@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "gateway/upstreams/addresses.h"
+#include "gateway/upstreams/proxied.h"
 #include "gateway/upstreams/secrets.h"
 #include "net/http_text.h"
 #include "net/url.h"
@@ -60,12 +61,15 @@ Result<std::shared_ptr<UpstreamState>> UpstreamState::create(UpstreamOptions opt
   for (auto& [name, value] : options.headers)
     if (check_secret(value)) value = TRY(read_secret(value));
   const bool tls = TRY(net::parse_url(base_url(options))).tls;
+  net::ProxyRules proxies = TRY(read_proxy(options));
   auto wire = make_wire(options, std::move(secrets));
   auto client =
       TRY(net::HttpClient::create({.connect_timeout = options.connect_timeout,
+                                   .http2 = options.http2,
                                    .max_body = options.max_answer,
                                    .tls_ca = options.tls_ca,
-                                   .tls_verify = tls && options.tls_verify}));  // else no authorities are read
+                                   .tls_verify = tls && options.tls_verify,  // else no authorities are read
+                                   .proxies = std::move(proxies)}));
   std::shared_ptr<UpstreamState> state(new UpstreamState(std::move(options), std::move(wire)));
   state->client_ = std::move(client);
   return state;
