@@ -135,7 +135,7 @@ TEST_F(Identified, NoHeaderNamesATenant) {
 }
 
 TEST_F(Identified, OnlyWhoOperatesNamesPromptsForARouter) {
-  const auto app = create({.role = Role::app}), front = create({.role = Role::operator_});
+  const auto app = create({.roles = {Role::app}}), front = create({.roles = {Role::operator_}});
   open();
   const auto salt_of = [&](const std::string& key, const char* salt) {
     tenant_of(key, {{"x-ashlar-prefix-salt", salt}});
