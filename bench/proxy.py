@@ -145,6 +145,8 @@ routes:
         # A route called as its model: the route comes first.
         started.run(name, [args.ashlar, "serve", "--config", str(folder / "ashlar.yaml"), "--limits", str(folder / "limits.yaml"),
                            "--data-dir", str(state), "--port", str(mine), "--http-threads", str(args.threads), "--log-level", "warn"] + args.more, mine)
+        while subprocess.run(["curl", "-sf", f"http://127.0.0.1:{mine}/health"], capture_output=True).returncode:
+            time.sleep(0.05)
 
 
 def wrk(started, name, seconds, connections, extra=""):
@@ -154,7 +156,7 @@ wrk.body = '{BODY}'
 wrk.headers["content-type"] = "application/json"
 wrk.headers["authorization"] = "Bearer {getattr(started, 'key', '')}"
 local bad = 0
-function response(status) if status ~= 200 then bad = bad + 1; if bad == 1 then io.stderr:write("status " .. status .. "\\n") end end end
+function response(status, headers, body) if status ~= 200 then bad = bad + 1; if bad == 1 then io.stderr:write("status " .. status .. ": " .. body .. "\\n") end end end
 {extra}""")
     out = subprocess.run(["wrk", "-t", "1", "-c", str(connections), "-d", f"{seconds}s", "--latency", "-s", str(script),
                           f"http://127.0.0.1:{started.ports[name]}/v1/chat/completions"], capture_output=True, text=True)

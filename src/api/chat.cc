@@ -261,7 +261,7 @@ Outcome<void> chat_completions(Call& call) {
   if (model.foreign) request.body = body;
   request.id = "chat-" + random_hex(24);
   sign(call, request);
-  auto chat = TRY(read_chat(fields, model.foreign));
+  auto chat = TRY(read_chat(fields, model.foreign ? body : nullptr));
   read_generation(fields, model, request);
   read_logprobs(fields, request);
   read_max_tokens(fields, request.stopping);

@@ -309,8 +309,11 @@ std::string random_hex(int digits) {
     return (static_cast<std::uint64_t>(device()) << 32) ^ device();
   }()};
   std::string out;
-  while (static_cast<int>(out.size()) < digits) out.append(fmt::format("{:016x}", random()));
-  out.resize(static_cast<std::size_t>(digits));
+  out.reserve(static_cast<std::size_t>(digits));
+  for (std::uint64_t bits = 0; static_cast<int>(out.size()) < digits; bits >>= 4) {
+    if (out.size() % 16 == 0) bits = random();
+    out.push_back("0123456789abcdef"[bits & 15]);
+  }
   return out;
 }
 

@@ -75,6 +75,7 @@ std::string_view credential_of(const net::Headers& headers) {
 }
 
 std::optional<std::string> Keys::find(std::string_view key) const {
+  if (empty()) return std::nullopt;
   const Hash hash = sha256(key.substr(0, kMaxKeyBytes + 1));
   bool known = false;
   for (const Hash& one : hashes_) known |= CRYPTO_memcmp(one.data(), hash.data(), hash.size()) == 0;

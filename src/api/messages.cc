@@ -51,11 +51,14 @@ Outcome<void> read_tool_calls(Json& calls, const std::string& at) {
   return {};
 }
 
-Outcome<void> check_message(const Json& message, const std::string& at) {
-  if (!message.is_object()) return bad(at, fmt::format("'{}' should be an object, not {}", at, kind(message)));
+std::string place(std::size_t message) { return fmt::format("messages[{}]", message); }
+
+Outcome<void> check_message(const Json& message, std::size_t i) {
+  if (!message.is_object())
+    return bad(place(i), fmt::format("'{}' should be an object, not {}", place(i), kind(message)));
   const auto role = message.find("role");
   if (role == message.end() || !role->is_string())
-    return bad(at + ".role", fmt::format("'{}' should have a string 'role'", at));
+    return bad(place(i) + ".role", fmt::format("'{}' should have a string 'role'", place(i)));
   return {};
 }
 
@@ -99,24 +102,25 @@ void check_tool_choice(Fields& fields) {
 
 }  // namespace
 
-Outcome<engine::Chat> read_chat(Fields& fields, bool foreign) {
+Outcome<engine::Chat> read_chat(Fields& fields, const std::shared_ptr<const Json>& foreign) {
   engine::Chat chat;
   const Json* messages = fields.read_array("messages");
   TRY(fields.done());
   if (messages == nullptr) return bad("messages", "'messages' is missing: send an array of {\"role\", \"content\"}");
   if (messages->empty()) return bad("messages", "'messages' is empty: send at least one message");
-  Json mended = *messages;
-  for (std::size_t i = 0; i < mended.size(); ++i) {
-    const std::string at = fmt::format("messages[{}]", i);
-    TRY(check_message(mended[i], at));
-    if (!foreign) TRY(mend_message(mended[i], at));
+  for (std::size_t i = 0; i < messages->size(); ++i) TRY(check_message((*messages)[i], i));
+  if (foreign) {
+    chat.messages = std::shared_ptr<const Json>(foreign, messages);
+  } else {
+    Json mended = *messages;
+    for (std::size_t i = 0; i < mended.size(); ++i) TRY(mend_message(mended[i], place(i)));
+    chat.messages = std::make_shared<const Json>(std::move(mended));
   }
-  chat.messages = std::make_shared<const Json>(std::move(mended));
 
   if (const Json* tools = fields.read_array("tools"); tools != nullptr && !tools->empty()) {
     for (const Json& tool : *tools)
       if (!tool.is_object()) return bad("tools", fmt::format("'tools' should hold objects, not {}", kind(tool)));
-    chat.tools = std::make_shared<const Json>(*tools);
+    chat.tools = foreign ? std::shared_ptr<const Json>(foreign, tools) : std::make_shared<const Json>(*tools);
   }
   if (!foreign) {
     check_tool_choice(fields);

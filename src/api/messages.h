@@ -2,6 +2,7 @@
 // templates were written for.
 #pragma once
 
+#include <memory>
 #include <string>
 
 #include "api/errors.h"
@@ -16,7 +17,8 @@ namespace ashlar::api {
 // - the role "developer" becomes "system", which templates know
 // - a tool call's arguments become an object, as templates expect
 // - `reasoning` becomes `reasoning_content`
-// For a `foreign` model messages stay as they came: its own server reads them.
-Outcome<engine::Chat> read_chat(Fields& fields, bool foreign = false);
+// For another server's model messages stay as they came, since that server reads them: `foreign` is then the whole
+// body, which holds them from there on.
+Outcome<engine::Chat> read_chat(Fields& fields, const std::shared_ptr<const Json>& foreign = nullptr);
 
 }  // namespace ashlar::api

@@ -41,9 +41,13 @@ void configure(Level level, Format format) {
   g_format = format;
 }
 
-void write(Level level, std::string_view event, std::initializer_list<Field> fields) {
+bool writes(Level level) {
   const Level least = g_level.load(std::memory_order_relaxed);
-  if (level < least || least == Level::off) return;
+  return level >= least && least != Level::off;
+}
+
+void write(Level level, std::string_view event, std::initializer_list<Field> fields) {
+  if (!writes(level)) return;
   std::string line;
   if (g_format == Format::json) {
     line = fmt::format(R"({{"time":"{}","level":"{}","event":)", timestamp(), level_name(level));

@@ -29,6 +29,9 @@ struct Field {
 // Any thread, at any time.
 void configure(Level level, Format format);
 
+// Whether what has this level is written at all: for what costs to be said.
+bool writes(Level level);
+
 void write(Level level, std::string_view event, std::initializer_list<Field> fields);
 
 inline void debug(std::string_view event, std::initializer_list<Field> fields = {}) { write(Level::debug, event, fields); }

@@ -64,7 +64,8 @@ gateway::RouterOptions router_options(const RoutingOptions& routing, gateway::St
   options.hints = gateway::hints_of;
   if (events != nullptr)
     options.on_event = [events](const gateway::RouteEvent& event) { events->write(operator_event(event)); };
-  options.on_done = [](const gateway::RouteTrace& trace) { log::debug("routed", {{"trace", trace.json().dump()}}); };
+  if (log::writes(log::Level::debug))
+    options.on_done = [](const gateway::RouteTrace& trace) { log::debug("routed", {{"trace", trace.json().dump()}}); };
   return options;
 }
 
@@ -363,6 +364,8 @@ class AnswerersImpl final : public Answerers {
       if (found.place == nullptr || door->models().empty())
         log::warn("route_without_model",
                   {{"route", each.group}, {"model", each.model}, {"why", "nobody serves it now"}});
+      // An engine of this process has a queue of its own, that knows more.
+      if (found.place != nullptr && found.place->name.empty()) each.adaptive = false;
       each.generator = door;
       doors.emplace(key, std::move(door));
     }

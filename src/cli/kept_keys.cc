@@ -21,7 +21,8 @@ Result<KeptKeys> open_keys_to_serve(const store::StateOptions& options) {
     const auto where = store::state_location(options);
     std::error_code failed;
     const bool named = !options.data_dir.empty() || !options.database.empty();
-    if (named || (where && std::filesystem::exists(*where, failed))) return out;
+    if (named || (where && std::filesystem::exists(*where, failed)))
+      return Error{out.error().code, out.error().message + "\nNothing is served: keys and budgets are not known."};
     log::warn("state_not_kept", {{"why", out.error().message}});
     return KeptKeys{};
   }

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <chrono>
 #include <functional>
 #include <optional>
 #include <set>
@@ -152,8 +153,12 @@ class MeteringImpl final : public Metering {
     if (webhook_ && !webhook_->post(gateway::alert_json(alert))) log::warn("budget_webhook_full", {});
   }
 
-  // Whether the counters can be reached.
+  // Whether the counters can be reached; and that we live is said.
   void look() {
+    if (const auto now = std::chrono::steady_clock::now(); now >= tend_at_) {
+      counters_->tend();
+      tend_at_ = now + kTend;
+    }
     const Status health = counters_->health();
     if (health.has_value() == reached_) return;
     reached_ = health.has_value();
@@ -173,8 +178,11 @@ class MeteringImpl final : public Metering {
     if (events_ != nullptr) events_->write(std::move(event));
   }
 
+  static constexpr std::chrono::seconds kTend{10};  // well within the lease of who is taken for dead
   gateway::EventLog* events_ = nullptr;
-  bool reached_ = true;  // the watch's thread only
+  // The watch's thread only:
+  bool reached_ = true;
+  std::chrono::steady_clock::time_point tend_at_{};
 
   // Each outlives those after it.
   std::unique_ptr<KeptBudgets> budgets_;

@@ -6,6 +6,15 @@
 #include "net/http_text.h"
 
 namespace ashlar::net {
+namespace {
+
+// find_first_of("\r\n"), at the speed of memchr.
+std::size_t line_end(std::string_view bytes) {
+  const std::size_t lf = bytes.find('\n');
+  return std::min(bytes.substr(0, lf).find('\r'), lf);
+}
+
+}  // namespace
 
 Status SseReader::read(std::string_view bytes, const std::function<void(const SseEvent&)>& on_event) {
   const auto too_large = [&] {
@@ -17,7 +26,7 @@ Status SseReader::read(std::string_view bytes, const std::function<void(const Ss
       bytes.remove_prefix(1);
       continue;
     }
-    const std::size_t end = bytes.find_first_of("\r\n");
+    const std::size_t end = line_end(bytes);
     const std::string_view run = bytes.substr(0, end);
     if (line_.size() + run.size() + event_.data.size() > most_) return too_large();
     if (end == bytes.npos) {

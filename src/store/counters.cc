@@ -24,14 +24,18 @@ Instant machine_instant() {
           duration_cast<milliseconds>(system_clock::now().time_since_epoch()).count()};
 }
 
-std::string new_reservation_id() {
+const std::string& reservation_owner() {
   static const std::string process = [] {
     unsigned char bytes[12];
     CHECK(RAND_bytes(bytes, sizeof bytes) == 1, "the system gives random bytes");
     return to_hex(std::string_view(reinterpret_cast<const char*>(bytes), sizeof bytes));
   }();
+  return process;
+}
+
+std::string new_reservation_id() {
   static std::atomic<std::uint64_t> next = 0;
-  return fmt::format("{}{:08x}", process, next.fetch_add(1, std::memory_order_relaxed));
+  return fmt::format("{}{:08x}", reservation_owner(), next.fetch_add(1, std::memory_order_relaxed));
 }
 
 Status check_limit(const Limit& limit) {

@@ -8,8 +8,8 @@
 //   renew(id)              while its work runs, if it holds a seat
 //   settle(id, amounts)    to what was truly used, or release(id): as if it had never been
 //
-// A holder that dies leaves its seats to their leases and its share of a rate to the passing of time; money stays
-// reserved until somebody settles or releases the id (see unsettled()): rather too little is spent than too much.
+// A holder that dies leaves its seats to their leases and its share of a rate to the passing of time. Its money goes
+// back when it has been silent for long (tend()), and is counted again should somebody settle the id later.
 #pragma once
 
 #include <chrono>
@@ -130,6 +130,10 @@ class Counters {
   // request runs. At most 1,000, the oldest first.
   virtual Result<std::vector<std::string>> unsettled(std::chrono::milliseconds age) = 0;
 
+  // Says that this process lives, and gives back the money that processes hold who have not said so for some minutes,
+  // for they are dead. To be called every few seconds; returns at once.
+  virtual void tend() {}
+
   // For a health page; does not ask. unavailable: what is wrong.
   virtual Status health() const { return {}; }
 };
@@ -145,6 +149,9 @@ struct RedisCountersOptions {
   // window that is open now. On the thread of a reserve(). Nothing: budgets begin anew.
   std::function<Result<std::vector<Spent>>()> ledger;
   CounterClock clock;  // nothing: the server's, which all replicas share
+  // A process that said nothing for so long, and is still silent after as long again, is dead.
+  std::chrono::milliseconds lease{60'000};
+  std::string owner;  // what this process's reservations begin with; nothing: as new_reservation_id() makes them
 };
 
 // Counts on a Redis server of 6.0 or later, shared by all who use its prefix; it must not evict (maxmemory-policy
@@ -160,6 +167,8 @@ std::unique_ptr<Counters> with_fallback(std::unique_ptr<Counters> shared, Counte
 
 // A new id: 96 random bits of this process, and a number. Unique, not secret.
 std::string new_reservation_id();
+// What all of its ids begin with, 24 characters.
+const std::string& reservation_owner();
 // What reserve() calls invalid.
 Status check_charges(const std::string& id, std::span<const Charge> charges);
 Status check_limit(const Limit& limit);

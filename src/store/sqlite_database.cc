@@ -35,7 +35,7 @@ class SqliteDatabase final : public Database {
   }
 
   Status write_later(std::vector<Statement> statements, Done done) override {
-    return queue_.push(std::move(statements), std::move(done));
+    return queue_.write_later(std::move(statements), std::move(done));
   }
 
   Status backup(const std::string& file) override {

@@ -149,10 +149,12 @@ const Schema& usage_schema() {
 
 Result<Statement> usage_insert(const UsageRow& row) {
   TRY(check(row));
+  static const std::string kInsert = fmt::format(
+      "INSERT INTO usage_rows ({}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO "
+      "NOTHING",
+      kColumns);
   return Statement{
-      .sql = fmt::format("INSERT INTO usage_rows ({}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON "
-                         "CONFLICT (id) DO NOTHING",
-                         kColumns),
+      .sql = kInsert,
       .args = {row.id, row.at_ms, clean(row.tenant), clean(row.team), clean(row.user), clean(row.key), clean(row.model),
                clean(row.deployment), tags_text(row), row.prompt_tokens, row.cached_tokens, row.completion_tokens,
                row.reasoning_tokens, row.cost_nano, row.status, row.ttft_ms ? Value(*row.ttft_ms) : Value(),

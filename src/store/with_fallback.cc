@@ -29,6 +29,7 @@ class WithFallback final : public Counters {
   }
   Status restore(std::span<const Spent> spent) override { return shared_->restore(spent); }
   Result<std::vector<std::string>> unsettled(std::chrono::milliseconds age) override { return shared_->unsettled(age); }
+  void tend() override { shared_->tend(); }
   Status health() const override { return shared_->health(); }
 
  private:

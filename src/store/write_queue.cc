@@ -16,6 +16,8 @@ namespace {
 // A batch ends here, so that the first of a long queue is not told last.
 constexpr std::size_t kBatch = 1024;
 constexpr std::size_t kBatchBytes = 4 << 20;
+constexpr std::chrono::milliseconds kGather{5};
+constexpr std::size_t kMany = 256;  // are not waited for more
 
 struct WriteMetrics {
   Counter writes{"database_writes_total", "Lists of statements that were written or refused."};
@@ -72,12 +74,16 @@ WriteQueue::~WriteQueue() {
   came_.notify_all();
 }
 
-Status WriteQueue::push(std::vector<Statement> statements, Database::Done done, bool unhurried) {
-  for (const Statement& each : statements) TRY(check_values(each.args));
-  Write write{.statements = std::move(statements), .done = std::move(done), .unhurried = unhurried};
+Status WriteQueue::write_later(std::vector<Statement> statements, Database::Done done) {
+  return push({.statements = std::move(statements), .done = std::move(done), .outcome = {}});
+}
+
+Status WriteQueue::push(Write write) {
+  for (const Statement& each : write.statements) TRY(check_values(each.args));
   write.bytes = weight(write.statements);
   if (write.bytes > max_waiting_bytes_)
     return Error{Code::too_large, fmt::format("one write to the database holds at most {} bytes", max_waiting_bytes_)};
+  bool tell = false;
   {
     const std::lock_guard lock(mutex_);
     if (waiting_count_ >= max_waiting_ || waiting_bytes_ + write.bytes > max_waiting_bytes_) {
@@ -88,9 +94,11 @@ Status WriteQueue::push(std::vector<Statement> statements, Database::Done done, 
     ++waiting_count_;
     waiting_bytes_ += write.bytes;
     metrics().waiting.set(static_cast<double>(waiting_count_));
+    awaited_ += write.awaited;
+    tell = write.awaited || waiting_.empty() || waiting_.size() + 1 == kMany;
     waiting_.push_back(std::move(write));
   }
-  came_.notify_one();
+  if (tell) came_.notify_one();
   return {};
 }
 
@@ -102,14 +110,16 @@ Database::Written WriteQueue::wait_for(std::vector<Statement> statements, bool u
     std::optional<Database::Written> written;
   };
   const auto answer = std::make_shared<Answer>();
-  TRY(push(
-      std::move(statements),
-      [answer](Database::Written written) {
-        const std::lock_guard lock(answer->mutex);
-        answer->written = std::move(written);
-        answer->came.notify_one();
-      },
-      unhurried));
+  TRY(push({.statements = std::move(statements),
+            .done =
+                [answer](Database::Written written) {
+                  const std::lock_guard lock(answer->mutex);
+                  answer->written = std::move(written);
+                  answer->came.notify_one();
+                },
+            .unhurried = unhurried,
+            .awaited = true,
+            .outcome = {}}));
   std::unique_lock lock(answer->mutex);
   answer->came.wait(lock, [&] { return answer->written.has_value(); });
   return *std::move(answer->written);
@@ -118,9 +128,11 @@ Database::Written WriteQueue::wait_for(std::vector<Statement> statements, bool u
 std::vector<Write> WriteQueue::next_batch() {
   std::unique_lock lock(mutex_);
   came_.wait(lock, [this] { return stopping_ || !waiting_.empty(); });
+  came_.wait_for(lock, kGather, [this] { return stopping_ || awaited_ > 0 || waiting_.size() >= kMany; });
   std::vector<Write> batch;
   for (std::size_t bytes = 0; !waiting_.empty() && batch.size() < kBatch && bytes < kBatchBytes; waiting_.pop_front()) {
     bytes += waiting_.front().bytes;
+    awaited_ -= waiting_.front().awaited;
     batch.push_back(std::move(waiting_.front()));
   }
   return batch;

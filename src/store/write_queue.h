@@ -1,5 +1,7 @@
 // Writes that wait, and the one thread that does them: whatever came while the last
-// batch was written is the next batch. Shared by the twins of Database.
+// batch was written is the next batch. Where nobody waits for any of them, more are
+// waited for a moment first: what a batch costs is the wait for the disk. Shared by
+// the twins of Database.
 #pragma once
 
 #include <condition_variable>
@@ -21,6 +23,7 @@ struct Write {
   std::vector<Statement> statements;
   Database::Done done;
   bool unhurried = false;
+  bool awaited = false;  // somebody stands still until it is done
   std::size_t bytes = 0;
   std::optional<Database::Written> outcome;  // set by the batch
 };
@@ -39,9 +42,10 @@ class WriteQueue {
 
   // As Database::transact() and write_later().
   Database::Written wait_for(std::vector<Statement> statements, bool unhurried);
-  Status push(std::vector<Statement> statements, Database::Done done, bool unhurried = false);
+  Status write_later(std::vector<Statement> statements, Database::Done done);
 
  private:
+  Status push(Write write);
   void work();
   std::vector<Write> next_batch();
 
@@ -51,6 +55,7 @@ class WriteQueue {
   std::condition_variable came_;
   std::deque<Write> waiting_;
   std::size_t waiting_count_ = 0, waiting_bytes_ = 0;  // with those of the batch at work
+  std::size_t awaited_ = 0;                            // of waiting_
   bool stopping_ = false;
   std::jthread thread_;
 };

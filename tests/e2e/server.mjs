@@ -22,8 +22,10 @@ export class Server {
   exit = null;  // a promise of {code, signal}
 
   // Resolves when the server listens.
-  static async start(args = [], { models = model ? ["--model", model] : [] } = {}) {
+  // `env`: more of it; `limits`: a shell's command before, "ulimit -n 100".
+  static async start(args = [], { models = model ? ["--model", model] : [], env = {}, limits = "" } = {}) {
     const server = new Server();
+    Object.assign(server, { env, limits });
     // One thread computes: these models gain nothing from more, and the tests leave the machine to others.
     server.args = ["serve", "--port", "0", "--threads", "1", ...models, ...args];
     await server.#spawn();
@@ -38,8 +40,9 @@ export class Server {
 
   async #spawn() {
     // A state of its own, unless one is named: keys of whoever runs the tests must not close these servers.
-    const env = { ...process.env, ASHLAR_DATA_DIR: emptyState };
-    this.process = spawn(binary, this.args, { stdio: ["ignore", "pipe", "pipe"], env });
+    const env = { ...process.env, ASHLAR_DATA_DIR: emptyState, ...this.env };
+    const [command, args] = this.limits ? ["sh", ["-c", `${this.limits}; exec "$0" "$@"`, binary, ...this.args]] : [binary, this.args];
+    this.process = spawn(command, args, { stdio: ["ignore", "pipe", "pipe"], env });
     this.exit = new Promise((resolve) => {
       this.process.on("exit", (code, signal) => resolve({ code, signal }));
       this.process.on("error", (error) => resolve({ error: String(error) }));

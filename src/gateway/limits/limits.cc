@@ -22,6 +22,7 @@ using store::Standing;
 using store::Verdict;
 
 constexpr std::size_t kMostAlertsWaiting = 10'000;
+constexpr std::chrono::milliseconds kGather{50};
 
 // The nearer to its end, the more it matters to whoever asks.
 void keep_nearest(std::optional<Standing>& kept, const Standing& standing) {
@@ -54,11 +55,12 @@ std::string_view window_name(store::Calendar calendar) {
 
 std::vector<std::pair<std::string, std::string>> rate_headers(const RateNumbers& numbers) {
   std::vector<std::pair<std::string, std::string>> headers;
-  const auto add = [&](const char* what, const std::optional<Standing>& standing) {
+  headers.reserve(6);
+  const auto add = [&](const std::string& what, const std::optional<Standing>& standing) {
     if (!standing) return;
-    headers.emplace_back(fmt::format("x-ratelimit-limit-{}", what), fmt::format("{}", standing->limit));
-    headers.emplace_back(fmt::format("x-ratelimit-remaining-{}", what), fmt::format("{}", standing->remaining));
-    headers.emplace_back(fmt::format("x-ratelimit-reset-{}", what), go_duration(standing->reset));
+    headers.emplace_back("x-ratelimit-limit-" + what, fmt::format_int(standing->limit).str());
+    headers.emplace_back("x-ratelimit-remaining-" + what, fmt::format_int(standing->remaining).str());
+    headers.emplace_back("x-ratelimit-reset-" + what, go_duration(standing->reset));
   };
   add("requests", numbers.requests);
   add("tokens", numbers.tokens);
@@ -128,10 +130,14 @@ class Limits::Worker {
     const std::lock_guard lock(mutex_);
     seats_.erase(id);
   }
+  // A moment later, so that many settlements of one budget cost one look.
   void look_at(std::vector<std::pair<Rule, Applied>> budgets) {
     const std::lock_guard lock(mutex_);
+    const bool first = budgets_.empty();
     for (auto& budget : budgets)
       if (budgets_.size() < kMostAlertsWaiting) budgets_.insert_or_assign(budget.second.limit.key, std::move(budget));
+    if (!first) return;
+    look_due_ = Clock::now() + kGather;
     wake_.notify_one();
   }
 
@@ -146,11 +152,15 @@ class Limits::Worker {
     name_this_thread("limits");
     std::unique_lock lock(mutex_);
     while (!stop.stop_requested()) {
-      const auto due = soonest_;
-      wake_.wait_until(lock, stop, due, [&] { return !budgets_.empty() || soonest_ < due; });
+      const auto due = std::min(soonest_, look_due_);
+      wake_.wait_until(lock, stop, due, [&] { return std::min(soonest_, look_due_) < due; });
       std::vector<std::string> renewed;
       if (Clock::now() >= soonest_) renewed = due_seats(Clock::now());
-      const auto budgets = std::exchange(budgets_, {});
+      std::map<std::string, std::pair<Rule, Applied>> budgets;
+      if (Clock::now() >= look_due_) {
+        budgets.swap(budgets_);
+        look_due_ = Clock::time_point::max();
+      }
       lock.unlock();
       for (const std::string& id : renewed) counters_.renew(id);
       for (const auto& [key, budget] : budgets) look(budget.first, budget.second);
@@ -200,6 +210,7 @@ class Limits::Worker {
   std::unordered_map<std::string, Seat> seats_;                       // GUARDED_BY(mutex_)
   Clock::time_point soonest_ = Clock::now() + std::chrono::hours(1);  // GUARDED_BY(mutex_); no seat is due before
   std::map<std::string, std::pair<Rule, Applied>> budgets_;           // GUARDED_BY(mutex_); by their keys
+  Clock::time_point look_due_ = Clock::time_point::max();             // GUARDED_BY(mutex_); at them
   std::jthread thread_;                                               // last: it ends before what it uses
 };
 

@@ -74,9 +74,8 @@ std::string counter_key(const Rule& rule, const std::string& who) {
   key += ":" + (rule.id.empty() ? rule.name : rule.id);
   if (!rule.model.empty()) key += ":" + part_of_key(rule.model);
   // A window of another length, or another calendar, is another count.
-  key += rule.kind == LimitKind::budget ? fmt::format(":{}", static_cast<int>(rule.calendar))
-                                        : fmt::format(":{}", rule.period.count());
-  return key;
+  const std::int64_t window = rule.kind == LimitKind::budget ? static_cast<int>(rule.calendar) : rule.period.count();
+  return key.append(":").append(fmt::format_int(window).str());
 }
 
 }  // namespace
@@ -160,7 +159,7 @@ void apply(const Rule& rule, const std::string& who, const std::string& model, s
   if (!rule.model.empty() && rule.model != model) return;
   Applied now{.rule = &rule,
               .who = rule.scope == LimitScope::global ? "all requests together"
-                                                 : fmt::format("{} '{}'", name(rule.scope), who.substr(0, 100)),
+                                                 : std::string(name(rule.scope)) + " '" + who.substr(0, 100) + "'",
               .limit = {.key = counter_key(rule, who),
                         .kind = rule.kind,
                         .capacity = rule.capacity,

@@ -49,6 +49,7 @@ void Router::Core::set_table(RouteTable table) {
   if (options_.steering != nullptr) options_.steering->set_groups(table.groups);
   std::vector<std::shared_ptr<Live>> before = all();  // die outside the lock, generators and all
   RouteTable old;
+  std::shared_ptr<const Counted> gone;
   const std::lock_guard lock(mutex_);
   std::map<std::string, Group> groups;
   for (const Group& group : table.groups) groups[group.name] = group;
@@ -58,7 +59,13 @@ void Router::Core::set_table(RouteTable table) {
   groups_ = std::move(groups);
   fleet_.set(table.deployments);
   old = std::exchange(table_, std::move(table));
-  ++tables_;
+  auto counted = std::make_shared<Counted>();
+  counted->tables = (counted_ != nullptr ? counted_->tables : 0) + 1;
+  for (const Deployment& each : table_.deployments) {
+    counted->held.push_back(each.generator);
+    counted->names.push_back(dynamic_cast<const engine::CountedNames*>(each.generator.get()));
+  }
+  gone = std::exchange(counted_, std::move(counted));
 }
 
 Status Router::Core::change(const std::function<Status(RouteTable&)>& edit) {
@@ -75,16 +82,14 @@ RouteTable Router::Core::table() const {
 }
 
 std::optional<std::uint64_t> Router::Core::names_version() const {
-  std::vector<std::shared_ptr<engine::Generator>> generators;
-  std::uint64_t version = 0;
+  std::shared_ptr<const Counted> counted;
   {
     const std::lock_guard lock(mutex_);
-    version = tables_;
-    for (const Deployment& each : table_.deployments) generators.push_back(each.generator);
+    counted = counted_;
   }
-  for (const auto& generator : generators) {
-    const auto* counted = dynamic_cast<const engine::CountedNames*>(generator.get());
-    const auto one = counted != nullptr ? counted->names_version() : std::nullopt;
+  std::uint64_t version = counted->tables;
+  for (const engine::CountedNames* each : counted->names) {
+    const auto one = each != nullptr ? each->names_version() : std::nullopt;
     if (!one) return std::nullopt;
     version = engine::mixed_version(version, *one);
   }
@@ -191,7 +196,8 @@ std::variant<Picked, Router::Core::Wait, Nobody, Router::Core::Turned> Router::C
                         .group = question.group->name,
                         .work = static_cast<double>(flight.cost()),
                         .since = now,
-                        .deadline = flight.deadline()};
+                        .deadline = flight.deadline(),
+                        .most = most_wait(*question.group)};
       const WaitingRoom::Rank rank{flight.priority(), ++numbers_};
       const auto verdict = room_.offer(rank, flight.waiter_, fleet_.work_rate(question.group->name, now), now);
       if (verdict.evicted) {
@@ -206,7 +212,8 @@ std::variant<Picked, Router::Core::Wait, Nobody, Router::Core::Turned> Router::C
       }
       if (verdict.admitted) {
         flight.waits_ = rank;
-        stir(std::min(now + options_.shedding.max_wait, flight.deadline()));
+        const auto most = flight.waiter_.most.count() > 0 ? flight.waiter_.most : options_.shedding.max_wait;
+        stir(std::min(now + most, flight.deadline()));
         out = Wait{};
       } else {
         metrics_.shed.add();
@@ -218,6 +225,15 @@ std::variant<Picked, Router::Core::Wait, Nobody, Router::Core::Turned> Router::C
   }
   publish();
   return out;
+}
+
+// What is left of the target of a first token once it is made, which takes half as long again as usual at times. 0:
+// there is no target.
+std::chrono::milliseconds Router::Core::most_wait(const Group& group) const {
+  using std::chrono::milliseconds;
+  if (group.first_token.count() == 0) return milliseconds{0};
+  const auto making = milliseconds{static_cast<std::int64_t>(fleet_.usual_first_token(group.name) * 1.5 * 1000)};
+  return std::max({group.first_token - making, group.first_token / 10, milliseconds{1}});
 }
 
 void Router::Core::ended(const std::shared_ptr<Live>& live, const Breaker::Call& call, const Fleet::Ended& how) {

@@ -126,6 +126,7 @@ class Router::Core : public std::enable_shared_from_this<Router::Core> {
 
   void set_table(RouteTable table);
   void look(const Loads& loads, TimePoint now);
+  std::chrono::milliseconds most_wait(const Group& group) const;  // under the lock, as the next
   void wake(const std::string& group);
   TimePoint next_due() const;
   void stir(TimePoint when);
@@ -139,7 +140,13 @@ class Router::Core : public std::enable_shared_from_this<Router::Core> {
   mutable std::mutex mutex_;
   std::condition_variable due_;
   RouteTable table_;
-  std::uint64_t tables_ = 0;  // that there were
+  // Those of the table that count their names.
+  struct Counted {
+    std::uint64_t tables = 0;  // that there were
+    std::vector<std::shared_ptr<engine::Generator>> held;
+    std::vector<const engine::CountedNames*> names;  // of each; null: it does not count
+  };
+  std::shared_ptr<const Counted> counted_;  // never null
   std::map<std::string, Group> groups_;
   Fleet fleet_;
   WaitingRoom room_;

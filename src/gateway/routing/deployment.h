@@ -31,6 +31,8 @@ struct Deployment {
   std::vector<std::string> data_classes;           // marked data that may come here, "sensitive"; unmarked always may
   int context = 0;                                 // tokens of prompt and answer; 0: not known
   int max_concurrent = 0;                          // requests at once; 0: no fixed bound
+  bool adaptive = false;                           // as many requests at once as are found to make it faster
+  std::chrono::milliseconds between_tokens{0};     // its route's target: fewer at once where it takes longer; 0: none
   std::string label;                               // "stable", "canary": in traces and metrics
   bool trial = false;  // its group's rollout gives it its requests, nobody else; set by the router
   BreakerOptions breaker;
@@ -69,6 +71,8 @@ struct Group {
   std::optional<RolloutPlan> rollout;                   // one of its deployments is on trial
   std::optional<ShadowPlan> shadow;                     // a model that answers too, and is not heard
   double tokens_per_second = 0;                         // of one deployment, for scaling; 0: measured
+  // Within which a first token is to come: who would have to wait longer is turned away at once. 0: no such target.
+  std::chrono::milliseconds first_token{0};
   bool operator==(const Group&) const = default;
 };
 

@@ -61,7 +61,16 @@ bool allows(const Deployment& deployment, std::span<const std::string> classes) 
   });
 }
 
+constexpr int kMostPlaces = 1 << 24;  // of a pool
+
 }  // namespace
+
+int places(const Live& live) {
+  const int fixed = live.config.max_concurrent;
+  if (!live.config.adaptive) return fixed;
+  const int found = live.vitals->limit.limit();
+  return fixed > 0 ? std::min(fixed, found) : found;
+}
 
 DeploymentMetrics::DeploymentMetrics(const Deployment& deployment)
     : ok(kRequests, kRequestsHelp, labels_of(deployment, "ok")),
@@ -71,6 +80,7 @@ DeploymentMetrics::DeploymentMetrics(const Deployment& deployment)
       outstanding("gateway_deployment_outstanding_tokens", "Tokens of prompts and answers still to be computed there.",
                   labels_of(deployment)),
       breaker("gateway_deployment_breaker", "Its breaker: 0 closed, 1 half-open, 2 open.", labels_of(deployment)),
+      places("gateway_deployment_places", "Requests that it gets at once; 0: any number.", labels_of(deployment)),
       first_token("gateway_deployment_first_token_seconds", "From an attempt's start to its first token.",
                   kFirstTokenBounds, labels_of(deployment)),
       between_tokens("gateway_deployment_inter_token_seconds", "The mean time between an answer's tokens.",
@@ -79,7 +89,7 @@ DeploymentMetrics::DeploymentMetrics(const Deployment& deployment)
 Vitals::Vitals(const Deployment& deployment, const FleetOptions& options)
     : breaker(deployment.breaker),
       first_token(options.latency_half_life),
-      gradient(options.concurrency),
+      limit(options.concurrency),
       prefixes(options.prefix_index_blocks) {}
 
 void Fleet::set(std::vector<Deployment> deployments) {
@@ -110,6 +120,9 @@ void Fleet::take_over(const std::string& group, Pool& pool,
   pool.ring = Ring(names);
   if (const auto before = pools_.find(group); before != pools_.end()) {
     pool.rate = before->second.rate;
+    pool.urgent = before->second.urgent;
+    pool.usual = before->second.usual;
+    pool.first_token = before->second.first_token;
     pool.outliers = before->second.outliers;
     for (const auto& old : before->second.members) {
       const auto now = by_name.find(old->config.name);
@@ -136,13 +149,23 @@ std::vector<std::shared_ptr<Live>> Fleet::all() const {
   return out;
 }
 
-bool Fleet::has_place(const Live& live, int priority) const {
-  int places = live.config.max_concurrent > 0 ? live.config.max_concurrent : std::numeric_limits<int>::max();
-  if (options_.concurrency.adaptive) places = std::min(places, live.vitals->gradient.limit());
-  if (places == std::numeric_limits<int>::max()) return true;
-  const int kept = priority < 0 ? 0 : priority == 0 ? 1 : 2;
-  const int usable = places - static_cast<int>(kept * options_.reserve * places + 1e-9);
-  return live.vitals->running < std::max(usable, 1);
+bool Fleet::has_place(const Pool& pool, Live& live, int priority) const {
+  Vitals& vitals = *live.vitals;
+  const int all = places(live);
+  if (all == 0) return true;
+  int usable = all;
+  if (!live.config.adaptive || !vitals.limit.measures()) {
+    // The members of a pool keep places together.
+    const int members = static_cast<int>(pool.members.size());
+    const auto kept = [&](const Reserve& reserve) {
+      return (reserve.places(std::min(all, kMostPlaces / members) * members, options_.reserve) + members - 1) / members;
+    };
+    if (priority >= 0) usable -= kept(pool.urgent);
+    if (priority > 0) usable -= kept(pool.usual);
+  }
+  const bool free = vitals.running < std::max(usable, 1);
+  vitals.pressed |= !free;
+  return free;
 }
 
 std::variant<Picked, Nobody> Fleet::pick(const Question& question, TimePoint now) {
@@ -150,7 +173,7 @@ std::variant<Picked, Nobody> Fleet::pick(const Question& question, TimePoint now
   const auto found = pools_.find(question.group->name);
   if (found == pools_.end()) return nobody;
   Pool& pool = found->second;
-  Candidates candidates;
+  Candidates candidates, ejected;
   for (const auto& live : pool.members) {
     const Deployment& config = live->config;
     if (question.without != nullptr && question.without->contains(config.name)) continue;
@@ -160,18 +183,19 @@ std::variant<Picked, Nobody> Fleet::pick(const Question& question, TimePoint now
       nobody.forbidden = true;
     } else if (config.context > 0 && question.most_tokens > config.context) {
       nobody.too_long = true;
-    } else if (pool.outliers.ejected(config.name)) {
-      nobody.broken = true;
     } else if (!live->vitals->breaker.admits(now)) {
       nobody.broken = true;
       nobody.again = std::min(nobody.again, std::max(now, live->vitals->breaker.opens_again()));
-    } else if (!has_place(*live, question.priority)) {
+    } else if (!has_place(pool, *live, question.priority)) {
       nobody.busy = true;
     } else {
-      candidates.push_back(live);
+      (pool.outliers.ejected(config.name) ? ejected : candidates).push_back(live);
     }
     note(*live, now);
   }
+  // Where the only others failed this very request, one that failed others a while ago is worth a try.
+  nobody.broken |= !ejected.empty();
+  if (candidates.empty() && !nobody.busy) candidates = std::move(ejected);
   if (candidates.empty()) return nobody;
   // Whom a trial has chosen goes there as long as it can.
   if (const auto trial = std::ranges::find_if(candidates, [](const auto& live) { return live->config.trial; });
@@ -182,6 +206,8 @@ std::variant<Picked, Nobody> Fleet::pick(const Question& question, TimePoint now
   picked.call = picked.live->vitals->breaker.begin();
   picked.live->vitals->picked = ++picks_;
   ++picked.live->vitals->running;
+  if (question.priority < 0) pool.urgent.came();
+  if (question.priority == 0) pool.usual.came();
   if (question.group->strategy == Strategy::prefix_index) {
     picked.cached = cached(*picked.live, question, now);
     picked.live->vitals->prefixes.sent(question.blocks, now);
@@ -284,8 +310,7 @@ void Fleet::ended(Live& live, const Breaker::Call& call, const Ended& how, TimeP
   }
   if (how.how == Ended::How::good && how.seconds_per_token > 0)
     live.metrics->between_tokens.observe(how.seconds_per_token);
-  if (how.overload) live.vitals->gradient.overload();
-  if (how.how == Ended::How::good) live.vitals->gradient.sample(how.seconds_per_token, live.vitals->running + 1);
+  if (how.overload) live.vitals->limit.overload(now);
   const auto found = pools_.find(live.config.group);
   if (how.how == Ended::How::dropped) {
     live.vitals->breaker.drop(call);
@@ -295,6 +320,8 @@ void Fleet::ended(Live& live, const Breaker::Call& call, const Ended& how, TimeP
   }
   if (found != pools_.end()) {
     found->second.rate.done(how.work, now);
+    found->second.urgent.ended();
+    found->second.usual.ended();
     note(found->second, now);
   }
   note(live, now);
@@ -315,7 +342,37 @@ void Fleet::turn(TimePoint now) {
   for (auto& [group, pool] : pools_) {
     pool.outliers.turn(now);
     note(pool, now);
+    turn(pool, now);
   }
+}
+
+void Fleet::turn(Pool& pool, TimePoint now) {
+  pool.urgent.turn(now);
+  pool.usual.turn(now);
+  ConcurrencyLimit::Done all;
+  for (const auto& live : pool.members) {
+    Vitals& vitals = *live->vitals;
+    const ConcurrencyLimit::Done done{.tokens = vitals.tokens,
+                                      .first_count = vitals.first_tokens,
+                                      .first_seconds = static_cast<double>(vitals.first_microseconds) / 1e6};
+    const bool pressed = std::exchange(vitals.pressed, false);
+    const double slow = std::chrono::duration<double>(live->config.between_tokens).count();
+    if (live->config.adaptive) vitals.limit.turn(now, done, vitals.running, pressed, slow);
+    live->metrics->places.set(places(*live));
+    all.first_count += done.first_count;
+    all.first_seconds += done.first_seconds;
+  }
+  const auto count = all.first_count - pool.seen.first_count;
+  const double taken = all.first_seconds - pool.seen.first_seconds;
+  pool.seen = all;
+  if (count <= 0 || taken < 0) return;  // nobody came, or the members are others now
+  const double mean = taken / static_cast<double>(count);
+  pool.first_token = pool.first_token == 0 ? mean : pool.first_token + (mean - pool.first_token) * 0.2;
+}
+
+double Fleet::usual_first_token(const std::string& group) const {
+  const auto found = pools_.find(group);
+  return found == pools_.end() ? 0 : found->second.first_token;
 }
 
 bool Fleet::ejected(const Live& live) const {

@@ -17,6 +17,7 @@
 
 #include "base/metrics.h"
 #include "gateway/routing/breaker.h"
+#include "gateway/routing/concurrency.h"
 #include "gateway/routing/deployment.h"
 #include "gateway/routing/outliers.h"
 #include "gateway/routing/pace.h"
@@ -44,7 +45,7 @@ struct FleetOptions {
 struct DeploymentMetrics {
   explicit DeploymentMetrics(const Deployment& deployment);
   Counter ok, failed, refused, cancelled;
-  Gauge outstanding, breaker;
+  Gauge outstanding, breaker, places;
   Histogram first_token, between_tokens;
 };
 
@@ -53,11 +54,14 @@ struct Vitals {
   Vitals(const Deployment& deployment, const FleetOptions& options);
 
   std::atomic<std::int64_t> outstanding{0};  // tokens of prompt and answer that are still to be computed
+  // What came from it: tokens, first ones, and the microseconds that those were waited for.
+  std::atomic<std::int64_t> tokens{0}, first_tokens{0}, first_microseconds{0};
 
   // Under the router's lock:
   Breaker breaker;
   PeakEwma first_token;
-  Gradient gradient;
+  ConcurrencyLimit limit;
+  bool pressed = false;  // somebody found no place, since the last turn
   PrefixIndex prefixes;
   double turn = 0;  // of the smooth weighted round robin
   std::uint64_t picked = 0;
@@ -70,6 +74,9 @@ struct Live {
   const std::shared_ptr<Vitals> vitals;
   const std::shared_ptr<DeploymentMetrics> metrics;  // by its name, group and label
 };
+
+// How many requests it gets at once; 0: any number. Under the router's lock.
+int places(const Live& live);
 
 // What a deployment says that it has cached of a request's prompt.
 struct Told {
@@ -138,6 +145,8 @@ class Fleet {
   // Whether all that could answer for the group are out; `trial`: the one on trial could, too.
   bool degraded(const std::string& group, TimePoint now, bool trial);
   double work_rate(const std::string& group, TimePoint now) const;
+  // Seconds that a first token takes of late once a deployment was asked for it; 0: not known.
+  double usual_first_token(const std::string& group) const;
   // What changed since this was last asked.
   std::vector<RouteEvent> events();
 
@@ -148,11 +157,15 @@ class Fleet {
     Ring ring;  // of the members, in their order
     Outliers outliers;
     WorkRate rate;
+    Reserve urgent, usual;  // for those below priority 0; for those of 0
+    ConcurrencyLimit::Done seen;
+    double first_token = 0;  // the usual one
   };
   using Candidates = std::vector<std::shared_ptr<Live>>;
 
   void take_over(const std::string& group, Pool& pool, const std::map<std::string, std::shared_ptr<Live>>& by_name);
-  bool has_place(const Live& live, int priority) const;
+  bool has_place(const Pool& pool, Live& live, int priority) const;
+  void turn(Pool& pool, TimePoint now);
   std::shared_ptr<Live> choose(Pool& pool, const Candidates& candidates, const Question& question, TimePoint now,
                                std::string& why);
   int cached(const Live& live, const Question& question, TimePoint now) const;

@@ -84,9 +84,15 @@ Charge::Charge(std::shared_ptr<Live> live, int prompt, int answer)
   live_->vitals->outstanding.fetch_add(prompt_ + answer_, std::memory_order_relaxed);
 }
 
-void Charge::prompt_done() { take(std::exchange(prompt_, 0)); }
+void Charge::prompt_done(std::chrono::nanoseconds waited) {
+  Vitals& vitals = *live_->vitals;
+  vitals.first_tokens.fetch_add(1, std::memory_order_relaxed);
+  vitals.first_microseconds.fetch_add(waited.count() / 1000, std::memory_order_relaxed);
+  take(std::exchange(prompt_, 0));
+}
 
 void Charge::answered(int tokens) {
+  live_->vitals->tokens.fetch_add(tokens, std::memory_order_relaxed);
   const int done = std::min(tokens, answer_);
   answer_ -= done;
   take(done);
@@ -401,7 +407,7 @@ void Flight::on(Attempt& attempt, engine::Event event) {
   attempt.last_ = now;
   if (!attempt.first_token_) {
     attempt.first_token_ = now;
-    attempt.charge_->prompt_done();
+    attempt.charge_->prompt_done(now - attempt.began_);
     if (core_->options().between_tokens.count() > 0) core_->set_timer(*this, next_check());
   }
   if (!committed_) {

@@ -25,7 +25,7 @@ class Charge {
   ~Charge() { take(prompt_ + answer_); }
   Charge(const Charge&) = delete;
   Charge& operator=(const Charge&) = delete;
-  void prompt_done();
+  void prompt_done(std::chrono::nanoseconds waited);
   void answered(int tokens);
 
  private:

@@ -15,8 +15,12 @@ void Outliers::done(const std::string& name, bool good, TimePoint now) {
   ++member.calls;
   member.good += good ? 1 : 0;
   member.failures_in_row = good ? 0 : member.failures_in_row + 1;
-  if (options_.consecutive > 0 && member.failures_in_row >= options_.consecutive)
-    eject(*found, fmt::format("{} failures in a row", member.failures_in_row), now);
+  if (good && member.out) come_back(*found, "it answers");
+  if (options_.consecutive <= 0 || member.failures_in_row < options_.consecutive) return;
+  if (is_last(member))
+    for (Entry& entry : members_)
+      if (entry.second.out) come_back(entry, "the last one fails, too");
+  eject(*found, fmt::format("{} failures in a row", member.failures_in_row), now);
 }
 
 bool Outliers::ejected(const std::string& name) const {
@@ -31,6 +35,17 @@ bool Outliers::may_eject() const {
   return out < most && out + 1 < std::ssize(members_);
 }
 
+bool Outliers::is_last(const Member& member) const {
+  const auto in = std::ranges::count_if(members_, [](const auto& entry) { return !entry.second.out; });
+  return in == 1 && !member.out;
+}
+
+void Outliers::come_back(Entry& entry, std::string why) {
+  entry.second.out = false;
+  entry.second.calls = entry.second.good = 0;
+  changes_.push_back({entry.first, false, std::move(why)});
+}
+
 void Outliers::eject(Entry& entry, std::string why, TimePoint now) {
   Member& member = entry.second;
   member.failures_in_row = 0;
@@ -42,12 +57,8 @@ void Outliers::eject(Entry& entry, std::string why, TimePoint now) {
 }
 
 void Outliers::turn(TimePoint now) {
-  for (auto& [name, member] : members_) {
-    if (!member.out || now < member.back) continue;
-    member.out = false;
-    member.calls = member.good = 0;
-    changes_.push_back({name, false, "its time is over"});
-  }
+  for (Entry& entry : members_)
+    if (entry.second.out && now >= entry.second.back) come_back(entry, "its time is over");
   if (swept_ == TimePoint{}) swept_ = now;
   if (now - swept_ < options_.sweep) return;
   swept_ = now;

@@ -23,7 +23,8 @@ struct OutlierOptions {
 };
 
 // The members of one group. The last one that is not ejected stays, so a group of one never loses it: that is the
-// breaker's to decide. Not thread-safe.
+// breaker's to decide. Where the last one fails as the others did, they come back in its place: what is known of them
+// is older. One that answers is back at once. Not thread-safe.
 class Outliers {
  public:
   using TimePoint = std::chrono::steady_clock::time_point;
@@ -54,6 +55,8 @@ class Outliers {
   using Entry = std::pair<const std::string, Member>;
 
   bool may_eject() const;
+  bool is_last(const Member& member) const;
+  void come_back(Entry& entry, std::string why);
   void eject(Entry& entry, std::string why, TimePoint now);
   void sweep(TimePoint now);
 

@@ -1,4 +1,4 @@
-// How fast a deployment is, and how many requests at once it takes well.
+// How fast a deployment is.
 #pragma once
 
 #include <algorithm>
@@ -36,44 +36,6 @@ class PeakEwma {
   double value_ = 0;
   bool known_ = false;
   TimePoint at_{};
-};
-
-struct ConcurrencyOptions {
-  bool adaptive = false;
-  double least = 1, first = 20, most = 200;
-  double tolerance = 1.5;  // how much slower than usual is still usual
-  double smoothing = 0.2;
-  double headroom = 4;    // requests that may queue there
-  int long_window = 600;  // samples
-};
-
-// The limit of Netflix's Gradient2 (concurrency-limits), on the time for each token: a round trip says how long an
-// answer was, the time of a token how crowded the batch is. Not thread-safe.
-class Gradient {
- public:
-  explicit Gradient(ConcurrencyOptions options) : options_(options), limit_(options.first) {}
-
-  // An answer ended: its seconds for each token, and how many requests ran beside it.
-  void sample(double seconds_per_token, int running) {
-    if (seconds_per_token <= 0) return;
-    if (samples_ < options_.long_window) ++samples_;
-    usual_ += (seconds_per_token - usual_) / samples_;
-    // After a long slow time the usual must not keep the limit up: it comes down faster than it rises.
-    if (usual_ > 2 * seconds_per_token) usual_ *= 0.95;
-    if (running < limit_ / 2) return;  // an idle deployment says nothing of its limit
-    const double gradient = std::clamp(options_.tolerance * usual_ / seconds_per_token, 0.5, 1.0);
-    const double wanted = limit_ * gradient + options_.headroom;
-    limit_ = std::clamp(limit_ * (1 - options_.smoothing) + wanted * options_.smoothing, options_.least, options_.most);
-  }
-  // A call was refused for load or came too late.
-  void overload() { limit_ = std::max(options_.least, limit_ * 0.9); }
-  int limit() const { return static_cast<int>(limit_); }
-
- private:
-  ConcurrencyOptions options_;
-  double limit_;
-  double usual_ = 0;
-  int samples_ = 0;
 };
 
 }  // namespace ashlar::gateway

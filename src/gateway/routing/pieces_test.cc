@@ -2,10 +2,12 @@
 #include <gtest/gtest.h>
 
 #include <deque>
+#include <functional>
 #include <map>
 #include <random>
 #include <set>
 
+#include "gateway/routing/concurrency.h"
 #include "gateway/routing/outliers.h"
 #include "gateway/routing/pace.h"
 #include "gateway/routing/prefix_index.h"
@@ -126,19 +128,104 @@ TEST(PeakEwma, TakesPeaksAtOnceAndForgetsByHalves) {
   EXPECT_NEAR(*ewma.value(kStart), 2.55, 1e-9) << "a clock that goes back changes nothing";
 }
 
-// A batch that slows down beyond eight at once: the limit settles near it, and opens again when it is faster.
-TEST(Gradient, FindsWhereADeploymentBecomesSlow) {
-  Gradient limit({.adaptive = true});
-  EXPECT_EQ(limit.limit(), 20);
-  for (int i = 0; i < 2000; ++i) limit.sample(0.02, limit.limit());
-  EXPECT_GT(limit.limit(), 100) << "no slower with more: it grows";
-  for (int i = 0; i < 30; ++i) limit.sample(0.02 * std::max(1.0, limit.limit() / 8.0), limit.limit());
-  EXPECT_LT(limit.limit(), 40);
-  const int before = limit.limit();
-  for (int i = 0; i < 100; ++i) limit.sample(0.02, 0);
-  EXPECT_EQ(limit.limit(), before) << "an idle deployment says nothing of its limit";
-  for (int i = 0; i < 200; ++i) limit.overload();
+// Tokens a second by how many requests run there at once.
+using Curve = std::function<double(int)>;
+
+// A deployment that is asked for more than it can do, for so long. What its limit was at the end.
+int limit_after(ConcurrencyLimit& limit, const Curve& rate, TimePoint& now, std::chrono::seconds time,
+                double slow = 0) {
+  static double tokens = 0;
+  for (const TimePoint end = now + time; now < end; now += 250ms) {
+    tokens += rate(limit.limit()) / 4;
+    limit.turn(now, {.tokens = static_cast<std::int64_t>(tokens)}, limit.limit(), /*pressed=*/true, slow);
+  }
+  return limit.limit();
+}
+
+TEST(ConcurrencyLimit, FindsAsManyAsThereAreSeats) {
+  // So many answer side by side, as fast as alone or somewhat slower; the rest waits there.
+  for (const int seats : {3, 8, 32, 50, 256})
+    for (const double crowded : {0.0, 1.0}) {
+      ConcurrencyLimit limit({});
+      TimePoint now = kStart;
+      const Curve rate = [&](int running) {
+        const double n = std::min(running, seats);
+        return 50 * n / (1 + crowded * n / seats);
+      };
+      const int found = limit_after(limit, rate, now, 600s);
+      EXPECT_GE(rate(found), 0.93 * rate(seats)) << seats << " seats, limit " << found;
+      EXPECT_LE(found, seats * 1.12 + 1) << seats;
+    }
+}
+
+TEST(ConcurrencyLimit, StopsBeforeItThrashesAndFollowsWhatChanges) {
+  ConcurrencyLimit limit({});
+  TimePoint now = kStart;
+  int best = 100;
+  const Curve thrashes = [&](int running) { return running <= best ? 10.0 * running : 10.0 * best * best / running; };
+  EXPECT_NEAR(limit_after(limit, thrashes, now, 600s), 100, 12);
+  best = 25;  // three of four of its processors are gone
+  EXPECT_NEAR(limit_after(limit, thrashes, now, 900s), 25, 5);
+  best = 60;
+  EXPECT_NEAR(limit_after(limit, thrashes, now, 1800s), 60, 9);
+}
+
+TEST(ConcurrencyLimit, RestsMostOfTheTime) {
+  ConcurrencyLimit limit({});
+  TimePoint now = kStart;
+  const Curve rate = [](int running) { return 10.0 * std::min(running, 32); };
+  (void)limit_after(limit, rate, now, 300s);
+  int measures = 0;
+  for (int i = 0; i < 1000; ++i) {
+    (void)limit_after(limit, rate, now, 1s);
+    measures += limit.measures() ? 1 : 0;
+  }
+  EXPECT_LT(measures, 60);
+}
+
+TEST(ConcurrencyLimit, KeepsTheTimeBetweenTokens) {
+  ConcurrencyLimit limit({});
+  TimePoint now = kStart;
+  // Each more makes all slower: 20 ms for a token alone, 60 ms at 41.
+  const Curve rate = [](int running) { return running / (0.019 + 0.001 * running); };
+  EXPECT_GT(limit_after(limit, rate, now, 300s), 41) << "nobody said that this is too slow";
+  const int found = limit_after(limit, rate, now, 600s, 0.06);
+  EXPECT_LE(found, 45);
+  EXPECT_GE(found, 30);
+}
+
+TEST(ConcurrencyLimit, LearnsNothingFromAnIdleDeploymentAndFallsWhereItIsRefused) {
+  ConcurrencyLimit limit({});
+  TimePoint now = kStart;
+  for (int i = 0; i < 1000; ++i) limit.turn(now += 250ms, {.tokens = 10 * i}, 3, false);
+  EXPECT_EQ(limit.limit(), 32);
+  for (int i = 0; i < 100; ++i) limit.overload(now);
+  EXPECT_EQ(limit.limit(), 28) << "those of one moment count once";
+  for (int i = 0; i < 200; ++i) limit.overload(now += 1s);
   EXPECT_EQ(limit.limit(), 1);
+}
+
+TEST(Reserve, KeepsAsManyPlacesAsUrgentOnesNeed) {
+  Reserve reserve;
+  EXPECT_EQ(reserve.places(100, 0.1), 0) << "nobody is urgent";
+  TimePoint now = kStart;
+  const auto load = [&](int urgent, int ended) {
+    for (int i = 0; i < 120; ++i) {
+      for (int k = 0; k < urgent; ++k) reserve.came();
+      for (int k = 0; k < ended; ++k) reserve.ended();
+      reserve.turn(now += 1s);
+    }
+  };
+  load(1, 12);
+  EXPECT_EQ(reserve.places(100, 0), 3) << "(1/12)^2 = 0.7 of 100, and (1/12)^3 = 0.06";
+  EXPECT_EQ(reserve.places(100, 0.1), 10) << "the share that is kept in any case";
+  load(4, 10);
+  EXPECT_EQ(reserve.places(100, 0), 6) << "0.4^5 = 1.02 of 100, and 0.4^6 = 0.4";
+  load(20, 20);
+  EXPECT_EQ(reserve.places(100, 0), 50) << "half at most";
+  EXPECT_EQ(reserve.places(1, 0.5), 0) << "and never the only one";
+  load(0, 10);
+  EXPECT_EQ(reserve.places(100, 0.1), 0) << "a minute after the last";
 }
 
 TEST(Outliers, EjectsAfterFailuresInARowForLongerEachTime) {
@@ -177,6 +264,21 @@ TEST(Outliers, NeverMoreThanItsShareAndNeverTheLast) {
     out += many.ejected(name) ? 1 : 0;
   }
   EXPECT_EQ(out, 2);
+}
+
+TEST(Outliers, TheOthersComeBackWhereTheLastOneFails) {
+  Outliers outliers({});
+  for (const auto& name : names(2)) outliers.add(name);
+  for (int i = 0; i < 5; ++i) outliers.done("replica-0", false, kStart);
+  EXPECT_TRUE(outliers.ejected("replica-0"));
+  for (int i = 0; i < 4; ++i) outliers.done("replica-1", false, kStart + 5s);
+  EXPECT_TRUE(outliers.ejected("replica-0"));
+  outliers.done("replica-1", false, kStart + 5s);
+  EXPECT_FALSE(outliers.ejected("replica-0"));
+  EXPECT_TRUE(outliers.ejected("replica-1"));
+  outliers.done("replica-1", true, kStart + 6s);
+  EXPECT_FALSE(outliers.ejected("replica-1")) << "it was asked in need, and answered";
+  ASSERT_EQ(outliers.changes().size(), 4U);
 }
 
 TEST(Outliers, ASweepFindsTheOneWhoseRateIsFarBelowTheOthers) {

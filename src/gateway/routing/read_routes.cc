@@ -41,6 +41,7 @@ class RoutesReader {
                                      [&](const YAML::Node& item) { deployment(item); });
                     }},
                    {"fallbacks", [&](const YAML::Node& map) { fallbacks(map, group); }},
+                   {"target", [&](const YAML::Node& map) { target(map, group); }},
                    {"capacity", section_.number("capacity", group.tokens_per_second, 0, 1e9)},
                    {"rollout", [&](const YAML::Node& map) { rollout(map, group); }},
                    {"shadow", [&](const YAML::Node& map) { group.shadow = read_shadow(section_, map); }},
@@ -64,12 +65,14 @@ class RoutesReader {
     }
     for (Deployment& each : mine_) {
       each.group = group.name;
+      each.between_tokens = between_tokens_;
       if (each.name.empty()) each.name = fmt::format("{}/{}", group.name, each.model);
       if (group.rollout && each.trial) group.rollout->to = each.name;
       if (group.rollout && each.label.empty()) each.label = each.trial ? "canary" : "stable";
       table.deployments.push_back(std::move(each));
     }
     mine_.clear();
+    between_tokens_ = {};
     if (contains(table.groups, group.name, &Group::name))
       section_.fail(node, fmt::format("two routes are called '{}'", group.name));
     nodes_.push_back(node);
@@ -93,11 +96,19 @@ class RoutesReader {
   RouteTable table;
 
  private:
+  void target(const YAML::Node& node, Group& group) {
+    section_.each(node,
+                  {{"first_token", section_.duration("first_token", group.first_token)},
+                   {"between_tokens", section_.duration("between_tokens", between_tokens_)}},
+                  "'target'");
+  }
+
   void deployment(const YAML::Node& node) { mine_.push_back(read_deployment(node)); }
 
   Deployment read_deployment(const YAML::Node& node) {
     Deployment out;
     double input = 0, output = 0;
+    int most = -1;
     if (node.IsScalar())
       out.model = node.Scalar();
     else
@@ -109,11 +120,13 @@ class RoutesReader {
                      {"input_price", section_.number("input_price", input, 0, kMostDollars)},
                      {"output_price", section_.number("output_price", output, 0, kMostDollars)},
                      {"context", section_.whole("context", out.context, 1, 100'000'000)},
-                     {"max_concurrent", section_.whole("max_concurrent", out.max_concurrent, 1, 1'000'000)},
+                     {"max_concurrent", section_.whole("max_concurrent", most, 0, 1'000'000)},
                      {"label", section_.text("label", out.label)}},
                     "a deployment");
     if (!is_config_name(out.model))
       section_.fail(node, "a deployment should be the name of a served model, or {model: NAME, weight: 2}");
+    out.adaptive = most < 0;
+    out.max_concurrent = std::max(most, 0);
     out.input_nanos = nanos_of(input);
     out.output_nanos = nanos_of(output);
     return out;
@@ -163,7 +176,8 @@ class RoutesReader {
   Section& section_;
   std::vector<Deployment> mine_;  // of the route being read
   std::optional<Deployment> trial_;
-  std::vector<YAML::Node> nodes_;  // of each route
+  std::chrono::milliseconds between_tokens_{0};  // of the route being read, as the two before
+  std::vector<YAML::Node> nodes_;                // of each route
 };
 
 }  // namespace

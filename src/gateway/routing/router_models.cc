@@ -199,6 +199,7 @@ Json Router::state() const {
                 {"breaker", name(vitals.breaker.state())},
                 {"ejected", fleet.ejected(*live)},
                 {"running", vitals.running},
+                {"places", places(*live)},
                 {"outstanding_tokens", vitals.outstanding.load(std::memory_order_relaxed)}};
       if (const auto seconds = vitals.first_token.value(now)) each["first_token_seconds"] = *seconds;
       if (const auto known = prefixes.find(live->config.name); known != prefixes.end())

@@ -609,7 +609,7 @@ TEST(RouterThreads, ManyStartAndLeaveWhileDeploymentsComeAndGo) {
   options.cache.most_bytes = 1 << 16;
   options.first_token = 50ms;
   options.poll = 1ms;
-  options.fleet.concurrency.adaptive = true;
+  options.fleet.concurrency = {.settle = 1ms, .window = 2ms, .rest = 5ms};
   std::atomic<int> told = 0;
   options.on_done = [&](const RouteTrace& trace) { told += trace.json().empty() ? 0 : 1; };
   RouteTable table;
@@ -618,7 +618,8 @@ TEST(RouterThreads, ManyStartAndLeaveWhileDeploymentsComeAndGo) {
     table.deployments.push_back({.name = std::string(1, static_cast<char>('a' + i)),
                                  .group = "g",
                                  .generator = std::make_shared<Restless>(i),
-                                 .max_concurrent = 4});
+                                 .max_concurrent = 4,
+                                 .adaptive = true});
   auto router = std::move(*Router::create(options, table));
   table.deployments.clear();
   std::atomic<int> wrong = 0, answered = 0;

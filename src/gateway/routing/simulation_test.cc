@@ -76,7 +76,7 @@ struct Measured {
 Measured measure(double per_second, unsigned seed) {
   RouterOptions options;
   options.shedding.max_wait = 1500ms;
-  options.shedding.reserve = 0.125;
+  options.shedding.reserve = 0.25;
   constexpr double kSeconds = 120;
   Fleet8 fleet;
   fleet.open(4, options, 16);

@@ -40,7 +40,7 @@ WaitingRoom::Verdict WaitingRoom::offer(Rank rank, Waiter waiter, double rate, T
   }
   Verdict verdict;
   if (rate > 0) verdict.wait = std::chrono::milliseconds{static_cast<std::int64_t>(std::min(ahead / rate, 1e6) * 1000)};
-  if (verdict.wait > options_.max_wait) {
+  if (verdict.wait > most_wait(waiter)) {
     verdict.why = fmt::format("about {:.1f} s of work wait before this request",
                               static_cast<double>(verdict.wait.count()) / 1000);
     return verdict;
@@ -77,7 +77,7 @@ std::optional<std::pair<WaitingRoom::Rank, WaitingRoom::Waiter>> WaitingRoom::ne
 std::vector<std::uint64_t> WaitingRoom::expired(TimePoint now) {
   std::vector<std::uint64_t> out;
   std::erase_if(waiters_, [&](const auto& each) {
-    const bool late = now - each.second.since >= options_.max_wait || now >= each.second.deadline;
+    const bool late = now - each.second.since >= most_wait(each.second) || now >= each.second.deadline;
     if (late) out.push_back(each.second.id);
     return late;
   });
@@ -86,7 +86,7 @@ std::vector<std::uint64_t> WaitingRoom::expired(TimePoint now) {
 
 WaitingRoom::TimePoint WaitingRoom::next_expiry() const {
   TimePoint first = TimePoint::max();
-  for (const auto& [rank, each] : waiters_) first = std::min({first, each.since + options_.max_wait, each.deadline});
+  for (const auto& [rank, each] : waiters_) first = std::min({first, each.since + most_wait(each), each.deadline});
   return first;
 }
 

@@ -3,6 +3,7 @@
 // take the time of the others (goodput).
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstddef>
@@ -50,6 +51,7 @@ class WaitingRoom {
     std::string group;
     double work = 0;  // tokens
     TimePoint since, deadline = TimePoint::max();
+    std::chrono::milliseconds most{0};  // that it is worth waiting for; 0: as long as anybody
   };
   struct Verdict {
     bool admitted = false;
@@ -80,6 +82,10 @@ class WaitingRoom {
   std::map<std::string, Queue> queues() const;  // by group
 
  private:
+  std::chrono::milliseconds most_wait(const Waiter& waiter) const {
+    return waiter.most.count() > 0 ? std::min(waiter.most, options_.max_wait) : options_.max_wait;
+  }
+
   SheddingOptions options_;
   std::map<Rank, Waiter> waiters_;
 };

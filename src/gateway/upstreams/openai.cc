@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/json_full.h"
+#include "gateway/upstreams/chunk.h"
 #include "gateway/upstreams/event_reader.h"
 #include "gateway/upstreams/plain_chunk.h"
 #include "store/digest.h"
@@ -81,13 +82,26 @@ class OpenAiReader final : public EventReader {
     }
     if (auto text = event.type == "message" ? plain_.read(event.data) : std::nullopt)
       return teller_.text(std::move(*text));
+    if (event.type == "message")
+      if (auto chunk = read_chunk(event.data)) {
+        plain_.learn(event.data, *chunk);
+        return take(std::move(*chunk));
+      }
     const auto chunk = parse_answer(event.data);
     if (!chunk || !chunk->is_object())
       return teller_.fail(nonsense(teller_.upstream(), "an event that is no JSON object"));
     if (event.type == "error" && !chunk->contains("error"))
       return teller_.fail(failure_in_stream(teller_.upstream(), *chunk));
-    if (event.type == "message") plain_.learn(event.data, *chunk);
     take_chunk(*chunk);
+  }
+
+  void take(Chunk chunk) {
+    if (const auto& usage = chunk.usage)
+      teller_.counted(usage->prompt, usage->completion, usage->cached, usage->reasoning);
+    if (!chunk.choice) return;
+    teller_.reasoning(*chunk.choice, chunk.thought);
+    teller_.text({.choice = *chunk.choice, .text = std::move(chunk.text)});
+    if (!chunk.finish.empty()) teller_.end({.choice = *chunk.choice, .reason = finish_reason(chunk.finish)});
   }
 
   void take_chunk(const Json& chunk) {
@@ -207,6 +221,18 @@ class OpenAi final : public Wire {
 };
 
 // Where a conversation went through templates, arguments are objects; on the wire they are texts.
+bool has_arguments_as_objects(const Json& messages) {
+  for (const Json& message : messages) {
+    const Json* calls = find_member(message, "tool_calls");
+    if (calls == nullptr || !calls->is_array()) continue;
+    for (const Json& call : *calls)
+      if (const Json* function = find_member(call, "function"))
+        if (const Json* arguments = find_member(*function, "arguments"); arguments != nullptr && !arguments->is_string())
+          return true;
+  }
+  return false;
+}
+
 void write_arguments_as_texts(Json& messages) {
   for (Json& message : messages) {
     if (!message.is_object() || !message.contains("tool_calls") || !message["tool_calls"].is_array()) continue;
@@ -215,6 +241,42 @@ void write_arguments_as_texts(Json& messages) {
           call["function"].contains("arguments"))
         call["function"]["arguments"] = arguments_text(&call["function"]["arguments"]);
   }
+}
+
+std::string messages_text(const Json& messages) {
+  if (!has_arguments_as_objects(messages)) return dump_json(messages);
+  Json written = messages;
+  write_arguments_as_texts(written);
+  return dump_json(written);
+}
+
+// A chat's body as its client wrote it, but for what the request says otherwise: openai_body() without copying it.
+std::string chat_text(const engine::Request& request, const engine::Chat& chat, const std::string& model, bool stream) {
+  // In place of the client's; none: not sent.
+  std::vector<std::pair<std::string_view, std::string>> ours = {
+      {"model", ""}, {"messages", messages_text(*chat.messages)}, {"stream", ""}, {"stream_options", ""},
+      {"request_id", ""}, {"tools", chat.tools ? dump_json(*chat.tools) : ""}};
+  append_json_string(ours[0].second, model);
+  if (stream) {
+    ours[2].second = "true";
+    ours[3].second = R"({"include_usage":true})";
+  }
+  if (request.stopping.max_tokens >= 0)
+    ours.emplace_back(request.body->contains("max_completion_tokens") ? "max_completion_tokens" : "max_tokens",
+                      fmt::format("{}", request.stopping.max_tokens));
+  if (request.n > 1) ours.emplace_back("n", fmt::format("{}", request.n));
+  std::string out;
+  const auto say = [&](std::string_view name, std::string_view value) {
+    out.push_back(out.empty() ? '{' : ',');
+    append_json_string(out, name);
+    out.append(":").append(value);
+  };
+  for (const auto& [name, value] : request.body->items())
+    if (std::ranges::find(ours, name, [](const auto& each) { return each.first; }) == ours.end())
+      say(name, dump_json(value));
+  for (const auto& [name, value] : ours)
+    if (!value.empty()) say(name, value);
+  return out + '}';
 }
 
 }  // namespace
@@ -229,6 +291,8 @@ std::string blocks_salt(const engine::Request& request) {
 }
 
 std::string openai_text(const engine::Request& request, const std::string& model, bool stream) {
+  if (const auto* chat = std::get_if<engine::Chat>(&request.prompt.input); chat != nullptr && request.body != nullptr)
+    return chat_text(request, *chat, model, stream);
   Json body = openai_body(request);
   body["model"] = model;
   if (body.contains("messages")) write_arguments_as_texts(body["messages"]);

@@ -4,40 +4,11 @@
 #include <utility>
 
 #include "base/json_full.h"
-#include "gateway/upstreams/teller.h"
-#include "gateway/upstreams/wire.h"
 
 namespace ashlar::gateway {
 namespace {
 
 constexpr int kTries = 8;
-
-bool says_nothing(const Json& object, std::string_view member) {
-  const Json* value = find_member(object, member);
-  return value == nullptr || value->is_null();
-}
-
-// Where the text stands in a chunk that says nothing else.
-struct Place {
-  int choice = 0;
-  std::string_view member;
-};
-std::optional<Place> place_of_text(const Json& chunk) {
-  const Json* choices = find_member(chunk, "choices");
-  if (choices == nullptr || !choices->is_array() || choices->size() != 1) return std::nullopt;
-  if (!says_nothing(chunk, "error") || !says_nothing(chunk, "usage")) return std::nullopt;
-  const Json& choice = choices->front();
-  if (!choice.is_object() || !says_nothing(choice, "finish_reason") || !says_nothing(choice, "logprobs") ||
-      !says_nothing(choice, "message"))
-    return std::nullopt;
-  const int index = count_of(choice, "index").value_or(0);
-  const Json* delta = find_member(choice, "delta");
-  if (delta == nullptr) return Place{index, "text"};
-  if (!delta->is_object()) return std::nullopt;
-  for (const auto& [name, value] : delta->items())
-    if (name != "role" && name != "content" && !value.is_null()) return std::nullopt;
-  return Place{index, "content"};
-}
 
 // The bytes of the one text called `member` in `event`, without its quotes: offset and length.
 std::optional<std::pair<std::size_t, std::size_t>> find_text(std::string_view event, std::string_view member) {
@@ -68,16 +39,15 @@ std::optional<std::string> unquoted(std::string_view bytes) {
 
 }  // namespace
 
-void PlainChunk::learn(std::string_view event, const Json& chunk) {
+void PlainChunk::learn(std::string_view event, const Chunk& chunk) {
   if (tries_ >= kTries) return;
   ++tries_;
-  const auto place = place_of_text(chunk);
-  if (!place) return;
-  const auto text = find_text(event, place->member);
+  if (!chunk.choice || !chunk.thought.empty() || !chunk.finish.empty() || chunk.usage) return;
+  const auto text = find_text(event, chunk.in_delta ? "content" : "text");
   if (!text) return;
   before_ = event.substr(0, text->first);
   after_ = event.substr(text->first + text->second);
-  choice_ = place->choice;
+  choice_ = *chunk.choice;
 }
 
 std::optional<engine::Text> PlainChunk::read(std::string_view event) const {

@@ -1,4 +1,4 @@
-// Pieces of text, which are nearly all events of a stream, read without a JSON tree: an event that equals an earlier
+// Pieces of text, which are nearly all events of a stream, read without reading them: an event that equals an earlier
 // one byte for byte, but for the text, means the same but for the text.
 #pragma once
 
@@ -6,16 +6,16 @@
 #include <string>
 #include <string_view>
 
-#include "base/json.h"
 #include "engine/generator.h"
+#include "gateway/upstreams/chunk.h"
 
 namespace ashlar::gateway {
 
 // One stream's; one thread.
 class PlainChunk {
  public:
-  // Remembers `event`, a chunk of OpenAI's chats or completions whose JSON is `chunk`, if text is all that it says.
-  void learn(std::string_view event, const Json& chunk);
+  // Remembers `event`, which was read as `chunk`, if text is all that it says.
+  void learn(std::string_view event, const Chunk& chunk);
   // The text of an event like the remembered one; nullopt: it is another, and has to be read.
   std::optional<engine::Text> read(std::string_view event) const;
 

@@ -4,8 +4,6 @@
 
 #include <string>
 
-#include "base/json_full.h"
-
 namespace ashlar::gateway {
 namespace {
 
@@ -19,7 +17,7 @@ std::string with(std::string text) {
 
 PlainChunk learned(const std::string& event) {
   PlainChunk out;
-  out.learn(event, parse_json(event).value());
+  if (const auto chunk = read_chunk(event)) out.learn(event, *chunk);
   return out;
 }
 

@@ -73,6 +73,7 @@ class RedisCounters final : public Counters {
   Result<std::vector<Standing>> look(std::span<const Limit> limits) override;
   Status restore(std::span<const Spent> spent) override;
   Result<std::vector<std::string>> unsettled(std::chrono::milliseconds age) override;
+  void tend() override { deliver({.word = "tend", .id = owner(), .once = true}); }
   Status health() const override;
 
  private:
@@ -90,6 +91,7 @@ class RedisCounters final : public Counters {
     bool under_way = false;
   };
 
+  const std::string& owner() const { return options_.owner.empty() ? reservation_owner() : options_.owner; }
   Words command(bool whole, std::string_view word, const std::string& id, std::span<const Limit* const> limits,
                 const Words& rest) const;
   static void add_limit(Words& rest, const Limit& limit, std::int64_t amount);
@@ -115,7 +117,7 @@ class RedisCounters final : public Counters {
   std::size_t idle_ = 0;                          // GUARDED_BY(mutex_); errands that are not under way
   Status health_;                                 // GUARDED_BY(mutex_)
   std::mutex restoring_;
-  std::atomic<int> restored_ = 0;  // how often; moved under restoring_
+  std::atomic<int> restored_ = 0;        // how often; moved under restoring_
   std::unique_ptr<RedisClient> client_;  // last: its thread calls us until it is dead
 };
 
@@ -315,7 +317,7 @@ void RedisCounters::deliver(Errand errand) {
   {
     const std::lock_guard lock(mutex_);
     if (errands_.size() >= kMostUndelivered) {
-      // What is not settled stays reserved: rates pass by themselves, money is found by unsettled().
+      // What is not settled stays reserved: rates pass by themselves, money waits until this process is dead.
       log::error("counters_undelivered", {{"id", errand.id}});
       return;
     }
@@ -347,6 +349,7 @@ void RedisCounters::send(std::uint64_t number, bool whole) {
     const Errand& errand = found->second;
     Words rest;
     std::vector<const Limit*> limits;
+    if (errand.word == "tend") rest = {fmt::format("{}", options_.lease.count())};
     if (errand.word == "end") {
       rest = {errand.money.epoch, fmt::format("{}", errand.amounts.size())};
       for (const std::int64_t amount : errand.amounts) rest.push_back(fmt::format("{}", amount));
@@ -367,11 +370,15 @@ void RedisCounters::delivered(std::uint64_t number, const Result<Value>& answer)
   const bool done = answer && answer->kind == Value::Kind::array;
   const bool hopeless = is_error(answer, "ERR") || is_error(answer, "WRONGTYPE");
   if (hopeless) log::error("counters_refused", {{"why", answer->text.substr(0, 300)}});
+  if (done) note({});
+  if (!answer) note(std::unexpected(answer.error()));
   bool others = false;
   {
     const std::lock_guard lock(mutex_);
     const auto found = errands_.find(number);
     if (found == errands_.end()) return;
+    if (done && found->second.word == "tend" && answer->items.size() == 2 && answer->items[1].integer > 0)
+      log::warn("reservations_of_the_dead", {{"given_back", answer->items[1].integer}});
     if (done || hopeless || found->second.once) {
       errands_.erase(found);
     } else {

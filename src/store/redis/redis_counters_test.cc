@@ -161,8 +161,9 @@ TEST(RedisCounters, WhatWasGivenUpDoesNotStayReserved) {
   {
     std::vector<std::jthread> threads;
     for (int i = 0; i < 8; ++i)
-      threads.emplace_back(
-          [&, i] { EXPECT_EQ(code_of(*counters, "slow" + std::to_string(i), {{kBudget, 10}}), Code::unavailable); });
+      threads.emplace_back([&, i] {
+        EXPECT_EQ(code_of(*counters, "slow" + std::to_string(i), {{kBudget, 10}}), Code::unavailable);
+      });
   }
   EXPECT_LT(Clock::now() - begin, seconds(5));
   EXPECT_TRUE(admitted(*counters, "rate", {{kRate, 1}}));
@@ -232,6 +233,82 @@ TEST(RedisCounters, KeysOfRatesGoAwayByThemselves) {
     EXPECT_GT(server.ask({"PTTL", key}).integer, 0) << key;
   ASSERT_TRUE(admitted(*counters, "m", {{kBudget, 1}}));
   EXPECT_EQ(server.ask({"PTTL", "{ashlar}:r:m"}).integer, -1) << "money waits for whoever settles it";
+}
+
+// Two processes, of which one falls silent.
+struct Pair {
+  TestTime time;
+  const std::string mine = std::string(24, 'a'), theirs = std::string(24, 'b');
+  const std::string prefix = "{" + new_reservation_id() + "}:";
+  std::unique_ptr<Counters> living = make(mine), dead = make(theirs);
+
+  std::unique_ptr<Counters> make(const std::string& owner) {
+    return counters_on(shared_redis().options(), {.prefix = prefix, .clock = time.clock(), .owner = owner});
+  }
+  void tend(Counters& counters) const {
+    counters.tend();
+    ASSERT_TRUE(counters.sync(seconds(10)));
+  }
+};
+
+TEST(RedisCounters, TheLivingGiveBackTheMoneyOfTheDeadAndCountWhatTheirJournalsSay) {
+  Pair pair;
+  ASSERT_TRUE(admitted(*pair.dead, pair.theirs + "1", {{kBudget, 60}, {kRate, 5}}));
+  ASSERT_TRUE(admitted(*pair.dead, pair.theirs + "2", {{kBudget, 20}}));
+  ASSERT_TRUE(admitted(*pair.living, pair.mine + "1", {{kBudget, 10}}));
+  pair.dead = nullptr;  // it says nothing more
+  for (int i = 0; i < 11; ++i) {
+    pair.tend(*pair.living);
+    EXPECT_EQ(remaining(*pair.living, kBudget), 10) << "it may be silent for as long as that: " << 10 * i << " s";
+    pair.time.pass(seconds(10));
+  }
+  pair.time.pass(seconds(20));
+  pair.tend(*pair.living);
+  EXPECT_EQ(remaining(*pair.living, kBudget), 90) << "its own stays reserved";
+  EXPECT_EQ(remaining(*pair.living, kRate), 95) << "rates pass by themselves";
+  EXPECT_TRUE(pair.living->unsettled(milliseconds(0)).value_or(std::vector<std::string>{}) ==
+              std::vector<std::string>{pair.mine + "1"});
+  // Its journal is found after all: one was delivered in part, the other never began.
+  const std::int64_t used[] = {7, 5};
+  pair.living->settle(pair.theirs + "1", used);
+  pair.living->settle(pair.theirs + "1", used);
+  pair.living->release(pair.theirs + "2");
+  ASSERT_TRUE(pair.living->sync(seconds(10)));
+  EXPECT_EQ(remaining(*pair.living, kBudget), 83);
+}
+
+TEST(RedisCounters, WhoWasSilentWithRedisIsNotTakenForDead) {
+  Pair pair;
+  ASSERT_TRUE(admitted(*pair.dead, pair.theirs + "1", {{kBudget, 60}}));
+  pair.tend(*pair.dead);
+  pair.time.pass(hours(5));  // Redis was away, for both
+  pair.tend(*pair.living);
+  pair.time.pass(seconds(10));
+  pair.tend(*pair.dead);
+  for (int i = 0; i < 30; ++i) {
+    pair.time.pass(seconds(10));
+    pair.tend(*pair.living);
+    pair.tend(*pair.dead);
+    EXPECT_EQ(remaining(*pair.living, kBudget), 40);
+  }
+  const std::int64_t used[] = {1};
+  pair.dead->settle(pair.theirs + "1", used);
+  ASSERT_TRUE(pair.dead->sync(seconds(10)));
+  EXPECT_EQ(remaining(*pair.living, kBudget), 99);
+}
+
+TEST(RedisCounters, MoreReservationsOfTheDeadThanOneLookTakes) {
+  Pair pair;
+  const Limit budget = money("many", 10'000);
+  for (int i = 0; i < 1500; ++i) {
+    ASSERT_TRUE(admitted(*pair.dead, pair.theirs + std::to_string(i), {{budget, 1}}));
+    if (i % 2 == 0) ASSERT_TRUE(admitted(*pair.living, pair.mine + std::to_string(i), {{budget, 1}}));
+  }
+  for (int i = 0; i < 3; ++i) {
+    pair.time.pass(seconds(60));
+    pair.tend(*pair.living);
+  }
+  EXPECT_EQ(remaining(*pair.living, budget), 10'000 - 750);
 }
 
 // A server that is killed and started again while many work: whatever was admitted since it last began is within the

@@ -47,6 +47,11 @@ do
 end
 local SPARE = 600000  -- keys live this much longer than they are needed
 
+-- Who holds money says now and then that he lives. An id begins with its owner.
+local OWNER = 24
+local prefix = string.sub(KEYS[3], 1, -5)
+local beats, silent = prefix .. 'beats', prefix .. 'silent'
+
 local function days_of(y, m)
   if m <= 2 then y = y - 1 end
   local era = math.floor(y / 400)
@@ -291,6 +296,7 @@ if word == 'reserve' then
     if money then
       redis.call('SET', KEYS[4], text)
       redis.call('ZADD', KEYS[3], whole(steady), id)
+      redis.call('HSETNX', beats, string.sub(id, 1, OWNER), whole(steady))
     else
       redis.call('SET', KEYS[4], text, 'PX', whole(longest + 86400000))
     end
@@ -366,6 +372,58 @@ if word == 'restore' or word == 'raise' then
   end
   if not epoch and word == 'restore' then redis.call('SET', KEYS[2], id) end
   return {'ok'}
+end
+
+-- The id is its owner's. ARGV: the lease. Who has been silent for one and is still so after another is dead: one look
+-- says nothing, for all are silent while Redis itself is away. His money goes back; its records stay, so that what his
+-- journal says of them counts, should it be found.
+if word == 'tend' then
+  local lease = tonumber(ARGV[5])
+  redis.call('HSET', beats, id, whole(steady))
+  redis.call('HDEL', silent, id)
+  local dead, any, back = {}, false, 0
+  local all = redis.call('HGETALL', beats)
+  for i = 1, #all, 2 do
+    local owner = all[i]
+    local since = tonumber(redis.call('HGET', silent, owner) or nil)
+    if steady - tonumber(all[i + 1]) < lease then
+      if since then redis.call('HDEL', silent, owner) end
+    elseif not since then
+      redis.call('HSET', silent, owner, whole(steady))
+    elseif steady - since >= lease then
+      dead[owner] = true
+      any = true
+    end
+  end
+  if not any then return {'ok', 0} end
+  local from, found = 0, nil
+  repeat
+    found = redis.call('ZRANGE', KEYS[3], whole(from), whole(from + 999))
+    for _, held in ipairs(found) do
+      if dead[string.sub(held, 1, OWNER)] then
+        local key = prefix .. 'r:' .. held
+        local record = redis.call('GET', key) or ''
+        local lines = {string.match(record, '^[^\n]*')}
+        each_held(record, function(i, L, taken, mark)
+          if L.kind == 'budget' then
+            L.meter.give(L, mark, taken, 0)
+            taken = 0
+          end
+          lines[#lines + 1] = table.concat({L.kind, whole(L.cap), whole(L.period), L.calendar, whole(taken), whole(mark), L.key}, ' ')
+        end)
+        redis.call('SET', key, table.concat(lines, '\n'), 'PX', whole(400 * 86400000))
+        redis.call('ZREM', KEYS[3], held)
+        back = back + 1
+      else
+        from = from + 1
+      end
+    end
+  until #found < 1000
+  for owner in pairs(dead) do
+    redis.call('HDEL', beats, owner)
+    redis.call('HDEL', silent, owner)
+  end
+  return {'ok', back}
 end
 
 -- ARGV: the age.
