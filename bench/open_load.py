@@ -7,11 +7,12 @@ import urllib.error
 import urllib.request
 
 
-def first_model(port):
+def first_model(port, key=""):
     """The name of the first model that is served there, once it is loaded."""
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/models", headers={"authorization": f"Bearer {key}"} if key else {})
     while True:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models") as answer:
+            with urllib.request.urlopen(request) as answer:
                 return json.load(answer)["data"][0]["id"]
         except (urllib.error.HTTPError, IndexError):
             time.sleep(0.1)

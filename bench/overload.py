@@ -12,8 +12,7 @@ the model inside the program. `unloaded` asks with urgent requests alone, for a 
 Of the routes (`--route`):
   target    the route has a target for the first token and between tokens: nothing else is said
   seats     and max_concurrent is what the upstream has
-  default   nothing is said
-  open      no bound at all, as a plain proxy would
+  open      nothing is said: no bound at all, as a plain proxy
 """
 import argparse
 import asyncio
@@ -38,7 +37,7 @@ def start(args, started):
     started.all.append(stub)
     behind = int(stub.stdout.readline().rsplit(":", 1)[1])
     target = f"target: {{first_token: {args.ttft}ms, between_tokens: {args.itl}ms}}, "
-    most = {"seats": args.seats, "open": 0}.get(args.route)
+    most = {"seats": args.seats}.get(args.route)
     deployment = "behind/seated" if most is None else f"{{model: behind/seated, max_concurrent: {most}}}"
     (started.folder / "ashlar.yaml").write_text(f"""upstreams:
   - {{name: behind, url: "http://127.0.0.1:{behind}/v1"}}
@@ -93,7 +92,7 @@ def main():
     parser.add_argument("--ashlar", default="build/release/ashlar")
     parser.add_argument("--stub", default="build/bench/bench/stub_upstream")
     parser.add_argument("--engine", action="store_true", help="Ashlar's own engine answers")
-    parser.add_argument("--route", default="target", choices=["target", "seats", "default", "open"])
+    parser.add_argument("--route", default="target", choices=["target", "seats", "open"])
     parser.add_argument("--model", default="", help="left out: the route, or the model inside the program")
     parser.add_argument("--seats", type=int, default=32)
     parser.add_argument("--pause", type=int, default=10, help="milliseconds between an answer's tokens while it is alone")

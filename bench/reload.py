@@ -17,10 +17,11 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
-from open_load import offer
+from open_load import first_model, offer
 from proxy import BODY, Started, free_port
 
 
@@ -30,7 +31,7 @@ def config(args, folder, behind, turn):
     (folder / "limits.yaml").write_text(f"""limits:
   - {{scope: key, name: rpm, measure: requests, capacity: {10 ** 9 + turn}, period: 1m}}
   - {{scope: key, name: month, kind: budget, dollars: 1000000, window: month}}
-prices: [{{model: "*", from: 2026-01-01, input: 0.10, output: {0.4 + turn / 1000}}}]
+prices: [{{model: "*", from: 2026-01-01, input: 0.10, output: {0.4 + turn / 1000:.3f}}}]
 """)
     text = f"""upstreams:
   - {{name: behind, url: "http://127.0.0.1:{behind}/v1"}}
@@ -48,8 +49,11 @@ prices: [{{model: "*", from: 2026-01-01, input: 0.10, output: {0.4 + turn / 1000
 
 def reload(port, key):
     request = urllib.request.Request(f"http://127.0.0.1:{port}/admin/v1/config/reload", b"{}", {"authorization": f"Bearer {key}", "content-type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.load(answer)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as refused:
+        sys.exit(f"a reload was refused: {refused.read().decode()}")
 
 
 async def run(args, folder, behind, port, key):
@@ -71,7 +75,8 @@ wrk.headers["authorization"] = "Bearer {key}"
     for turn in range(1, args.reloads + 1):
         config(args, folder, behind, turn)
         before = time.monotonic()
-        await loop.run_in_executor(None, reload, port, key)
+        if not (await loop.run_in_executor(None, reload, port, key))["changes"]:
+            sys.exit("a reload has changed nothing")
         changes.append(time.monotonic() - before)
         await asyncio.sleep(max(0, begin + turn * args.seconds * 0.95 / args.reloads - time.monotonic()))
     out = (await wrk.communicate())[0].decode()
@@ -102,7 +107,9 @@ def main():
             port = free_port()
             started.run("ashlar", [args.ashlar, "serve", "--config", str(folder / "ashlar.yaml"), "--data-dir", str(folder / "state"), "--port", str(port),
                                    "--http-threads", "1", "--log-level", "warn"], port)
-            out, streams, changes = asyncio.run(run(args, folder, behind, port, json.loads(made.stdout)["key"]))
+            key = json.loads(made.stdout)["key"]
+            first_model(port, key)
+            out, streams, changes = asyncio.run(run(args, folder, behind, port, key))
             rate = float(re.search(r"Requests/sec:\s+([\d.]+)", out)[1])
             count = int(re.search(r"(\d+) requests in", out)[1])
             bad = int((re.search(r"Non-2xx or 3xx responses: (\d+)", out) or [0, 0])[1])
@@ -112,8 +119,8 @@ def main():
             print(f"{len(changes)} reloads, each applied in {1000 * changes[len(changes) // 2]:.0f} ms (median; most {1000 * changes[-1]:.0f} ms)\n"
                   f"{count} short requests at {rate:.0f}/s: {bad} failed{', ' + socket[0] if socket else ''}\n"
                   f"{len(streams)} streams: {len(failed)} failed {sorted({a.error or str(a.status) for a in failed})}")
-            log = (folder / "ashlar.log").read_text()
-            print("the log:", log[:2000] if log else "no warning")
+            warnings = [line for line in (folder / "ashlar.log").read_text().split("\n") if re.search(r"Z (warn|error) ", line)]
+            print(f"{len(warnings)} warnings in the log", *warnings[:5], sep="\n  ")
         finally:
             started.stop()
 

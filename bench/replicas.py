@@ -58,7 +58,7 @@ def replicas(args, started):
     ports = [free_port(), free_port()]
     for i, port in enumerate(ports):
         serve(args, started, f"replica{i}", port, ["--threads", "1", "--http-threads", "1"])
-    model = first_model(ports[0])
+    model = [first_model(port) for port in ports][0]
     (started.folder / "ashlar.yaml").write_text(f"""upstreams:
   - {{name: a, url: "http://127.0.0.1:{ports[0]}/v1"}}
   - {{name: b, url: "http://127.0.0.1:{ports[1]}/v1"}}
@@ -67,6 +67,7 @@ routes:
 """)
     front = free_port()
     serve(args, started, "front", front, ["--config", str(started.folder / "ashlar.yaml"), "--http-threads", "1"])
+    first_model(front)
     print(f"{'round':>5}{'requests':>10}{'failed':>8}{'streaming':>11}{'others':>8}{'after the kill':>16}{'TTFT of the next second: p50':>30}{'most':>8}")
     for turn in range(args.rounds):
         count, failed, streaming, others, late, soon = asyncio.run(one_round(args, started, front, ports, turn % 2))
@@ -122,6 +123,7 @@ limits: [{{scope: global, name: all, kind: budget, dollars: {budget / 1000}, win
     for i, port in enumerate(ports):
         serve(args, started, f"front{i}", port, ["--config", str(started.folder / "ashlar.yaml"), "--limits", str(started.folder / "limits.yaml"),
                                                  "--counters", f"redis://127.0.0.1:{redis}", "--http-threads", "1"])
+        first_model(port)
     pids = [started.pids["front0"], started.pids["front1"]]
     received, failed, refused, why = asyncio.run(drain(args, ports, "", args.seconds / 3, pids))
     killed = time.monotonic() - args.seconds / 3

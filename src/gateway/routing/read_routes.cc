@@ -15,6 +15,7 @@ namespace ashlar::gateway {
 namespace {
 
 constexpr std::size_t kMostRoutes = 1000, kMostDeployments = 1000;
+constexpr int kUnsaid = -1;               // max_concurrent
 constexpr double kMostDollars = 1e6;      // for a million tokens
 constexpr double kNanosPerDollar = 1000;  // for a million tokens, in nano-dollars for one
 
@@ -66,6 +67,10 @@ class RoutesReader {
     for (Deployment& each : mine_) {
       each.group = group.name;
       each.between_tokens = between_tokens_;
+      if (each.max_concurrent == kUnsaid) {
+        each.max_concurrent = 0;
+        each.adaptive = group.first_token.count() > 0 || between_tokens_.count() > 0;
+      }
       if (each.name.empty()) each.name = fmt::format("{}/{}", group.name, each.model);
       if (group.rollout && each.trial) group.rollout->to = each.name;
       if (group.rollout && each.label.empty()) each.label = each.trial ? "canary" : "stable";
@@ -105,10 +110,16 @@ class RoutesReader {
 
   void deployment(const YAML::Node& node) { mine_.push_back(read_deployment(node)); }
 
+  // A number, 0 for none, or `auto`.
+  void most_concurrent(const YAML::Node& value, Deployment& out) {
+    out.adaptive = value.IsScalar() && value.Scalar() == "auto";
+    out.max_concurrent = 0;
+    if (!out.adaptive) section_.whole("max_concurrent", out.max_concurrent, 0, 1'000'000)(value);
+  }
+
   Deployment read_deployment(const YAML::Node& node) {
-    Deployment out;
+    Deployment out{.max_concurrent = kUnsaid};
     double input = 0, output = 0;
-    int most = -1;
     if (node.IsScalar())
       out.model = node.Scalar();
     else
@@ -120,13 +131,11 @@ class RoutesReader {
                      {"input_price", section_.number("input_price", input, 0, kMostDollars)},
                      {"output_price", section_.number("output_price", output, 0, kMostDollars)},
                      {"context", section_.whole("context", out.context, 1, 100'000'000)},
-                     {"max_concurrent", section_.whole("max_concurrent", most, 0, 1'000'000)},
+                     {"max_concurrent", [&](const YAML::Node& value) { most_concurrent(value, out); }},
                      {"label", section_.text("label", out.label)}},
                     "a deployment");
     if (!is_config_name(out.model))
       section_.fail(node, "a deployment should be the name of a served model, or {model: NAME, weight: 2}");
-    out.adaptive = most < 0;
-    out.max_concurrent = std::max(most, 0);
     out.input_nanos = nanos_of(input);
     out.output_nanos = nanos_of(output);
     return out;

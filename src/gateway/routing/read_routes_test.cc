@@ -19,14 +19,16 @@ routes:
     aliases: [gpt-4o-mini, small]
     strategy: prefix-ring
     sticky: true
+    target: {first_token: 500ms, between_tokens: 50ms}
     deployments:
       - fast/qwen
+      - {model: free, max_concurrent: 0}
       - {model: local, name: here, weight: 2.5, data_classes: sensitive, input_price: 0.15, output_price: 0.6,
          context: 8192, max_concurrent: 10, label: canary}
     fallbacks: {error: [big, other], context: big}
   - name: auto
     tiers: {low: chat, middle: chat, high: big, high_from: 0.8}
-  - {name: big}
+  - {name: big, deployments: [plain, {model: found, max_concurrent: auto}]}
   - {name: other}
 )",
                                   "a.yaml");
@@ -36,6 +38,12 @@ routes:
   EXPECT_EQ(chat.name, "chat");
   EXPECT_EQ(chat.strategy, Strategy::prefix_ring);
   EXPECT_TRUE(chat.sticky);
+  EXPECT_EQ(chat.first_token.count(), 500);
+  for (const Deployment& each : table->deployments) {
+    EXPECT_EQ(each.between_tokens.count(), each.group == "chat" ? 50 : 0);
+    EXPECT_EQ(each.adaptive, each.model == "fast/qwen" || each.model == "found") << each.model;
+    EXPECT_EQ(each.max_concurrent, each.model == "local" ? 10 : 0);
+  }
   EXPECT_EQ(chat.fallbacks.size(), 2u);
   EXPECT_THAT(chat.fallbacks.at(Cause::error), ElementsAre("big", "other"));
   EXPECT_THAT(chat.fallbacks.at(Cause::context), ElementsAre("big"));
@@ -45,11 +53,11 @@ routes:
   EXPECT_DOUBLE_EQ(table->groups[1].tiers->high_from, 0.8);
   EXPECT_THAT(table->aliases, ElementsAre(std::pair("gpt-4o-mini", "chat"), std::pair("small", "chat")));
 
-  ASSERT_EQ(table->deployments.size(), 2u);
+  ASSERT_EQ(table->deployments.size(), 5u);
   EXPECT_EQ(table->deployments[0].name, "chat/fast/qwen");
   EXPECT_EQ(table->deployments[0].model, "fast/qwen");
   EXPECT_EQ(table->deployments[0].group, "chat");
-  const Deployment& here = table->deployments[1];
+  const Deployment& here = table->deployments[2];
   EXPECT_EQ(here.name, "here");
   EXPECT_DOUBLE_EQ(here.weight, 2.5);
   EXPECT_THAT(here.data_classes, ElementsAre("sensitive"));

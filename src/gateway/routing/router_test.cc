@@ -393,6 +393,33 @@ TEST(Router, DroppingATicketDropsTheAttemptAlsoFromInsideTheSink) {
   EXPECT_EQ(house.traces[0].tries[0].outcome, "cancelled");
 }
 
+TEST(Router, OneThatWasEjectedIsAskedWhereTheLastOneFailsAndComesBackThen) {
+  House house(2);
+  bool broken[] = {true, false};
+  for (std::size_t i = 0; i < 2; ++i)
+    house[i].on_start = [&broken, i](auto& call) { broken[i] ? call.fail(Code::io) : call.answer("x"); };
+  auto& router = house.open();
+  const auto all_answered = [&](int count) {
+    for (int i = 0; i < count; ++i) {
+      Sink sink;
+      const auto ticket = router.route(ask(), {}, sink);
+      router.turn();
+      if (!ticket || sink.error) return false;
+      house.now += 100ms;
+    }
+    return true;
+  };
+  EXPECT_TRUE(all_answered(20));
+  const int failed = house[0].started;
+  EXPECT_TRUE(all_answered(20));
+  EXPECT_EQ(house[0].started, failed) << "it is ejected";
+  std::swap(broken[0], broken[1]);  // it was started again, and the other one dies
+  EXPECT_TRUE(all_answered(20));
+  const int others = house[1].started;
+  EXPECT_TRUE(all_answered(20));
+  EXPECT_EQ(house[1].started, others);
+}
+
 TEST(Router, OutstandingTokensReturnToNothing) {
   House house(2);
   auto& router = house.open();

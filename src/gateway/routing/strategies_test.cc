@@ -299,15 +299,17 @@ TEST(Strategies, AFixedNumberOfPlacesIsKeptAndTheUrgentHaveSomeLeft) {
   house.options.shedding.max_wait = 5s;
   house.open();
   Client client(house);
-  for (int i = 0; i < 12; ++i) client.send(ask());
-  EXPECT_EQ(house[0].started, 8);
-  for (int i = 0; i < 3; ++i) {
+  const auto send_urgent = [&] {
     auto urgent = ask();
     urgent.priority = -1;
     client.send(std::move(urgent));
-  }
+  };
+  send_urgent();
+  for (int i = 0; i < 12; ++i) client.send(ask());
+  EXPECT_EQ(house[0].started, 8);
+  for (int i = 0; i < 3; ++i) send_urgent();
   EXPECT_EQ(house[0].started, 10);
-  EXPECT_EQ(client.tickets.size(), 15U) << "the others wait";
+  EXPECT_EQ(client.tickets.size(), 16U) << "the others wait";
   for (int i = 0; i < 3; ++i) house[0].calls[static_cast<std::size_t>(i)]->answer("x");
   house.router->turn();
   EXPECT_EQ(house[0].started, 11);
@@ -315,7 +317,31 @@ TEST(Strategies, AFixedNumberOfPlacesIsKeptAndTheUrgentHaveSomeLeft) {
   house.pass(5100ms);
   int told = 0;
   for (const auto& sink : client.sinks) told += sink->error ? 1 : 0;
-  EXPECT_EQ(told, 4) << "no place became free in time";
+  EXPECT_EQ(told, 5) << "no place became free in time";
+}
+
+TEST(Strategies, NoPlaceIsKeptWhereNobodyIsUrgent) {
+  House house(1);
+  house.table.deployments[0].max_concurrent = 10;
+  house.options.shedding.reserve = 0.2;
+  house.open();
+  Client client(house);
+  for (int i = 0; i < 12; ++i) client.send(ask());
+  EXPECT_EQ(house[0].started, 10);
+}
+
+TEST(Strategies, WhoWouldBeTooLateForTheTargetIsToldSo) {
+  House house(1);
+  house.table.groups[0].first_token = 1s;
+  house.table.deployments[0].max_concurrent = 1;
+  house.open();
+  Client client(house);
+  for (int i = 0; i < 3; ++i) client.send(ask());
+  EXPECT_EQ(house[0].started, 1);
+  house.pass(900ms);
+  EXPECT_FALSE(client.sinks[1]->error);
+  house.pass(200ms);
+  EXPECT_TRUE(client.sinks[1]->error) << "and not after the ten seconds that others may wait";
 }
 
 TEST(PromptText, ReadsWhatThereIsAndNothingElse) {
