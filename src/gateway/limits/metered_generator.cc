@@ -21,11 +21,11 @@ std::size_t bytes_of(std::string_view text) {
   return bytes;
 }
 std::size_t bytes_of(const Json& value) {
-  if (value.is_string()) return bytes_of(value.get_ref<const std::string&>());
+  if (value.is_string()) return bytes_of(std::string_view(value.get_ref<const std::string&>()));
   if (!value.is_structured()) return 25;
   std::size_t bytes = 3;
   if (value.is_object())
-    for (const auto& [name, inner] : value.items()) bytes += bytes_of(name) + bytes_of(inner) + 1;
+    for (const auto& [name, inner] : value.items()) bytes += bytes_of(std::string_view(name)) + bytes_of(inner) + 1;
   else
     for (const Json& inner : value) bytes += bytes_of(inner);
   return bytes;
