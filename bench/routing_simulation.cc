@@ -1,11 +1,12 @@
 // How much sooner the first token comes when prompts go where their beginning is cached: the router before simulated
 // replicas, over a trace of block ids (Mooncake's: {"timestamp", "input_length", "output_length", "hash_ids"} a line).
 //
-//   routing_simulation TRACE [--replicas 8] [--cache-blocks 2048] [--prefill 9000 ...]
+//   routing_simulation TRACE [--replicas 8] [--cache-blocks 2048] [--prefill 9000 ...] [--forget 60]
 //
 // For each prefill speed (tokens a second of one replica) and each strategy it prints the time to the first token, the
 // share of prompt tokens found in the caches, and the greatest load over the mean; once for the trace and once with its
-// blocks made all different, where there is nothing to be gained.
+// blocks made all different, where there is nothing to be gained. With --forget, one replica after the other loses its
+// cache, one each so many seconds: what a restart does, or a model that left memory.
 #include <fmt/format.h>
 
 #include <cstdlib>
@@ -56,7 +57,7 @@ struct Outcome {
   double mean = 0, p50 = 0, p99 = 0, hit = 0, skew = 0;
 };
 
-Outcome simulate(const std::vector<Row>& rows, int replicas, Shape shape, const Setting& setting) {
+Outcome simulate(const std::vector<Row>& rows, int replicas, Shape shape, double forget, const Setting& setting) {
   const bool random = setting.random;
   shape.tells = setting.tells;
   World world;
@@ -75,6 +76,9 @@ Outcome simulate(const std::vector<Row>& rows, int replicas, Shape shape, const 
     table.deployments.push_back({.name = "r" + std::to_string(i), .group = "g", .generator = fleet.back()});
     table.deployments.back().breaker.slow = 0s;  // random routing is slow enough to open them
   }
+  std::size_t next = 0;
+  for (double t = forget; forget > 0 && t < rows.back().seconds; t += forget)
+    world.after(t, [&fleet, which = next++ % fleet.size()] { fleet[which]->forget(); });
   std::vector<std::unique_ptr<Client>> clients;
   auto router = std::move(*Router::create(std::move(options), std::move(table)));
   for (std::size_t i = 0; i < rows.size(); ++i) {
@@ -116,7 +120,7 @@ Outcome simulate(const std::vector<Row>& rows, int replicas, Shape shape, const 
   return out;
 }
 
-void compare(const std::vector<Row>& rows, int replicas, const Shape& shape, const char* title) {
+void compare(const std::vector<Row>& rows, int replicas, const Shape& shape, double forget, const char* title) {
   const double load = [&] {
     double tokens = 0;
     for (const Row& row : rows) tokens += row.facts.input;
@@ -136,7 +140,7 @@ void compare(const std::vector<Row>& rows, int replicas, const Shape& shape, con
                               {"told", Strategy::prefix_index, true, 1, false}};
   double random = 0;
   for (const Setting& setting : settings) {
-    const Outcome out = simulate(rows, replicas, shape, setting);
+    const Outcome out = simulate(rows, replicas, shape, forget, setting);
     if (setting.random) random = out.mean;
     fmt::print("{:<20}{:>10.3f} s{:>10.3f} s{:>10.3f} s{:>9.1f}%{:>10.2f}{:>+11.1f}%\n", setting.name, out.mean,
                out.p50, out.p99, out.hit * 100, out.skew, (out.mean / random - 1) * 100);
@@ -148,16 +152,18 @@ void compare(const std::vector<Row>& rows, int replicas, const Shape& shape, con
 int main(int argc, char** argv) {
   log::configure(log::Level::off, log::Format::text);
   if (argc < 2) {
-    fmt::print(stderr, "routing_simulation TRACE [--replicas N] [--cache-blocks N] [--prefill TOKENS_PER_SECOND]...\n");
+    fmt::print(stderr, "routing_simulation TRACE [--replicas N] [--cache-blocks N] [--prefill TOKENS_PER_SECOND]... [--forget SECONDS]\n");
     return 2;
   }
   int replicas = 8;
+  double forget = 0;
   Shape shape{.decode_step_seconds = 0.02, .cache_blocks = 2048};
   std::vector<double> speeds;
   for (int i = 2; i + 1 < argc; i += 2) {
     if (std::strcmp(argv[i], "--replicas") == 0) replicas = std::max(1, std::atoi(argv[i + 1]));
     if (std::strcmp(argv[i], "--cache-blocks") == 0)
       shape.cache_blocks = static_cast<std::size_t>(std::max(1, std::atoi(argv[i + 1])));
+    if (std::strcmp(argv[i], "--forget") == 0) forget = std::atof(argv[i + 1]);
     if (std::strcmp(argv[i], "--prefill") == 0) speeds.push_back(std::max(1.0, std::atof(argv[i + 1])));
   }
   if (speeds.empty()) speeds = {4500, 6000, 9000, 20000};
@@ -168,14 +174,14 @@ int main(int argc, char** argv) {
   }
   for (const double speed : speeds) {
     shape.prefill_tokens_per_second = speed;
-    compare(rows, replicas, shape, "the trace");
+    compare(rows, replicas, shape, forget, "the trace");
   }
   std::uint64_t block = 1U << 30;
   for (Row& row : rows)
     for (auto& each : row.facts.blocks) each = ++block;
   for (const double speed : {9000.0, 20000.0}) {
     shape.prefill_tokens_per_second = speed;
-    compare(rows, replicas, shape, "nothing shared");
+    compare(rows, replicas, shape, forget, "nothing shared");
   }
   return 0;
 }

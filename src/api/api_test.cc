@@ -134,6 +134,24 @@ TEST(Api, HealthFollowsTheEngine) {
   EXPECT_EQ(world.ask("GET", "/v1/health")->status(), 503);
 }
 
+TEST(Api, ShowsWhatAPrefixCacheHas) {
+  struct Fixed final : engine::CachedPrefixes {
+    int cached(std::span<const std::uint64_t>) const override { return 0; }
+    std::size_t size() const override { return 2; }
+    News news(std::uint64_t book, std::uint64_t sequence, std::size_t most) const override {
+      EXPECT_GT(most, 1000U);
+      return {.book = book + 1, .sequence = sequence + 2, .whole = false, .changes = {{255, 16}, {1, 0}}};
+    }
+  };
+  World world;
+  EXPECT_EQ(world.ask("GET", "/v1/cache/prefixes/tiny")->json()["error"]["code"], "unsupported");
+  world.generator.cache = std::make_shared<Fixed>();
+  EXPECT_EQ(world.ask("GET", "/v1/cache/prefixes/tiny")->json(), Json::parse(R"({"model":"tiny",
+      "book":"0000000000000001","sequence":2,"whole":false,"cut":false,"keys":"00000000000000ff0000000000000001",
+      "tokens":[16,0]})"));
+  EXPECT_EQ(world.ask("GET", "/v1/cache/prefixes/other")->status(), 404);
+}
+
 TEST(Api, ShowsModelsWithTheirContext) {
   World world;
   const Json list = world.ask("GET", "/v1/models")->json();

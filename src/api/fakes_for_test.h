@@ -14,6 +14,7 @@
 #include "api/api.h"
 #include "base/json_full.h"
 #include "engine/generator.h"
+#include "engine/prefixes.h"
 #include "net/http.h"
 
 namespace ashlar::api {
@@ -34,7 +35,8 @@ class FakeGenerator final : public engine::Generator {
   std::optional<Refusal> refusal;  // of every request
   int context = 64;
   bool healthy = true;
-  bool foreign = false;  // its model is another server's
+  std::shared_ptr<const engine::CachedPrefixes> cache;  // null: it does not tell
+  bool foreign = false;                                 // its model is another server's
   bool hold = false;     // requests give their first two events and then nothing
   bool away = false;  // its model is not in memory until come_back()
 
@@ -130,6 +132,7 @@ class FakeGenerator final : public engine::Generator {
              (message["content"].is_string() ? message["content"].get<std::string>() : "");
     return out;
   }
+  std::shared_ptr<const engine::CachedPrefixes> cached_prefixes(const std::string&) const override { return cache; }
   void when_ready(const std::string&, std::function<void(Result<const engine::Generator*>)> then) const override {
     if (!away) return then(this);
     waiting_.push_back(std::move(then));

@@ -134,6 +134,18 @@ TEST_F(Identified, NoHeaderNamesATenant) {
       401);
 }
 
+TEST_F(Identified, OnlyWhoOperatesNamesPromptsForARouter) {
+  const auto app = create({.roles = {Role::app}}), front = create({.roles = {Role::operator_}});
+  open();
+  const auto salt_of = [&](const std::string& key, const char* salt) {
+    tenant_of(key, {{"x-ashlar-prefix-salt", salt}});
+    return world->generator.seen().back().prefix_salt;
+  };
+  EXPECT_EQ(salt_of(front, "00000000000000ff"), 255U);
+  EXPECT_EQ(salt_of(app, "00000000000000ff"), std::nullopt);
+  for (const char* wrong : {"", "xyz", "-1", "10000000000000000", "1 "}) EXPECT_EQ(salt_of(front, wrong), std::nullopt);
+}
+
 TEST_F(Identified, AKeyReachesItsModelsAlone) {
   const auto none = create({.models = {"other-*"}}), some = create({.models = {"ti*"}});
   open();

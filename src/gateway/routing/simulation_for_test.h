@@ -91,6 +91,11 @@ class Replica final : public engine::Generator {
     prefill();
     return std::make_unique<Ticket>(*this, job);
   }
+  // Its cache is empty, as after a restart.
+  void forget() {
+    order_.clear();
+    cached_.clear();
+  }
   // All that runs there fails; nothing starts.
   void kill() {
     dead = true;

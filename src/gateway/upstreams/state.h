@@ -98,6 +98,7 @@ class UpstreamState {
   int watch_status_ = 0;
   std::string watch_body_;
   std::unique_ptr<net::Call> watch_, watch_pause_;
+  std::unique_ptr<net::Call> watch_begin_;  // set by begin_probes() alone: what it begins may be under way by then
 
   std::unique_ptr<net::HttpClient> client_;  // last: its thread ends before the rest dies
 };
