@@ -11,6 +11,7 @@
 #include "api/api.h"
 #include "api/keys.h"
 #include "base/log.h"
+#include "base/threads.h"
 #include "cli/admin/admin.h"
 #include "cli/answerers.h"
 #include "cli/commands.h"
@@ -130,7 +131,11 @@ Result<std::unique_ptr<Serving>> Serving::open(const Words& words, ReadServePlan
   out->identity_ = identity.get();
   out->keyed_ = !options.api.api_key.empty() || !options.api.api_key_file.empty() || identity->required();
   out->api_ = TRY(api::Api::create(options.api, options.server.host, std::move(identity)));
-  out->server_ = TRY(net::HttpServer::listen(options.server, out->api_->handler()));
+  net::ServerOptions server = options.server;
+  // No model here computes: a gateway's work is the network's.
+  const bool computes = !plan.models.empty() || !options.repository.model_repository.empty();
+  if (server.http_threads == 0 && !computes) server.http_threads = available_cores();
+  out->server_ = TRY(net::HttpServer::listen(server, out->api_->handler()));
   out->answerers_ = TRY(Answerers::open(plan.models,
                                         {.host = options.host,
                                          .repository = options.repository,

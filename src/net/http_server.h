@@ -34,7 +34,7 @@ struct ServerOptions {
     field("tls_cert", tls_cert, "Certificate chain (PEM); with --tls-key the server speaks TLS 1.3 only.");
     field("tls_key", tls_key, "Private key (PEM).");
     field("tls_client_ca", tls_client_ca, "Clients must present a certificate signed by this CA (PEM).");
-    field("http_threads", http_threads, "Threads for the network; 0: one for each four cores, at least one.");
+    field("http_threads", http_threads, "Threads for the network; 0: one for each four cores, at least one; of a gateway without models one for each core.");
     field("max_body", max_body, "Largest request body; a larger one is answered 413.");
     field("max_bodies", max_bodies,
           "Most bytes of request bodies arriving at once, over all connections; more are answered 503.");

@@ -4,7 +4,7 @@
 #include <string_view>
 #include <utility>
 
-#include "base/json.h"
+#include "base/json_full.h"
 
 namespace ashlar::gateway {
 namespace {
@@ -13,6 +13,23 @@ using engine::Event;
 using engine::Request;
 
 std::int64_t utc_ms() { return store::machine_instant().utc_ms; }
+
+// The bytes of a value as JSON, or a few more.
+std::size_t bytes_of(std::string_view text) {
+  std::size_t bytes = text.size() + 3;
+  for (const unsigned char c : text) bytes += c < 0x20 ? 5 : c == '"' || c == '\\' ? 1 : 0;
+  return bytes;
+}
+std::size_t bytes_of(const Json& value) {
+  if (value.is_string()) return bytes_of(value.get_ref<const std::string&>());
+  if (!value.is_structured()) return 25;
+  std::size_t bytes = 3;
+  if (value.is_object())
+    for (const auto& [name, inner] : value.items()) bytes += bytes_of(name) + bytes_of(inner) + 1;
+  else
+    for (const Json& inner : value) bytes += bytes_of(inner);
+  return bytes;
+}
 
 // The most tokens that a prompt can have whose tokenizer is not here: each stands for a byte at least, and a message
 // has some around it.
@@ -23,7 +40,7 @@ std::int64_t most_tokens(const engine::Prompt& prompt) {
   const auto& chat = std::get<engine::Chat>(prompt.input);
   std::size_t bytes = 64;
   for (const auto& part : {chat.messages, chat.tools})
-    if (part) bytes += dump_json(*part).size();
+    if (part) bytes += bytes_of(*part);
   return static_cast<std::int64_t>(bytes);
 }
 
@@ -157,6 +174,8 @@ MeteredGenerator::Size MeteredGenerator::size_of(Request& request) const {
       counted && *counted >= 0) {
     size.prompt = *counted;
     if (const auto card = inner_.card(request.model)) context = card->context;
+  } else if (const auto card = inner_.card(request.model); card && card->foreign) {
+    size.prompt = most_tokens(request.prompt);  // its tokenizer is not here
   } else if (auto tokenized = inner_.tokenize(request.model, request.prompt, true)) {
     size.prompt = static_cast<std::int64_t>(tokenized->ids.size());
     context = tokenized->context;
