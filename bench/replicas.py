@@ -9,7 +9,7 @@ one replica is killed and started again. Counted: requests that failed; of those
 replica (they end with an error in the stream); and how long the requests of the second after the kill waited for their first token.
 
 With --fronts two gateways share a budget on Redis and their rows in one database, before one replica; one gateway is killed and
-never started again. Counted: tokens that all clients received, against the budget; requests that the other one failed; and
+never started again. Counted: pieces of text that all clients received; requests that the other one failed; and
 when the money that the dead one held came back.
 """
 import argparse
@@ -128,7 +128,7 @@ limits: [{{scope: global, name: all, kind: budget, dollars: {budget / 1000}, win
     received, failed, refused, why = asyncio.run(drain(args, ports, "", args.seconds / 3, pids))
     killed = time.monotonic() - args.seconds / 3
     held = lambda: int(subprocess.run(["redis-cli", "-p", str(redis), "zcard", "{ashlar}:open"], capture_output=True, text=True).stdout)
-    print(f"{received} tokens received of {budget}; {refused} requests refused for the budget; streams of the killed gateway that broke: {failed[0]}; "
+    print(f"{received} pieces of text received, budget {budget} tokens; {refused} requests refused for the budget; requests to the killed gateway that failed: {failed[0]}; "
           f"requests that the other failed: {failed[1]} {sorted(set(why))}; reservations that the dead one holds: {held()}", flush=True)
     while held() > 0 and time.monotonic() < killed + 300:
         time.sleep(0.5)

@@ -12,7 +12,7 @@ constexpr double kPressed = 0.75;               // of a measurement's turns: els
 constexpr double kSlower = 1.5;
 constexpr int kFirstTokens = 5;
 constexpr double kReserveMemory = 2;  // seconds
-constexpr double kMissed = 0.02;      // of urgent requests may find no place
+constexpr double kMissed = 0.01;      // of urgent requests may find no place
 
 double seconds(std::chrono::nanoseconds time) { return std::chrono::duration<double>(time).count(); }
 

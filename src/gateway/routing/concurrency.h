@@ -68,9 +68,9 @@ class ConcurrencyLimit {
   double running_ = 0;
 };
 
-// Places that are kept free for those more urgent, so that of fifty of them about one finds none: urgent requests
-// come and places become free at random, which makes it a queue of its own (M/M/1), and k places are all taken for a
-// share of the time that is (coming / becoming free)^k. Not thread-safe.
+// Places that are kept free for those more urgent, so that of a hundred of them less than one finds none: urgent
+// requests come and places become free at random, which makes it a queue of its own (M/M/1), and k places are all taken
+// for a share of the time that is (coming / becoming free)^k. Not thread-safe.
 class Reserve {
  public:
   using TimePoint = std::chrono::steady_clock::time_point;
