@@ -115,7 +115,7 @@ class RedisCounters final : public Counters {
   std::size_t idle_ = 0;                          // GUARDED_BY(mutex_); errands that are not under way
   Status health_;                                 // GUARDED_BY(mutex_)
   std::mutex restoring_;
-  std::atomic<int> restored_ = 0;  // how often; moved under restoring_
+  std::atomic<int> restored_ = 0;        // how often; moved under restoring_
   std::unique_ptr<RedisClient> client_;  // last: its thread calls us until it is dead
 };
 
@@ -158,6 +158,13 @@ bool is_error(const Result<Value>& answer, std::string_view begin) {
 // An array whose first item is a word, or what went wrong.
 Result<Value> checked(Result<Value> answer) {
   if (!answer) return answer;
+  for (const char* const word : {"MOVED ", "ASK ", "CROSSSLOT", "CLUSTERDOWN", "TRYAGAIN"})
+    if (is_error(answer, word))
+      return Error{
+          Code::unavailable,
+          fmt::format("this Redis is a part of a cluster, which is not supported: give the address of one that "
+                      "stands alone, or of a primary with replicas. It said: {}",
+                      answer->text.substr(0, 200))};
   if (answer->kind == Value::Kind::error)
     return Error{Code::unavailable, fmt::format("Redis refused: {}", answer->text.substr(0, 300))};
   if (answer->kind != Value::Kind::array || answer->items.empty() || answer->items[0].kind != Value::Kind::string)
