@@ -21,12 +21,13 @@ export class Server {
   log = "";
   exit = null;  // a promise of {code, signal}
 
-  // Resolves when the server listens.
-  static async start(args = [], { models = model ? ["--model", model] : [] } = {}) {
+  // Resolves when the server listens; with `look` it is asked what it serves.
+  static async start(args = [], { models = model ? ["--model", model] : [], look = true } = {}) {
     const server = new Server();
     // One thread computes: these models gain nothing from more, and the tests leave the machine to others.
     server.args = ["serve", "--port", "0", "--threads", "1", ...models, ...args];
     await server.#spawn();
+    if (!look) return server;
     const listed = await (await server.fetch("/v1/models")).json();
     server.model = listed.data?.[0].id;
     // A model without a chat template gets one with each request.
