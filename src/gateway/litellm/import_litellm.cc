@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/contains.h"
+#include "base/utf8.h"
 #include "gateway/litellm/importer.h"
 #include "gateway/section.h"
 
@@ -90,7 +91,7 @@ void LitellmImporter::aliases(const YAML::Node& node) {
         note(inner, "model_group_alias." + key, "not supported");
     const bool taken = group(alias) != nullptr || !aliases_seen_.insert(alias).second;
     Group* found = group(to);
-    if (found == nullptr || taken || !is_config_name(alias))
+    if (found == nullptr || taken || !is_config_name(alias) || !utf8::is_valid(alias))
       note(value, "model_group_alias." + alias,
            found == nullptr ? "left out: no such model" : "left out: the name is taken, or none");
     else

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/contains.h"
+#include "base/utf8.h"
 #include "gateway/litellm/providers.h"
 #include "gateway/section.h"
 #include "net/url.h"
@@ -29,7 +30,7 @@ std::string environment_name(const std::string& text) {
 }
 
 // Short enough to become a part of another name.
-bool is_model_name(const std::string& name) { return is_config_name(name) && name.size() <= 180; }
+bool is_model_name(const std::string& name) { return is_config_name(name) && name.size() <= 180 && utf8::is_valid(name); }
 
 }  // namespace
 
