@@ -81,6 +81,7 @@ void Answer::start(engine::Generator& generator, std::vector<engine::Request> re
   }
   requests.front().notes = notes_;
   for (std::size_t i = 0; i < requests.size(); ++i) {
+    parts_[i]->delivery->name = reply_.id;
     requests[i].delivery = parts_[i]->delivery;
     requests[i].in_pieces = reply_.stream;
     auto ticket = generator.start(std::move(requests[i]), *parts_[i]);

@@ -81,6 +81,7 @@ class ApiImpl final : public Api {
     Phase loading = Phase::loading;
     shared_.phase.compare_exchange_strong(loading, Phase::ready);
   }
+  void set_feedback(decltype(Shared::feedback) feedback) override { shared_.feedback = std::move(feedback); }
   void set_keys(Keys keys) override {
     auto fresh = std::make_shared<const Keys>(std::move(keys));
     const std::lock_guard lock(keys_mutex_);

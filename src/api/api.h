@@ -66,6 +66,11 @@ class Api {
   virtual void serve(engine::Generator& generator, engine::Embedder* embedder = nullptr,
                      engine::Reranker* reranker = nullptr,
                      std::function<std::vector<std::string>()> troubles = nullptr) = 0;
+  // Who wants to know how good clients find their answers (0 to 1), by the answers' names; it says whether that counts.
+  // Before serve(); what is behind it outlives this.
+  virtual void set_feedback(std::function<Result<bool>(const std::string& answer, double score,
+                                                       const std::string& tenant, const engine::Sender& who)>
+                                feedback) = 0;
   // The keys of the command line, from now on; requests under way go on. Whether the server may stand open without is
   // the caller's to ask: check_exposure().
   virtual void set_keys(Keys keys) = 0;

@@ -25,6 +25,9 @@ constexpr std::string_view kEmbeddings = R"({"type":"object","required":["input"
   "encoding_format":{"type":"string","enum":["float","base64"]}}})";
 constexpr std::string_view kRerank = R"({"type":"object","required":["query","documents"],"properties":{
   "model":{"type":"string"},"query":{"type":"string"},"documents":{"type":"array"},"top_n":{"type":"integer"}}})";
+constexpr std::string_view kFeedback = R"({"type":"object","required":["id","score"],"properties":{
+  "id":{"type":"string"},"score":{"type":"number","minimum":0,"maximum":1}}})";
+constexpr std::string_view kFeedbackAnswer = R"({"type":"object","properties":{"counted":{"type":"boolean"}}})";
 constexpr std::string_view kLoadAdapter = R"({"type":"object","required":["lora_name","lora_path"],"properties":{
   "lora_name":{"type":"string"},"lora_path":{"type":"string"},"model":{"type":"string"},"load_inplace":{"type":"boolean"}}})";
 constexpr std::string_view kUnloadAdapter = R"({"type":"object","required":["lora_name"],"properties":{
@@ -61,6 +64,9 @@ constexpr Public kPublic[] = {
     {"POST", "/v1/reranking", "rerankAsReranking", "inference", "The same as /v1/rerank.", kRerank, kObject},
     {"POST", "/v2/rerank", "rerankV2", "inference", "The same as /v1/rerank.", kRerank, kObject},
     {"POST", "/rerank", "rerankPlain", "inference", "The same as /v1/rerank.", kRerank, kObject},
+    {"POST", "/v1/feedback", "giveFeedback", "inference",
+     "Say how good an answer was, 0 to 1, by its id; counted where it took part in a rollout's trial.", kFeedback,
+     kFeedbackAnswer},
     {"GET", "/v1/models", "listServedModels", "inference", "The models that this key may use.", "", kModels},
     {"GET", "/v1/models/*", "showServedModel", "inference", "One of them.", "", kModel},
     {"POST", "/v1/load_lora_adapter", "loadAdapter", "adapters", "Serve a LoRA adapter.", kLoadAdapter, kText,

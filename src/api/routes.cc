@@ -11,6 +11,7 @@ constexpr Route kRoutes[] = {
     {"POST", "/v1/reranking", Scope::use, rerank},
     {"POST", "/v2/rerank", Scope::use, rerank},
     {"POST", "/rerank", Scope::use, rerank},
+    {"POST", "/v1/feedback", Scope::use, feedback},
     {"GET", "/v1/models", Scope::use, list_models},
     {"GET", "/v1/models/*", Scope::use, show_model},
 

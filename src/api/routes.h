@@ -37,6 +37,10 @@ struct Shared {
   std::atomic<AdminTable*> admin = nullptr;            // null while loading
   const gateway::Identity* identity = nullptr;         // null: keys of the command line, at most
   std::function<std::vector<std::string>()> troubles;  // may be null; set before the generator is
+  // How good somebody found the answer of that name, 0 to 1; whether it counts. May be null, as the one above.
+  std::function<Result<bool>(const std::string& answer, double score, const std::string& tenant,
+                             const engine::Sender& who)>
+      feedback;
 };
 
 // One request on its way through the room.
@@ -91,6 +95,7 @@ Outcome<void> show_prefixes(Call&);
 Outcome<void> tokenize(Call&);
 Outcome<void> detokenize(Call&);
 Outcome<void> apply_template(Call&);
+Outcome<void> feedback(Call&);
 Outcome<void> health(Call&);
 Outcome<void> version(Call&);
 Outcome<void> status(Call&);

@@ -169,6 +169,11 @@ class AnswerersImpl final : public Answerers {
     const gateway::Router* const router = seen().router;
     return router != nullptr ? router->state() : Json::array();
   }
+  Status unload(const std::string& model) override {
+    Host* const host = seen().host;
+    if (host == nullptr) return Error{Code::not_found, "this server has no models of its own"};
+    return host->unload(model);
+  }
   Status force(const std::string& deployment, gateway::Breaker::Mode mode) override {
     gateway::Router* const router = seen().router;
     if (router == nullptr) return Error{Code::not_found, "this server has no routes"};

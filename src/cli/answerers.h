@@ -50,6 +50,7 @@ class Answerers {
   virtual std::vector<std::string> loaded() const = 0;  // models of this machine in memory now
   virtual Json upstreams() const = 0;                   // [{"name", "state", "trouble", "models", "running", "breakers"}]
   virtual Json routes() const = 0;                      // Router::state()
+  virtual Status unload(const std::string& model) = 0;  // Residents::unload()
   virtual Status force(const std::string& deployment, gateway::Breaker::Mode mode) = 0;
 
   // The rest is for one thread at a time.

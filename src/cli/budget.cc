@@ -5,6 +5,7 @@
 #include <span>
 
 #include "base/json_full.h"
+#include "cli/kept_keys.h"
 #include "cli/admin/records.h"
 #include "cli/subcommands.h"
 #include "cli/table.h"
@@ -69,6 +70,14 @@ Result<KeptState> open_budgets(const store::StateOptions& options) {
   return out;
 }
 
+void tell(const KeptState& kept, const KeptBudget& budget, std::string_view kind, std::string_view done) {
+  tell_locally(*kept.database, {.kind = fmt::format("budget.{}", kind),
+                                .subject = budget.id,
+                                .message = fmt::format("the budget '{}' of the {} '{}' was {}: {} dollars", budget.name,
+                                                       gateway::name(budget.scope), budget.who, done,
+                                                       store::dollars(budget.capacity))});
+}
+
 Result<std::vector<int>> read_alerts(const std::vector<std::string>& texts) {
   std::vector<int> out;
   for (const std::string& text : texts) {
@@ -108,21 +117,24 @@ Status create_budget(const std::string& subject, const BudgetWishes& wishes) {
   budget.window = TRY(gateway::parse_window(wishes.window));
   budget.alerts = TRY(read_alerts(wishes.alerts));
   const auto kept = TRY(open_budgets(wishes.place.state));
-  print_budget(TRY(kept.budgets->create(std::move(budget))), wishes.place.json);
+  const KeptBudget made = TRY(kept.budgets->create(std::move(budget)));
+  tell(kept, made, "created", "made");
+  print_budget(made, wishes.place.json);
   return {};
 }
 
 Status change_budget(const std::string& which, const BudgetChanges& changes) {
   const auto kept = TRY(open_budgets(changes.place.state));
-  print_budget(TRY(kept.budgets->change(which,
+  const KeptBudget changed = TRY(kept.budgets->change(which,
                                         [&](KeptBudget& budget) -> Status {
                                           if (!changes.name.empty()) budget.name = changes.name;
                                           if (!changes.dollars.empty())
                                             budget.capacity = TRY(gateway::parse_dollars(changes.dollars));
                                           if (!changes.alerts.empty()) budget.alerts = TRY(read_alerts(changes.alerts));
                                           return {};
-                                        })),
-               changes.place.json);
+                                        }));
+  tell(kept, changed, "changed", "changed");
+  print_budget(changed, changes.place.json);
   return {};
 }
 
@@ -169,6 +181,7 @@ Status delete_budgets(const std::vector<std::string>& which, const BudgetPlace& 
   Json out = Json::array();
   for (const KeptBudget& each : found) {
     TRY(kept.budgets->remove(each.id));
+    tell(kept, each, "deleted", "deleted");
     if (place.json)
       out.push_back({{"id", each.id}, {"result", "deleted"}});
     else

@@ -8,10 +8,10 @@
 #include "base/json_full.h"
 #include "cli/commands.h"
 #include "cli/flags.h"
-#include "cli/import_litellm.h"
 #include "cli/serve_plan.h"
 #include "cli/terminal.h"
 #include "gateway/routing/router.h"
+#include "gateway/litellm/import_litellm.h"
 #include "gateway/section.h"
 
 namespace ashlar::cli {
@@ -44,9 +44,9 @@ Status write_text(const std::string& path, const std::string& text) {
   return {};
 }
 
-void print_notes(const std::string& path, const LitellmImport& made, const ImportOptions& options) {
+void print_notes(const std::string& path, const gateway::LitellmImport& made, const ImportOptions& options) {
   Json all = Json::array();
-  for (const LitellmImport::Note& note : made.notes) {
+  for (const gateway::LitellmImport::Note& note : made.notes) {
     if (options.json)
       all.push_back({{"line", note.line}, {"key", note.key}, {"why", note.why}});
     else if (note.line > 0)
@@ -63,7 +63,7 @@ Result<int> import(const std::string& path, const ImportOptions& options) {
   // Beside the configuration, under its name.
   std::filesystem::path limits = options.out;
   limits.replace_extension(".limits.yaml");
-  auto made = import_litellm(text, options.out.empty() ? "" : limits.string());
+  auto made = gateway::import_litellm(text, options.out.empty() ? "" : limits.string());
   if (!made) return Error{made.error().code, fmt::format("{}: {}", path, made.error().message)};
   if (options.out.empty()) {
     fmt::print("{}", made->config);

@@ -142,6 +142,7 @@ class LoadedHost final : public Host {
   engine::Reranker& reranker() override { return *residents_; }
   const std::vector<std::string>& models() const override { return names_; }
   std::vector<std::string> loaded() const override { return residents_->loaded(); }
+  Status unload(const std::string& model) override { return residents_->unload(model); }
   void unload_idle() override { residents_->unload_idle(); }
   const std::string& first() const override { return adapters_.empty() ? names_.front() : adapters_.front(); }
 

@@ -89,6 +89,8 @@ class Host {
   virtual engine::Reranker& reranker() = 0;  // of those that rank
   virtual const std::vector<std::string>& models() const = 0;  // served names, in order
   virtual std::vector<std::string> loaded() const = 0;         // those in memory now
+  // As Residents::unload().
+  virtual Status unload(const std::string& model) = 0;
   // Models that nobody uses leave memory, until they are asked for.
   virtual void unload_idle() = 0;
   // Who answers where nobody is named: the first adapter, else the first model.

@@ -114,13 +114,15 @@ Status KeptBudgets::reload() {
   const std::lock_guard changing(changing_);
   if (store_ == nullptr) return {};
   TRY(read());
-  return apply_(all(), budgets());
+  const Status done = apply_(all());
+  const std::lock_guard lock(mutex_);
+  troubled_ = !done;
+  return done;
 }
 
 Status KeptBudgets::set_file(LimitsConfig file) {
   const std::lock_guard changing(changing_);
-  const LimitsConfig both = joined(file);
-  TRY(apply_(both, both));
+  TRY(apply_(joined(file)));
   const std::lock_guard lock(mutex_);
   file_ = std::move(file);
   return {};
@@ -139,8 +141,9 @@ void KeptBudgets::look() {
     if (same) return;
     done = reload();
   }
+  if (!done && !warned_) log::warn("budgets_not_read", {{"why", done.error().message}});
+  warned_ = !done;
   const std::lock_guard lock(mutex_);
-  if (!done && !troubled_) log::warn("budgets_not_read", {{"why", done.error().message}});
   troubled_ = !done;
 }
 

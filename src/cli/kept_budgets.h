@@ -20,9 +20,8 @@ namespace ashlar::cli {
 // Any thread.
 class KeptBudgets {
  public:
-  // Called with all limits whenever they are others, one call at a time; and `budgets` are those of the database,
-  // alone.
-  using Apply = std::function<Status(const gateway::LimitsConfig& all, const gateway::LimitsConfig& budgets)>;
+  // Called with all limits whenever they are others, one call at a time. What it refuses is tried again.
+  using Apply = std::function<Status(const gateway::LimitsConfig& all)>;
 
   // `database` may be null, and outlives this. As BudgetStore::open() and list().
   static Result<std::unique_ptr<KeptBudgets>> open(store::Database* database, gateway::LimitsConfig file);
@@ -58,6 +57,7 @@ class KeptBudgets {
   std::vector<gateway::KeptBudget> kept_;
   std::int64_t generation_ = -1;
   bool troubled_ = false;
+  bool warned_ = false;           // the watch's thread only
   std::unique_ptr<Watch> watch_;  // last: it ends before what it uses
 };
 

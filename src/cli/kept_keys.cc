@@ -1,10 +1,28 @@
 #include "cli/kept_keys.h"
 
+#include <fmt/format.h>
+#include <pwd.h>
+#include <unistd.h>
+
+#include <array>
 #include <filesystem>
+#include <utility>
 
 #include "base/log.h"
+#include "gateway/events/kept_events.h"
 
 namespace ashlar::cli {
+
+void tell_locally(store::Database& database, gateway::OperatorEvent event) {
+  std::array<char, 4096> room;
+  passwd entry{}, *found = nullptr;
+  const bool named = getpwuid_r(getuid(), &entry, room.data(), room.size(), &found) == 0 && found != nullptr;
+  event.actor = named ? fmt::format("local:{}", entry.pw_name) : fmt::format("local:{}", getuid());
+  const auto events = gateway::KeptEvents::open(&database, {.logged = false});
+  if (!events) return log::warn("event_not_kept", {{"kind", event.kind}, {"why", events.error().message}});
+  (*events)->write(std::move(event));
+  (*events)->sync();
+}
 
 Result<KeptKeys> open_keys(const store::StateOptions& options) {
   KeptKeys out;

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "base/result.h"
+#include "gateway/events/event_log.h"
 #include "gateway/identity/key_ring.h"
 #include "gateway/identity/key_store.h"
 #include "gateway/identity/team_store.h"
@@ -19,6 +20,10 @@ struct KeptKeys {
 };
 
 // As open_database(), KeyStore::open() and TeamStore::open().
+// Writes what a command has changed into the event log that the servers of this database keep too. By whom is said by
+// the name that this machine has for who runs it: "local:ann". A failure is told to stderr, for the change is made.
+void tell_locally(store::Database& database, gateway::OperatorEvent event);
+
 Result<KeptKeys> open_keys(const store::StateOptions& options);
 
 // The same for a server, with its ring. Where nobody named a place and the usual

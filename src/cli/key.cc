@@ -118,7 +118,11 @@ Result<KeyRecord> wishes(const CreateOptions& options) {
 Status create(const CreateOptions& options) {
   const KeyRecord wished = TRY(wishes(options));
   const auto keys = TRY(open_keys(options.place.state));
-  print_shown(TRY(keys.store->create(wished)), options.place.json);
+  const auto shown = TRY(keys.store->create(wished));
+  tell_locally(*keys.database, {.kind = "key.created",
+                                .subject = shown.record.id,
+                                .message = fmt::format("the key '{}' was made", shown.record.name)});
+  print_shown(shown, options.place.json);
   return {};
 }
 
@@ -157,7 +161,11 @@ Status show_key(const std::string& which, const PlaceOptions& options) {
 Status rotate(const std::string& which, const RotateOptions& options) {
   const auto overlap = TRY(parse_span(options.overlap, "--overlap"));
   const auto keys = TRY(open_keys(options.place.state));
-  print_shown(TRY(keys.store->rotate(which, overlap)), options.place.json);
+  const auto shown = TRY(keys.store->rotate(which, overlap));
+  tell_locally(*keys.database, {.kind = "key.rotated",
+                                .subject = shown.record.id,
+                                .message = fmt::format("the key '{}' got a new secret", shown.record.name)});
+  print_shown(shown, options.place.json);
   return {};
 }
 
@@ -170,6 +178,9 @@ Status for_each(const std::vector<std::string>& which, const PlaceOptions& optio
   Json out = Json::array();
   for (const KeyRecord& record : found) {
     TRY(change(*keys.store, record.id));
+    tell_locally(*keys.database, {.kind = fmt::format("key.{}", done),
+                                  .subject = record.id,
+                                  .message = fmt::format("the key '{}' was {}", record.name, done)});
     if (options.json)
       out.push_back({{"id", record.id}, {"result", done}});
     else

@@ -7,7 +7,6 @@
 #include <optional>
 #include <set>
 #include <span>
-#include <sstream>
 #include <string>
 #include <utility>
 
@@ -37,12 +36,7 @@ Result<gateway::LimitsConfig> read_limits_of(const std::string& limits) {
     return config;
   }
   const std::string text = TRY(gateway::read_config_text(limits));
-  auto config = gateway::read_limits(text);
-  if (config) return config;
-  std::string faults, line;
-  for (std::istringstream lines(config.error().message); std::getline(lines, line);)
-    faults += fmt::format("{}{}: {}", faults.empty() ? "" : "\n", limits, line);
-  return Error{config.error().code, std::move(faults)};
+  return gateway::read_limits(text, limits);
 }
 
 namespace {
@@ -80,7 +74,7 @@ class MeteringImpl final : public Metering {
     const auto spent = [this, database]() -> Result<std::vector<store::Spent>> {
       return spent_of(database, budgets_->all());
     };
-    counters_ = TRY(open_counters(options.counters, spent));
+    counters_ = TRY(open_counters(options, spent));
     if (accounts_) accounts_->settle_with(*counters_);
     if (const auto restored = counters_->restore(TRY(spent())); !restored)
       log::warn("budgets_not_restored", {{"why", restored.error().message}});
@@ -96,12 +90,10 @@ class MeteringImpl final : public Metering {
     const gateway::ReadersMeter readers{.tokens = inner.generator, .limits = *limits_, .ledger = ledger};
     embedder_.emplace(inner.embedder, readers);
     if (inner.reranker != nullptr) reranker_.emplace(*inner.reranker, readers);
-    budgets_->begin([this, database](const gateway::LimitsConfig& all, const gateway::LimitsConfig& fresh) -> Status {
-      // What was spent of the window before the budget was made is spent. What runs now is not known yet.
-      const auto known = spent_of(database, fresh);
-      const Status restored = known ? counters_->restore(*known) : Status(std::unexpected(known.error()));
-      if (!restored) log::warn("budgets_not_restored", {{"why", restored.error().message}});
-      return limits_->apply(all);
+    budgets_->begin([this, database](const gateway::LimitsConfig& all) {
+      return limits_->apply(all, [&](const auto& fresh, std::int64_t before_ms, const auto& running) {
+        return spent_without(database, fresh, before_ms, running);
+      });
     });
     watch_.emplace(std::chrono::milliseconds(250), [this] { look(); });
     return {};
@@ -126,17 +118,39 @@ class MeteringImpl final : public Metering {
     if (database == nullptr) return std::vector<store::Spent>();
     std::vector<gateway::UsageRecord> waiting = accounts_->unwritten();
     while (true) {
-      auto spent = TRY(gateway::budgets_spent(config, *database, store::machine_instant().utc_ms, waiting));
+      auto spent = TRY(gateway::budgets_spent(config, *database, store::machine_instant().utc_ms, {.unwritten = waiting}));
       std::set<std::string> left;
       for (const gateway::UsageRecord& each : accounts_->unwritten()) left.insert(each.reservation);
       if (std::erase_if(waiting, [&](const auto& each) { return !left.contains(each.reservation); }) == 0) return spent;
     }
   }
 
+  // As Limits::Ledger.
+  Result<std::vector<store::Spent>> spent_without(store::Database* database, const gateway::LimitsConfig& fresh,
+                                                  std::int64_t before_ms,
+                                                  const std::function<std::vector<std::string>()>& running) const {
+    if (database == nullptr) return std::vector<store::Spent>();
+    std::vector<gateway::UsageRecord> waiting = accounts_->unwritten();
+    std::vector<std::string> except = running();
+    const std::set<std::string> known(except.begin(), except.end());
+    std::erase_if(waiting, [&](const auto& each) { return known.contains(each.reservation); });
+    for (const gateway::UsageRecord& each : waiting) except.push_back(each.reservation);
+    return gateway::budgets_spent(fresh, *database, store::machine_instant().utc_ms,
+                                  {.unwritten = waiting, .except = std::move(except), .until_ms = before_ms});
+  }
+
   static Result<std::unique_ptr<store::Counters>> open_counters(
-      const std::string& url, std::function<Result<std::vector<store::Spent>>()> spent) {
-    if (url.empty()) return store::memory_counters();
-    const auto server = TRY(store::parse_redis_url(url));
+      const MeteringOptions& options, std::function<Result<std::vector<store::Spent>>()> spent) {
+    const bool files = !(options.counters_ca + options.counters_cert + options.counters_key).empty();
+    auto server = options.counters.empty() ? store::RedisOptions() : TRY(store::parse_redis_url(options.counters));
+    if (files && !server.tls)
+      return Error{Code::invalid, "--counters-ca, --counters-cert and --counters-key are for --counters rediss://..."};
+    if (options.counters_cert.empty() != options.counters_key.empty())
+      return Error{Code::invalid, "--counters-cert and --counters-key belong together"};
+    if (options.counters.empty()) return store::memory_counters();
+    server.tls_ca = options.counters_ca;
+    server.tls_cert = options.counters_cert;
+    server.tls_key = options.counters_key;
     return store::with_fallback(TRY(store::redis_counters(server, {.ledger = std::move(spent)})));
   }
 

@@ -23,6 +23,7 @@ namespace ashlar::cli {
 struct MeteringOptions {
   std::string limits = "none";
   std::string counters;
+  std::string counters_ca, counters_cert, counters_key;
   std::string budget_webhook;
   void fields(auto&& field) {
     field("limits", limits,
@@ -30,7 +31,11 @@ struct MeteringOptions {
           "minute and 50,000 a day for each user, 10 requests at once for each model, 1,000 requests an hour for each "
           "team); none: no limits.");
     field("counters", counters,
-          "redis://HOST:PORT where several servers count together; left out: each counts for itself.");
+          "redis://HOST:PORT, or rediss:// under TLS, where several servers count together; left out: each counts for "
+          "itself.");
+    field("counters_ca", counters_ca, "Who signed the certificate of rediss:// (PEM); left out: the system's authorities.");
+    field("counters_cert", counters_cert, "Certificate that rediss:// is shown (PEM), with --counters-key.");
+    field("counters_key", counters_key, "Its private key (PEM).");
     field("budget_webhook", budget_webhook,
           "URL that is told (POST, JSON) when a budget reaches a share that its rule names.");
   }

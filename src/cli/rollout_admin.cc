@@ -113,15 +113,21 @@ std::vector<AdminOperation> rollout_operations(gateway::Rollouts* rollouts, cons
                          return rollouts->rollback(route_of(call), text_of(call, "why"), actor);
                        }));
   Json judgement = schema({{"side", {{"type", "string"}, {"enum", {"canary", "stable"}}}},
+                           {"request", text(256)},
                            {"score", {{"type", "number"}, {"minimum", 0}, {"maximum", 1}}}});
-  judgement["required"] = {"side", "score"};
-  out.push_back(change(rollouts, "scores", "scoreRollout", "What a judge says of an answer of one side, 0 to 1.",
+  judgement["required"] = {"score"};
+  out.push_back(change(rollouts, "scores", "scoreRollout",
+                       "What a judge says of an answer, 0 to 1: of one that a client has by this id, or of one of a side.",
                        std::move(judgement), [=](const AdminCall& call, const std::string&) -> Status {
-                         const std::string side = text_of(call, "side");
+                         const std::string side = text_of(call, "side"), request = text_of(call, "request");
                          const auto score = call.body.is_object() ? call.body.find("score") : call.body.end();
-                         if ((side != "canary" && side != "stable") || score == call.body.end() || !score->is_number())
+                         if (score == call.body.end() || !score->is_number() || side.empty() == request.empty())
                            return Error{Code::invalid,
-                                        "expected {\"side\": \"canary\" or \"stable\", \"score\": 0 to 1}"};
+                                        "expected {\"request\": \"chatcmpl-...\", \"score\": 0 to 1}, or a \"side\", "
+                                        "canary or stable, in the place of the request"};
+                         if (!request.empty()) return rollouts->score_answer(route_of(call), request, score->get<double>());
+                         if (side != "canary" && side != "stable")
+                           return Error{Code::invalid, "a \"side\" is canary or stable"};
                          return rollouts->score(route_of(call), side == "canary", score->get<double>());
                        }));
 

@@ -77,6 +77,7 @@ class Serving {
     reloader_.reset();
     server_.reset();
     api_.reset();
+    if (answerers_) answerers_->rollouts().graders().use(nullptr);  // who asks through the metering
   }
 
   void welcome() const {
@@ -169,6 +170,10 @@ Result<std::unique_ptr<Serving>> Serving::open(const Words& words, ReadServePlan
   AdminParts parts = admin_parts(out->keys_, *out->events_, *out->answerers_, *out->metering_);
   parts.reloader = out->reloader_.get();
   out->api_->set_admin(admin_operations(parts), out->events_.get());
+  out->answerers_->rollouts().graders().use(&out->metering_->generator());
+  out->api_->set_feedback([self](const std::string& answer, double score, const std::string& tenant, const engine::Sender& who) {
+    return self->answerers_->rollouts().feedback(answer, score, tenant, who);
+  });
   out->api_->serve(out->metering_->generator(), &out->metering_->embedder(), out->metering_->reranker(),
                    [self] { return self->metering_->troubles(); });
   return out;

@@ -61,16 +61,17 @@ int run_list(const Words& words, const char* name, const char* summary, const ch
                   [&] { return print_list(remote, path, member, columns, nothing); });
 }
 
-int run_load(const Words& words) {
+// `what`: load or unload.
+int run_memory(const Words& words, const std::string& what, const char* summary) {
   RemoteOptions remote;
   std::string model;
   return run_line(
-      {.name = "model load",
-       .summary = "Bring a model of a running server into its memory before somebody asks for it.",
+      {.name = "model " + what,
+       .summary = summary,
        .positionals = {{.name = "MODEL", .help = "As the server calls it.", .value = &model, .required = true}},
        .options = list_options(remote)},
       words, [&]() -> Status {
-        const Json answer = TRY(ask_server(remote, "POST", "/models/" + percent_encode(model) + "/load"));
+        const Json answer = TRY(ask_server(remote, "POST", "/models/" + percent_encode(model) + "/" + what));
         if (remote.json)
           fmt::print("{}\n", dump_json(answer));
         else
@@ -119,7 +120,14 @@ int model(const Words& words) {
              {{"MODEL", "id"}, {"STATE", "state"}, {"CONTEXT", "context"}, {"PARENT", "parent"}, {"OWNER", "owner"}},
              "The server serves no model now.");
        }},
-      {"load", "MODEL", "bring it into memory", run_load}};
+      {"load", "MODEL", "bring it into memory",
+       [](const Words& rest) {
+         return run_memory(rest, "load", "Bring a model of a running server into its memory before somebody asks for it.");
+       }},
+      {"unload", "MODEL", "have it leave memory", [](const Words& rest) {
+         return run_memory(rest, "unload",
+                           "Have a model leave a running server's memory with its last request, until somebody asks for it.");
+       }}};
   return dispatch_subcommand("model", "The models of a server that runs. (Those on this disk: ashlar list.)", all,
                              words);
 }

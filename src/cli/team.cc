@@ -76,12 +76,20 @@ void take(const std::vector<std::string>& given, std::vector<std::string>& out) 
   std::erase(out, "");
 }
 
+void tell(store::Database& database, const std::string& team, std::string_view kind, std::string_view done) {
+  tell_locally(database, {.kind = fmt::format("team.{}", kind),
+                          .subject = team,
+                          .message = fmt::format("the team '{}' was {}", team, done)});
+}
+
 Status create_team(const std::string& name, const TeamWishes& wishes) {
   const auto kept = TRY(open_keys(wishes.place.state));
   TeamRecord record{.name = name, .tenant = wishes.tenant, .description = wishes.description};
   take(wishes.member, record.members);
   take(wishes.model, record.models);
-  return print_team(TRY(kept.teams->create(std::move(record))), *kept.database, wishes.place.json);
+  const TeamRecord made = TRY(kept.teams->create(std::move(record)));
+  tell(*kept.database, made.name, "created", "made");
+  return print_team(made, *kept.database, wishes.place.json);
 }
 
 Status change_team(const std::string& name, const TeamWishes& wishes) {
@@ -93,6 +101,7 @@ Status change_team(const std::string& name, const TeamWishes& wishes) {
     take(wishes.model, team.models);
     return {};
   }));
+  tell(*kept.database, record.name, "changed", "changed");
   return print_team(record, *kept.database, wishes.place.json);
 }
 
@@ -123,6 +132,7 @@ Status for_each_team(const std::vector<std::string>& names, const TeamPlace& pla
   Json out = Json::array();
   for (const std::string& each : names) {
     TRY(change(*kept.teams, each));
+    tell(*kept.database, each, done, done);
     if (place.json)
       out.push_back({{"name", each}, {"result", done}});
     else

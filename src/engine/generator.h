@@ -94,6 +94,7 @@ using Notes = std::vector<std::pair<std::string, std::string>>;
 struct Delivery {
   std::shared_ptr<std::atomic<std::uint64_t>> count;  // set before the first event; null: nobody wants to know
   std::uint64_t value = 0;                            // set before each event, on its thread
+  std::string name;                                   // what the client is told that its answer is called; "": nothing
 };
 
 struct Tokenized;

@@ -314,6 +314,15 @@ class Residents::State : public std::enable_shared_from_this<State> {
       slot->leaving = slot->leaving || (slot->loaded() && slot->users == 0 && slot->waiting.empty());
     stir();
   }
+  Status unload(const std::string& model) {
+    const std::lock_guard lock(mutex_);
+    const auto found = std::ranges::find_if(
+        slots_, [&](const SlotPtr& slot) { return slot->listed() && slot->name == model; });
+    if (found == slots_.end()) return Error{Code::not_found, fmt::format("no model here is called '{}'", model)};
+    (*found)->leaving = (*found)->leaving || (*found)->loaded();
+    stir();
+    return {};
+  }
   std::vector<std::string> loaded() {
     const std::lock_guard lock(mutex_);
     std::vector<std::string> out;
@@ -585,6 +594,7 @@ Status Residents::preload(const std::string& model) {
 }
 
 std::vector<std::string> Residents::loaded() const { return state_->loaded(); }
+Status Residents::unload(const std::string& model) { return state_->unload(model); }
 void Residents::unload_idle() { state_->unload_idle(); }
 
 std::expected<std::unique_ptr<Ticket>, Generator::Refusal> Residents::start(Request request, Sink& sink) {

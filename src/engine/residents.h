@@ -63,6 +63,9 @@ class Residents final : public Generator, public Embedder, public Reranker, publ
   // last of them. not_found.
   Status remove(const std::string& model);
 
+  // It leaves with the last request that uses it, and comes back when it is asked for, also by one that comes while it
+  // leaves. not_found.
+  Status unload(const std::string& model);
   // Models that nobody uses leave; they come back when they are asked for.
   void unload_idle();
   // The names of those in memory now.

@@ -93,6 +93,23 @@ Section::Read Section::whole(std::string name, int& out, int low, int high) {
   };
 }
 
+Section::Read Section::whole(std::string name, std::optional<std::int64_t>& out, std::int64_t low) {
+  return [this, name = std::move(name), &out, low](const YAML::Node& node) {
+    std::int64_t value = 0;
+    if (!node.IsScalar() || !YAML::convert<std::int64_t>::decode(node, value) || value < low)
+      return fail(node, fmt::format("'{}' should be a whole number from {}", name, low));
+    out = value;
+  };
+}
+
+Section::Read Section::word(std::string name, std::vector<std::string> words, std::function<void(int)> then) {
+  return [this, name = std::move(name), words = std::move(words), then = std::move(then)](const YAML::Node& node) {
+    const auto found = node.IsScalar() ? std::ranges::find(words, node.Scalar()) : words.end();
+    if (found == words.end()) return fail(node, fmt::format("'{}' should be one of {}", name, fmt::join(words, ", ")));
+    then(static_cast<int>(found - words.begin()));
+  };
+}
+
 Section::Read Section::number(std::string name, double& out, double low, double high) {
   return [this, name = std::move(name), &out, low, high](const YAML::Node& node) {
     double value = 0;
@@ -134,18 +151,29 @@ Result<std::string> read_config_text(const std::string& path) {
   return text.str();
 }
 
-Status read_section(const std::string& text, const std::string& path, const std::string& name,
-                    const std::function<void(Section&, const YAML::Node&)>& read) {
+Status read_whole(const std::string& text, const std::string& path,
+                  const std::function<void(Section&, const YAML::Node&)>& read) {
   Section section(path);
   try {
     const YAML::Node root = YAML::Load(text);
     if (root.IsNull()) return {};
-    if (!root.IsMap()) return Error{Code::invalid, fmt::format("{}: expected `name: value` lines", path)};
-    if (const YAML::Node member = root[name]; member.IsDefined()) read(section, member);
+    read(section, root);
   } catch (const YAML::Exception& e) {
     return Error{Code::invalid, fmt::format("{}:{}: {}", path, e.mark.line + 1, e.msg)};
   }
   if (!section.faults().empty()) return Error{Code::invalid, section.faults()};
+  return {};
+}
+
+Status read_section(const std::string& text, const std::string& path, const std::string& name,
+                    const std::function<void(Section&, const YAML::Node&)>& read) {
+  bool map = true;
+  TRY(read_whole(text, path, [&](Section& section, const YAML::Node& root) {
+    map = root.IsMap();
+    if (const YAML::Node member = map ? root[name] : YAML::Node(YAML::NodeType::Undefined); member.IsDefined())
+      read(section, member);
+  }));
+  if (!map) return Error{Code::invalid, fmt::format("{}: expected `name: value` lines", path)};
   return {};
 }
 

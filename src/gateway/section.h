@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -41,6 +42,8 @@ class Section {
   Read texts(std::string name, std::vector<std::string>& out);  // a list, or one alone
   Read duration(std::string name, std::chrono::milliseconds& out);
   Read whole(std::string name, int& out, int low, int high);
+  Read whole(std::string name, std::optional<std::int64_t>& out, std::int64_t low);
+  Read word(std::string name, std::vector<std::string> words, std::function<void(int place)> then);  // one of these
   Read number(std::string name, double& out, double low, double high);
   Read bytes(std::string name, Bytes& out, std::uint64_t low);
   Read flag(std::string name, bool& out);
@@ -59,5 +62,9 @@ Result<std::string> read_config_text(const std::string& path);
 // Reads the member `name` of the file's `text`, if it is there. invalid: all faults, a line each.
 Status read_section(const std::string& text, const std::string& path, const std::string& name,
                     const std::function<void(Section&, const YAML::Node&)>& read);
+
+// The same of all of it; an empty text is fine, and not read.
+Status read_whole(const std::string& text, const std::string& path,
+                  const std::function<void(Section&, const YAML::Node&)>& read);
 
 }  // namespace ashlar::gateway

@@ -204,10 +204,15 @@ Result<std::unique_ptr<HttpServer>> HttpServer::listen(const ServerOptions& opti
     return Error{Code::invalid, "TLS needs both --tls-cert and --tls-key."};
   if (!options.tls_client_ca.empty() && options.tls_cert.empty())
     return Error{Code::invalid, "--tls-client-ca needs --tls-cert and --tls-key."};
+  const bool required = options.tls_client_auth == "required";
+  if (!required && options.tls_client_auth != "optional")
+    return Error{Code::invalid, "--tls-client-auth is required or optional."};
+  if (!required && options.tls_client_ca.empty())
+    return Error{Code::invalid, "--tls-client-auth needs --tls-client-ca, who signs the certificates."};
   std::shared_ptr<const TlsContext> tls;
   if (!options.tls_cert.empty())
-    tls =
-        TRY(TlsContext::server({.certificate = options.tls_cert, .key = options.tls_key, .ca = options.tls_client_ca}));
+    tls = TRY(TlsContext::server({.certificate = options.tls_cert, .key = options.tls_key, .ca = options.tls_client_ca},
+                                 required));
   raise_open_files();
   auto sockets = TRY(listen_on(options.host, options.port));
   return std::make_unique<Server>(options, std::move(handler), std::move(tls), std::move(sockets));

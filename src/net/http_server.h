@@ -17,7 +17,8 @@ struct ServerOptions {
   int port = 8080;
   std::string tls_cert;  // PEM files; both or neither
   std::string tls_key;
-  std::string tls_client_ca;  // clients must show a certificate signed by it
+  std::string tls_client_ca;                 // who signs clients' certificates
+  std::string tls_client_auth = "required";  // or "optional": whether each must show one
   int http_threads = 0;
   Bytes max_body{32 << 20};
   Bytes max_bodies{1 << 30};
@@ -33,7 +34,9 @@ struct ServerOptions {
     field("port", port, "Port to listen on; 0 takes a free one and prints it.");
     field("tls_cert", tls_cert, "Certificate chain (PEM); with --tls-key the server speaks TLS 1.3 only.");
     field("tls_key", tls_key, "Private key (PEM).");
-    field("tls_client_ca", tls_client_ca, "Clients must present a certificate signed by this CA (PEM).");
+    field("tls_client_ca", tls_client_ca, "Clients present a certificate signed by this CA (PEM).");
+    field("tls_client_auth", tls_client_auth,
+          "required: a client without a certificate is not talked to; optional: it shows a key instead.");
     field("http_threads", http_threads,
           "Threads for the network; 0: one for each four cores, at least one; of a gateway without models one for each "
           "core.");

@@ -128,7 +128,7 @@ std::string alternative_name(const GENERAL_NAME& name) {
 
 void TlsContext::Free::operator()(ssl_ctx_st* context) const { SSL_CTX_free(context); }
 
-Result<std::shared_ptr<const TlsContext>> TlsContext::server(const Files& files) {
+Result<std::shared_ptr<const TlsContext>> TlsContext::server(const Files& files, bool required) {
   std::unique_ptr<SSL_CTX, Free> context(SSL_CTX_new(TLS_server_method()));
   CHECK(context, "OpenSSL makes a context");
   set_common(context.get());
@@ -137,7 +137,7 @@ Result<std::shared_ptr<const TlsContext>> TlsContext::server(const Files& files)
   SSL_CTX_set_alpn_select_cb(context.get(), choose_protocol, nullptr);
   TRY(load_files(context.get(), files));
   if (!files.ca.empty()) {
-    SSL_CTX_set_verify(context.get(), SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, nullptr);
+    SSL_CTX_set_verify(context.get(), SSL_VERIFY_PEER | (required ? SSL_VERIFY_FAIL_IF_NO_PEER_CERT : 0), nullptr);
     SSL_CTX_set_client_CA_list(context.get(), SSL_load_client_CA_file(files.ca.c_str()));
   }
   return std::shared_ptr<const TlsContext>(new TlsContext(std::move(context)));

@@ -21,9 +21,10 @@ class TlsContext {
     std::string certificate, key;  // PEM; a client may leave both empty
     std::string ca;                // PEM: who may have signed the peer; empty: see below
   };
-  // With `ca`, clients must show a certificate signed by it. invalid: a file that
-  // cannot be read or does not hold what it should.
-  static Result<std::shared_ptr<const TlsContext>> server(const Files& files);
+  // With `ca`, clients are asked for a certificate, and one that it has not signed is
+  // refused; none is refused where it is `required`. invalid: a file that cannot be
+  // read or does not hold what it should.
+  static Result<std::shared_ptr<const TlsContext>> server(const Files& files, bool required = true);
   // Peers are verified against `ca`, or the system's authorities where it is
   // empty, or not at all where `verify` is false.
   static Result<std::shared_ptr<const TlsContext>> client(const Files& files, bool verify);

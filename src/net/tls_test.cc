@@ -2,11 +2,7 @@
 #include <arpa/inet.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
-#include <openssl/ec.h>
-#include <openssl/evp.h>
-#include <openssl/pem.h>
 #include <openssl/ssl.h>
-#include <openssl/x509v3.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -19,66 +15,13 @@
 
 #include "net/http_client.h"
 #include "net/http_server.h"
+#include "net/identity_for_test.h"
 #include "net/test_peer.h"
 
 namespace ashlar::net {
 namespace {
 
 namespace fs = std::filesystem;
-
-// A certificate and its key, in files that live as long as the object.
-class Identity {
- public:
-  // Signed by `issuer`, or by itself.
-  explicit Identity(const std::string& name, const Identity* issuer = nullptr)
-      : key_(EVP_EC_gen("P-256")), certificate_(X509_new()) {
-    X509_set_version(certificate_, 2);
-    static long serial = 1;
-    ASN1_INTEGER_set(X509_get_serialNumber(certificate_), serial++);
-    X509_gmtime_adj(X509_getm_notBefore(certificate_), -3600);
-    X509_gmtime_adj(X509_getm_notAfter(certificate_), 3600);
-    X509_set_pubkey(certificate_, key_);
-    X509_NAME_add_entry_by_txt(X509_get_subject_name(certificate_), "CN", MBSTRING_ASC,
-                               reinterpret_cast<const unsigned char*>(name.c_str()), -1, -1, 0);
-    X509_set_issuer_name(certificate_, X509_get_subject_name(issuer ? issuer->certificate_ : certificate_));
-    add(NID_subject_alt_name, "DNS:localhost,DNS:hub.test,IP:127.0.0.1");
-    add(NID_basic_constraints, issuer ? "CA:FALSE" : "critical,CA:TRUE");
-    X509_sign(certificate_, issuer ? issuer->key_ : key_, EVP_sha256());
-
-    folder_ = fs::temp_directory_path() / ("ashlar_tls_" + std::to_string(::getpid()) + "_" + std::to_string(serial));
-    fs::create_directories(folder_);
-    FILE* file = std::fopen(certificate().c_str(), "w");
-    PEM_write_X509(file, certificate_);
-    std::fclose(file);
-    file = std::fopen(key().c_str(), "w");
-    PEM_write_PrivateKey(file, key_, nullptr, nullptr, 0, nullptr, nullptr);
-    std::fclose(file);
-  }
-  ~Identity() {
-    fs::remove_all(folder_);
-    X509_free(certificate_);
-    EVP_PKEY_free(key_);
-  }
-  Identity(const Identity&) = delete;
-  Identity& operator=(const Identity&) = delete;
-
-  std::string certificate() const { return folder_ / "cert.pem"; }
-  std::string key() const { return folder_ / "key.pem"; }
-
- private:
-  void add(int what, const char* value) {
-    X509V3_CTX context;
-    X509V3_set_ctx_nodb(&context);
-    X509V3_set_ctx(&context, certificate_, certificate_, nullptr, nullptr, 0);
-    X509_EXTENSION* extension = X509V3_EXT_conf_nid(nullptr, &context, what, value);
-    X509_add_ext(certificate_, extension, -1);
-    X509_EXTENSION_free(extension);
-  }
-
-  EVP_PKEY* key_;
-  X509* certificate_;
-  fs::path folder_;
-};
 
 ServerOptions options_for(const Identity& identity) {
   ServerOptions options;
@@ -132,6 +75,31 @@ TEST(Tls, AsksClientsForTheirCertificate) {
   EXPECT_TRUE(ask(server->port(), {.tls_ca = trusted, .tls_cert = client.certificate(), .tls_key = client.key()}));
   EXPECT_FALSE(ask(server->port(), {.tls_ca = trusted}));
   EXPECT_FALSE(ask(server->port(), {.tls_ca = trusted, .tls_cert = stranger.certificate(), .tls_key = stranger.key()}));
+}
+
+TEST(Tls, AClientsCertificateMayBeOptional) {
+  const Identity identity("localhost"), ca("ca"), client("client", &ca), stranger("stranger");
+  std::mutex mutex;
+  std::vector<bool> named;
+  const Handler look = [&](const std::shared_ptr<Exchange>& exchange) {
+    const std::lock_guard lock(mutex);
+    named.push_back(exchange->request().peer_names != nullptr);
+    exchange->respond(200, {}, "");
+  };
+  ServerOptions options = options_for(identity);
+  options.tls_client_auth = "optional";
+  EXPECT_EQ(HttpServer::listen(options, look).error().code, Code::invalid) << "nobody signs";
+  options.tls_client_ca = ca.certificate();
+  const auto server = serve(look, options);
+  const std::string trusted = identity.certificate();
+  EXPECT_TRUE(ask(server->port(), {.tls_ca = trusted}));
+  EXPECT_TRUE(ask(server->port(), {.tls_ca = trusted, .tls_cert = client.certificate(), .tls_key = client.key()}));
+  EXPECT_FALSE(ask(server->port(), {.tls_ca = trusted, .tls_cert = stranger.certificate(), .tls_key = stranger.key()}))
+      << "a wrong one is worse than none";
+  options.tls_client_auth = "perhaps";
+  EXPECT_EQ(HttpServer::listen(options, look).error().code, Code::invalid);
+  const std::lock_guard lock(mutex);
+  EXPECT_EQ(named, (std::vector<bool>{false, true}));
 }
 
 TEST(Tls, TellsTheNamesInAClientsCertificate) {

@@ -6,9 +6,10 @@ namespace ashlar::store {
 
 class MemoryCounters::Grip {
  public:
-  // `limit_of` gives the i-th of `count` limits.
+  // `limit_of` gives the i-th of `count` limits; `old`: as they were when something was reserved, and where they have
+  // changed since, they are now as whoever reserved last has it.
   template <class LimitOf>
-  Grip(MemoryCounters& all, std::size_t count, LimitOf limit_of) : shards_(all.shards_) {
+  Grip(MemoryCounters& all, std::size_t count, LimitOf limit_of, bool old = false) : shards_(all.shards_), old_(old) {
     CHECK(count <= kMostCharges, "no more limits than were checked");
     std::array<std::size_t, kMostCharges> of;
     for (std::size_t i = 0; i < count; ++i) locked_[i] = of[i] = all.shard_of(limit_of(i));
@@ -33,17 +34,20 @@ class MemoryCounters::Grip {
  private:
   Counted& find(Shard& shard, const Limit& limit) {
     auto found = shard.meters.find(NameView{limit.kind, limit.key});
-    if (found == shard.meters.end())
+    const bool fresh = found == shard.meters.end();
+    if (fresh)
       found = shard.meters.emplace(Name{limit.kind, limit.key}, Counted{.meter = make_meter(limit.kind)}).first;
     Counted& counted = found->second;
-    counted.shape.capacity = limit.capacity;
+    if (fresh) counted.shape.capacity = limit.capacity;
     counted.shape.period = limit.period;
     counted.shape.calendar = limit.calendar;
-    std::visit([&](auto& meter) { meter.advance(limit, now_); }, counted.meter);
+    std::visit([&](auto& meter) { meter.advance(counted.shape, now_); }, counted.meter);  // what has passed is of before
+    if (!old_) counted.shape.capacity = limit.capacity;
     return counted;
   }
 
   std::array<Shard, kShards>& shards_;
+  const bool old_;
   Instant now_;
   std::size_t locks_ = 0;
   std::array<std::size_t, kMostCharges> locked_;
@@ -105,7 +109,9 @@ void MemoryCounters::end(const std::string& id, std::span<const std::int64_t> am
   const Held& record = found->second;
   CHECK(amounts.empty() || amounts.size() == record.charges.size(), "an amount for each charge");
   {
-    Grip grip(*this, record.charges.size(), [&](std::size_t i) -> const Limit& { return record.charges[i].limit; });
+    Grip grip(
+        *this, record.charges.size(), [&](std::size_t i) -> const Limit& { return record.charges[i].limit; },
+        /*old=*/true);
     for (std::size_t i = 0; i < record.charges.size(); ++i) {
       const auto& [limit, taken] = record.charges[i];
       const std::int64_t amount = amounts.empty() ? 0 : std::clamp<std::int64_t>(amounts[i], 0, kMostAmount);
@@ -122,7 +128,8 @@ void MemoryCounters::renew(const std::string& id) {
   if (found == home.held.end()) return;
   for (const Charge& charge : found->second.charges) {
     if (charge.limit.kind != LimitKind::semaphore) continue;
-    Grip grip(*this, 1, [&](std::size_t) -> const Limit& { return charge.limit; });
+    Grip grip(
+        *this, 1, [&](std::size_t) -> const Limit& { return charge.limit; }, /*old=*/true);
     grip.with(0, [&](auto& meter) { (void)meter.take(charge.limit, 1, id); });
   }
 }

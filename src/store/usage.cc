@@ -95,6 +95,11 @@ Result<std::string> condition(const UsageFilter& filter, Dialect dialect, Values
     args.insert(args.end(), each.args.begin(), each.args.end());
     args.emplace_back(value);
   }
+  if (!filter.except.empty()) {  // one argument, however many there are
+    sql += dialect == Dialect::postgres ? " AND id NOT IN (SELECT json_array_elements_text(CAST(? AS json)))"
+                                        : " AND id NOT IN (SELECT value FROM json_each(?))";
+    args.emplace_back(dump_json(Json(filter.except)));
+  }
   return sql;
 }
 

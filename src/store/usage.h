@@ -51,6 +51,7 @@ struct UsageFilter {
   std::int64_t since_ms = std::numeric_limits<std::int64_t>::min();
   std::int64_t until_ms = std::numeric_limits<std::int64_t>::max();
   std::vector<std::pair<std::string, std::string>> where;
+  std::vector<std::string> except;  // ids of rows that are left out
 };
 
 struct UsageSum {

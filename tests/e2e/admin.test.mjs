@@ -188,6 +188,10 @@ test("the commands say the same", async () => {
   const models = await json("model", "list", ...remote);
   assert.ok(models.some((each) => each.id === server.model && each.state === "loaded"));
   assert.equal((await json("model", "load", server.model, ...remote)).state, "loaded");
+  assert.equal((await json("model", "unload", server.model, ...remote)).id, server.model);
+  const state_of = async () => (await json("model", "list", ...remote)).find((each) => each.id === server.model).state;
+  await server.until(state_of, (is) => is === "idle", 60_000);
+  assert.equal((await json("model", "load", server.model, ...remote)).state, "loaded", "it comes back");
   assert.deepEqual(await json("route", "list", ...remote), []);
   assert.deepEqual(await json("upstream", "list", ...remote), []);
   assert.equal((await json("status", ...remote)).healthy, true);
@@ -216,6 +220,7 @@ test("wrong words and servers that are not there get a sentence that helps", asy
     [["route", "list", "--server", server.url, "--key", keys.app.key], /this key may not do that/],
     [["route", "open", "x", "--server", server.url, "--key", admin.key], /no routes/],
     [["model", "load", "nobody", "--server", server.url, "--key", admin.key], /no model is called 'nobody'/],
+    [["model", "unload", "nobody", "--server", server.url, "--key", admin.key], /no model is called 'nobody'/],
     [["status", "--server", "nonsense"], /http/],
     [["team", "create", "a\nb", ...state], /control character/],
     [["team", "show", "nobody", ...state], /no team is called 'nobody'/],
@@ -246,6 +251,21 @@ test("--follow shows what comes", async () => {
   follower.kill("SIGINT");
   await ended;
   assert.equal(out.split(made.id).length - 1 > 0, true);
+});
+
+test("what commands change in the database is in the event log, by whom", async () => {
+  const made = await json("key", "create", "--name", "local", ...state);
+  assert.equal((await cli("key", "block", made.id, ...state)).code, 0);
+  await json("key", "rotate", made.id, ...state);
+  await json("team", "create", "quiet", ...state);
+  const budget = await json("budget", "create", "team:quiet", "--dollars", "5", ...state);
+  assert.equal((await cli("budget", "delete", budget.id, ...state)).code, 0);
+  assert.equal((await cli("team", "delete", "quiet", ...state)).code, 0);
+  assert.equal((await cli("key", "delete", made.id, ...state)).code, 0);
+  const { events } = await good("GET", "/events?limit=100");
+  const kinds = events.filter((each) => each.actor.startsWith("local:") && [made.id, "quiet", budget.id].includes(each.subject)).map((each) => each.kind);
+  assert.deepEqual(kinds.reverse(), ["key.created", "key.blocked", "key.rotated", "team.created", "budget.created", "budget.deleted", "team.deleted", "key.deleted"]);
+  assert.ok(!JSON.stringify(events).includes(made.key), "never the key itself");
 });
 
 test("a restart keeps keys, teams, budgets and events", async () => {

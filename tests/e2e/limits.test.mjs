@@ -122,5 +122,5 @@ test("a faulty file of limits is refused with its line", async (t) => {
   writeFileSync(path.join(dir, "limits.yaml"), "limits:\n  - {scope: nobody}\n");
   const refused = await run(binary, ["serve", "--port", "0", "--limits", path.join(dir, "limits.yaml")]);
   assert.equal(refused.code, 1);
-  assert.match(refused.err, /line 2/);
+  assert.match(refused.err, /limits\.yaml:2: /);
 });

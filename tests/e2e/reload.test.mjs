@@ -4,6 +4,7 @@ import { copyFileSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync
 import os from "node:os";
 import path from "node:path";
 import { test } from "node:test";
+import http from "node:http";
 import { Server, binary, events, haveStories, run, stories } from "./server.mjs";
 
 class Folder {
@@ -182,4 +183,47 @@ litellm_settings: {drop_params: true}
   const strict = await run(binary, ["config", "import-litellm", theirs, "--strict"]);
   assert.equal(strict.code, 1);
   assert.match(strict.err, /config\.yaml:6: litellm_settings\.drop_params/);
+});
+
+// An upstream that answers every conversation with `text`, or with an error where that is null.
+async function upstream(t, text) {
+  const server = http.createServer((request, response) => {
+    request.resume().on("end", () => {
+      response.setHeader("content-type", "application/json");
+      if (request.url.endsWith("/models")) return response.end(JSON.stringify({ object: "list", data: [{ id: "m", object: "model" }] }));
+      if (text === null) return response.writeHead(500).end("{}");
+      response.end(JSON.stringify({ id: "x", object: "chat.completion", model: "m", choices: [{ index: 0, finish_reason: "stop",
+        message: { role: "assistant", content: text } }], usage: { prompt_tokens: 1, completion_tokens: 1, total_tokens: 2 } }));
+    });
+  });
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  t.after(() => server.close());
+  return `http://127.0.0.1:${server.address().port}/v1`;
+}
+
+test("a deployment that stays the same keeps its breaker; one whose upstream is another starts anew", async (t) => {
+  const folder = new Folder(t);
+  const [sick, well] = [await upstream(t, null), await upstream(t, "fine")];
+  const config = (url, weight) => folder.write("ashlar.yaml", `
+upstreams:
+  - {name: one, url: "${url}", models: [m], allow_private: true}
+  - {name: two, url: "${well}", models: [m], allow_private: true}
+routes:
+  - {name: chat, strategy: weighted, deployments: [{model: one/m, weight: ${weight}}, two/m]}
+`);
+  const server = await Server.start(["--config", config(sick, 1), "--api-key", "sk-all"], { models: [] });
+  t.after(() => server.stop());
+  const ask = () => server.post("/v1/chat/completions", { model: "chat", messages: [{ role: "user", content: "Hello" }], temperature: 1 });
+  const first = async () => (await (await server.fetch("/admin/v1/routes")).json()).routes.find((each) => each.name.includes("one/m"));
+  const out = async () => { const one = await first(); return one.ejected || one.breaker !== "closed"; };
+  await server.until(async () => { await ask(); return out(); }, (is) => is, 60_000);
+  config(sick, 3);
+  await applied(server, 1);
+  assert.ok(await out(), "another weight changes nothing of what is known");
+  config(well, 3);
+  await applied(server, 2);
+  const fresh = await first();
+  assert.equal(fresh.breaker, "closed");
+  assert.equal(fresh.ejected, false);
+  assert.equal((await ask()).status, 200);
 });

@@ -21,14 +21,15 @@ export class Server {
   log = "";
   exit = null;  // a promise of {code, signal}
 
-  // Resolves when the server listens.
+  // Resolves when the server listens; with `look` it is asked what it serves.
   // `env`: more of it; `limits`: a shell's command before, "ulimit -n 100".
-  static async start(args = [], { models = model ? ["--model", model] : [], env = {}, limits = "" } = {}) {
+  static async start(args = [], { models = model ? ["--model", model] : [], env = {}, limits = "", look = true } = {}) {
     const server = new Server();
     Object.assign(server, { env, limits });
     // One thread computes: these models gain nothing from more, and the tests leave the machine to others.
     server.args = ["serve", "--port", "0", "--threads", "1", ...models, ...args];
     await server.#spawn();
+    if (!look) return server;
     const listed = await (await server.fetch("/v1/models")).json();
     server.model = listed.data?.[0].id;
     // A model without a chat template gets one with each request.

@@ -40,6 +40,7 @@ struct AdminParts {
   // Budgets that were changed hold from when it returns.
   std::function<void()> budgets_changed;
   std::function<std::vector<std::string>()> loaded;  // names of the models in memory
+  std::function<Status(const std::string& model)> unload;
   std::function<Json()> upstreams, routes, status;   // as lists; an object
   std::function<Status(const std::string& deployment, gateway::Breaker::Mode)> force;
   Reloader* reloader = nullptr;

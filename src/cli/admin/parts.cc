@@ -24,6 +24,7 @@ AdminParts admin_parts(const KeptKeys& keys, gateway::KeptEvents& events, Answer
     (void)metering.budgets().reload();
   };
   parts.loaded = [&answerers] { return answerers.loaded(); };
+  parts.unload = [&answerers](const std::string& model) { return answerers.unload(model); };
   parts.upstreams = [&answerers] { return answerers.upstreams(); };
   parts.routes = [&answerers] { return answerers.routes(); };
   parts.force = [&answerers](const std::string& name, gateway::Breaker::Mode mode) {

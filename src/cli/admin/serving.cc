@@ -70,6 +70,18 @@ void load_model(const AdminParts& parts, const AdminCall& call, const AdminDone&
   });
 }
 
+Outcome<Json> unload_model(const AdminParts& parts, const AdminCall& call) {
+  const Json shown = TRY(show_model(parts, call));
+  const std::string& id = call.path.at("id");
+  if (shown["state"] == "remote")
+    return fault({Code::invalid, fmt::format("'{}' is in the memory of others", id.substr(0, 200))});
+  if (!shown["parent"].get<std::string>().empty())
+    return fault({Code::invalid, "an adapter stands and goes with its model: POST /v1/unload_lora_adapter ends it"});
+  if (!parts.unload) return not_yet();
+  TRY_FAULT(parts.unload(id));
+  return show_model(parts, call);
+}
+
 Outcome<Json> force_route(const AdminParts& parts, const AdminCall& call) {
   if (!parts.force) return fault({Code::not_found, "this server has no routes"});
   constexpr std::pair<std::string_view, Breaker::Mode> kModes[] = {{"auto", Breaker::Mode::automatic},
@@ -118,6 +130,14 @@ std::vector<AdminOperation> serving_operations(const AdminParts& parts) {
        .summary = "Bring a model into memory before somebody asks for it; answers when it is there.",
        .answer = model_schema(),
        .run = [parts](const AdminCall& call, const AdminDone& done) { load_model(parts, call, done); }},
+      {.method = "POST",
+       .path = "/admin/v1/models/{id}/unload",
+       .scope = Scope::operate,
+       .id = "unloadModel",
+       .tag = "models",
+       .summary = "Have a model leave memory with the last request that uses it; it comes back when somebody asks for it.",
+       .answer = model_schema(),
+       .run = at_once([parts](const AdminCall& call) { return unload_model(parts, call); })},
       {.method = "GET",
        .path = "/admin/v1/upstreams",
        .scope = Scope::audit,

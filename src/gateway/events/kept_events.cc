@@ -143,7 +143,7 @@ class RowsOfEvents final : public KeptEvents {
 
   void write(OperatorEvent event) override {
     event = harmless(std::move(event), options_.now_ms());
-    log_event(event);
+    if (options_.logged) log_event(event);
     std::vector<store::Statement> list;
     list.push_back({.sql = "INSERT INTO operator_events (at, kind, subject, severity, message, actor, details) VALUES "
                            "(?, ?, ?, ?, ?, ?, ?)",

@@ -49,6 +49,7 @@ struct KeptEventsOptions {
   std::chrono::hours oldest{24 * 90};
   std::size_t most_waiting = 2'000;      // to be written to the database; what comes on top is only logged
   std::function<std::int64_t()> now_ms;  // since 1970; nothing: the machine's
+  bool logged = true;                    // each is a line of the log too
 };
 
 // Any thread. Texts are cut and made harmless: no control characters, valid UTF-8, details of at most 16 KiB.

@@ -262,9 +262,14 @@ struct Accounts::State : std::enable_shared_from_this<State> {
     if (counts == nullptr || !counts->health()) return false;
     bool any = false;
     for (const JournalRow& row : orphan.rows()) {
-      if (row.measures.empty()) continue;
+      if (row.measures.empty() && row.also == 0) continue;
       any = true;
-      if (row.record.use == TokenUse{}) {
+      const bool nothing = row.record.use == TokenUse{};
+      for (std::uint32_t i = 0; i < row.also; ++i) {
+        const std::string id = also_id(row.record.reservation, i);
+        nothing ? counts->release(id) : counts->settle(id, {&row.record.cost, 1});
+      }
+      if (nothing) {
         counts->release(row.record.reservation);
         continue;
       }

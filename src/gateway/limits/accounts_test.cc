@@ -203,7 +203,7 @@ prices: [{model: m, input: 1000, output: 1000}])");
   EXPECT_TRUE(rows().empty());
   const auto waits = accounts->unwritten();
   ASSERT_EQ(waits.size(), 2u);
-  const auto early = budgets_spent(*config, database, store::machine_instant().utc_ms, waits);
+  const auto early = budgets_spent(*config, database, store::machine_instant().utc_ms, {.unwritten = waits});
   ASSERT_EQ(early->size(), 1u) << "spent, though the database does not know it yet";
   EXPECT_EQ(early->front().used, 7'000'000);
   EXPECT_EQ(journals(), 2);

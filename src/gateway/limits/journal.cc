@@ -66,12 +66,15 @@ class Journal::Entry final : public OpenUsage {
     journal::write_end(slot_, record);
     record_ = std::make_unique<UsageRecord>(std::move(record));
   }
+  void also(std::uint32_t count) override { std::atomic_ref(slot_.fixed.also).store(count, std::memory_order_release); }
+  void hold(std::shared_ptr<const void> held) override { held_ = std::move(held); }
 
  private:
   const std::shared_ptr<Journal> owner_;
   const Slot number_;
   journal::Slot& slot_;
   std::unique_ptr<UsageRecord> record_;
+  std::shared_ptr<const void> held_;
 };
 
 Journal::Journal(Options options, Ended ended)

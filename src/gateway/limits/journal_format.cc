@@ -37,7 +37,8 @@ std::string_view bytes_of(const T& value) {
 }
 
 // Odd, so neither that of a free slot nor that of one with further texts.
-std::uint64_t seal_of(std::uint32_t number, const Fixed& fixed, std::string_view texts) {
+std::uint64_t seal_of(std::uint32_t number, Fixed fixed, std::string_view texts) {
+  fixed.also = 0;
   return mix(mix(mix(0x6A73686C61720A, bytes_of(number)), bytes_of(fixed)), texts) | 1;
 }
 std::uint64_t seal_of(std::uint64_t slot_seal, const End& end) { return mix(slot_seal, bytes_of(end)) | 1; }
@@ -157,7 +158,7 @@ void write_open(std::span<std::byte* const> slots, std::span<const std::uint32_t
               .priced = price.has_value(),
               .measures = static_cast<std::uint16_t>(std::min(measures.size(), store::kMostCharges)),
               .measure = {},
-              .unused = 0};
+              .also = 0};
   for (std::size_t i = 0; i < fixed.measures; ++i) fixed.measure[i] = static_cast<std::uint8_t>(measures[i]);
   slot.fixed = fixed;
   std::ranges::copy(std::string_view(texts).substr(0, Slot::kTexts), slot.texts);
@@ -189,6 +190,7 @@ std::optional<JournalRow> read_slot(std::uint32_t number, SlotAt at) {
     if (fixed.measure[i] > static_cast<std::uint8_t>(Measure::money)) return std::nullopt;
     row.measures.push_back(static_cast<Measure>(fixed.measure[i]));
   }
+  row.also = std::min(fixed.also, kMostAlso);
   UsageRecord& record = row.record;
   record.begun_utc_ms = fixed.begun_utc_ms;
   const std::uint64_t delivered = slot.delivered.load(std::memory_order_acquire);

@@ -34,6 +34,7 @@ struct JournalRow {
   // End::interrupted. Who got none pays for none, not for the prompt either.
   UsageRecord record;
   std::vector<Measure> measures;  // of its reservation's charges, in their order
+  std::uint32_t also = 0;         // reservations beside it, also_id()
 };
 
 struct JournalText {
@@ -62,7 +63,7 @@ struct Fixed {
   std::uint32_t next;        // 1 + the slot where they go on; 0: none
   std::uint16_t priced, measures;
   std::array<std::uint8_t, store::kMostCharges> measure;
-  std::uint32_t unused;
+  std::uint32_t also;  // reservations beside its own; may grow while it runs, so no seal covers it
 };
 
 struct Slot {

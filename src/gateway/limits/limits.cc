@@ -3,15 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <condition_variable>
-#include <deque>
 #include <iterator>
-#include <map>
-#include <thread>
-#include <unordered_map>
 
-#include "base/log.h"
-#include "base/threads.h"
+#include "gateway/limits/limits_worker.h"
 
 namespace ashlar::gateway {
 namespace {
@@ -20,9 +14,6 @@ using store::Charge;
 using store::LimitKind;
 using store::Standing;
 using store::Verdict;
-
-constexpr std::size_t kMostAlertsWaiting = 10'000;
-constexpr std::chrono::milliseconds kGather{50};
 
 // The nearer to its end, the more it matters to whoever asks.
 void keep_nearest(std::optional<Standing>& kept, const Standing& standing) {
@@ -111,138 +102,58 @@ struct Limits::Asked {
   }
 };
 
-// What goes on beside requests: leases are renewed while their requests run, and budgets that were settled are looked
-// at for alerts.
-class Limits::Worker {
- public:
-  Worker(store::Counters& counters, std::function<void(const BudgetAlert&)> on_alert)
-      : counters_(counters), on_alert_(std::move(on_alert)), thread_([this](std::stop_token stop) { work(stop); }) {}
-
-  void renews(const std::string& id, std::chrono::milliseconds lease) {
-    const std::lock_guard lock(mutex_);
-    const Seat seat{lease / 3, Clock::now() + lease / 3};
-    seats_[id] = seat;
-    if (seat.due >= soonest_) return;
-    soonest_ = seat.due;
-    wake_.notify_one();
-  }
-  void ended(const std::string& id) {
-    const std::lock_guard lock(mutex_);
-    seats_.erase(id);
-  }
-  // A moment later, so that many settlements of one budget cost one look.
-  void look_at(std::vector<std::pair<Rule, Applied>> budgets) {
-    const std::lock_guard lock(mutex_);
-    const bool first = budgets_.empty();
-    for (auto& budget : budgets)
-      if (budgets_.size() < kMostAlertsWaiting) budgets_.insert_or_assign(budget.second.limit.key, std::move(budget));
-    if (!first) return;
-    look_due_ = Clock::now() + kGather;
-    wake_.notify_one();
-  }
-
- private:
-  using Clock = std::chrono::steady_clock;
-  struct Seat {
-    std::chrono::milliseconds every;
-    Clock::time_point due;
-  };
-
-  void work(const std::stop_token& stop) {
-    name_this_thread("limits");
-    std::unique_lock lock(mutex_);
-    while (!stop.stop_requested()) {
-      const auto due = std::min(soonest_, look_due_);
-      wake_.wait_until(lock, stop, due, [&] { return std::min(soonest_, look_due_) < due; });
-      std::vector<std::string> renewed;
-      if (Clock::now() >= soonest_) renewed = due_seats(Clock::now());
-      std::map<std::string, std::pair<Rule, Applied>> budgets;
-      if (Clock::now() >= look_due_) {
-        budgets.swap(budgets_);
-        look_due_ = Clock::time_point::max();
-      }
-      lock.unlock();
-      for (const std::string& id : renewed) counters_.renew(id);
-      for (const auto& [key, budget] : budgets) look(budget.first, budget.second);
-      lock.lock();
-    }
-  }
-
-  // Under the lock.
-  std::vector<std::string> due_seats(Clock::time_point now) {
-    std::vector<std::string> renewed;
-    soonest_ = now + std::chrono::hours(1);
-    for (auto& [id, seat] : seats_) {
-      if (seat.due <= now) {
-        renewed.push_back(id);
-        seat.due = now + seat.every;
-      }
-      soonest_ = std::min(soonest_, seat.due);
-    }
-    return renewed;
-  }
-
-  void look(const Rule& rule, const Applied& applied) {
-    const auto standings = counters_.look({&applied.limit, 1});
-    if (!standings || applied.limit.capacity == 0) return;  // the next request that is settled asks again
-    const std::int64_t used = applied.limit.capacity - standings->front().remaining;
-    for (const int percent : rule.alerts) {
-      if (static_cast<__int128>(used) * 100 < static_cast<__int128>(percent) * applied.limit.capacity) continue;
-      // A budget of one alert for each window, so that of many who see it one tells it.
-      store::Limit once = applied.limit;
-      once.key = fmt::format("alert:{}:{}", percent, applied.limit.key);
-      once.capacity = 1;
-      const Charge charges[] = {{once, 1}};
-      const std::string id = store::new_reservation_id();
-      const auto first = counters_.reserve(id, charges);
-      if (!first || !first->admitted) continue;
-      const std::int64_t one[] = {1};
-      counters_.settle(id, one);
-      log::warn("budget_alert", {{"limit", rule.name}, {"who", applied.who}, {"percent", percent}});
-      on_alert_({.limit = rule.name, .who = applied.who, .percent = percent, .used = used, .capacity = rule.capacity});
-    }
-  }
-
-  store::Counters& counters_;
-  const std::function<void(const BudgetAlert&)> on_alert_;
-  std::mutex mutex_;
-  std::condition_variable_any wake_;
-  std::unordered_map<std::string, Seat> seats_;                       // GUARDED_BY(mutex_)
-  Clock::time_point soonest_ = Clock::now() + std::chrono::hours(1);  // GUARDED_BY(mutex_); no seat is due before
-  std::map<std::string, std::pair<Rule, Applied>> budgets_;           // GUARDED_BY(mutex_); by their keys
-  Clock::time_point look_due_ = Clock::time_point::max();             // GUARDED_BY(mutex_); at them
-  std::jthread thread_;                                               // last: it ends before what it uses
-};
-
 // --- an admission
 
 Limits::Admission::Admission(Admission&& other) noexcept
     : limits_(std::exchange(other.limits_, nullptr)),
-      id_(std::move(other.id_)),
+      running_(std::move(other.running_)),
+      pass_(std::move(other.pass_)),
       max_tokens_(other.max_tokens_),
-      reserved_(other.reserved_),
-      numbers_(other.numbers_),
-      price_(other.price_),
-      measures_(std::move(other.measures_)),
-      watched_(std::move(other.watched_)),
-      seat_(other.seat_) {}
+      numbers_(other.numbers_) {}
+
+void Limits::Admission::keep_in(const std::shared_ptr<OpenUsage>& open) {
+  if (open == nullptr) return;
+  open->hold(pass_);
+  const std::lock_guard lock(running_->mutex);
+  running_->open = open;
+  if (running_->also_made > 0) open->also(running_->also_made);
+}
 
 void Limits::Admission::release() {
-  Limits* limits = std::exchange(limits_, nullptr);
-  if (limits == nullptr) return;
-  if (seat_) limits->worker_->ended(id_);
-  if (!measures_.empty()) limits->counters_.release(id_);
+  if (Limits* const limits = std::exchange(limits_, nullptr)) limits->end(*running_, nullptr);
 }
 
 void Limits::Admission::settle(const TokenUse& use) {
-  Limits* limits = std::exchange(limits_, nullptr);
-  if (limits == nullptr) return;
-  if (seat_) limits->worker_->ended(id_);
-  std::vector<std::int64_t> amounts;
-  for (const Measure measure : measures_)
-    amounts.push_back(measure == Measure::tokens ? use.total() : measure == Measure::money ? cost(use) : 1);
-  if (!amounts.empty()) limits->counters_.settle(id_, amounts);
-  if (!watched_.empty()) limits->worker_->look_at(std::move(watched_));
+  if (Limits* const limits = std::exchange(limits_, nullptr)) limits->end(*running_, &use);
+}
+
+void Limits::end(Running& request, const TokenUse* use) {
+  std::vector<Running::Also> also;
+  std::vector<std::pair<Rule, Applied>> watched;
+  {
+    const std::lock_guard lock(request.mutex);
+    request.over = true;
+    if (use != nullptr) request.use = *use;
+    also.swap(request.also);
+    watched.swap(request.watched);
+  }
+  if (request.seat) worker_->ended(request.id);
+  if (!request.measures.empty() && use == nullptr) counters_.release(request.id);
+  if (!request.measures.empty() && use != nullptr) {
+    std::vector<std::int64_t> amounts;
+    for (const Measure measure : request.measures)
+      amounts.push_back(measure == Measure::tokens ? use->total() : measure == Measure::money ? request.cost(*use) : 1);
+    counters_.settle(request.id, amounts);
+  }
+  for (const Running::Also& each : also) end(each, request, use);
+  if (use != nullptr && !watched.empty()) worker_->look_at(std::move(watched));
+}
+
+void Limits::end(const Running::Also& also, const Running& request, const TokenUse* use) {
+  if (also.measure == Measure::seats) worker_->ended(also.id);
+  if (use == nullptr) return counters_.release(also.id);
+  const std::int64_t amount = also.measure == Measure::money ? request.cost(*use) : 1;
+  counters_.settle(also.id, {&amount, 1});
 }
 
 // --- limits
@@ -250,7 +161,7 @@ void Limits::Admission::settle(const TokenUse& use) {
 Limits::Limits(store::Counters& counters, Options options)
     : counters_(counters),
       options_(std::move(options)),
-      worker_(std::make_unique<Worker>(counters, options_.on_alert)) {}
+      worker_(std::make_unique<LimitsWorker>(counters, options_.on_alert)) {}
 
 Limits::~Limits() = default;
 
@@ -261,18 +172,17 @@ Result<std::unique_ptr<Limits>> Limits::create(LimitsConfig config, store::Count
   return limits;
 }
 
-Status Limits::apply(LimitsConfig config) {
-  for (const Rule& rule : config.rules) TRY(check_rule(rule));
-  sort_rules(config);
-  auto fresh = std::make_shared<const LimitsConfig>(std::move(config));
-  const std::lock_guard lock(mutex_);
-  config_ = std::move(fresh);
-  return {};
+std::shared_ptr<const LimitsConfig> Limits::config() const {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return !changing_; });
+  return config_;
 }
 
-std::shared_ptr<const LimitsConfig> Limits::config() const {
+bool Limits::enter(Admission& admission, const std::shared_ptr<const LimitsConfig>& config) {
   const std::lock_guard lock(mutex_);
-  return config_;
+  if (config_ != config || changing_) return false;
+  admission.pass_ = running_->enter(admission.running_);
+  return true;
 }
 
 bool Limits::idle() const {
@@ -280,9 +190,22 @@ bool Limits::idle() const {
   return now->rules.empty() && now->caps.empty();
 }
 
+bool Limits::measures() const {
+  const auto now = config();
+  return !now->rules.empty() || !now->caps.empty() || !now->prices.empty();
+}
+
 std::expected<Limits::Admission, LimitRefusal> Limits::admit(const Ask& ask) {
+  while (true) {
+    const auto config = this->config();
+    auto admission = admit(ask, config);
+    if (!admission || enter(*admission, config)) return admission;
+  }  // it is released, and asks the limits that hold now
+}
+
+std::expected<Limits::Admission, LimitRefusal> Limits::admit(const Ask& ask,
+                                                             const std::shared_ptr<const LimitsConfig>& config) {
   using Kind = LimitRefusal::Kind;
-  const auto config = this->config();
   Asked asked{.ask = ask, .rules = rules_for(*config, ask.subject, ask.model), .price = {}, .charges = {}};
   // So that no sum of them overflows; no context is as long.
   constexpr std::int64_t kMostTokens = 1'000'000'000;
@@ -293,7 +216,8 @@ std::expected<Limits::Admission, LimitRefusal> Limits::admit(const Ask& ask) {
   const bool stated = ask.max_tokens >= 0;
   asked.output = std::clamp<std::int64_t>(stated ? ask.max_tokens : ask.room, 0, kMostTokens);
   if (const auto cap = output_cap(*config, ask.subject, ask.model)) asked.output = std::min(asked.output, *cap);
-  if (const Price* price = config->prices.find(ask.model, options_.clock().utc_ms)) asked.price = *price;
+  const std::int64_t now_ms = options_.clock().utc_ms;
+  if (const Price* price = config->prices.find(ask.model, now_ms)) asked.price = *price;
   const bool money =
       std::ranges::any_of(asked.rules, [](const Applied& a) { return a.rule->measure == Measure::money; });
   if (money && !asked.price && config->refuse_unpriced)
@@ -305,40 +229,40 @@ std::expected<Limits::Admission, LimitRefusal> Limits::admit(const Ask& ask) {
         .kind = Kind::unavailable, .error = {Code::unavailable, "more limits apply to this request than can be held"}});
 
   Admission admission;
-  admission.limits_ = this;
-  admission.id_ = store::new_reservation_id();
+  admission.running_ = std::make_shared<Running>();
+  Running& running = *admission.running_;
+  running.id = store::new_reservation_id();
   for (int turn = 0;; ++turn) {
     asked.charge();
     Result<Verdict> verdict = Verdict{.admitted = true};
-    if (!asked.charges.empty()) verdict = counters_.reserve(admission.id_, asked.charges);
-    if (!verdict) {
-      admission.limits_ = nullptr;
+    if (!asked.charges.empty()) verdict = counters_.reserve(running.id, asked.charges);
+    if (!verdict)
       return std::unexpected(
           LimitRefusal{.kind = Kind::unavailable,
                        .error = {Code::unavailable, "the limits cannot be checked now: " + verdict.error().message},
                        .retry_after = std::chrono::seconds(1)});
-    }
     if (verdict->admitted) {
       admission.numbers_ = asked.numbers(verdict->standings);
       break;
     }
     const std::int64_t output = stated || turn == 3 ? asked.output : shorter(asked, *verdict);
-    if (output >= asked.output) {
-      admission.limits_ = nullptr;  // nothing is held
-      return refuse(asked, *verdict);
-    }
+    if (output >= asked.output) return refuse(asked, *verdict);
     asked.output = output;
   }
+  admission.limits_ = this;  // from here on something is held
   admission.max_tokens_ = asked.output;
-  admission.reserved_ = asked.cost();
-  admission.price_ = asked.price;
+  running.subject = ask.subject;
+  running.model = ask.model;
+  running.begun_utc_ms = now_ms;
+  running.reserved = asked.cost();
+  running.price = asked.price;
   for (const Applied& applied : asked.rules) {
-    admission.measures_.push_back(applied.rule->measure);
-    if (applied.rule->measure == Measure::seats && !std::exchange(admission.seat_, true))
-      worker_->renews(admission.id_, applied.rule->period);
-    if (applied.rule->alerts.empty()) continue;
-    admission.watched_.emplace_back(*applied.rule, applied);
-    admission.watched_.back().second.rule = nullptr;  // the configuration may be gone when they are looked at
+    const Measure measure = applied.rule->measure;
+    running.measures.push_back(measure);
+    if (measure == Measure::seats || measure == Measure::money) running.keys.push_back(applied.limit.key);
+    if (measure == Measure::seats && !std::exchange(running.seat, true))
+      worker_->renews(running.id, applied.rule->period);
+    if (!applied.rule->alerts.empty()) running.watched.push_back(watched(applied));
   }
   return admission;
 }

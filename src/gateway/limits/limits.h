@@ -3,6 +3,7 @@
 #pragma once
 
 #include <chrono>
+#include <condition_variable>
 #include <cstdint>
 #include <expected>
 #include <functional>
@@ -15,6 +16,7 @@
 
 #include "base/result.h"
 #include "gateway/limits/rules.h"
+#include "gateway/limits/running.h"
 #include "store/counters.h"
 
 namespace ashlar::gateway {
@@ -48,6 +50,8 @@ struct BudgetAlert {
   std::int64_t used = 0, capacity = 0;  // nano-dollars, without what is only reserved if nothing runs
 };
 
+class LimitsWorker;
+
 class Limits {
  public:
   struct Options {
@@ -76,14 +80,16 @@ class Limits {
     Admission& operator=(Admission&&) = delete;
     ~Admission() { release(); }
 
-    const std::string& id() const { return id_; }
-    std::int64_t max_tokens() const { return max_tokens_; }  // that each answer may have
-    std::int64_t reserved() const { return reserved_; }      // nano-dollars
+    const std::string& id() const { return running_->id; }
+    std::int64_t max_tokens() const { return max_tokens_; }       // that each answer may have
+    std::int64_t reserved() const { return running_->reserved; }  // nano-dollars
     const RateNumbers& numbers() const { return numbers_; }
-    const std::optional<Price>& price() const { return price_; }
-    const std::vector<Measure>& measures() const { return measures_; }  // of each charge
+    const std::optional<Price>& price() const { return running_->price; }
+    const std::vector<Measure>& measures() const { return running_->measures; }  // of each charge
     // By the prices of when it was admitted; nano-dollars.
-    std::int64_t cost(const TokenUse& use) const { return price_ ? cost_of(*price_, use) : 0; }
+    std::int64_t cost(const TokenUse& use) const { return running_->cost(use); }
+    // Where its record is kept until it is in the ledger; so long the request is known here. Before it runs.
+    void keep_in(const std::shared_ptr<OpenUsage>& open);
     // To what was used. Never waits. The first call counts.
     void settle(const TokenUse& use);
     // As if it had never been, if it is not settled.
@@ -94,25 +100,31 @@ class Limits {
     Admission() = default;
 
     Limits* limits_ = nullptr;  // null: it is settled
-    std::string id_;
-    std::int64_t max_tokens_ = 0, reserved_ = 0;
+    std::shared_ptr<Running> running_;
+    RunningRequests::Pass pass_;
+    std::int64_t max_tokens_ = 0;
     RateNumbers numbers_;
-    std::optional<Price> price_;
-    std::vector<Measure> measures_;                  // of each charge
-    std::vector<std::pair<Rule, Applied>> watched_;  // budgets with alerts
-    bool seat_ = false;
   };
 
   // `counters` must outlive it. invalid: a rule that cannot be.
   static Result<std::unique_ptr<Limits>> create(LimitsConfig config, store::Counters& counters, Options options);
   ~Limits();
 
-  // Takes the place of the configuration, for requests that come; those that run keep what they have. invalid: the old
-  // one stays. Any thread.
-  Status apply(LimitsConfig config);
+  // What was spent of the budgets of `fresh` by requests that began before `before_ms` and are not among `running()`,
+  // which is to be asked after all records that wait were looked at.
+  using Ledger = std::function<Result<std::vector<store::Spent>>(
+      const LimitsConfig& fresh, std::int64_t before_ms, const std::function<std::vector<std::string>()>& running)>;
+
+  // Takes the place of the configuration, for requests that come; those that run are settled as they were reserved.
+  // A budget or a count of seats that is new counts those that run too, with what they have reserved, and a budget what
+  // `ledger` says was spent of its window, exactly once each; who asks meanwhile waits. invalid, unavailable, errors of
+  // the ledger: the old one stays. Any thread.
+  Status apply(LimitsConfig config, const Ledger& ledger = {});
 
   // There is nothing that limits anybody now.
   bool idle() const;
+  // What a request may cost matters: something limits it now, or it has a price and a budget may come while it runs.
+  bool measures() const;
 
   // Any thread. May wait for the counters where they are far away, for as long as their timeout.
   std::expected<Admission, LimitRefusal> admit(const Ask& ask);
@@ -121,19 +133,28 @@ class Limits {
 
  private:
   struct Asked;
-  class Worker;
+  class Changeover;
 
   Limits(store::Counters& counters, Options options);
+  std::expected<Admission, LimitRefusal> admit(const Ask& ask, const std::shared_ptr<const LimitsConfig>& config);
+  // Among those that run; false: the configuration has changed meanwhile.
+  bool enter(Admission& admission, const std::shared_ptr<const LimitsConfig>& config);
+  void end(Running& request, const TokenUse* use);  // null: released
+  void end(const Running::Also& also, const Running& request, const TokenUse* use);
   std::expected<Admission, LimitRefusal> refuse(const Asked& asked, const store::Verdict& verdict) const;
   // How many tokens an answer may have for everything to fit, by a refusal; as many as before: that would not help.
   std::int64_t shorter(const Asked& asked, const store::Verdict& verdict) const;
-  std::shared_ptr<const LimitsConfig> config() const;
+  std::shared_ptr<const LimitsConfig> config() const;  // waits while it changes
 
   store::Counters& counters_;
   const Options options_;
+  std::mutex applying_;  // one at a time; taken before mutex_
   mutable std::mutex mutex_;
+  mutable std::condition_variable changed_;
   std::shared_ptr<const LimitsConfig> config_;  // GUARDED_BY(mutex_)
-  std::unique_ptr<Worker> worker_;
+  bool changing_ = false;                       // GUARDED_BY(mutex_)
+  const std::shared_ptr<RunningRequests> running_ = std::make_shared<RunningRequests>();
+  std::unique_ptr<LimitsWorker> worker_;
 };
 
 }  // namespace ashlar::gateway

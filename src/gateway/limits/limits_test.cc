@@ -1,5 +1,6 @@
 #include "gateway/limits/limits.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -172,6 +173,152 @@ TEST_F(LimitsTest, AnotherConfigurationTakesPlaceWhileRequestsRun) {
   EXPECT_FALSE(limits->apply(std::move(wrong)));
   ASSERT_TRUE(limits->apply(*read_limits("profile: field")));
   EXPECT_EQ(limits->numbers({.user = "ann"}, "m")->tokens->remaining, 850);
+}
+
+constexpr const char* kPriced = "prices: [{model: m, input: 1, output: 1}]\n";  // a microdollar a token
+
+TEST_F(LimitsTest, BucketsAndReservationsGoOnUnderAnotherCapacity) {
+  use("limits: [{scope: user, name: tpm, kind: token_bucket, capacity: 600, period: 1m}]");
+  auto running = admit(100, 400);
+  ASSERT_TRUE(running);
+  time.pass(std::chrono::seconds(6));  // 60 have come back
+  ASSERT_TRUE(limits->apply(
+      *read_limits("limits: [{scope: user, name: tpm, kind: token_bucket, capacity: 6000, period: 1m}]")));
+  EXPECT_EQ(limits->numbers({.user = "ann"}, "m")->tokens->remaining, 5560);
+  ASSERT_TRUE(
+      limits->apply(*read_limits("limits: [{scope: user, name: tpm, kind: token_bucket, capacity: 300, period: 1m}]")));
+  EXPECT_EQ(refused(1, 299), Kind::rate);
+  time.pass(std::chrono::seconds(12));  // 60 more, by the new rule
+  running->settle({.prompt = 100, .completion = 400});
+  EXPECT_EQ(limits->numbers({.user = "ann"}, "m")->tokens->remaining, 0);
+  time.pass(std::chrono::seconds(60));
+  EXPECT_EQ(limits->numbers({.user = "ann"}, "m")->tokens->remaining, 220);
+}
+
+TEST_F(LimitsTest, ABudgetOfAnotherCapacityIsTheSame) {
+  const auto with = [&](double dollars) {
+    return fmt::format("limits: [{{scope: team, name: day, kind: budget, dollars: {}, window: day}}]\n{}", dollars,
+                       kPriced);
+  };
+  use(with(0.001));
+  admit(100, 0, {.team = "t"})->settle({.prompt = 100});
+  auto running = admit(400, 100, {.team = "t"});
+  ASSERT_TRUE(limits->apply(*read_limits(with(0.0007))));
+  EXPECT_EQ(refused(101, 0, {.team = "t"}), Kind::quota);
+  auto more = admit(100, 0, {.team = "t"});
+  EXPECT_TRUE(more);
+  ASSERT_TRUE(limits->apply(*read_limits(with(0.0001))));
+  EXPECT_EQ(refused(1, 0, {.team = "t"}), Kind::quota);
+  running->settle({.prompt = 400});
+  more->release();
+  ASSERT_TRUE(limits->apply(*read_limits(with(0.0006))));
+  EXPECT_EQ(refused(101, 0, {.team = "t"}), Kind::quota);
+  EXPECT_TRUE(admit(100, 0, {.team = "t"}));
+}
+
+TEST_F(LimitsTest, ANewBudgetCountsThoseWhoRun) {
+  use(kPriced);
+  auto runs = admit(100, 300, {.team = "t"});
+  auto ends = admit(100, 300, {.team = "t"});
+  auto dropped = admit(100, 300, {.team = "t"});
+  auto others = admit(500, 500, {.team = "u"});
+  const std::string text =
+      std::string(kPriced) + "limits: [{scope: team, name: day, kind: budget, dollars: 0.001, window: day}]";
+  const auto ledger = [&](const LimitsConfig& fresh, std::int64_t before_ms, const auto& running) {
+    EXPECT_EQ(fresh.rules.size(), 1u);
+    EXPECT_GT(before_ms, time.clock()().utc_ms);
+    ends->settle({.prompt = 100, .completion = 50});  // its row may be there by now, and is not to be counted as well
+    EXPECT_EQ(running().size(), 4u);
+    return Result<std::vector<store::Spent>>(
+        {{{.key = "team:t:day:2", .kind = store::LimitKind::budget, .capacity = 1, .calendar = store::Calendar::day},
+          200'000}});
+  };
+  ASSERT_TRUE(limits->apply(*read_limits(text), ledger));
+  // Spent: 200 by the ledger, 150; reserved: 400 and 400.
+  EXPECT_EQ(refused(1, 0, {.team = "t"}), Kind::quota);
+  runs->settle({.prompt = 100, .completion = 100});
+  dropped->release();
+  EXPECT_EQ(refused(451, 0, {.team = "t"}), Kind::quota);
+  auto rest = admit(450, 0, {.team = "t"});
+  EXPECT_TRUE(rest);
+  EXPECT_EQ(refused(1, 0, {.team = "u"}), Kind::quota) << "another's is his own";
+  ASSERT_TRUE(limits->apply(*read_limits(text), ledger)) << "it is not new any more: nobody asks the ledger";
+  rest->release();
+  EXPECT_TRUE(admit(450, 0, {.team = "t"}));
+}
+
+TEST_F(LimitsTest, WhoBeganBeforeTheWindowIsNotOfIt) {
+  use(kPriced);
+  auto runs = admit(100, 300, {.team = "t"});
+  time.pass(std::chrono::hours(24));
+  ASSERT_TRUE(limits->apply(*read_limits(
+      std::string(kPriced) + "limits: [{scope: team, name: day, kind: budget, dollars: 0.0004, window: day}]")));
+  EXPECT_TRUE(admit(400, 0, {.team = "t"}));
+}
+
+TEST_F(LimitsTest, NewSeatsAreTakenByThoseWhoRun) {
+  use(kPriced);
+  auto one = admit(1, 1), two = admit(1, 1);
+  ASSERT_TRUE(limits->apply(*read_limits(
+      "limits: [{scope: model, name: concurrency, measure: seats, kind: semaphore, capacity: 2, period: 30s}]")));
+  EXPECT_EQ(refused(1, 1), Kind::rate);
+  one->settle({.prompt = 1});
+  auto three = admit(1, 1);
+  EXPECT_TRUE(three);
+  EXPECT_EQ(refused(1, 1), Kind::rate);
+  two->release();
+  EXPECT_TRUE(admit(1, 1));
+}
+
+TEST_F(LimitsTest, ALedgerThatFailsLeavesAllAsItWas) {
+  use(kPriced);
+  auto runs = admit(100, 300, {.team = "t"});
+  const std::string text =
+      std::string(kPriced) + "limits: [{scope: team, name: day, kind: budget, dollars: 0.0001, window: day}]";
+  const auto fails = [](const auto&, auto, const auto&) -> Result<std::vector<store::Spent>> {
+    return Error{Code::io, "no disk"};
+  };
+  EXPECT_EQ(limits->apply(*read_limits(text), fails).error().message, "no disk");
+  EXPECT_TRUE(admit(1000, 0, {.team = "t"}));
+}
+
+// Budgets come and go while everybody asks: what is counted in the end is what was spent since each came, and what ran
+// then.
+TEST_F(LimitsTest, NobodySlipsThroughWhileABudgetComes) {
+  const std::string text = std::string(kPriced) + "limits: [{scope: team, name: all, kind: budget, dollars: 0.0001}]";
+  for (int turn = 0; turn < 20; ++turn) {
+    counters = store::memory_counters(time.clock());
+    use(kPriced);
+    std::atomic<bool> stop = false;
+    std::atomic<std::int64_t> running = 0, most = 0;
+    std::atomic<bool> came = false;
+    std::vector<std::jthread> threads;
+    for (int t = 0; t < 4; ++t)
+      threads.emplace_back([&] {
+        while (!stop) {
+          const bool after = came;
+          auto admission =
+              limits->admit({.subject = {.team = "t"}, .model = "m", .prompt_tokens = 10, .max_tokens = 20});
+          if (!admission) continue;
+          const std::int64_t now = running += 30;
+          if (after && now > most) most = now;
+          std::this_thread::yield();
+          running -= 30;
+          admission->release();
+        }
+      });
+    std::vector<Limits::Admission> held;
+    for (int i = 0; i < 2; ++i)
+      held.push_back(*limits->admit({.subject = {.team = "t"}, .model = "m", .prompt_tokens = 10, .max_tokens = 20}));
+    ASSERT_TRUE(limits->apply(*read_limits(text)));
+    came = true;
+    for (int i = 0; i < 50; ++i) std::this_thread::yield();
+    stop = true;
+    threads.clear();
+    EXPECT_LE(most, 30) << "two of thirty are held of a hundred";
+    held.clear();
+    EXPECT_TRUE(admit(100, 0, {.team = "t"})) << "and all of it is there again";
+  }
 }
 
 TEST_F(LimitsTest, AlertsComeOnceAWindow) {

@@ -195,7 +195,7 @@ std::expected<std::unique_ptr<engine::Ticket>, engine::Generator::Refusal> Meter
     Subject subject, Request request, engine::Sink& sink, RateNumbers* numbers) {
   if (options_.admit)
     if (auto refusal = options_.admit(request)) return std::unexpected(std::move(*refusal));
-  const bool measured = !limits_.idle();
+  const bool limited = !limits_.idle(), measured = limits_.measures();
   const Size size = measured ? size_of(request) : Size();
   auto admission = limits_.admit({.subject = subject,
                                   .model = request.model,
@@ -214,7 +214,7 @@ std::expected<std::unique_ptr<engine::Ticket>, engine::Generator::Refusal> Meter
   if (numbers != nullptr) *numbers = admission->numbers();
   note(request, admission->numbers());
   const bool stated = request.stopping.max_tokens >= 0;
-  if (measured &&
+  if (limited &&
       (admission->max_tokens() < (stated ? request.stopping.max_tokens : size.room) || (!stated && !size.known)))
     request.stopping.max_tokens = static_cast<int>(admission->max_tokens());
   UsageRecord record{.reservation = admission->id(),
@@ -225,6 +225,7 @@ std::expected<std::unique_ptr<engine::Ticket>, engine::Generator::Refusal> Meter
   auto open = ledger_.open(record, admission->price(), admission->measures());
   if (!open && std::ranges::find(admission->measures(), Measure::money) != admission->measures().end())
     return std::unexpected(Refusal{.error = std::move(open.error()), .retry_after = std::chrono::seconds(1)});
+  if (open) admission->keep_in(*open);
   auto run = std::make_unique<Run>(std::move(*admission), std::move(record), ledger_, open ? std::move(*open) : nullptr,
                                    request.delivery, sink);
   Run& sink_of_inner = *run;

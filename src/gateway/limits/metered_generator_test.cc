@@ -112,14 +112,18 @@ class Ledger final : public UsageLedger {
     void prompt(std::int64_t tokens, std::int64_t cached) override { ledger_.prompt = {tokens, cached}; }
     std::atomic<std::uint64_t>& delivered() override { return ledger_.delivered; }
     void end(UsageRecord record) override { ended_ = std::move(record); }
+    void also(std::uint32_t count) override { ledger_.also = count; }
+    void hold(std::shared_ptr<const void> held) override { held_ = std::move(held); }
 
    private:
+    std::shared_ptr<const void> held_;
     Ledger& ledger_;
     std::optional<UsageRecord> ended_;
   };
 
   bool keeps_open = false, full = false;
   int closed = 0;
+  std::uint32_t also = 0;
   std::pair<std::int64_t, std::int64_t> prompt;
   std::atomic<std::uint64_t> delivered = 0;
   std::mutex mutex;

@@ -134,10 +134,11 @@ std::expected<std::shared_ptr<Reading>, Refusal> admit(const ReadersMeter& meter
                   .team = request.sender.team,
                   .tenant = request.tenant,
                   .tags = request.sender.tags};
-  auto admission = meter.limits.admit({.subject = subject,
-                                       .model = request.model,
-                                       .prompt_tokens = meter.limits.idle() ? 0 : most_tokens(meter.tokens, request),
-                                       .max_tokens = 0});
+  auto admission =
+      meter.limits.admit({.subject = subject,
+                          .model = request.model,
+                          .prompt_tokens = meter.limits.measures() ? most_tokens(meter.tokens, request) : 0,
+                          .max_tokens = 0});
   if (!admission) {
     LimitRefusal& refusal = admission.error();
     note(request.notes, refusal.numbers);
@@ -153,6 +154,7 @@ std::expected<std::shared_ptr<Reading>, Refusal> admit(const ReadersMeter& meter
   auto open = meter.ledger.open(record, admission->price(), admission->measures());
   if (!open && std::ranges::find(admission->measures(), Measure::money) != admission->measures().end())
     return std::unexpected(Refusal{.error = std::move(open.error()), .retry_after = std::chrono::seconds(1)});
+  if (open) admission->keep_in(*open);
   return std::make_shared<Reading>(std::move(*admission), std::move(record), meter.ledger,
                                    open ? std::move(*open) : nullptr, request.delivery);
 }

@@ -1,196 +1,197 @@
 #include <fmt/format.h>
 #include <yaml-cpp/yaml.h>
 
-#include <algorithm>
 #include <charconv>
-#include <functional>
-#include <initializer_list>
-#include <set>
+#include <chrono>
+#include <optional>
 #include <string>
+#include <vector>
 
-#include "base/duration.h"
 #include "gateway/limits/rules.h"
+#include "gateway/section.h"
 
 namespace ashlar::gateway {
 namespace {
 
+using std::chrono::milliseconds;
 using store::LimitKind;
 
 constexpr std::size_t kLongestText = 1 << 20;
-constexpr std::size_t kMostEntries = 10'000;
+constexpr std::size_t kMostEntries = 10'000, kMostAlerts = 20, kLongestName = 256;
+const std::vector<std::string> kScopes = {"key", "user", "team", "tenant", "model", "global", "tag"};
+const std::vector<std::string> kKinds = {"token_bucket", "leaky_bucket", "sliding_window", "semaphore", "budget"};
 
-Error at(const YAML::Node& node, std::string_view what) {
-  return {Code::invalid, fmt::format("limits, line {}: {}", node.Mark().line + 1, what)};
+Section::Read scope(Section& section, std::optional<LimitScope>& out) {
+  return section.word("scope", kScopes, [&out](int place) { out = static_cast<LimitScope>(place); });
 }
 
-// The members of a map, all of which must be asked for.
-class Members {
- public:
-  static Result<Members> of(const YAML::Node& node, std::initializer_list<std::string_view> known) {
-    if (!node.IsMap()) return at(node, "expected `name: value` pairs");
-    std::set<std::string> seen;
-    for (const auto& entry : node) {
-      if (!entry.first.IsScalar()) return at(node, "a name must be a single word");
-      const std::string& name = entry.first.Scalar();
-      if (std::ranges::find(known, name) == known.end())
-        return at(entry.first, fmt::format("'{}' is not known here", name.substr(0, 40)));
-      if (!seen.insert(name).second) return at(entry.first, fmt::format("'{}' is said twice", name));
-    }
-    return Members(node);
-  }
+// Dollars, as nano-dollars.
+Section::Read dollars(Section& section, std::string name, std::optional<std::int64_t>& out) {
+  return [&section, name = std::move(name), &out](const YAML::Node& node) {
+    const auto read = parse_dollars(node.IsScalar() ? node.Scalar() : "");
+    if (!read) return section.fail(node, fmt::format("'{}': {}", name, read.error().message));
+    out = *read;
+  };
+}
 
-  const YAML::Node& node() const { return node_; }
-  YAML::Node get(const char* name) const { return node_[name]; }
-
-  Result<std::string> text(const char* name, std::string otherwise = {}) const {
-    const YAML::Node value = node_[name];
-    if (!value) return otherwise;
-    if (!value.IsScalar()) return at(value, fmt::format("{} is a single value", name));
-    if (value.Scalar().size() > 1024) return at(value, fmt::format("{} is too long", name));
-    return value.Scalar();
-  }
-  Result<std::int64_t> whole(const char* name) const {
-    const std::string said = TRY(text(name));
-    std::int64_t value = 0;
-    const auto [end, failed] = std::from_chars(said.data(), said.data() + said.size(), value);
-    if (failed != std::errc{} || end != said.data() + said.size() || value < 0)
-      return at(node_, fmt::format("{} must be a whole number from 0", name));
-    return value;
-  }
-  // One of `words`, by its place.
-  Result<int> word(const char* name, std::initializer_list<std::string_view> words, std::string otherwise = {}) const {
-    const std::string said = TRY(text(name, std::move(otherwise)));
-    const auto found = std::ranges::find(words, said);
-    if (found == words.end()) return at(node_, fmt::format("{} must be one of {}", name, fmt::join(words, ", ")));
-    return static_cast<int>(found - words.begin());
-  }
-
- private:
-  explicit Members(const YAML::Node& node) : node_(node) {}
-  YAML::Node node_;
+// What the members of a limit say.
+struct Said {
+  std::optional<LimitScope> scope;
+  LimitKind kind = LimitKind::sliding_window;
+  Measure measure = Measure::tokens;
+  std::optional<std::int64_t> capacity, dollars;
+  std::optional<milliseconds> period;
+  store::Calendar window = store::Calendar::total;
 };
 
-Result<std::vector<YAML::Node>> items_of(const YAML::Node& root, const char* name) {
-  std::vector<YAML::Node> items;
-  const YAML::Node list = root[name];
-  if (!list) return items;
-  if (!list.IsSequence()) return at(list, fmt::format("{} is a list", name));
-  if (list.size() > kMostEntries) return at(list, fmt::format("more than {} {}", kMostEntries, name));
-  for (const auto& item : list) items.push_back(item);
-  return items;
+// "": all is there.
+std::string missing(const Said& said, const Rule& rule) {
+  if (!said.scope) return "'scope'";
+  if (rule.name.empty()) return "'name'";
+  if (said.kind == LimitKind::budget) return said.dollars ? "" : "'dollars'";
+  if (!said.capacity) return "'capacity'";
+  return said.period || said.kind == LimitKind::semaphore ? "" : "'period', as 1m";
 }
 
-Result<LimitScope> read_scope(const Members& members) {
-  return static_cast<LimitScope>(
-      TRY(members.word("scope", {"key", "user", "team", "tenant", "model", "global", "tag"})));
-}
-
-Result<Rule> read_rule(const YAML::Node& node) {
-  const auto members = TRY(Members::of(
-      node, {"scope", "who", "model", "name", "measure", "kind", "capacity", "period", "dollars", "window", "alerts"}));
-  Rule rule{.scope = TRY(read_scope(members)),
-            .who = TRY(members.text("who")),
-            .model = TRY(members.text("model")),
-            .name = TRY(members.text("name"))};
-  rule.kind = static_cast<LimitKind>(TRY(members.word(
-      "kind", {"token_bucket", "leaky_bucket", "sliding_window", "semaphore", "budget"}, "sliding_window")));
-  if (rule.kind == LimitKind::budget) {
+void read_rule(Section& section, const YAML::Node& node, std::vector<Rule>& out) {
+  Rule rule;
+  Said said;
+  milliseconds period{0};
+  const std::size_t before = section.faults().size();
+  section.each(node,
+               {{"scope", scope(section, said.scope)},
+                {"who", section.text("who", rule.who)},
+                {"model", section.text("model", rule.model)},
+                {"name", section.text("name", rule.name)},
+                {"kind", section.word("kind", kKinds, [&](int place) { said.kind = static_cast<LimitKind>(place); })},
+                {"measure", section.word("measure", {"tokens", "requests", "seats", "money"},
+                                         [&](int place) { said.measure = static_cast<Measure>(place); })},
+                {"capacity", section.whole("capacity", said.capacity, 0)},
+                {"period",
+                 [&](const YAML::Node& value) {
+                   section.duration("period", period)(value);
+                   said.period = period;
+                 }},
+                {"dollars", dollars(section, "dollars", said.dollars)},
+                {"window", section.word("window", {"total", "hour", "day", "month"},
+                                        [&](int place) { said.window = static_cast<store::Calendar>(place); })},
+                {"alerts",
+                 [&](const YAML::Node& list) {
+                   section.items(list, "alerts", kMostAlerts, [&](const YAML::Node& item) {
+                     int percent = 0;
+                     section.whole("alerts", percent, 1, 100)(item);
+                     rule.alerts.push_back(percent);
+                   });
+                 }}},
+               "a limit");
+  if (section.faults().size() != before) return;
+  if (const std::string what = missing(said, rule); !what.empty())
+    return section.fail(node, fmt::format("a limit needs {}", what));
+  rule.scope = *said.scope;
+  rule.kind = said.kind;
+  if (said.kind == LimitKind::budget) {
     rule.measure = Measure::money;
-    auto dollars = parse_dollars(TRY(members.text("dollars")));
-    if (!dollars) return at(node, "dollars: " + dollars.error().message);
-    rule.capacity = *dollars;
-    rule.calendar =
-        static_cast<store::Calendar>(TRY(members.word("window", {"total", "hour", "day", "month"}, "total")));
+    rule.capacity = *said.dollars;
+    rule.calendar = said.window;
   } else {
-    rule.measure = rule.kind == LimitKind::semaphore
-                       ? Measure::seats
-                       : static_cast<Measure>(TRY(members.word("measure", {"tokens", "requests"}, "tokens")));
-    rule.capacity = TRY(members.whole("capacity"));
-    auto period = parse_duration(TRY(members.text("period", rule.kind == LimitKind::semaphore ? "30s" : "")));
-    if (!period) return at(node, "period: " + period.error().message);
-    rule.period = *period;
+    rule.measure = said.kind == LimitKind::semaphore ? Measure::seats : said.measure;
+    rule.capacity = *said.capacity;
+    rule.period = said.period.value_or(std::chrono::seconds(30));
   }
-  if (const YAML::Node alerts = members.get("alerts")) {
-    if (!alerts.IsSequence() || alerts.size() > 20) return at(node, "alerts is a list of at most 20 percentages");
-    for (const auto& alert : alerts) {
-      int percent = 0;
-      if (!alert.IsScalar() || !YAML::convert<int>::decode(alert, percent))
-        return at(node, "alerts are whole percentages");
-      rule.alerts.push_back(percent);
-    }
-  }
-  if (auto fine = check_rule(rule); !fine) return at(node, fine.error().message);
-  return rule;
+  if (const Status fine = check_rule(rule); !fine) return section.fail(node, fine.error().message);
+  out.push_back(std::move(rule));
 }
 
-Status read_price(const YAML::Node& node, PriceTable& prices) {
-  const auto members = TRY(Members::of(node, {"model", "from", "input", "cached_input", "output", "reasoning"}));
-  const std::string model = TRY(members.text("model"));
-  if (model.empty() || model.size() > 256) return at(node, "a price names its model");
-  const std::string from = TRY(members.text("from", "1970-01-01"));
+void read_cap(Section& section, const YAML::Node& node, std::vector<OutputCap>& out) {
+  std::optional<LimitScope> of;
+  std::optional<std::int64_t> tokens;
+  OutputCap cap;
+  const std::size_t before = section.faults().size();
+  section.each(node,
+               {{"scope", scope(section, of)},
+                {"who", section.text("who", cap.who)},
+                {"tokens", section.whole("tokens", tokens, 0)}},
+               "an output cap");
+  if (section.faults().size() != before) return;
+  if (!of || !tokens) return section.fail(node, "an output cap needs 'scope' and 'tokens'");
+  cap.scope = *of;
+  cap.tokens = *tokens;
+  out.push_back(std::move(cap));
+}
+
+// "2026-03-01".
+std::optional<PriceTable::Day> day_of(const std::string& text) {
   int year = 0;
   unsigned month = 0, day = 0;
   const auto number = [&](std::size_t begin, std::size_t size, auto& value) {
-    const char* end = from.data() + begin + size;
-    return std::from_chars(from.data() + begin, end, value).ptr == end;
+    const char* end = text.data() + begin + size;
+    return std::from_chars(text.data() + begin, end, value).ptr == end;
   };
-  const bool read = from.size() == 10 && from[4] == '-' && from[7] == '-' && number(0, 4, year) &&
-                    number(5, 2, month) && number(8, 2, day);
+  if (text.size() != 10 || text[4] != '-' || text[7] != '-' || !number(0, 4, year) || !number(5, 2, month) ||
+      !number(8, 2, day))
+    return std::nullopt;
   const std::chrono::year_month_day date{std::chrono::year(year), std::chrono::month(month), std::chrono::day(day)};
-  if (!read || !date.ok()) return at(node, "from is a day, 2026-03-01");
-  const auto dollars = [&](const char* name, std::int64_t otherwise) -> Result<std::int64_t> {
-    const std::string said = TRY(members.text(name));
-    if (said.empty()) return otherwise;
-    auto value = parse_dollars(said);
-    if (!value) return at(node, fmt::format("{}: {}", name, value.error().message));
-    return value;
-  };
-  Price price;
-  price.input = TRY(dollars("input", 0));
-  price.cached_input = TRY(dollars("cached_input", price.input));
-  price.output = TRY(dollars("output", 0));
-  price.reasoning = TRY(dollars("reasoning", price.output));
-  prices.add(model, date, price);
-  return {};
+  if (!date.ok()) return std::nullopt;
+  return PriceTable::Day(date);
 }
 
-Result<LimitsConfig> read(const YAML::Node& root) {
-  LimitsConfig config;
-  if (root.IsNull()) return config;
-  const auto members = TRY(Members::of(root, {"profile", "limits", "output_caps", "prices", "refuse_unpriced"}));
-  auto profile = limits_profile(TRY(members.text("profile", "none")));
-  if (!profile) return at(root, profile.error().message);
-  config.rules = std::move(*profile);
-  config.refuse_unpriced = TRY(members.word("refuse_unpriced", {"false", "true"}, "false")) == 1;
-  std::string faults;
-  const auto each = [&](const char* name, const std::function<Status(const YAML::Node&)>& read) -> Status {
-    for (const YAML::Node& node : TRY(items_of(root, name)))
-      if (const Status done = read(node); !done) faults += (faults.empty() ? "" : "\n") + done.error().message;
-    return {};
+void read_price(Section& section, const YAML::Node& node, PriceTable& out) {
+  std::string model;
+  PriceTable::Day from{};
+  std::optional<std::int64_t> input, cached_input, output, reasoning;
+  const std::size_t before = section.faults().size();
+  section.each(node,
+               {{"model", section.text("model", model)},
+                {"from",
+                 [&](const YAML::Node& value) {
+                   const auto day = day_of(value.IsScalar() ? value.Scalar() : "");
+                   if (!day) return section.fail(value, "'from' should be a day, as 2026-03-01");
+                   from = *day;
+                 }},
+                {"input", dollars(section, "input", input)},
+                {"cached_input", dollars(section, "cached_input", cached_input)},
+                {"output", dollars(section, "output", output)},
+                {"reasoning", dollars(section, "reasoning", reasoning)}},
+               "a price");
+  if (section.faults().size() != before) return;
+  if (model.empty() || model.size() > kLongestName) return section.fail(node, "a price names its 'model'");
+  Price price;
+  price.input = input.value_or(0);
+  price.cached_input = cached_input.value_or(price.input);
+  price.output = output.value_or(0);
+  price.reasoning = reasoning.value_or(price.output);
+  out.add(model, from, price);
+}
+
+void read(Section& section, const YAML::Node& root, LimitsConfig& out) {
+  std::vector<Rule> rules;
+  const auto list = [&](const char* name, auto read_one, auto& into) {
+    return [&section, name, read_one, &into](const YAML::Node& node) {
+      section.items(node, name, kMostEntries, [&](const YAML::Node& item) { read_one(section, item, into); });
+    };
   };
-  TRY(each("limits", [&](const YAML::Node& node) -> Status {
-    config.rules.push_back(TRY(read_rule(node)));
-    return {};
-  }));
-  TRY(each("output_caps", [&](const YAML::Node& node) -> Status {
-    const auto cap = TRY(Members::of(node, {"scope", "who", "tokens"}));
-    config.caps.push_back({TRY(read_scope(cap)), TRY(cap.text("who")), TRY(cap.whole("tokens"))});
-    return {};
-  }));
-  TRY(each("prices", [&](const YAML::Node& node) { return read_price(node, config.prices); }));
-  if (!faults.empty()) return Error{Code::invalid, faults};
-  return config;
+  section.each(root,
+               {{"profile",
+                 [&](const YAML::Node& value) {
+                   auto profile = limits_profile(value.IsScalar() ? value.Scalar() : "");
+                   if (!profile) return section.fail(value, profile.error().message);
+                   out.rules = std::move(*profile);
+                 }},
+                {"limits", list("limits", read_rule, rules)},
+                {"output_caps", list("output_caps", read_cap, out.caps)},
+                {"prices", list("prices", read_price, out.prices)},
+                {"refuse_unpriced", section.flag("refuse_unpriced", out.refuse_unpriced)}},
+               "a file of limits");
+  for (Rule& rule : rules) out.rules.push_back(std::move(rule));  // on top of the profile's
 }
 
 }  // namespace
 
-Result<LimitsConfig> read_limits(const std::string& text) {
-  if (text.size() > kLongestText) return Error{Code::too_large, "limits: more than 1 MiB of text"};
-  try {
-    return read(YAML::Load(text));
-  } catch (const YAML::Exception& e) {
-    return Error{Code::invalid, fmt::format("limits: {}", e.what())};
-  }
+Result<LimitsConfig> read_limits(const std::string& text, const std::string& path) {
+  if (text.size() > kLongestText) return Error{Code::too_large, fmt::format("{}: more than 1 MiB of text", path)};
+  LimitsConfig config;
+  TRY(read_whole(text, path, [&](Section& section, const YAML::Node& root) { read(section, root, config); }));
+  return config;
 }
 
 }  // namespace ashlar::gateway

@@ -63,8 +63,9 @@ struct LimitsConfig {
 // requests per hour for each team. "none": no limits. invalid: another name.
 Result<std::vector<Rule>> limits_profile(std::string_view name);
 
-// A configuration in YAML or JSON, at most 1 MiB (README.md shows one). invalid: with the line and what was expected.
-Result<LimitsConfig> read_limits(const std::string& text);
+// A configuration in YAML or JSON, at most 1 MiB (README.md shows one), which errors call `path`. invalid: every fault,
+// a line each, with its line and what was expected.
+Result<LimitsConfig> read_limits(const std::string& text, const std::string& path = "limits");
 // What read_limits() checks of rules, for those that come from elsewhere.
 Status check_rule(const Rule& rule);
 

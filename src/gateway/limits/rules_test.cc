@@ -134,32 +134,38 @@ refuse_unpriced: true
 
 TEST(Rules, WhatIsWrongInAConfigurationIsSaidWithItsLine) {
   const std::pair<const char*, const char*> cases[] = {
-      {"limits: 3", "limits is a list"},
-      {"limit: []", "'limit' is not known"},
+      {"limits: 3", "limits:1: 'limits' should be a list"},
+      {"limit: []", "has no 'limit'; did you mean 'limits'"},
       {"profile: mine", "no profile 'mine'"},
-      {"limits:\n  - {scope: user, name: a, capacity: -1, period: 1m}", "line 2"},
+      {"limits:\n  - {scope: user, name: a, capacity: -1, period: 1m}", "limits:2: "},
       {"limits:\n  - {scope: user, name: a, capacity: 1e3, period: 1m}", "whole number"},
       {"limits:\n  - {scope: user, name: a, capacity: 1, period: never}", "period"},
       {"limits:\n  - {scope: user, name: a, capacity: 1, period: 0s}", "period"},
-      {"limits:\n  - {scope: house, name: a, capacity: 1, period: 1m}", "scope must be one of"},
+      {"limits:\n  - {scope: house, name: a, capacity: 1, period: 1m}", "'scope' should be one of"},
       {"limits:\n  - {scope: user, name: 'A b', capacity: 1, period: 1m}", "name"},
       {"limits:\n  - {scope: user, name: a, name: b, capacity: 1, period: 1m}", "twice"},
       {"limits:\n  - {scope: tag, who: free, name: a, capacity: 1, period: 1m}", "NAME=VALUE"},
       {"limits:\n  - {scope: user, name: a, kind: budget, dollars: -3}", "dollars"},
-      {"limits:\n  - {scope: user, name: a, kind: budget, dollars: 3, alerts: [0]}", "percent"},
+      {"limits:\n  - {scope: user, name: a, kind: budget, dollars: 3, alerts: [0]}", "from 1 to 100"},
       {"limits:\n  - {scope: user, name: a, capacity: 1, period: 1m, alerts: [50]}", "only budgets"},
       {"limits:\n  - {scope: user, name: a, kind: token_bucket, capacity: 9007199254740991, period: 1h}", "too large"},
-      {"prices:\n  - {model: m, from: 2026-02-30}", "from is a day"},
+      {"prices:\n  - {model: m, from: 2026-02-30}", "'from' should be a day"},
       {"prices:\n  - {model: m, input: free}", "input"},
-      {"prices:\n  - [1, 2]", "expected `name: value`"},
+      {"prices:\n  - [1, 2]", "`name: value` pairs"},
       {"limits: [", "limits:"},
-      {"? [a, b]\n: c", "single word"},
+      {"? [a, b]\n: c", "should be a word"},
   };
   for (const auto& [text, why] : cases) {
     const auto config = read_limits(text);
     ASSERT_FALSE(config) << text;
     EXPECT_NE(config.error().message.find(why), std::string::npos) << text << ": " << config.error().message;
   }
+  const auto both =
+      read_limits("limits:\n  - {scope: user, nam: a}\n  - {name: b}\nprices: [{model: m, input: x}]", "l.yaml");
+  ASSERT_FALSE(both);
+  for (const char* fault :
+       {"l.yaml:2: a limit has no 'nam'; did you mean 'name'", "l.yaml:3: a limit needs 'scope'", "l.yaml:4: 'input'"})
+    EXPECT_NE(both.error().message.find(fault), std::string::npos) << both.error().message;
   EXPECT_FALSE(read_limits(std::string(2 << 20, ' ')));
   EXPECT_FALSE(read_limits(std::string(100'000, '[')));
   EXPECT_FALSE(read_limits("a: &a [x, x]\nb: &b [*a, *a]\nlimits: [*b, *b]"));

@@ -84,16 +84,18 @@ void add(std::vector<Spender>& all, const Applied& applied, std::int64_t nanos) 
 }  // namespace
 
 Result<std::vector<Spender>> spenders(const LimitsConfig& config, store::Database& database, std::int64_t utc_ms,
-                                      std::span<const UsageRecord> unwritten) {
+                                      const SpentRows& rows) {
   std::vector<Spender> out;
   for (const Rule& rule : config.rules) {
     if (rule.measure != Measure::money) continue;
     const auto dimensions = dimensions_of(rule);
-    const auto sums = TRY(store::sum_usage(database, {.since_ms = window_begin(rule.calendar, utc_ms)}, dimensions));
+    const store::UsageFilter filter{
+        .since_ms = window_begin(rule.calendar, utc_ms), .until_ms = rows.until_ms, .except = rows.except};
+    const auto sums = TRY(store::sum_usage(database, filter, dimensions));
     for (const store::UsageSum& sum : sums)
       for (const Applied& applied : rules_for(config, subject_of(dimensions, sum.by), sum.by.front()))
         if (applied.rule == &rule) add(out, applied, sum.cost_nano);
-    for (const UsageRecord& record : unwritten)
+    for (const UsageRecord& record : rows.unwritten)
       if (record.cost > 0 && record.begun_utc_ms >= window_begin(rule.calendar, utc_ms))
         for (const Applied& applied : rules_for(config, record.subject, record.model))
           if (applied.rule == &rule) add(out, applied, record.cost);
@@ -102,9 +104,9 @@ Result<std::vector<Spender>> spenders(const LimitsConfig& config, store::Databas
 }
 
 Result<std::vector<store::Spent>> budgets_spent(const LimitsConfig& config, store::Database& database,
-                                                std::int64_t utc_ms, std::span<const UsageRecord> unwritten) {
+                                                std::int64_t utc_ms, const SpentRows& rows) {
   std::vector<store::Spent> out;
-  for (Spender& each : TRY(spenders(config, database, utc_ms, unwritten))) out.push_back(std::move(each.spent));
+  for (Spender& each : TRY(spenders(config, database, utc_ms, rows))) out.push_back(std::move(each.spent));
   return out;
 }
 

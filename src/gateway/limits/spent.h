@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <string>
 #include <vector>
@@ -20,13 +21,18 @@ struct Spender {
   std::string who;             // as a person reads it: "team 'search'"
   store::Spent spent;
 };
-// Of each budget everybody who has spent of it by `utc_ms`; with what is `unwritten`, which the database does not have.
-// Errors as Database::query().
+// Which rows count.
+struct SpentRows {
+  std::span<const UsageRecord> unwritten = {};  // besides those of the database, which does not have these
+  std::vector<std::string> except = {};         // ids of rows of the database that do not
+  std::int64_t until_ms = std::numeric_limits<std::int64_t>::max();  // only requests that began before
+};
+// Of each budget everybody who has spent of it by `utc_ms`. Errors as Database::query().
 Result<std::vector<Spender>> spenders(const LimitsConfig& config, store::Database& database, std::int64_t utc_ms,
-                                      std::span<const UsageRecord> unwritten = {});
+                                      const SpentRows& rows = {});
 
 // The same for counters.
 Result<std::vector<store::Spent>> budgets_spent(const LimitsConfig& config, store::Database& database,
-                                                std::int64_t utc_ms, std::span<const UsageRecord> unwritten = {});
+                                                std::int64_t utc_ms, const SpentRows& rows = {});
 
 }  // namespace ashlar::gateway

@@ -29,6 +29,12 @@ struct UsageRecord {
   End end = End::finished;
 };
 
+// The id of the `number`th reservation beside that of a request, from 0 on; a request has at most kMostAlso.
+inline constexpr std::uint32_t kMostAlso = 64;
+inline std::string also_id(const std::string& reservation, std::uint32_t number) {
+  return reservation + "~" + std::to_string(number);
+}
+
 // A request that runs, where somebody who comes after this process finds it. Shared by all who send its answer: when
 // the last lets go of it, its record goes to the ledger, or nowhere if it has not ended. One thread at a time, except
 // for delivered().
@@ -43,6 +49,10 @@ class OpenUsage {
   virtual std::atomic<std::uint64_t>& delivered() = 0;
   // It is over. Only what the client has yet to get is still to come.
   virtual void end(UsageRecord record) = 0;
+  // So many reservations stand beside its own, under also_id(): limits that came while it ran. Any thread.
+  virtual void also(std::uint32_t count) = 0;
+  // Lives until the record is on its way to the ledger. Before it runs.
+  virtual void hold(std::shared_ptr<const void> held) = 0;
 };
 
 // Where usage records go. Any thread.

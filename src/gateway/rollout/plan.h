@@ -25,6 +25,19 @@ struct Gates {
   bool operator==(const Gates&) const = default;
 };
 
+// A model that is asked how good answers are.
+struct JudgePlan {
+  std::string model;        // a served one
+  std::string prompt;       // with {question} and {answer}; "": one of ours
+  double share = 0.1;       // of the answers of the version on trial; of the stable one's about as many
+  int concurrency = 2;      // at once; more wait, and too many that wait are dropped
+  int most_per_hour = 600;  // questions
+  int max_tokens = 256;     // of what it says
+  std::chrono::milliseconds timeout{60'000};
+  std::vector<std::string> data_classes;  // marked data that it may see
+  bool operator==(const JudgePlan&) const = default;
+};
+
 struct RolloutPlan {
   std::string to;       // the deployment on trial, by its name
   std::string version;  // tells a new attempt from one that was rolled back; "": the model's name does
@@ -36,6 +49,7 @@ struct RolloutPlan {
   bool promote = true;                                     // after the last step; else it waits to be told
   bool automatic = true;                                   // begins by itself; else it waits to be told
   Gates gates;
+  std::optional<JudgePlan> judge;  // of answers; else scores come from outside alone
   bool operator==(const RolloutPlan&) const = default;
 };
 

@@ -14,7 +14,7 @@
 namespace ashlar::gateway {
 namespace {
 
-constexpr std::size_t kMostSteps = 100, kMostGates = 32;
+constexpr std::size_t kMostSteps = 100, kMostGates = 32, kLongestPrompt = 16 << 10;
 
 std::optional<double> number_of(std::string_view text) {
   if (text.starts_with('+')) text.remove_prefix(1);
@@ -126,6 +126,26 @@ void read_gates(Section& section, const YAML::Node& node, Gates& out) {
     read_gate(section, entry.first.IsScalar() ? entry.first.Scalar() : "", entry.second, out);
 }
 
+JudgePlan read_judge(Section& section, const YAML::Node& node) {
+  JudgePlan out;
+  section.each(node,
+               {{"model", section.text("model", out.model)},
+                {"prompt", section.text("prompt", out.prompt)},
+                {"share", share(section, "share", out.share)},
+                {"concurrency", section.whole("concurrency", out.concurrency, 1, 100)},
+                {"most_per_hour", section.whole("most_per_hour", out.most_per_hour, 1, 1'000'000)},
+                {"max_tokens", section.whole("max_tokens", out.max_tokens, 1, 16'384)},
+                {"timeout", section.duration("timeout", out.timeout)},
+                {"data_classes", section.texts("data_classes", out.data_classes)}},
+               "a judge");
+  if (!is_config_name(out.model)) section.fail(node, "a judge needs 'model', the name of a served model");
+  if (!out.prompt.empty() && out.prompt.find("{answer}") == out.prompt.npos)
+    section.fail(node, "a judge's 'prompt' should have {answer} in it, where the answer is to stand");
+  if (out.prompt.size() > kLongestPrompt)
+    section.fail(node, fmt::format("a judge's 'prompt' has more than {} bytes", kLongestPrompt));
+  return out;
+}
+
 }  // namespace
 
 RolloutPlan read_rollout(Section& section, const YAML::Node& node, const Section::Read& to) {
@@ -139,6 +159,7 @@ RolloutPlan read_rollout(Section& section, const YAML::Node& node, const Section
                 {"minimum_scores", section.whole("minimum_scores", out.minimum_scores, 1, 100'000'000)},
                 {"sticky", section.flag("sticky", out.sticky)},
                 {"gates", [&](const YAML::Node& map) { read_gates(section, map, out.gates); }},
+                {"judge", [&](const YAML::Node& map) { out.judge = read_judge(section, map); }},
                 {"on_finish", choice(section, "on_finish", "promote", "wait", out.promote)},
                 {"begin", choice(section, "begin", "automatic", "manual", out.automatic)}},
                "a rollout");

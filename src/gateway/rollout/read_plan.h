@@ -8,6 +8,7 @@
 //     minimum_requests: 50
 //     sticky: true
 //     gates: {error_rate: +1%, ttft_p95: 1.5x, itl_p95: 1.5x, score: -0.05}   # or `off`
+//     judge: {model: fast/judge, share: 10%, most_per_hour: 600}   # says how good answers are, for the gate `score`
 //     on_finish: promote                   # or wait
 //     begin: automatic                     # or manual
 //   shadow: {to: fast/qwen3-14b, share: 10%, compare: true, keep_texts: false, concurrency: 4}

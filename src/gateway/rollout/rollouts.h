@@ -26,6 +26,8 @@
 #include "base/metrics.h"
 #include "base/result.h"
 #include "gateway/events/event_log.h"
+#include "gateway/rollout/answers.h"
+#include "gateway/rollout/graders.h"
 #include "gateway/rollout/judge.h"
 #include "gateway/rollout/plan.h"
 #include "gateway/rollout/rollout_store.h"
@@ -40,7 +42,7 @@ class Shadows;
 struct RolloutsOptions {
   std::function<TimePoint()> now = Clock::now;
   std::function<std::int64_t()> utc_ms;   // null: the system's
-  bool own_thread = true;                 // else somebody calls turn(): tests
+  bool own_thread = true;                 // else somebody calls turn(), and that of the graders: tests
   std::chrono::milliseconds every{200};   // how often a step is considered
   std::chrono::milliseconds sync{5'000};  // how often what other servers decided is read
   EventLog* events = nullptr;             // outlive it, as the next two do
@@ -74,6 +76,14 @@ class Rollouts final : public Steering {
   Status rollback(const std::string& route, const std::string& why, const std::string& actor);
   // What a judge says of an answer, 0 to 1. invalid: another number, or it is not under way.
   Status score(const std::string& route, bool canary, double score);
+  // The same of an answer that a client has by this name. not_found: none of the last day that a trial of `route` was
+  // on; invalid: somebody like this said it already.
+  Status score_answer(const std::string& route, const std::string& answer, double score);
+  // What the client says who got it. False: no trial was on then, it is too long ago, it was somebody else's, or it was
+  // said before. invalid: another number.
+  Result<bool> feedback(const std::string& answer, double score, const std::string& tenant, const engine::Sender& who);
+  // Who asks judges; nobody is asked before its use().
+  Graders& graders() { return *graders_; }
 
   std::optional<Split> split(const std::string& group, const engine::Request& request) override;
   bool takes(const std::string& group) const override;
@@ -125,7 +135,9 @@ class Rollouts final : public Steering {
   void tell(const Trial& trial, std::string_view what, Severity severity, std::string message,
             const std::string& actor = "");
   void take(Trial& trial, const RolloutRow& row);
+  bool add_score(const std::string& route, const std::string& version, bool canary, double score);  // under the lock
   RolloutRow row_of(const Trial& trial) const;
+  std::shared_ptr<Tap> judged_tap(const std::string& group, const engine::Request& request);
   Json json_of(const Trial& trial, bool all) const;
   Status command(const std::string& route, const std::function<Status(Trial&)>& what);
   void settle();
@@ -140,11 +152,13 @@ class Rollouts final : public Steering {
   std::map<std::string, Trial> trials_;
   std::map<std::string, RolloutRow> rows_;  // what is kept, of all routes that ever had one
   RolloutOutcomes outcomes_;
+  KeptAnswers answers_;
   std::vector<OperatorEvent> events_;
   std::uint64_t drawn_ = 0;
   std::optional<TimePoint> synced_;  // under settling_
   bool stopping_ = false;
   std::thread thread_;
+  std::unique_ptr<Graders> graders_;  // last: its thread calls us
 };
 
 }  // namespace ashlar::gateway

@@ -97,8 +97,8 @@ void Fleet::set(std::vector<Deployment> deployments) {
   std::map<std::string, Pool> pools;
   for (Deployment& deployment : deployments) {
     const std::shared_ptr<Live> before = find(deployment.name);
-    const bool same =
-        before && before->config.generator == deployment.generator && before->config.group == deployment.group;
+    const bool same = before && before->config.generator == deployment.generator &&
+                      before->config.model == deployment.model && before->config.group == deployment.group;
     auto vitals = same ? before->vitals : std::make_shared<Vitals>(deployment, options_);
     vitals->breaker.change_options(deployment.breaker);
     const bool counted = before && before->config.group == deployment.group && before->config.label == deployment.label;

@@ -458,7 +458,9 @@ void Flight::report(Attempt& attempt, Fleet::Ended::How how, bool overload, bool
   if (how == Fleet::Ended::How::good) ended.work = prompt_tokens_ + answer_tokens_;
   attempt.charge_.reset();
   Steering* const steering = core_->options().steering;
-  if (steering != nullptr && attempts_ == 1 && (refused || how != Fleet::Ended::How::dropped))
+  const bool first = attempts_ == 1 && (refused || how != Fleet::Ended::How::dropped);
+  if (tap_ && first) tap_->first(attempt.picked_.live->config.name, how == Fleet::Ended::How::good && !refused);
+  if (steering != nullptr && first)
     steering->ended({.group = group_.name,
                      .deployment = attempt.picked_.live->config.name,
                      .request = request_,

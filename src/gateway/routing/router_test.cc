@@ -493,6 +493,54 @@ TEST(Router, DeploymentsComeAndGoWithWhatTheyHave) {
   EXPECT_EQ(router.state()[0]["breaker"], "open");
 }
 
+// What is known of a deployment is known of whoever stands behind its name.
+TEST(Router, BreakersAndEjectionsOutliveANewTableUnlessSomebodyElseAnswers) {
+  for (const bool ejection : {true, false}) {
+    House house(3);
+    if (!ejection) house.options.fleet.outliers.consecutive = 0;
+    auto& router = house.open();
+    house[0].on_start = [](auto& call) { call.fail(Code::unavailable); };
+    for (int i : {1, 2}) house[static_cast<std::size_t>(i)].on_start = [](auto& call) { call.answer("fine"); };
+    const auto out = [&](const std::string& name) {
+      for (const Json& each : router.state())
+        if (each["name"] == name) return ejection ? each["ejected"].get<bool>() : each["breaker"] == "open";
+      return false;
+    };
+    const auto fall_out = [&] {
+      for (int i = 0; i < 500 && !out("a"); ++i) {
+        Sink sink;
+        const auto ticket = router.route(ask(), {}, sink);
+        house.pass(50ms);
+      }
+      return out("a");
+    };
+    ASSERT_TRUE(fall_out()) << ejection;
+    EXPECT_FALSE(out("b"));
+
+    RouteTable table = router.table();
+    table.deployments[0].weight = 5;
+    table.deployments[1].max_concurrent = 7;
+    table.groups[0].strategy = Strategy::weighted;
+    ASSERT_TRUE(router.set_table(table));
+    EXPECT_TRUE(out("a")) << "another weight, the same server";
+    table.deployments.erase(table.deployments.begin() + 2);
+    ASSERT_TRUE(router.set_table(table));
+    EXPECT_TRUE(out("a")) << "another is gone";
+
+    RouteTable other = router.table();
+    other.deployments[0].model = "another";
+    ASSERT_TRUE(router.set_table(other));
+    EXPECT_FALSE(out("a")) << "another model";
+    ASSERT_TRUE(router.set_table(table));
+    ASSERT_TRUE(fall_out());
+    other = router.table();
+    house.generators.push_back(std::make_shared<fake::Generator>());
+    other.deployments[0].generator = house.generators.back();
+    ASSERT_TRUE(router.set_table(other));
+    EXPECT_FALSE(out("a")) << "another server";
+  }
+}
+
 TEST(Router, AliasesGroupsAndAdaptersAreListedAndFound) {
   House house(2);
   house.table.aliases["gpt-4o"] = "g";

@@ -43,6 +43,9 @@ class Tap {
   virtual ~Tap() = default;
   virtual void started() = 0;  // a deployment took the request; at most once
   virtual void said(const engine::Event& event) = 0;
+  // How the first attempt did, and whose it was: once, before or after what was said last. Another may have answered
+  // where it was not good.
+  virtual void first(const std::string& deployment, bool good) { (void)deployment, (void)good; }
 };
 
 // Any thread. Nothing here may call the router or wait.

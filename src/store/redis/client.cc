@@ -408,7 +408,9 @@ Result<RedisOptions> parse_redis_url(const std::string& url) {
 
 Result<std::unique_ptr<RedisClient>> RedisClient::create(RedisOptions options, std::function<void()> connected) {
   std::shared_ptr<const net::TlsContext> tls;
-  if (options.tls) tls = TRY(net::TlsContext::client({.certificate = {}, .key = {}, .ca = options.tls_ca}, true));
+  if (options.tls)
+    tls = TRY(
+        net::TlsContext::client({.certificate = options.tls_cert, .key = options.tls_key, .ca = options.tls_ca}, true));
   options.least_pause = std::max(options.least_pause, std::chrono::milliseconds(1));
   return std::make_unique<Holder>(std::make_shared<Client>(std::move(options), std::move(tls), std::move(connected)));
 }

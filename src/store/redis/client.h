@@ -21,6 +21,7 @@ struct RedisOptions {
   int database = 0;
   bool tls = false;
   std::string tls_ca;                                // PEM; empty: the system's authorities
+  std::string tls_cert, tls_key;                     // PEM, of ours; both empty: we show none
   std::chrono::milliseconds connect_timeout{1'000};  // name, TCP, TLS, AUTH and SELECT together
   std::chrono::milliseconds timeout{250};            // of a command. A server that is slower than this is down
   std::chrono::milliseconds least_pause{20}, most_pause{2'000};  // between tries to connect, doubling

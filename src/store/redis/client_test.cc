@@ -1,9 +1,10 @@
 #include "store/redis/client.h"
 
-#include <gtest/gtest.h>
+#include <gmock/gmock.h>
 
 #include <future>
 
+#include "net/identity_for_test.h"
 #include "store/redis/test_server.h"
 
 namespace ashlar::store {
@@ -74,6 +75,95 @@ TEST(RedisClient, EntersWithAPasswordAndChoosesADatabase) {
     EXPECT_EQ(answer.error().code, Code::unauthorized);
     EXPECT_EQ(answer.error().message.find("h4ckme"), std::string::npos);
   }
+}
+
+// A Redis that speaks TLS, and asks for a certificate as Redis does unless it is told otherwise.
+class RedisTls : public testing::Test {
+ protected:
+  std::vector<std::string> arguments(const net::Identity& identity) const {
+    return {"--tls-cert-file", identity.certificate(), "--tls-key-file",
+            identity.key(),    "--tls-ca-cert-file",   ca.certificate()};
+  }
+  RedisOptions options(const RedisServer& server) const {
+    return {.host = "localhost",
+            .port = server.tls_port(),
+            .tls = true,
+            .tls_ca = ca.certificate(),
+            .tls_cert = ours.certificate(),
+            .tls_key = ours.key(),
+            .connect_timeout = seconds(10),
+            .timeout = seconds(10),
+            .least_pause = milliseconds(2)};
+  }
+  static std::string trouble(const RedisOptions& with) {
+    auto client = RedisClient::create(with);
+    if (!client) return client.error().message;
+    const auto answer = (*client)->call({"PING"});
+    return answer ? "none: " + answer->text : answer.error().message;
+  }
+
+  const net::Identity ca{"ca"}, ours{"ours", &ca};
+};
+
+TEST_F(RedisTls, CarriesCommands) {
+  const net::Identity theirs("redis", &ca);
+  RedisServer server(arguments(theirs), /*tls=*/true);
+  auto client = RedisClient::create(options(server));
+  ASSERT_TRUE(client) << client.error().message;
+  EXPECT_EQ(said((*client)->call({"PING"})), "PONG");
+  const std::string large(300'000, 'x');
+  EXPECT_EQ(said((*client)->call({"ECHO", large})), large);
+  server.kill();
+  EXPECT_NE(said((*client)->call({"PING"})), "PONG");
+  server.start();
+  EXPECT_EQ(call_until_answered(**client), "PONG");
+  RedisOptions by_address = options(server);
+  by_address.host = "127.0.0.1";
+  EXPECT_EQ(trouble(by_address), "none: PONG");
+}
+
+TEST_F(RedisTls, RefusesWhoIsNotMeant) {
+  using testing::HasSubstr;
+  const net::Identity theirs("redis", &ca), other("other");
+  RedisServer server(arguments(theirs), /*tls=*/true);
+  RedisOptions wrong = options(server);
+  wrong.tls_ca = other.certificate();
+  EXPECT_THAT(trouble(wrong), HasSubstr("the peer's certificate is refused: self-signed certificate in"));
+  wrong.tls_ca = {};
+  EXPECT_THAT(trouble(wrong), HasSubstr("the peer's certificate is refused")) << "no authority of the system signed it";
+  wrong.tls_ca = "/nowhere.pem";
+  EXPECT_THAT(trouble(wrong), HasSubstr("/nowhere.pem: cannot use this CA certificate"));
+
+  const net::Identity elsewhere("redis", &ca, {.names = "DNS:redis.example"});
+  RedisServer misnamed(arguments(elsewhere), /*tls=*/true);
+  EXPECT_THAT(trouble(options(misnamed)), HasSubstr("the peer's certificate is refused: hostname mismatch"));
+  RedisOptions by_address = options(misnamed);
+  by_address.host = "127.0.0.1";
+  EXPECT_THAT(trouble(by_address), HasSubstr("the peer's certificate is refused: IP address mismatch"));
+
+  const net::Identity old("redis", &ca, {.seconds = -60});
+  RedisServer expired(arguments(old), /*tls=*/true);
+  EXPECT_THAT(trouble(options(expired)), HasSubstr("the peer's certificate is refused: certificate has expired"));
+}
+
+TEST_F(RedisTls, ShowsACertificateWhereOneIsWanted) {
+  const net::Identity theirs("redis", &ca), stranger("stranger");
+  RedisServer server(arguments(theirs), /*tls=*/true);
+  RedisOptions without = options(server);
+  without.tls_cert = without.tls_key = {};
+  EXPECT_THAT(trouble(without), testing::Not(testing::HasSubstr("PONG")));
+  RedisOptions with_another = options(server);
+  with_another.tls_cert = stranger.certificate();
+  with_another.tls_key = stranger.key();
+  EXPECT_THAT(trouble(with_another), testing::Not(testing::HasSubstr("PONG")));
+  // Plain text to the port of TLS, and TLS to the port of plain text.
+  RedisOptions plain = options(server);
+  plain.tls = false;
+  EXPECT_THAT(trouble(plain), testing::Not(testing::HasSubstr("PONG")));
+  RedisOptions crossed = options(server);
+  crossed.port = server.options().port;
+  crossed.connect_timeout = milliseconds(200);  // it waits for the end of what it takes for a command
+  EXPECT_THAT(trouble(crossed), testing::Not(testing::HasSubstr("PONG")));
 }
 
 TEST(RedisClient, ComesBackWhenTheServerDoes) {

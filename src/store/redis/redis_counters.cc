@@ -160,6 +160,13 @@ bool is_error(const Result<Value>& answer, std::string_view begin) {
 // An array whose first item is a word, or what went wrong.
 Result<Value> checked(Result<Value> answer) {
   if (!answer) return answer;
+  for (const char* const word : {"MOVED ", "ASK ", "CROSSSLOT", "CLUSTERDOWN", "TRYAGAIN"})
+    if (is_error(answer, word))
+      return Error{
+          Code::unavailable,
+          fmt::format("this Redis is a part of a cluster, which is not supported: give the address of one that "
+                      "stands alone, or of a primary with replicas. It said: {}",
+                      answer->text.substr(0, 200))};
   if (answer->kind == Value::Kind::error)
     return Error{Code::unavailable, fmt::format("Redis refused: {}", answer->text.substr(0, 300))};
   if (answer->kind != Value::Kind::array || answer->items.empty() || answer->items[0].kind != Value::Kind::string)

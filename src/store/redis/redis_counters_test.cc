@@ -161,8 +161,9 @@ TEST(RedisCounters, WhatWasGivenUpDoesNotStayReserved) {
   {
     std::vector<std::jthread> threads;
     for (int i = 0; i < 8; ++i)
-      threads.emplace_back(
-          [&, i] { EXPECT_EQ(code_of(*counters, "slow" + std::to_string(i), {{kBudget, 10}}), Code::unavailable); });
+      threads.emplace_back([&, i] {
+        EXPECT_EQ(code_of(*counters, "slow" + std::to_string(i), {{kBudget, 10}}), Code::unavailable);
+      });
   }
   EXPECT_LT(Clock::now() - begin, seconds(5));
   EXPECT_TRUE(admitted(*counters, "rate", {{kRate, 1}}));
@@ -198,6 +199,42 @@ TEST(RedisCounters, GarbageIsAnErrorAndNothingHangs) {
     const std::int64_t one[] = {1};
     counters->settle("a", one);
     (void)counters->sync(milliseconds(10));
+  }
+}
+
+TEST(RedisCounters, APartOfAClusterIsToldAsSuch) {
+  const Charge charges[] = {{kRate, 1}};
+  for (const std::string said : {"-MOVED 3999 127.0.0.1:6381\r\n", "-ASK 3999 127.0.0.1:6381\r\n",
+                                 "-CLUSTERDOWN 127.0.0.1:6381 serves no slot\r\n"}) {
+    FakeRedis moved([&](std::string_view bytes) {
+      return bytes.find("HELLO") != bytes.npos ? std::string("%1\r\n+server\r\n+redis\r\n") : said;
+    });
+    const auto counters = counters_on(moved.options());
+    const auto elsewhere = counters->reserve("a", charges);
+    ASSERT_FALSE(elsewhere);
+    EXPECT_EQ(elsewhere.error().code, Code::unavailable);
+    for (const char* part : {"part of a cluster, which is not supported", "127.0.0.1:6381"})
+      EXPECT_NE(elsewhere.error().message.find(part), std::string::npos) << elsewhere.error().message;
+    EXPECT_FALSE(counters->health()) << "whoever looks at the server's health is told";
+  }
+}
+
+TEST(RedisCounters, ABucketOfAnotherCapacityLeaksByIt) {
+  TestTime time;
+  const auto counters = counters_on(shared_redis().options(), {.prefix = "{bucket}:", .clock = time.clock()});
+  for (int turn = 0; turn < 2; ++turn) {  // the second finds the keys of the first gone
+    const Limit before = limit_of(LimitKind::token_bucket, "b", 600, std::chrono::minutes(1));
+    const Limit after = limit_of(LimitKind::token_bucket, "b", 6000, std::chrono::minutes(1));
+    ASSERT_TRUE(admitted(*counters, new_reservation_id(), {{after, 0}}));
+    const std::string id = new_reservation_id();
+    ASSERT_TRUE(admitted(*counters, id, {{before, 600}}));
+    ASSERT_TRUE(admitted(*counters, new_reservation_id(), {{after, 0}}));
+    time.pass(seconds(3));  // 300 leak out by the new capacity, 30 by the old
+    const std::int64_t used[] = {600};
+    counters->settle(id, used);
+    ASSERT_TRUE(counters->sync(seconds(10)));
+    EXPECT_EQ(remaining(*counters, after), 5700);
+    time.pass(hours(1));
   }
 }
 

@@ -85,11 +85,13 @@ end
 -- A limit L: key, kind, cap, period, calendar. load() reads and brings up to now; save() writes.
 local bucket = {}
 function bucket.load(L)
-  local s = redis.call('HMGET', L.key, 'last', 'used')
+  local s = redis.call('HMGET', L.key, 'last', 'used', 'cap')
+  local cap = tonumber(s[3] or nil) or L.cap  -- what has passed is of before
+  if word == 'end' then L.cap = cap end       -- as whoever reserved last has it
   local last, used = tonumber(s[1]) or steady, tonumber(s[2]) or 0
   local passed = math.max(0, steady - last)
   L.last = last + passed
-  if L.cap > 0 then used = passed >= ceil_div(used, L.cap) and 0 or used - passed * L.cap end
+  if cap > 0 then used = passed >= ceil_div(used, cap) and 0 or used - passed * cap end
   L.used = used
 end
 function bucket.fit(L, amount)
@@ -102,7 +104,7 @@ function bucket.give(L, mark, taken, amount)
   local deepest = div(MOST, L.period)
   L.used = clamp(L.used + math.max(-deepest, math.min(deepest, amount - taken)) * L.period)
   if L.used == 0 then return redis.call('DEL', L.key) end
-  redis.call('HSET', L.key, 'last', whole(L.last), 'used', whole(L.used))
+  redis.call('HSET', L.key, 'last', whole(L.last), 'used', whole(L.used), 'cap', whole(L.cap))
   redis.call('PEXPIRE', L.key, whole(math.min(ceil_div(L.used, math.max(1, L.cap)), 3e12) + SPARE))
 end
 function bucket.take(L, amount)

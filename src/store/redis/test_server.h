@@ -16,11 +16,13 @@ namespace ashlar::store {
 
 class RedisServer {
  public:
-  explicit RedisServer(std::vector<std::string> arguments = {});
+  // tls: on a second port, with the certificates that `arguments` name.
+  explicit RedisServer(std::vector<std::string> arguments = {}, bool tls = false);
   ~RedisServer() { kill(); }
   RedisServer(const RedisServer&) = delete;
 
   RedisOptions options() const { return {.port = port_, .least_pause = std::chrono::milliseconds(2)}; }
+  int tls_port() const { return tls_port_; }
   void start();  // on the same port; waits until it answers
   void kill();   // SIGKILL
   void stop();   // SIGSTOP: connections are taken, nothing is answered
@@ -30,7 +32,7 @@ class RedisServer {
 
  private:
   const std::vector<std::string> arguments_;
-  int port_ = 0, pid_ = -1;
+  int port_ = 0, tls_port_ = 0, pid_ = -1;
 };
 
 // The server that all suites share.

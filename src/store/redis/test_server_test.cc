@@ -26,10 +26,13 @@ std::pair<int, int> listen_somewhere() {
 
 }  // namespace
 
-RedisServer::RedisServer(std::vector<std::string> arguments) : arguments_(std::move(arguments)) {
+RedisServer::RedisServer(std::vector<std::string> arguments, bool tls) : arguments_(std::move(arguments)) {
   const auto [listener, port] = listen_somewhere();
+  const auto [tls_listener, tls_port] = listen_somewhere();
   ::close(listener);
+  ::close(tls_listener);
   port_ = port;
+  tls_port_ = tls ? tls_port : 0;
   start();
 }
 
@@ -37,6 +40,7 @@ void RedisServer::start() {
   std::vector<std::string> words = {"redis-server", "--port", std::to_string(port_), "--bind", "127.0.0.1",
                                     "--save",       "",       "--appendonly",        "no",     "--dir",
                                     "/tmp"};
+  if (tls_port_ != 0) words.insert(words.end(), {"--tls-port", std::to_string(tls_port_)});
   words.insert(words.end(), arguments_.begin(), arguments_.end());
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());

@@ -3,7 +3,7 @@
 
 #include <string>
 
-namespace ashlar::cli {
+namespace ashlar::gateway {
 
 struct LitellmPlace {
   std::string provider;      // fit to be an upstream's name
@@ -17,4 +17,4 @@ struct LitellmPlace {
 // `model`: "provider/name", or a name alone. `provider`: custom_llm_provider, or "".
 LitellmPlace litellm_place(const std::string& model, const std::string& provider, bool has_address);
 
-}  // namespace ashlar::cli
+}  // namespace ashlar::gateway

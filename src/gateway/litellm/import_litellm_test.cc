@@ -1,4 +1,4 @@
-#include "cli/import_litellm.h"
+#include "gateway/litellm/import_litellm.h"
 
 #include <gmock/gmock.h>
 
@@ -8,7 +8,7 @@
 #include "gateway/routing/read_routes.h"
 #include "gateway/upstreams/options.h"
 
-namespace ashlar::cli {
+namespace ashlar::gateway {
 namespace {
 
 using testing::HasSubstr;
@@ -175,4 +175,4 @@ TEST(ImportLitellm, SpoiltTextsGiveErrorsOrSoundConfigurations) {
 }
 
 }  // namespace
-}  // namespace ashlar::cli
+}  // namespace ashlar::gateway

@@ -1,10 +1,10 @@
-#include "cli/litellm_providers.h"
+#include "gateway/litellm/providers.h"
 
 #include <algorithm>
 #include <cctype>
 #include <string_view>
 
-namespace ashlar::cli {
+namespace ashlar::gateway {
 namespace {
 
 struct Provider {
@@ -93,4 +93,4 @@ LitellmPlace litellm_place(const std::string& model, const std::string& provider
           .model = std::string(name)};
 }
 
-}  // namespace ashlar::cli
+}  // namespace ashlar::gateway

@@ -6,7 +6,7 @@
 
 #include "base/result.h"
 
-namespace ashlar::cli {
+namespace ashlar::gateway {
 
 struct LitellmImport {
   std::string config;  // ours, YAML
@@ -24,4 +24,4 @@ struct LitellmImport {
 // anybody's. invalid: no YAML, or no map; too_large: beyond what such files are.
 Result<LitellmImport> import_litellm(const std::string& text, const std::string& limits_file);
 
-}  // namespace ashlar::cli
+}  // namespace ashlar::gateway

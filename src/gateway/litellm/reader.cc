@@ -1,0 +1,121 @@
+#include "gateway/litellm/reader.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <tuple>
+
+#include "base/contains.h"
+#include "base/json.h"
+
+namespace ashlar::gateway {
+namespace {
+
+constexpr std::size_t kMostNotes = 5'000, kMostMembers = 2'000;
+constexpr int kMostMerges = 8;  // of maps into maps: `<<: *defaults`
+
+}  // namespace
+
+std::string in_quotes(std::string_view text) {
+  std::string out;
+  append_json_string(out, text);
+  return out;
+}
+
+std::string decimal(double value) {
+  std::string out = fmt::format("{:.9f}", value);
+  out.erase(out.find_last_not_of('0') + 1);
+  if (out.ends_with('.')) out.pop_back();
+  return out;
+}
+
+std::optional<std::string> litellm_variable(const std::string& value) {
+  constexpr std::string_view kPrefix = "os.environ/";
+  if (!value.starts_with(kPrefix)) return std::nullopt;
+  return value.substr(kPrefix.size());
+}
+
+void LitellmReader::note(const YAML::Node& at, std::string key, std::string why) {
+  note_line(at.Mark().line + 1, std::move(key), std::move(why));
+}
+
+void LitellmReader::note_line(int line, std::string key, std::string why) {
+  if (notes_.size() >= kMostNotes) throw TooMuch();
+  if (key.size() > 200) key.resize(200);
+  notes_.push_back({line, std::move(key), std::move(why)});
+}
+
+// Of a map, those that it merges included; its own come first.
+LitellmReader::Members LitellmReader::members(const YAML::Node& node, const std::string& what, int depth) {
+  Members out;
+  if (!node.IsDefined() || node.IsNull()) return out;
+  if (!node.IsMap()) {
+    note(node, what, "should be a map");
+    return out;
+  }
+  std::vector<YAML::Node> merged;
+  for (const auto& entry : node) {
+    if (++members_read_ > 200 * kMostMembers || out.size() > kMostMembers) throw TooMuch();
+    if (!entry.first.IsScalar()) {
+      note(entry.first, what, "has a key that is no word");
+    } else if (entry.first.Scalar() == "<<") {
+      if (entry.second.IsSequence())
+        for (const auto& each : entry.second) merged.push_back(each);
+      else
+        merged.push_back(entry.second);
+    } else {
+      out.emplace_back(entry.first.Scalar(), entry.second);
+    }
+  }
+  if (depth >= kMostMerges) return out;
+  for (const YAML::Node& each : merged)
+    for (auto& member : members(each, what, depth + 1))
+      if (!contains(out, member.first, &Members::value_type::first)) out.push_back(std::move(member));
+  return out;
+}
+
+// nullopt, and a note: not that.
+std::optional<std::string> LitellmReader::text(const YAML::Node& node, const std::string& key) {
+  if (node.IsScalar() && node.Scalar().size() <= 4096) return node.Scalar();
+  note(node, key, "should be a text");
+  return std::nullopt;
+}
+
+std::optional<double> LitellmReader::number(const YAML::Node& node, const std::string& key, double low, double high) {
+  double value = 0;
+  if (node.IsScalar() && YAML::convert<double>::decode(node, value) && value >= low && value <= high) return value;
+  note(node, key, fmt::format("should be a number from {} to {}", low, high));
+  return std::nullopt;
+}
+
+std::optional<bool> LitellmReader::flag(const YAML::Node& node, const std::string& key) {
+  bool value = false;
+  if (node.IsScalar() && YAML::convert<bool>::decode(node, value)) return value;
+  note(node, key, "should be true or false");
+  return std::nullopt;
+}
+
+std::vector<std::string> LitellmReader::words(const YAML::Node& node, const std::string& key) {
+  std::vector<std::string> out;
+  if (node.IsScalar())
+    out.push_back(node.Scalar());
+  else if (!node.IsSequence() || node.size() > kMostModels)
+    note(node, key, "should be a list of names");
+  else
+    for (const auto& each : node) {
+      if (++members_read_ > 200 * kMostMembers) throw TooMuch();
+      if (each.IsScalar())
+        out.push_back(each.Scalar());
+      else
+        note(each, key, "should be a name");
+    }
+  return out;
+}
+
+std::vector<LitellmImport::Note> LitellmReader::take_notes() {
+  std::ranges::sort(notes_, {},
+                    [](const LitellmImport::Note& each) { return std::tie(each.line, each.key, each.why); });
+  return std::move(notes_);
+}
+
+}  // namespace ashlar::gateway
