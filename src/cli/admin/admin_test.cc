@@ -76,7 +76,7 @@ class Administered : public testing::Test {
     budgets = *KeptBudgets::open(database.get(), {});
     counters = store::memory_counters();
     limits = *gateway::Limits::create(budgets->all(), *counters, {});
-    budgets->begin([this](const auto& all, const auto&) { return limits->apply(all); });
+    budgets->begin([this](const auto& all) { return limits->apply(all); });
     AdminParts parts{.database = database.get(),
                      .keys = keys.get(),
                      .ring = ring.get(),
