@@ -186,7 +186,8 @@ double distance(const std::vector<double>& expected, const std::vector<float>& f
   return worst / std::sqrt(squares / static_cast<double>(expected.size()));
 }
 
-double tolerance() { return std::string_view(kernels::kernels().isa) == "amx" ? 6e-2 : 1e-2; }
+// Of the logits; adapters stand in BF16, and beside tiles their activations do too.
+double tolerance() { return std::string_view(kernels::kernels().isa) == "amx" ? 6e-2 : 2e-2; }
 
 TEST_F(LoraTest, GivesWhatTheMergedWeightsGive) {
   const TinySpec specs[] = {{},
