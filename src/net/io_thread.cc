@@ -32,11 +32,16 @@ void IoThread::loop(const char* name) {
 }
 
 void IoThread::take_in(const std::weak_ptr<Tenant>& tenant) {
+  if (ends_) {
+    if (const auto late = tenant.lock()) late->thread_ends();
+    return;
+  }
   std::erase_if(tenants_, [](const auto& each) { return each.expired(); });
   tenants_.push_back(tenant);
 }
 
 void IoThread::finish() {
+  ends_ = true;
   for (const auto& each : std::exchange(tenants_, {}))
     if (const auto tenant = each.lock()) tenant->thread_ends();
   deadlines.stop();

@@ -34,7 +34,7 @@ class IoThread : public std::enable_shared_from_this<IoThread> {
   void start(const char* name);
   // On the thread: ends its tenants, takes no more tasks, and ends when what is under way has ended.
   void finish();
-  // On the thread; whoever has died by then is not told.
+  // On the thread; whoever has died by then is not told. Where it is ending already, that is told at once.
   void take_in(const std::weak_ptr<Tenant>& tenant);
   void join() { thread_.join(); }
 
@@ -57,7 +57,8 @@ class IoThread : public std::enable_shared_from_this<IoThread> {
   void loop(const char* name);
 
   boost::asio::executor_work_guard<Executor> work_{io.get_executor()};
-  std::vector<std::weak_ptr<Tenant>> tenants_;
+  std::vector<std::weak_ptr<Tenant>> tenants_;  // the thread's own, as is the next
+  bool ends_ = false;
   std::mutex mutex_;
   bool finished_ = false;  // GUARDED_BY(mutex_)
   std::thread thread_;
