@@ -81,6 +81,7 @@ void ClientHttp1::receive(std::string_view bytes) {
   const ResponseReader::Events events{.head =
                                           [&](ResponseHead&& head) {
                                             unknown_to_proxy = head.status == 407 && task->proxy && !task->url.tls;
+                                            task->request.body = {};  // it is not asked again
                                             if (!unknown_to_proxy) task->head(head.status, head.headers);
                                           },
                                       .content =

@@ -221,7 +221,7 @@ class Flight : public std::enable_shared_from_this<Flight> {
         finished_ = std::move(std::get<engine::Finished>(event));
         break;
       }
-      begun_ = true;
+      if (!std::exchange(begun_, true)) order_ = {};  // it is not made again
       sink_.on(std::move(event));
       if (over_) return;  // the sink dropped its ticket
     }
@@ -301,7 +301,7 @@ class Flight : public std::enable_shared_from_this<Flight> {
 
   UpstreamState& up_;  // the ticket holds it
   const engine::Request request_;
-  const net::ClientRequest order_;
+  net::ClientRequest order_;
   engine::Sink& sink_;
   const Clock::time_point ends_;
 
