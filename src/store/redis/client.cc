@@ -73,6 +73,10 @@ class Client final : public RedisClient, public net::ChannelOwner, public std::e
   void set_deadline();
   void expire();
   std::string where() const { return fmt::format("{}:{}", options_.host, options_.port); }
+  Error unreachable() const {
+    const std::string by = lost_by_.empty() ? "." : ": " + lost_by_;
+    return {Code::unavailable, fmt::format("Redis at {} cannot be reached{}", where(), by)};
+  }
 
   const RedisOptions options_;
   const std::shared_ptr<const net::TlsContext> tls_;
@@ -88,6 +92,7 @@ class Client final : public RedisClient, public net::ChannelOwner, public std::e
   std::optional<net::Socket> connecting_;
   std::unique_ptr<Channel> channel_;
   std::optional<resp::Reader> reader_;
+  std::string lost_by_;        // why the last connection ended; "": there was none
   std::deque<Asked> waiting_;  // for a connection
   std::deque<Asked> sent_;     // in the order of their answers
   TimePoint connect_until_ = kNever;
@@ -100,8 +105,7 @@ void Client::send(std::vector<std::string> words, Done done) {
   auto shared = std::make_shared<Done>(std::move(done));
   const TimePoint until = Clock::now() + options_.timeout;
   const bool taken = thread->post([this, bytes = resp::command(words), shared, until]() mutable {
-    if (ending_ || (state_ != State::ready && !hopeful_))
-      return (*shared)(Error{Code::unavailable, fmt::format("Redis at {} cannot be reached.", where())});
+    if (ending_ || (state_ != State::ready && !hopeful_)) return (*shared)(unreachable());
     Asked asked{.bytes = std::move(bytes), .done = std::move(*shared), .until = until};
     if (state_ == State::ready)
       ask(std::move(asked));
@@ -289,6 +293,7 @@ void Client::lose(Error why) {
   thread->post([this, mine = generation_] {
     if (generation_ == mine && state_ == State::down) channel_.reset();
   });
+  lost_by_ = why.message;
   if (!worked && !ending_ && !std::exchange(complained_, true))
     log::warn("redis_unreachable", {{"server", where()}, {"why", why.message}});
   std::deque<Asked> sent = std::exchange(sent_, {}), waiting;
@@ -326,7 +331,7 @@ void Client::expire() {
   while (!waiting_.empty() && (now >= waiting_.front().until || !hopeful_)) {
     const Asked late = std::move(waiting_.front());
     waiting_.pop_front();
-    late.done(Error{Code::unavailable, fmt::format("Redis at {} cannot be reached.", where())});
+    late.done(unreachable());
   }
   set_deadline();
 }
