@@ -18,8 +18,12 @@ Keeper::Keeper(std::chrono::milliseconds ping_interval)
 Keeper::~Keeper() {
   thread_.request_stop();
   thread_.join();
-  dropped_.clear();
-  answers_.clear();
+  std::unordered_map<std::uint64_t, Held> dead;
+  {
+    std::lock_guard lock(mutex_);
+    dead.swap(answers_);
+  }
+  dead.clear();  // outside the lock: one that is just ending looks for itself here
 }
 
 void Keeper::start(std::shared_ptr<net::Exchange> exchange, engine::Generator& generator,
@@ -44,32 +48,26 @@ void Keeper::keep(Held answer) {
   if (over) ended(number);
 }
 
-Keeper::Held Keeper::take(std::uint64_t number) {
-  std::lock_guard lock(mutex_);
-  const auto found = answers_.find(number);
-  if (found == answers_.end()) return nullptr;
-  Held answer = std::move(found->second);
-  answers_.erase(found);
-  under_way.add(-1);
-  return answer;
-}
-
 void Keeper::drop(std::uint64_t number) {
-  Held answer = take(number);
-  if (answer == nullptr) return;
   {
     std::lock_guard lock(mutex_);
-    dropped_.push_back(std::move(answer));
+    dropped_.push_back(number);
   }
   wake_.notify_one();
 }
 
+// Within the answer's own call: nothing here may be the last to hold it.
 void Keeper::ended(std::uint64_t number) {
-  Held answer = take(number);
-  if (answer == nullptr || answer->exchange().later([answer] {})) return;
   {
     std::lock_guard lock(mutex_);
-    dropped_.push_back(std::move(answer));
+    const auto found = answers_.find(number);
+    if (found == answers_.end()) return;
+    if (found->second->exchange().later([answer = found->second] {})) {
+      answers_.erase(found);
+      under_way.add(-1);
+      return;
+    }
+    dropped_.push_back(number);
   }
   wake_.notify_one();
 }
@@ -82,8 +80,14 @@ void Keeper::work(std::stop_token stop) {
     {
       std::unique_lock lock(mutex_);
       wake_.wait_until(lock, stop, next_ping, [&] { return !dropped_.empty(); });
-      dead.swap(dropped_);
+      for (const auto number : std::exchange(dropped_, {})) {
+        const auto found = answers_.find(number);
+        if (found == answers_.end()) continue;
+        dead.push_back(std::move(found->second));
+        answers_.erase(found);
+      }
     }
+    under_way.add(-static_cast<double>(dead.size()));
     dead.clear();  // outside the lock: a ticket may wait for its generator
     if (engine::Clock::now() < next_ping) continue;
     ping_all();

@@ -38,7 +38,6 @@ class Keeper : public std::enable_shared_from_this<Keeper> {
  private:
   using Held = std::shared_ptr<Answer>;
   void keep(Held answer);
-  Held take(std::uint64_t number);
   void work(std::stop_token stop);
   void ping_all();
 
@@ -46,7 +45,7 @@ class Keeper : public std::enable_shared_from_this<Keeper> {
   std::mutex mutex_;
   std::condition_variable_any wake_;
   std::unordered_map<std::uint64_t, Held> answers_;  // guarded by mutex_
-  std::vector<Held> dropped_;                        // guarded by mutex_
+  std::vector<std::uint64_t> dropped_;               // guarded by mutex_
   std::jthread thread_;                              // last: it uses all of the above
 };
 
