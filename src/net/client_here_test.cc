@@ -63,10 +63,6 @@ class Proxy {
       strangers_ += held->thread != std::this_thread::get_id();
       act(*held);
     };
-    {
-      const std::lock_guard lock(mutex_);
-      asked_.push_back(asked);
-    }
     asked->alarm = client_->after_here(std::chrono::milliseconds(1), [here] { here([](Asked&) {}); });
     asked->call = client_->send_here(
         {.url = behind_},
@@ -79,6 +75,9 @@ class Proxy {
                  a.exchange->respond(done ? a.status : 502, {}, done ? a.body : done.error().message);
                });
              }});
+    // Last: who counts them knows that the client is not needed any more.
+    const std::lock_guard lock(mutex_);
+    asked_.push_back(std::move(asked));
   }
 
   const std::string behind_;
