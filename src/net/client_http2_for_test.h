@@ -22,9 +22,9 @@ inline std::unique_ptr<HttpClient> make_client(ClientOptions options = {}) {
 
 // A call whose answer is gathered.
 struct Asked {
-  std::unique_ptr<Call> call;
   std::string body;  // once `done` has it
   Inbox<Status> done;
+  std::unique_ptr<Call> call;  // last: its end waits for what calls back
 };
 
 inline std::unique_ptr<Asked> ask(HttpClient& client, ClientRequest request) {
