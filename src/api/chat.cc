@@ -262,7 +262,7 @@ Outcome<void> chat_completions(Call& call) {
   request.id = "chat-" + random_hex(24);
   sign(call, request);
   auto chat = TRY(read_chat(fields, model.foreign ? body : nullptr));
-  read_generation(fields, model, request);
+  read_generation(call, fields, model, request);
   read_logprobs(fields, request);
   read_max_tokens(fields, request.stopping);
   cap_output(call, fields, request.stopping);

@@ -34,6 +34,10 @@ class Desk {
   };
   void collect(News& news, bool busy);
 
+  // The urgent ones (of priority below 0) among those that came. In the middle of a step: nothing is taken while
+  // somebody else is at the desk.
+  void collect_urgent(std::vector<std::unique_ptr<Job>>& jobs);
+
   // What a step did.
   struct Report {
     Clock::time_point now;
@@ -69,7 +73,8 @@ class Desk {
   Pace pace_;
   Generator::Load load_;
   int unfinished_ = 0;
-  std::atomic<bool> news_{false};  // something for collect(); written under the lock
+  std::atomic<bool> news_{false};    // something for collect(); written under the lock
+  std::atomic<bool> urgent_{false};  // the same for collect_urgent()
   bool closed_ = false, draining_ = false, abandon_ = false, stop_ = false;
 };
 
