@@ -1,5 +1,6 @@
 """An open-loop load: requests that come at random (Poisson), whether or not those before them were answered."""
 import asyncio
+import gc
 import json
 import random
 import time
@@ -31,46 +32,79 @@ class Answer:
         return (self.last - self.first) / (self.pieces - 1) if self.pieces > 1 else 0.0
 
 
+class Ask(asyncio.Protocol):
+    """One streamed request; notes when its pieces of text come. Does as little as can be for each: on few cores what we compute is missing there."""
+
+    def __init__(self, port, body, answer, headers, ended):
+        self.answer, self.ended, self.rest = answer, ended, b""
+        text = json.dumps(body)
+        self.request = (f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-type: application/json\r\nconnection: close\r\n"
+                        f"{headers}content-length: {len(text)}\r\n\r\n{text}").encode()
+
+    def connection_made(self, transport):
+        transport.write(self.request)
+
+    def data_received(self, data):
+        now, answer = time.monotonic(), self.answer
+        data = self.rest + data
+        if answer.status == 0:
+            if b"\r\n\r\n" not in data:
+                self.rest = data
+                return
+            answer.status = int(data.split(None, 2)[1])
+            data = data[data.index(b"\r\n\r\n") + 4:]
+        end = data.rfind(b"\n\n") + 2 if answer.status == 200 else 0
+        events, self.rest = data[:end], data[end:]
+        if b'"error"' in events:
+            self.look_for_error(events)
+        pieces = events.count(b'"content":"') - events.count(b'"content":""')
+        if pieces > 0:
+            if answer.first is None:
+                answer.first = now
+            else:
+                answer.longest = max(answer.longest, now - answer.last)
+            answer.last = now
+            answer.pieces += pieces
+        if b"data: [DONE]" in events:
+            answer.done = True
+
+    def look_for_error(self, events):
+        for line in events.split(b"\n"):
+            if line.startswith(b"data: {") and "error" in (event := json.loads(line[6:])):
+                self.answer.error = str(event["error"].get("message", ""))
+
+    def connection_lost(self, error):
+        answer = self.answer
+        if error and not answer.done:
+            answer.error = answer.error or str(error) or type(error).__name__
+        for line in self.rest.split(b"\n") if answer.status != 200 else []:
+            if line.startswith(b"{"):
+                try:
+                    answer.error = json.loads(line)["error"]["message"]
+                except (ValueError, KeyError, TypeError) as strange:
+                    answer.error = str(strange)
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+
 async def ask(port, body, answer, headers=""):
     """Sends one streamed request and notes when its pieces of text come."""
-    writer = None
+    loop = asyncio.get_running_loop()
+    ended, transport = loop.create_future(), None
     try:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
-        text = json.dumps(body)
-        writer.write((f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\nconnection: close\r\n{headers}"
-                      f"content-length: {len(text)}\r\n\r\n{text}").encode())
-        answer.status = int((await reader.readline()).split()[1])
-        while line := await reader.readline():
-            if answer.status != 200:
-                if line.startswith(b"{"):
-                    answer.error = json.loads(line)["error"]["message"]
-                continue
-            if not line.startswith(b"data: "):
-                continue
-            now = time.monotonic()
-            if line.startswith(b"data: [DONE]"):
-                answer.done = True
-                continue
-            if b'"error"' in line and "error" in (event := json.loads(line[6:])):
-                answer.error = str(event["error"].get("message", ""))
-                continue
-            if b'"content":"' in line and b'"content":""' not in line:
-                if answer.first is None:
-                    answer.first = now
-                else:
-                    answer.longest = max(answer.longest, now - answer.last)
-                answer.last = now
-                answer.pieces += 1
+        transport, _ = await loop.create_connection(lambda: Ask(port, body, answer, headers, ended), "127.0.0.1", port)
+        await ended
     except (OSError, ValueError, IndexError) as error:
         answer.error = answer.error or str(error) or type(error).__name__
     finally:
-        if writer:
-            writer.close()
+        if transport:
+            transport.close()
 
 
 async def offer(port, rate, seconds, make, seed=1, headers=""):
     """`rate` requests a second for so long; make(random, number) gives (body, urgent). Waits for all answers."""
     chance, answers, tasks = random.Random(seed), [], []
+    gc.disable()  # its pauses would be the answers'
     begin = due = time.monotonic()
     while True:
         due += chance.expovariate(rate)
@@ -81,6 +115,7 @@ async def offer(port, rate, seconds, make, seed=1, headers=""):
         answers.append(Answer(urgent, time.monotonic()))
         tasks.append(asyncio.create_task(ask(port, body, answers[-1], headers)))
     await asyncio.gather(*tasks)
+    gc.enable()
     return begin, answers
 
 
