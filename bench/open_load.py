@@ -32,28 +32,43 @@ class Answer:
         return (self.last - self.first) / (self.pieces - 1) if self.pieces > 1 else 0.0
 
 
-class Ask(asyncio.Protocol):
-    """One streamed request; notes when its pieces of text come. Does as little as can be for each: on few cores what we compute is missing there."""
+class Connection(asyncio.Protocol):
+    """One streamed request after the other; notes when pieces of text come. Does as little as can be for each: on few cores what is computed here is
+    missing there."""
+    idle = {}  # by port; those that the server keeps open
 
-    def __init__(self, port, body, answer, headers, ended):
-        self.answer, self.ended, self.rest = answer, ended, b""
-        text = json.dumps(body)
-        self.request = (f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-type: application/json\r\nconnection: close\r\n"
-                        f"{headers}content-length: {len(text)}\r\n\r\n{text}").encode()
+    def __init__(self, port):
+        self.port, self.answer, self.ended, self.rest = port, None, None, b""
 
     def connection_made(self, transport):
-        transport.write(self.request)
+        self.transport = transport
+
+    def ask(self, request, answer):
+        self.answer, self.rest, self.length = answer, b"", None
+        self.ended = asyncio.get_running_loop().create_future()
+        self.transport.write(request)
+        return self.ended
 
     def data_received(self, data):
         now, answer = time.monotonic(), self.answer
+        if answer is None:
+            return self.transport.close()
         data = self.rest + data
         if answer.status == 0:
             if b"\r\n\r\n" not in data:
                 self.rest = data
                 return
-            answer.status = int(data.split(None, 2)[1])
-            data = data[data.index(b"\r\n\r\n") + 4:]
-        end = data.rfind(b"\n\n") + 2 if answer.status == 200 else 0
+            head, data = data.split(b"\r\n\r\n", 1)
+            answer.status = int(head.split(None, 2)[1])
+            at = head.lower().find(b"content-length:")
+            self.length = int(head[at + 15:].split(None, 1)[0]) if at >= 0 else None
+        if answer.status != 200:
+            self.rest = data
+            if self.length is not None and len(data) >= self.length:
+                self.refused(data)
+                self.end()
+            return
+        end = data.rfind(b"\n\n") + 2 if b"\n\n" in data else 0
         events, self.rest = data[:end], data[end:]
         if b'"error"' in events:
             self.look_for_error(events)
@@ -67,38 +82,50 @@ class Ask(asyncio.Protocol):
             answer.pieces += pieces
         if b"data: [DONE]" in events:
             answer.done = True
+        if self.rest.endswith(b"0\r\n\r\n"):
+            self.end()
 
     def look_for_error(self, events):
         for line in events.split(b"\n"):
             if line.startswith(b"data: {") and "error" in (event := json.loads(line[6:])):
                 self.answer.error = str(event["error"].get("message", ""))
 
-    def connection_lost(self, error):
-        answer = self.answer
-        if error and not answer.done:
-            answer.error = answer.error or str(error) or type(error).__name__
-        for line in self.rest.split(b"\n") if answer.status != 200 else []:
-            if line.startswith(b"{"):
-                try:
-                    answer.error = json.loads(line)["error"]["message"]
-                except (ValueError, KeyError, TypeError) as strange:
-                    answer.error = str(strange)
+    def refused(self, body):
+        try:
+            self.answer.error = json.loads(body)["error"]["message"]
+        except (ValueError, KeyError, TypeError) as strange:
+            self.answer.error = str(strange)
+
+    def end(self):
+        self.answer = None
+        Connection.idle.setdefault(self.port, []).append(self)
         if not self.ended.done():
             self.ended.set_result(None)
+
+    def connection_lost(self, error):
+        if self in Connection.idle.get(self.port, []):
+            Connection.idle[self.port].remove(self)
+        if self.answer is not None:
+            if not self.answer.done:
+                self.answer.error = self.answer.error or str(error or "the connection was closed")
+            if not self.ended.done():
+                self.ended.set_result(None)
 
 
 async def ask(port, body, answer, headers=""):
     """Sends one streamed request and notes when its pieces of text come."""
-    loop = asyncio.get_running_loop()
-    ended, transport = loop.create_future(), None
+    text = json.dumps(body)
+    request = (f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-type: application/json\r\n{headers}"
+               f"content-length: {len(text)}\r\n\r\n{text}").encode()
     try:
-        transport, _ = await loop.create_connection(lambda: Ask(port, body, answer, headers, ended), "127.0.0.1", port)
-        await ended
+        idle = Connection.idle.get(port)
+        if idle:
+            connection = idle.pop()
+        else:
+            _, connection = await asyncio.get_running_loop().create_connection(lambda: Connection(port), "127.0.0.1", port)
+        await connection.ask(request, answer)
     except (OSError, ValueError, IndexError) as error:
         answer.error = answer.error or str(error) or type(error).__name__
-    finally:
-        if transport:
-            transport.close()
 
 
 async def offer(port, rate, seconds, make, seed=1, headers=""):
@@ -115,6 +142,8 @@ async def offer(port, rate, seconds, make, seed=1, headers=""):
         answers.append(Answer(urgent, time.monotonic()))
         tasks.append(asyncio.create_task(ask(port, body, answers[-1], headers)))
     await asyncio.gather(*tasks)
+    for connection in Connection.idle.pop(port, []):
+        connection.transport.close()
     gc.enable()
     return begin, answers
 

@@ -21,6 +21,12 @@ std::optional<Generator::Refusal> Desk::submit(std::unique_ptr<Job>& job, Clock:
   return std::nullopt;
 }
 
+std::optional<Generator::Refusal> Desk::refuse(const Admission::Entry& entry, Clock::time_point deadline,
+                                               Clock::time_point now) const {
+  std::lock_guard lock(mutex_);
+  return admission_.refuse(entry, deadline, now, pace_);
+}
+
 void Desk::notice_closed() {
   {
     std::lock_guard lock(mutex_);

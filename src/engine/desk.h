@@ -21,6 +21,9 @@ class Desk {
 
   // Queues the job, or says why not (and leaves it).
   std::optional<Generator::Refusal> submit(std::unique_ptr<Job>& job, Clock::time_point now);
+  // Why submit() would refuse it now, as far as that is known without its prompt.
+  std::optional<Generator::Refusal> refuse(const Admission::Entry& entry, Clock::time_point deadline,
+                                           Clock::time_point now) const;
   // Some outlet was closed.
   void notice_closed();
 

@@ -270,6 +270,12 @@ std::expected<std::unique_ptr<Ticket>, Generator::Refusal> Engine::start(Request
   if (const Status fine = check(request, state.parts.tokenizer->size()); !fine) return refuse(fine.error());
   if (request.speculating.by == Speculation::draft && state.parts.draft_model == nullptr)
     return refuse({Code::invalid, "speculation by a draft model was asked, but this server has none"});
+  // Before its prompt is made tokens: under overload that would be time taken from those who are served.
+  if (auto refused = state.desk->refuse({.priority = request.priority, .sequences = request.n}, request.deadline,
+                                        state.parts.clock())) {
+    state.metrics.refused.add();
+    return std::unexpected(*std::move(refused));
+  }
   Result<Prompter::Tokens> prompt = state.tokens(request);
   if (!prompt) return refuse(std::move(prompt).error());
   const Result<int> length =

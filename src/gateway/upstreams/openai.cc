@@ -266,6 +266,7 @@ std::string chat_text(const engine::Request& request, const engine::Chat& chat, 
     ours.emplace_back(request.body->contains("max_completion_tokens") ? "max_completion_tokens" : "max_tokens",
                       fmt::format("{}", request.stopping.max_tokens));
   if (request.n > 1) ours.emplace_back("n", fmt::format("{}", request.n));
+  if (request.body->contains("priority")) ours.emplace_back("priority", fmt::format("{}", request.priority));
   std::string out;
   const auto say = [&](std::string_view name, std::string_view value) {
     out.push_back(out.empty() ? '{' : ',');
