@@ -9,6 +9,7 @@
 
 #include "base/json_full.h"
 #include "gateway/upstreams/fakes_for_test.h"
+#include "gateway/upstreams/wire.h"
 
 namespace ashlar::gateway {
 namespace {
@@ -80,6 +81,21 @@ TEST(Upstream, WhatTheClientWroteGoesOutAsItIs) {
   EXPECT_NE(head.find("authorization: Bearer s3cret"), head.npos) << head;
   EXPECT_NE(head.find("x-more: yes"), head.npos) << head;
   EXPECT_EQ(head.find("accept-encoding"), head.npos) << head;
+}
+
+TEST(Upstream, HearsThePriorityThatCounts) {
+  Json seen;
+  FakeServer server([&](const Turn& turn, int) {
+    seen = turn.json();
+    hello(turn);
+  });
+  auto request = chat_request("Hi", Json{{"priority", -9}});
+  request.priority = -1;  // its sender may be no more urgent
+  Asked claimed(options_for(server), request);
+  EXPECT_EQ(seen["priority"], -1);
+  EXPECT_EQ(openai_body(request)["priority"], -1);
+  ask(server);
+  EXPECT_FALSE(seen.contains("priority")) << "nothing that the client did not say";
 }
 
 TEST(Upstream, ARequestWithoutABodyIsWrittenFromItsFields) {
