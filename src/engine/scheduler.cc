@@ -40,8 +40,7 @@ StepLoad Plan::load() const {
   return load;
 }
 
-Scheduler::Scheduler(SchedulerOptions options, KvCache& cache)
-    : options_(options), cache_(cache) {
+Scheduler::Scheduler(SchedulerOptions options, KvCache& cache) : options_(options), cache_(cache) {
   CHECK(options.max_num_seqs >= 1 && options.max_num_batched_tokens >= options.max_num_seqs,
         "every running decode has a token in the budget");
 }

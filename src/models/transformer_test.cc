@@ -7,9 +7,9 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <functional>
 #include <cstdlib>
 #include <filesystem>
+#include <functional>
 #include <random>
 
 #include "kernels/kernels.h"
