@@ -221,7 +221,7 @@ class Handler {
         return true;
       case In::completion_details:
         if (key_ == "reasoning_tokens") chunk.usage->reasoning = count;
-        return true;
+        return !key_.ends_with("_prediction_tokens") || count == 0;
       default:
         return plain();
     }
