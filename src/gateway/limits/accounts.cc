@@ -43,6 +43,7 @@ AccountMetrics& metrics() {
 int status_of(UsageRecord::End end) {
   switch (end) {
     case UsageRecord::End::finished:
+    case UsageRecord::End::kept:
       return 200;
     case UsageRecord::End::failed:
       return 500;
@@ -71,6 +72,7 @@ store::UsageRow row_of(const UsageRecord& record) {
                       .duration_ms = static_cast<std::int64_t>(record.seconds * 1000)};
   // First, for the last of too many are left out.
   if (record.end == UsageRecord::End::interrupted) row.tags.insert(row.tags.begin(), {"interrupted", "true"});
+  if (record.end == UsageRecord::End::kept) row.tags.insert(row.tags.begin(), {"cache", "hit"});
   return row;
 }
 

@@ -23,7 +23,7 @@ std::string delta(const std::string& text) {
 }
 const std::string kStop = R"({"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]})";
 const std::string kUsage =
-    R"({"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":3}}})";
+    R"({"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":3},"completion_tokens_details":{"accepted_prediction_tokens":4,"rejected_prediction_tokens":1}}})";
 
 void hello(const Turn& turn) {
   turn.begin();
@@ -49,6 +49,8 @@ TEST(Upstream, TextAndUsageComeThrough) {
   EXPECT_EQ(usage.prompt_tokens, 7);
   EXPECT_EQ(usage.completion_tokens, 2);
   EXPECT_EQ(usage.cached_tokens, 3);
+  EXPECT_EQ(usage.accepted_tokens, 4);
+  EXPECT_EQ(usage.rejected_tokens, 1);
   EXPECT_FALSE(usage.estimated);
   EXPECT_EQ(asked.sink.reasons(), std::vector{FinishReason::stop});
   EXPECT_TRUE(std::holds_alternative<engine::Started>(asked.sink.wait().front()));
