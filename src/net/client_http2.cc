@@ -4,6 +4,7 @@
 #include <nghttp2/nghttp2.h>
 
 #include <algorithm>
+#include <new>
 #include <optional>
 #include <unordered_map>
 #include <utility>
@@ -107,10 +108,8 @@ const nghttp2_session_callbacks* ClientHttp2::callbacks() {
     nghttp2_session_callbacks_set_on_frame_recv_callback(
         all, [](nghttp2_session*, const nghttp2_frame* frame, void* user) { return self(user).on_frame(*frame); });
     nghttp2_session_callbacks_set_on_data_chunk_recv_callback(
-        all,
-        [](nghttp2_session*, std::uint8_t, std::int32_t id, const std::uint8_t* data, std::size_t size, void* user) {
-          return self(user).on_data(id, {reinterpret_cast<const char*>(data), size});
-        });
+        all, [](nghttp2_session*, std::uint8_t, std::int32_t id, const std::uint8_t* data, std::size_t size,
+                void* user) { return self(user).on_data(id, {reinterpret_cast<const char*>(data), size}); });
     nghttp2_session_callbacks_set_on_frame_not_send_callback(
         all, [](nghttp2_session*, const nghttp2_frame* frame, int why, void* user) {
           return self(user).on_not_sent(*frame, why);
@@ -119,10 +118,8 @@ const nghttp2_session_callbacks* ClientHttp2::callbacks() {
         all, [](nghttp2_session*, std::int32_t id, std::uint32_t code, void* user) {
           return self(user).on_stream_close(id, code);
         });
-    nghttp2_session_callbacks_set_error_callback2(
-        all, [](nghttp2_session*, int, const char* why, std::size_t size, void* user) {
-          return self(user).on_error({why, size});
-        });
+    nghttp2_session_callbacks_set_error_callback2(all, [](nghttp2_session*, int, const char* why, std::size_t size,
+                                                          void* user) { return self(user).on_error({why, size}); });
     return all;
   }();
   return made;
@@ -135,7 +132,7 @@ ClientHttp2::ClientHttp2(ClientHome& home) : home_(home), settle_until_(Clock::n
   nghttp2_option_new(&options);
   nghttp2_option_set_no_closed_streams(options, 1);
   nghttp2_option_set_max_reserved_remote_streams(options, 0);  // promises that come before it knows our settings
-  CHECK(nghttp2_session_client_new2(&session_, callbacks(), this, options) == 0, "nghttp2 makes a session");
+  if (nghttp2_session_client_new2(&session_, callbacks(), this, options) != 0) throw std::bad_alloc();
   nghttp2_option_del(options);
   const auto most_header =
       static_cast<std::uint32_t>(std::min<std::uint64_t>(home.options().max_header.count, UINT32_MAX));
@@ -184,7 +181,7 @@ void ClientHttp2::serve(std::shared_ptr<ClientTask> task) {
                               void* user) { return self(user).read_body(id, out, size, flags); };
   const std::int32_t id = nghttp2_submit_request(session_, nullptr, pairs.data(), pairs.size(),
                                                  request.body.empty() ? nullptr : &provider, nullptr);
-  CHECK(id > 0, "a session with room takes a request");
+  if (id < 0) throw std::bad_alloc();  // nothing else keeps a session with room from taking a request
   const TimePoint now = Clock::now();
   if (id > 1 && alive_until_ == kNever && now - heard_at_ > home_.options().http2_doubt) {
     nghttp2_submit_ping(session_, NGHTTP2_FLAG_NONE, nullptr);

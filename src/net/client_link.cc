@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <boost/asio/connect.hpp>
+#include <exception>
 #include <utility>
 
 #include "net/client_pool.h"
@@ -26,9 +27,14 @@ void ClientLink::act(FunctionRef<void()> what) {
   if (acting_) return what();
   const auto self = shared_from_this();
   acting_ = true;
-  what();
-  acting_ = false;
-  pump();
+  try {
+    what();
+    acting_ = false;
+    pump();
+  } catch (const std::exception&) {  // memory ran out, most likely; nobody would ask this connection again
+    acting_ = false;
+    close({Code::unavailable, fmt::format("There was no memory for the connection to {}.", key_)});
+  }
 }
 
 bool ClientLink::offers_http2() const { return task_->url.tls && options().http2 != Http2::off; }

@@ -34,7 +34,9 @@ class ClientLink final : public ChannelOwner, public ClientHome, public std::ena
   const std::string& name() const override { return key_; }
 
   void readable() override;
-  void writable() override { pump(); }
+  void writable() override {
+    act([] {});
+  }
   TimePoint born() const { return born_; }
   int room() const { return protocol_ && !closed_ ? protocol_->room() : -1; }
   const ClientOptions& options() const override;

@@ -187,7 +187,7 @@ void Http1::refuse(const Refusal& refusal) {
   head_only_ = false;
   const std::string body = error_body(refusal.status, refusal.why);
   count_request(method_, refusal.status);
-  write_head(refusal.status, error_headers(), body.size());
+  write_head(refusal.status, error_headers(refusal.status), body.size());
   home_.out.append(body);
   close();
 }
@@ -256,8 +256,12 @@ void Http1::answer(AnswerPart&& part) {
       return finish_answer();
     case AnswerPart::Kind::dropped: {
       if (!begun_ && !input_ended_)
-        return answer(
-            {AnswerPart::Kind::respond, number_, 500, error_headers(), error_body(500, "The server gave no answer."), {}});
+        return answer({AnswerPart::Kind::respond,
+                       number_,
+                       500,
+                       error_headers(),
+                       error_body(500, "The server gave no answer."),
+                       {}});
       line_->finish();
       line_.reset();
       return close();  // without the last chunk: the client sees that it was cut
