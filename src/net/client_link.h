@@ -44,6 +44,7 @@ class ClientLink final : public ChannelOwner, public ClientHome, public std::ena
   bool all_sent() const override { return channel_->all_sent(); }
   bool offer() override;
   void ask_again(std::shared_ptr<ClientTask> task) override;
+  void ask_in_http1(std::shared_ptr<ClientTask> task) override;
 
  private:
   using Tcp = boost::asio::ip::tcp;
