@@ -389,7 +389,7 @@ TEST(ClientHttp2Played, HostileServersGetAClearEnd) {
        "in the midst of its answer: INTERNAL_ERROR"},
       {"a body too large", settings() + head + repeat(frame(kData, 0, 1, std::string(16'000, 'x')), 300'000),
        Code::too_large, "larger than"},
-      {"a goodbye that serves nothing", settings() + frame(kGoaway, 0, 0, number(0) + number(11)), Code::unavailable,
+      {"a goodbye that serves nothing", settings() + frame(kGoaway, 0, 0, number(0) + number(11)), Code::exhausted,
        "refuses"},
   };
   for (const auto& each : cases) {
