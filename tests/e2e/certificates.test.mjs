@@ -78,7 +78,7 @@ test("the certificate is exchanged under load: nobody notices but who looks; a w
   const put = (from, to) => (copyFileSync(file(from), file("new")), renameSync(file("new"), file(to)));
   const use = (name) => (put(`${name}.key`, "own.key"), put(`${name}.pem`, "own.pem"));
   use("first");
-  const own = await Server.start(["--data-dir", file("state"), "--tls-cert", file("own.pem"), "--tls-key", file("own.key")]);
+  const own = await Server.start(["--data-dir", file("state"), "--header-timeout", "120000", "--tls-cert", file("own.pem"), "--tls-key", file("own.key")]);
   t.after(() => own.stop());
   const shown = () => new Promise((resolve, reject) => {
     const socket = tls.connect({ port: own.port, host: "127.0.0.1", rejectUnauthorized: false }, () => {
