@@ -1,11 +1,11 @@
 // Memory for when there is none: destructors and the ways of errors allocate, some libraries' without bearing that it
-// fails. With this file in a program `operator new` gives small pieces out of a reserve then, and throws for large ones.
+// fails.
 #pragma once
 
 namespace ashlar {
 
-// Holds the reserve back, or takes it back where it was spent and there is memory again. Any thread; to be called now
-// and then.
+// Holds address space back, which `operator new` gets before it throws; or takes it back where it was spent and there is
+// memory again. Any thread; to be called now and then.
 void keep_memory_reserve();
 
 }  // namespace ashlar

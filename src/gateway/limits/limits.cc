@@ -47,14 +47,15 @@ std::string_view window_name(store::Calendar calendar) {
 std::vector<std::pair<std::string, std::string>> rate_headers(const RateNumbers& numbers) {
   std::vector<std::pair<std::string, std::string>> headers;
   headers.reserve(6);
-  const auto add = [&](const std::string& what, const std::optional<Standing>& standing) {
+  const auto add = [&](const std::optional<Standing>& standing, const char* limit, const char* left,
+                       const char* reset) {
     if (!standing) return;
-    headers.emplace_back("x-ratelimit-limit-" + what, fmt::format_int(standing->limit).str());
-    headers.emplace_back("x-ratelimit-remaining-" + what, fmt::format_int(standing->remaining).str());
-    headers.emplace_back("x-ratelimit-reset-" + what, go_duration(standing->reset));
+    headers.emplace_back(limit, fmt::format_int(standing->limit).str());
+    headers.emplace_back(left, fmt::format_int(standing->remaining).str());
+    headers.emplace_back(reset, go_duration(standing->reset));
   };
-  add("requests", numbers.requests);
-  add("tokens", numbers.tokens);
+  add(numbers.requests, "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests");
+  add(numbers.tokens, "x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens");
   return headers;
 }
 
@@ -74,7 +75,7 @@ std::string_view reason(LimitRefusal::Kind kind) {
 // A request on its way through admit().
 struct Limits::Asked {
   const Ask& ask;
-  std::vector<Applied> rules;
+  const std::vector<Applied>& rules;
   std::optional<Price> price;
   std::int64_t output = 0;
   std::vector<Charge> charges;
@@ -206,7 +207,8 @@ std::expected<Limits::Admission, LimitRefusal> Limits::admit(const Ask& ask) {
 std::expected<Limits::Admission, LimitRefusal> Limits::admit(const Ask& ask,
                                                              const std::shared_ptr<const LimitsConfig>& config) {
   using Kind = LimitRefusal::Kind;
-  Asked asked{.ask = ask, .rules = rules_for(*config, ask.subject, ask.model), .price = {}, .charges = {}};
+  const auto rules = known_.find(config, ask.subject, ask.model);
+  Asked asked{.ask = ask, .rules = *rules, .price = {}, .charges = {}};
   // So that no sum of them overflows; no context is as long.
   constexpr std::int64_t kMostTokens = 1'000'000'000;
   if (ask.prompt_tokens < 0 || ask.prompt_tokens > kMostTokens || ask.max_tokens > kMostTokens || ask.answers < 1 ||
@@ -332,12 +334,12 @@ std::expected<Limits::Admission, LimitRefusal> Limits::refuse(const Asked& asked
 Result<RateNumbers> Limits::numbers(const Subject& subject, const std::string& model) {
   const auto config = this->config();
   const Ask nothing;
-  Asked asked{.ask = nothing, .rules = rules_for(*config, subject, model), .price = {}, .charges = {}};
-  std::erase_if(asked.rules, [](const Applied& a) {
-    return a.rule->measure == Measure::money || a.rule->measure == Measure::seats;
-  });
+  std::vector<Applied> rules = *known_.find(config, subject, model);
+  std::erase_if(
+      rules, [](const Applied& a) { return a.rule->measure == Measure::money || a.rule->measure == Measure::seats; });
+  const Asked asked{.ask = nothing, .rules = rules, .price = {}, .charges = {}};
   std::vector<store::Limit> limits;
-  for (const Applied& applied : asked.rules) limits.push_back(applied.limit);
+  for (const Applied& applied : rules) limits.push_back(applied.limit);
   return asked.numbers(TRY(counters_.look(limits)));
 }
 

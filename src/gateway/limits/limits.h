@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "gateway/limits/known_rules.h"
 #include "gateway/limits/rules.h"
 #include "gateway/limits/running.h"
 #include "store/counters.h"
@@ -152,7 +153,8 @@ class Limits {
   mutable std::mutex mutex_;
   mutable std::condition_variable changed_;
   std::shared_ptr<const LimitsConfig> config_;  // GUARDED_BY(mutex_)
-  bool changing_ = false;                       // GUARDED_BY(mutex_)
+  KnownRules known_;
+  bool changing_ = false;  // GUARDED_BY(mutex_)
   const std::shared_ptr<RunningRequests> running_ = std::make_shared<RunningRequests>();
   std::unique_ptr<LimitsWorker> worker_;
 };
