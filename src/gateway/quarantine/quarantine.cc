@@ -57,7 +57,11 @@ void watch_signals(std::atomic<std::uint32_t>* crashed) {
   struct sigaction action{};
   action.sa_handler = note_crash;
   action.sa_flags = SA_ONSTACK;
-  for (std::size_t i = 0; i < std::size(kCrashes); ++i) sigaction(kCrashes[i], &action, &before[i]);
+  for (std::size_t i = 0; i < std::size(kCrashes); ++i) {
+    struct sigaction old{};
+    sigaction(kCrashes[i], &action, &old);
+    if (old.sa_handler != note_crash) before[i] = old;  // which a forked process has already
+  }
 }
 
 void forget_signals() {
