@@ -265,6 +265,7 @@ class AnswerersImpl final : public Answerers {
  private:
   Status open_host(const std::vector<std::string>& models) {
     host_ = TRY(Host::open(models, options_.host));
+    if (options_.quarantine != nullptr) guarded_ = gateway::guarded(host_->generator(), *options_.quarantine);
     rankers_.set(host_->reranker());
     show();
     return {};
@@ -341,11 +342,12 @@ class AnswerersImpl final : public Answerers {
   void set_places() {
     std::vector<Place> places;
     if (host_ != nullptr) {
+      engine::Generator& own = guarded_ != nullptr ? *guarded_ : host_->generator();
       places.push_back({.name = {},
-                        .generator = gateway::borrowed(&host_->generator()),
+                        .generator = gateway::borrowed(&own),
                         .embedder = gateway::borrowed(&host_->embedder())});
       if (!repository_.aliases().empty()) {
-        const auto renamed = std::make_shared<Renamed>(host_->generator(), host_->embedder(), repository_.aliases());
+        const auto renamed = std::make_shared<Renamed>(own, host_->embedder(), repository_.aliases());
         places.push_back({.name = {}, .generator = renamed, .embedder = renamed});
       }
       rankers_.set(repository_.aliases());
@@ -436,6 +438,7 @@ class AnswerersImpl final : public Answerers {
   const Options options_;
   Rankers rankers_;
   std::unique_ptr<Host> host_;  // null until there is a model here
+  std::unique_ptr<engine::Generator> guarded_;  // over its generator; null: there is no quarantine
   ModelRepository repository_;
   std::vector<HostedModel> configured_;
   std::vector<KeptUpstream> upstreams_;

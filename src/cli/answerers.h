@@ -15,6 +15,7 @@
 #include "engine/generator.h"
 #include "engine/reranker.h"
 #include "gateway/events/event_log.h"
+#include "gateway/quarantine/quarantine.h"
 #include "gateway/routing/breaker.h"
 #include "gateway/rollout/rollouts.h"
 #include "gateway/rollout/shadow.h"
@@ -30,6 +31,8 @@ class Answerers {
     RoutingOptions routing;
     gateway::EventLog* events = nullptr;  // outlives it, as the next does; null: none
     store::Database* database = nullptr;  // where rollouts are kept; null: nowhere
+    // Under which models of this machine answer; outlives it. Null: whoever asks, whatever happened.
+    gateway::Quarantine* quarantine = nullptr;
   };
   // As Host::open, open_upstreams() and Router::create say. A route may name a model that
   // nobody serves yet: its upstream may be down; the log says so.

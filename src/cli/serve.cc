@@ -11,9 +11,11 @@
 #include "api/api.h"
 #include "api/keys.h"
 #include "base/log.h"
+#include "base/memory_reserve.h"
 #include "base/threads.h"
 #include "cli/admin/admin.h"
 #include "cli/answerers.h"
+#include "cli/certificate.h"
 #include "cli/commands.h"
 #include "cli/flags.h"
 #include "cli/kept_keys.h"
@@ -24,6 +26,7 @@
 #include "cli/terminal.h"
 #include "gateway/events/kept_events.h"
 #include "gateway/identity/identity.h"
+#include "gateway/quarantine/quarantine.h"
 #include "gateway/rollout/memory_alarm.h"
 #include "net/http_server.h"
 
@@ -75,6 +78,7 @@ class Serving {
   ~Serving() {
     if (api_) api_->end_admin();  // which may ask the reloader
     reloader_.reset();
+    certificate_.reset();
     server_.reset();
     api_.reset();
     if (answerers_) answerers_->rollouts().graders().use(nullptr);  // who asks through the metering
@@ -114,10 +118,12 @@ class Serving {
   std::unique_ptr<gateway::KeptEvents> events_;
   gateway::Identity* identity_ = nullptr;  // the api's
   std::unique_ptr<api::Api> api_;
+  std::unique_ptr<gateway::Quarantine> quarantine_;  // null: no state is kept
   std::unique_ptr<Answerers> answerers_;  // outlives the server and the api, which are reset first
   std::unique_ptr<gateway::MemoryAlarm> alarm_;
   std::unique_ptr<Metering> metering_;
   std::unique_ptr<net::HttpServer> server_;
+  std::unique_ptr<Certificate> certificate_;
   std::unique_ptr<Reloader> reloader_;
 };
 
@@ -137,19 +143,27 @@ Result<std::unique_ptr<Serving>> Serving::open(const Words& words, ReadServePlan
   const bool computes = !plan.models.empty() || !options.repository.model_repository.empty();
   if (server.http_threads == 0 && !computes) server.http_threads = available_cores();
   out->server_ = TRY(net::HttpServer::listen(server, out->api_->handler()));
+  out->certificate_ = std::make_unique<Certificate>(*out->server_, options.server, *out->events_);
+  const auto folder = store::state_folder(options.state);
+  if (computes && folder) {
+    if (auto opened = gateway::Quarantine::open(*folder + "/quarantine", out->events_.get()))
+      out->quarantine_ = std::move(*opened);
+    else
+      log::warn("no_quarantine", {{"why", opened.error().message}});
+  }
   out->answerers_ = TRY(Answerers::open(plan.models,
                                         {.host = options.host,
                                          .repository = options.repository,
                                          .routing = options.routing,
                                          .events = out->events_.get(),
-                                         .database = out->keys_.database.get()},
+                                         .database = out->keys_.database.get(),
+                                         .quarantine = out->quarantine_.get()},
                                         std::move(plan.gateway)));
   Serving* const self = out.get();
   out->alarm_ = std::make_unique<gateway::MemoryAlarm>(
       gateway::MemoryAlarmOptions{.running = [self] { return self->answerers_->generator().load().running; },
                                   .unload_idle = [self] { self->answerers_->unload_idle(); },
                                   .events = out->events_.get()});
-  const auto folder = store::state_folder(options.state);
   out->metering_ = TRY(Metering::open(options.metering,
                                       {.database = out->keys_.database.get(), .folder = folder ? *folder + "/journal" : ""},
                                       {.generator = out->answerers_->generator(),
@@ -163,8 +177,10 @@ Result<std::unique_ptr<Serving>> Serving::open(const Words& words, ReadServePlan
                       .apply = [self](const ServePlan& before, ServePlan& next) { return self->apply(before, next); },
                       .turn =
                           [self] {
+                            keep_memory_reserve();
                             self->answerers_->turn();
                             self->identity_->turn();
+                            self->certificate_->turn();
                           },
                       .events = out->events_.get()},
       std::move(plan), std::move(read.files));
@@ -176,7 +192,11 @@ Result<std::unique_ptr<Serving>> Serving::open(const Words& words, ReadServePlan
     return self->answerers_->rollouts().feedback(answer, score, tenant, who);
   });
   out->api_->serve(out->metering_->generator(), &out->metering_->embedder(), out->metering_->reranker(),
-                   [self] { return self->metering_->troubles(); });
+                   [self] {
+                     std::vector<std::string> troubles = self->metering_->troubles();
+                     if (std::string own = self->certificate_->trouble(); !own.empty()) troubles.push_back(std::move(own));
+                     return troubles;
+                   });
   return out;
 }
 
@@ -205,6 +225,7 @@ Result<Reloader::Outcome> Serving::apply(const ServePlan& before, ServePlan& nex
     else
       out.made.emplace_back("~limits");
   }
+  certificate_->renew();
   if (rules != nullptr) identity_->set(std::move(rules));
   note(identity_differs, "~identity");
   if (keys_differ) api_->set_keys(std::move(keys));
@@ -217,6 +238,7 @@ Result<Reloader::Outcome> Serving::apply(const ServePlan& before, ServePlan& nex
 Status serve_until_signalled(const Words& words, ReadServePlan read) {
   if (read.plan) TRY(configure_log(read.plan->options));
   const sigset_t signals = block_signals();
+  keep_memory_reserve();
   auto serving = TRY(Serving::open(words, std::move(read)));
   serving->welcome();
 

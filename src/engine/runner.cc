@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <exception>
 #include <mutex>
+#include <new>
 
 #include "base/log.h"
 
@@ -37,10 +38,12 @@ void Runner::run() {
     plan_ = nullptr;
     try {
       turn(news);
+    } catch (const std::bad_alloc& problem) {
+      recover(problem.what(), plan_, Code::unavailable);
     } catch (const std::exception& problem) {
-      recover(problem.what(), plan_);
+      recover(problem.what(), plan_, Code::internal);
     } catch (...) {
-      recover("unknown exception", plan_);
+      recover("unknown exception", plan_, Code::internal);
     }
     report();
     retired_.clear();
@@ -57,13 +60,13 @@ void Runner::turn(Desk::News& news) {
 }
 
 // An exception costs the requests that were in the step, not the engine.
-void Runner::recover(const char* problem, const Plan* plan) {
+void Runner::recover(const char* problem, const Plan* plan, Code code) {
   log::error("step_failed", {{"error", problem}});
   ++failed_in_a_row_;
   shop_.metrics.failed_steps.add();
-  if (plan == nullptr) return fail_all({Code::internal, "the engine failed between two steps"});
+  if (plan == nullptr) return fail_all({code, "the engine failed between two steps"});
   for (const Plan::Item& item : plan->items)
-    fail(static_cast<Choice&>(*item.sequence).job, {Code::internal, "the model failed while computing this request"});
+    fail(static_cast<Choice&>(*item.sequence).job, {code, "the model failed while computing this request"});
 }
 
 void Runner::adopt(std::unique_ptr<Job> job) {

@@ -58,7 +58,7 @@ class Runner {
   };
 
   void turn(Desk::News& news);
-  void recover(const char* problem, const Plan* plan);
+  void recover(const char* problem, const Plan* plan, Code code);
   void adopt(std::unique_ptr<Job> job);
   void sweep_closed();
   void expire();

@@ -1,6 +1,7 @@
 // Urgent prompts have steps of their own: between two steps of all, or in the middle of one, while it rests.
 #include <exception>
 #include <mutex>
+#include <new>
 
 #include "engine/runner.h"
 
@@ -33,10 +34,12 @@ void Runner::amid() {
     try {
       compute_urgent(*plan);
       deliver(urgent_batch_);
+    } catch (const std::bad_alloc& problem) {
+      recover(problem.what(), plan, Code::unavailable);
     } catch (const std::exception& problem) {
-      recover(problem.what(), plan);
+      recover(problem.what(), plan, Code::internal);
     } catch (...) {
-      recover("unknown exception", plan);
+      recover("unknown exception", plan, Code::internal);
     }
   }
   amid_ += shop_.clock() - before;

@@ -1,6 +1,7 @@
 #include "kernels/matrix.h"
 
 #include <algorithm>
+#include <new>
 
 #include "kernels/blocks.h"
 #include "kernels/codebooks.h"
@@ -21,7 +22,7 @@ void grow(HugeMemory& memory, std::size_t bytes) {
   if (memory.bytes() >= bytes) return;
   memory = HugeMemory();
   auto fresh = HugeMemory::allocate(bytes);
-  CHECK(fresh.has_value(), "no memory for activations");
+  if (!fresh) throw std::bad_alloc();  // the step fails, and the next one asks again
   memory = std::move(*fresh);
 }
 

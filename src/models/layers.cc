@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
+#include <new>
 #include <numeric>
 
 #include "kernels/blocks.h"
@@ -256,7 +257,7 @@ void Pass::convert(const kernels::PackedMatrix& matrix) {
   if (!matrix.order().empty() || matrix.kept() != nullptr) {
     if (ordered_.ld < h_.ld) {
       auto fresh = FloatRows::allocate(max_rows_, static_cast<int>(h_.ld));
-      CHECK(fresh.has_value(), "no memory for ordered activations");
+      if (!fresh) throw std::bad_alloc();
       ordered_ = std::move(*fresh);
     }
     if (matrix.kept() != nullptr)  // of formats whose columns keep their order

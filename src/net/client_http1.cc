@@ -120,7 +120,7 @@ void ClientHttp1::receive_end() {
     return home_.close({});
   }
   // A kept connection may have been closed while the request was on its way.
-  if (reused_ && !reader_->begun() && !task_->retried && task_->is_repeatable()) {
+  if (reused_ && !reader_->begun() && task_->repeats == 0 && task_->is_repeatable()) {
     auto task = std::exchange(task_, nullptr);
     home_.close({});
     return home_.ask_again(std::move(task));

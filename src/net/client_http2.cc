@@ -4,6 +4,7 @@
 #include <nghttp2/nghttp2.h>
 
 #include <algorithm>
+#include <new>
 #include <optional>
 #include <unordered_map>
 #include <utility>
@@ -21,6 +22,7 @@ constexpr std::uint32_t kMostStreams = 256;
 constexpr std::int32_t kStreamWindow = 1 << 20;
 constexpr std::int32_t kConnectionWindow = 16 << 20;
 constexpr int kMostResets = 500;  // of ours on a connection, before servers take them for an attack (CVE-2023-44487)
+constexpr int kMostRepeats = 4;   // of what connections took with them unseen
 constexpr std::int64_t kMostIdleBytes = 256 << 10;  // that answer nothing
 
 // One stream.
@@ -84,6 +86,8 @@ class ClientHttp2 final : public ClientProtocol {
   bool settled_ = false;         // the server's settings have come
   bool leaving_ = false;         // it gets no more streams
   bool lost_ = false;            // it is gone, without a word
+  bool wants_http1_ = false;     // it said so as it left
+  bool answered_ = false;        // some stream, in whatever way
   bool filling_ = false;         // nghttp2 writes
   TimePoint check_at_ = kNever;  // not later than any stream's deadline
   TimePoint idle_until_ = kNever;
@@ -107,10 +111,8 @@ const nghttp2_session_callbacks* ClientHttp2::callbacks() {
     nghttp2_session_callbacks_set_on_frame_recv_callback(
         all, [](nghttp2_session*, const nghttp2_frame* frame, void* user) { return self(user).on_frame(*frame); });
     nghttp2_session_callbacks_set_on_data_chunk_recv_callback(
-        all,
-        [](nghttp2_session*, std::uint8_t, std::int32_t id, const std::uint8_t* data, std::size_t size, void* user) {
-          return self(user).on_data(id, {reinterpret_cast<const char*>(data), size});
-        });
+        all, [](nghttp2_session*, std::uint8_t, std::int32_t id, const std::uint8_t* data, std::size_t size,
+                void* user) { return self(user).on_data(id, {reinterpret_cast<const char*>(data), size}); });
     nghttp2_session_callbacks_set_on_frame_not_send_callback(
         all, [](nghttp2_session*, const nghttp2_frame* frame, int why, void* user) {
           return self(user).on_not_sent(*frame, why);
@@ -119,10 +121,8 @@ const nghttp2_session_callbacks* ClientHttp2::callbacks() {
         all, [](nghttp2_session*, std::int32_t id, std::uint32_t code, void* user) {
           return self(user).on_stream_close(id, code);
         });
-    nghttp2_session_callbacks_set_error_callback2(
-        all, [](nghttp2_session*, int, const char* why, std::size_t size, void* user) {
-          return self(user).on_error({why, size});
-        });
+    nghttp2_session_callbacks_set_error_callback2(all, [](nghttp2_session*, int, const char* why, std::size_t size,
+                                                          void* user) { return self(user).on_error({why, size}); });
     return all;
   }();
   return made;
@@ -135,7 +135,7 @@ ClientHttp2::ClientHttp2(ClientHome& home) : home_(home), settle_until_(Clock::n
   nghttp2_option_new(&options);
   nghttp2_option_set_no_closed_streams(options, 1);
   nghttp2_option_set_max_reserved_remote_streams(options, 0);  // promises that come before it knows our settings
-  CHECK(nghttp2_session_client_new2(&session_, callbacks(), this, options) == 0, "nghttp2 makes a session");
+  if (nghttp2_session_client_new2(&session_, callbacks(), this, options) != 0) throw std::bad_alloc();
   nghttp2_option_del(options);
   const auto most_header =
       static_cast<std::uint32_t>(std::min<std::uint64_t>(home.options().max_header.count, UINT32_MAX));
@@ -184,7 +184,7 @@ void ClientHttp2::serve(std::shared_ptr<ClientTask> task) {
                               void* user) { return self(user).read_body(id, out, size, flags); };
   const std::int32_t id = nghttp2_submit_request(session_, nullptr, pairs.data(), pairs.size(),
                                                  request.body.empty() ? nullptr : &provider, nullptr);
-  CHECK(id > 0, "a session with room takes a request");
+  if (id < 0) throw std::bad_alloc();  // nothing else keeps a session with room from taking a request
   const TimePoint now = Clock::now();
   if (id > 1 && alive_until_ == kNever && now - heard_at_ > home_.options().http2_doubt) {
     nghttp2_submit_ping(session_, NGHTTP2_FLAG_NONE, nullptr);
@@ -287,6 +287,7 @@ int ClientHttp2::on_frame(const nghttp2_frame& frame) {
   switch (frame.hd.type) {
     case NGHTTP2_HEADERS:
       if (!stream) return 0;
+      answered_ = true;
       heard(*stream);
       if (!stream->headed) head_arrived(id, *stream);
       if (ends) finish(id);
@@ -304,6 +305,7 @@ int ClientHttp2::on_frame(const nghttp2_frame& frame) {
     case NGHTTP2_GOAWAY:
       // Streams beyond the last that it serves are closed by nghttp2 as refused.
       leaving_ = true;
+      wants_http1_ = frame.goaway.error_code == NGHTTP2_HTTP_1_1_REQUIRED;
       home_.offer();
       return 0;
     default:
@@ -396,6 +398,7 @@ int ClientHttp2::on_stream_close(std::int32_t id, std::uint32_t code) {
 }
 
 void ClientHttp2::closed(std::int32_t id, std::uint32_t code) {
+  answered_ = true;
   const Answering* stream = find(id);
   const bool begun = stream->headed, refused = code == NGHTTP2_REFUSED_STREAM || stream->unsent != 0;
   const bool too_large = stream->unsent == NGHTTP2_ERR_FRAME_SIZE_ERROR;
@@ -403,11 +406,14 @@ void ClientHttp2::closed(std::int32_t id, std::uint32_t code) {
   home_.offer();
   if (too_large)
     return task->done(std::unexpected(Error{Code::invalid, "The request's header is too large to be sent."}));
-  // Such a request was not looked at (RFC 9113, 8.7), so that any may be made again.
-  if (refused && !begun && !task->retried) return home_.ask_again(std::move(task));
+  if (!begun && (code == NGHTTP2_HTTP_1_1_REQUIRED || (refused && wants_http1_)))
+    return home_.ask_in_http1(std::move(task));
+  // Such a request was not looked at (RFC 9113, 8.7), so that any may be made again. A server that leaves is another
+  // matter than one that will not take it.
+  if (refused && !begun && task->repeats < (leaving_ ? kMostRepeats : 1)) return home_.ask_again(std::move(task));
   const std::string_view named = nghttp2_http2_strerror(code);
   if (refused)
-    task->done(std::unexpected(Error{Code::unavailable, fmt::format("{} refuses the request.", home_.name())}));
+    task->done(std::unexpected(Error{Code::exhausted, fmt::format("{} refuses the request.", home_.name())}));
   else
     task->done(std::unexpected(
         Error{Code::corrupt, begun ? fmt::format("The server reset the stream in the midst of its answer: {}.", named)
@@ -435,16 +441,21 @@ void ClientHttp2::cancel(const ClientTask& task) {
 
 void ClientHttp2::receive_end() {
   lost_ = true;
-  home_.close({Code::corrupt, "The server closed the connection."});
+  home_.close({answered_ ? Code::corrupt : Code::exhausted, "The server closed the connection."});
 }
 
 void ClientHttp2::end(const Error& why) {
   leaving_ = true;
   for (auto& [id, stream] : std::exchange(streams_, {})) {
-    // A kept connection may have died while the request was on its way.
-    if (lost_ && !stream.first && !stream.headed && !stream.task->retried && stream.task->is_repeatable())
+    // A kept connection may have died while the request was on its way; who never answered anybody has hardly heard.
+    const bool again = lost_ && !stream.headed && stream.task->is_repeatable();
+    const int most = !answered_ ? kMostRepeats : stream.first ? 0 : 1;
+    if (again && stream.task->repeats < most)
       home_.ask_again(std::move(stream.task));
-    else if (lost_ && why.code == Code::corrupt)
+    else if (again && !answered_)
+      stream.task->done(std::unexpected(
+          Error{Code::exhausted, fmt::format("{} closes connections before it answers anything.", home_.name())}));
+    else if (lost_ && why.code != Code::unavailable)
       stream.task->done(std::unexpected(
           Error{Code::corrupt, stream.headed ? "The server closed the connection in the midst of its answer."
                                              : "The server closed the connection without an answer."}));

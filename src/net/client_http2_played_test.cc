@@ -73,6 +73,16 @@ class Played {
       if (next.type == type || next.type == -1) return next;
     }
   }
+  // What is no HTTP/2: the next request's head.
+  std::string head() {
+    std::string out;
+    while (!out.ends_with("\r\n\r\n")) {
+      const std::string next = take(1);
+      if (next.empty()) return {};
+      out += next;
+    }
+    return out;
+  }
   void until_closed() {
     while (read().type != -1) {
     }
@@ -180,7 +190,7 @@ TEST(ClientHttp2Played, AsksOnceMoreForWhatIsRefused) {
   refusals = 2;
   const auto refused = fetch(*client, {.method = "POST", .url = url(server.port)});
   ASSERT_FALSE(refused);
-  EXPECT_EQ(refused.error().code, Code::unavailable);
+  EXPECT_EQ(refused.error().code, Code::exhausted);
   EXPECT_THAT(refused.error().message, HasSubstr("refuses"));
 }
 
@@ -198,6 +208,61 @@ TEST(ClientHttp2Played, AsksAgainWhenAKeptConnectionIsGone) {
   EXPECT_EQ(lost.error().code, Code::corrupt);
   EXPECT_EQ(fetch(*client, {.method = "POST", .url = url(server.port), .repeatable = true})->body, "2");
   EXPECT_EQ(fetch(*client, {.method = "POST", .url = url(server.port), .repeatable = true})->body, "3");
+}
+
+TEST(ClientHttp2Played, GoesOnWhereConnectionsDieBeforeTheServerSpeaks) {
+  std::atomic<int> deaths = 2;
+  Theatre server([&](Played& peer, int) {
+    if (deaths-- > 0) return;
+    peer.send(settings());
+    for (auto asked = peer.await(kHeaders); asked.type != -1; asked = peer.await(kHeaders))
+      peer.send(answer(asked.stream, "fine"));
+  });
+  {
+    const auto client = make_client();
+    std::vector<std::unique_ptr<Asked>> asked;
+    for (int i = 0; i < 20; ++i)
+      asked.push_back(ask(*client, {.method = "POST", .url = url(server.port), .repeatable = true}));
+    for (const auto& each : asked) {
+      const Status status = each->done.take();
+      EXPECT_TRUE(status) << status.error().message;
+      EXPECT_EQ(each->body, "fine");
+    }
+  }
+  deaths = 5;
+  const auto given_up = fetch(*make_client(), {.method = "POST", .url = url(server.port), .repeatable = true});
+  ASSERT_FALSE(given_up);
+  EXPECT_EQ(given_up.error().code, Code::exhausted);
+  deaths = 1;
+  const auto lost = fetch(*make_client(), {.method = "POST", .url = url(server.port)});
+  ASSERT_FALSE(lost) << "it may have been done";
+  EXPECT_EQ(lost.error().code, Code::corrupt);
+}
+
+TEST(ClientHttp2Played, SpeaksHttp1ToWhoWantsThat) {
+  for (const bool goes_away : {false, true}) {
+    Inbox<std::string> heads;
+    Theatre server([&](Played& peer, int which) {
+      if (which == 0) {
+        peer.send(settings());
+        const auto asked = peer.await(kHeaders);
+        peer.send(goes_away ? frame(kGoaway, 0, 0, number(0) + number(13))
+                            : frame(kReset, 0, asked.stream, number(13)));
+        return peer.until_closed();
+      }
+      for (std::string head = peer.head(); !head.empty(); head = peer.head()) {
+        heads.put(head);
+        peer.send("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nold");
+      }
+    });
+    const auto client = make_client();
+    for (int i = 0; i < 3; ++i) {
+      const auto reply = fetch(*client, {.method = "POST", .url = url(server.port)});
+      ASSERT_TRUE(reply) << reply.error().message;
+      EXPECT_EQ(reply->body, "old");
+      EXPECT_THAT(heads.take(), testing::StartsWith("POST / HTTP/1.1\r\n"));
+    }
+  }
 }
 
 TEST(ClientHttp2Played, AsksAConnectionThatWasStillWhetherItLives) {
@@ -324,7 +389,7 @@ TEST(ClientHttp2Played, HostileServersGetAClearEnd) {
        "in the midst of its answer: INTERNAL_ERROR"},
       {"a body too large", settings() + head + repeat(frame(kData, 0, 1, std::string(16'000, 'x')), 300'000),
        Code::too_large, "larger than"},
-      {"a goodbye that serves nothing", settings() + frame(kGoaway, 0, 0, number(0) + number(11)), Code::unavailable,
+      {"a goodbye that serves nothing", settings() + frame(kGoaway, 0, 0, number(0) + number(11)), Code::exhausted,
        "refuses"},
   };
   for (const auto& each : cases) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <boost/asio/connect.hpp>
+#include <exception>
 #include <utility>
 
 #include "net/client_pool.h"
@@ -26,12 +27,17 @@ void ClientLink::act(FunctionRef<void()> what) {
   if (acting_) return what();
   const auto self = shared_from_this();
   acting_ = true;
-  what();
-  acting_ = false;
-  pump();
+  try {
+    what();
+    acting_ = false;
+    pump();
+  } catch (const std::exception&) {  // memory ran out, most likely; nobody would ask this connection again
+    acting_ = false;
+    close({Code::unavailable, fmt::format("There was no memory for the connection to {}.", key_)});
+  }
 }
 
-bool ClientLink::offers_http2() const { return task_->url.tls && options().http2 != Http2::off; }
+bool ClientLink::offers_http2() const { return task_->url.tls && options().http2 != Http2::off && !task_->http1; }
 
 void ClientLink::connect(std::shared_ptr<ClientTask> task) {
   task_ = std::move(task);
@@ -145,7 +151,7 @@ bool ClientLink::answered_by_proxy(std::string_view bytes) {
 // The connection is made.
 void ClientLink::ready() {
   const bool agreed = channel_->tls() != nullptr && channel_->tls()->protocol() == "h2";
-  const bool known = !task_->url.tls && proxy() == nullptr && options().http2 == Http2::always;
+  const bool known = !task_->url.tls && proxy() == nullptr && options().http2 == Http2::always && !task_->http1;
   connect_until_ = kNever;
   protocol_ = agreed || known ? make_client_http2(*this) : make_client_http1(*this);
   protocol_->serve(std::exchange(task_, nullptr));
@@ -165,8 +171,13 @@ void ClientLink::cancel(const ClientTask& task) {
 bool ClientLink::offer() { return pool_.offer(shared_from_this()); }
 
 void ClientLink::ask_again(std::shared_ptr<ClientTask> task) {
-  task->retried = true;
+  ++task->repeats;
   task->not_before = Clock::now();
+  pool_.start(std::move(task));
+}
+
+void ClientLink::ask_in_http1(std::shared_ptr<ClientTask> task) {
+  pool_.speak_http1(key_);
   pool_.start(std::move(task));
 }
 

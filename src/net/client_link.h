@@ -34,7 +34,9 @@ class ClientLink final : public ChannelOwner, public ClientHome, public std::ena
   const std::string& name() const override { return key_; }
 
   void readable() override;
-  void writable() override { pump(); }
+  void writable() override {
+    act([] {});
+  }
   TimePoint born() const { return born_; }
   int room() const { return protocol_ && !closed_ ? protocol_->room() : -1; }
   const ClientOptions& options() const override;
@@ -42,6 +44,7 @@ class ClientLink final : public ChannelOwner, public ClientHome, public std::ena
   bool all_sent() const override { return channel_->all_sent(); }
   bool offer() override;
   void ask_again(std::shared_ptr<ClientTask> task) override;
+  void ask_in_http1(std::shared_ptr<ClientTask> task) override;
 
  private:
   using Tcp = boost::asio::ip::tcp;

@@ -13,6 +13,10 @@ namespace {
 
 std::string key_of(const Url& url) { return fmt::format("{}://{}", url.tls ? "https" : "http", url.authority()); }
 
+constexpr int kMostLost = 8;
+constexpr std::chrono::minutes kSpeakHttp1{10};
+constexpr std::size_t kMostRemembered = 1000;
+
 }  // namespace
 
 void ClientPool::end() {
@@ -26,15 +30,26 @@ void ClientPool::end() {
 }
 
 // Finds out where the task's request goes: the name of connections to there.
-Result<std::string> ClientPool::place(ClientTask& task) const {
+Result<std::string> ClientPool::place(ClientTask& task) {
   if (!is_token(task.request.method)) return Error{Code::invalid, "The method is not a word."};
   task.url = TRY(parse_url(task.request.url));
   task.proxy = TRY(options.proxies.find(task.url));
-  return key_of(task.url);
+  std::string key = key_of(task.url);
+  if (const auto wanted = http1_until_.find(key); wanted != http1_until_.end()) {
+    task.http1 = Clock::now() < wanted->second;
+    if (!task.http1) http1_until_.erase(wanted);
+  }
+  return key;
+}
+
+void ClientPool::speak_http1(const std::string& name) {
+  if (http1_until_.size() >= kMostRemembered) http1_until_.clear();
+  http1_until_[name] = Clock::now() + kSpeakHttp1;
 }
 
 bool ClientPool::may_share(const ClientTask& task) const {
-  return options.http2 != Http2::off && (task.url.tls || (options.http2 == Http2::always && !task.proxy));
+  return options.http2 != Http2::off && !task.http1 &&
+         (task.url.tls || (options.http2 == Http2::always && !task.proxy));
 }
 
 bool ClientPool::start_at_once(const std::shared_ptr<ClientTask>& task) {
@@ -62,7 +77,7 @@ void ClientPool::start(std::shared_ptr<ClientTask> task) {
 // Null: there is none.
 std::shared_ptr<ClientLink> ClientPool::take_free(Host& host, const ClientTask& task) {
   for (const auto& link : host.shared)
-    if (link->born() >= task.not_before && link->room() > 0) return link;
+    if (!task.http1 && link->born() >= task.not_before && link->room() > 0) return link;
   if (host.idle.empty() || host.idle.back()->born() < task.not_before) return nullptr;
   const auto link = std::move(host.idle.back());
   host.idle.pop_back();
@@ -145,6 +160,7 @@ void ClientPool::disarm(const std::shared_ptr<ClientAlarm>& alarm) {
 bool ClientPool::offer(const std::shared_ptr<ClientLink>& link) {
   if (ending_) return false;
   Host& host = hosts_[link->name()];
+  host.lost = 0;
   if (host.making == link.get()) host.making = nullptr;
   for (auto each = host.waiting.begin(); each != host.waiting.end() && link->room() > 0;) {
     const auto next = std::next(each);
@@ -173,8 +189,10 @@ void ClientPool::forget(const std::shared_ptr<ClientLink>& link, const Error& wh
   std::list<Waiting> failed;
   if (host.making == link.get()) {
     host.making = nullptr;
-    // Whatever it was, it is the same for who waited for it; unless it was a matter of the one it was made for.
-    if (why.code != Code::cancelled && why.code != Code::deadline) failed.swap(host.waiting);
+    // Whatever it was, it is the same for who waited for it; unless it was a matter of the one it was made for, or of
+    // that connection alone.
+    const bool its_own = why.code == Code::cancelled || why.code == Code::deadline;
+    if (!its_own && (why.code != Code::exhausted || ++host.lost >= kMostLost)) failed.swap(host.waiting);
   }
   make_for_waiting(link->name());
   drop_if_empty(link->name());

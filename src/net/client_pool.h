@@ -48,6 +48,8 @@ class ClientPool {
   void made(const std::shared_ptr<ClientLink>& link, bool http2);
   // It has room: it is given what waits. False: it is not wanted.
   bool offer(const std::shared_ptr<ClientLink>& link);
+  // Servers of this name are asked in HTTP/1.1 for some minutes.
+  void speak_http1(const std::string& name);
   // It is closed, because of `why`.
   void forget(const std::shared_ptr<ClientLink>& link, const Error& why);
 
@@ -70,8 +72,9 @@ class ClientPool {
     const ClientLink* making = nullptr;               // for who waits, until it says how much room it has
     int links = 0;
     bool http1 = false;  // is what it spoke last
+    int lost = 0;        // connections for who waits that were made and lost before the server spoke, in a row
   };
-  Result<std::string> place(ClientTask& task) const;
+  Result<std::string> place(ClientTask& task);
   bool may_share(const ClientTask& task) const;
   std::shared_ptr<ClientLink> take_free(Host& host, const ClientTask& task);
   void make(const std::string& key, std::shared_ptr<ClientTask> task, bool for_waiting);
@@ -82,6 +85,7 @@ class ClientPool {
 
   std::unordered_set<std::shared_ptr<ClientLink>> links_;
   std::map<std::string, Host> hosts_;
+  std::map<std::string, TimePoint> http1_until_;  // of servers that wanted it
   std::unordered_set<std::shared_ptr<ClientAlarm>> alarms_;
   bool ending_ = false;
 };

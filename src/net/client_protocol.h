@@ -26,6 +26,8 @@ class ClientHome {
   virtual bool offer() = 0;
   // Asks once more, on another connection, for a task that is no more the protocol's.
   virtual void ask_again(std::shared_ptr<ClientTask> task) = 0;
+  // The same in HTTP/1.1, as the server wants it; so is whatever it is asked in the next minutes.
+  virtual void ask_in_http1(std::shared_ptr<ClientTask> task) = 0;
 };
 
 class ClientProtocol {

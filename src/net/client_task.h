@@ -75,7 +75,8 @@ class ClientTask {
   Url url;
   std::optional<Proxy> proxy;  // on the way to it
   TimePoint until = kNever;    // of the whole call
-  bool retried = false;
+  int repeats = 0;     // on other connections
+  bool http1 = false;                       // is what it is asked in, whatever the server could speak beside
   TimePoint not_before = TimePoint::min();  // connections that are older are not trusted with it
   std::weak_ptr<ClientLink> link;           // what serves it now
 

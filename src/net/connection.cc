@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <boost/asio/post.hpp>
+#include <exception>
 #include <mutex>
 #include <utility>
 
@@ -30,9 +31,15 @@ class Door final : public AnswerDoor, public std::enable_shared_from_this<Door> 
       parts_.push_back(std::move(part));
       if (parts_.size() > 1) return;
     }
-    boost::asio::post(thread_->io, [weak = weak_from_this()] {
-      if (const auto self = weak.lock()) self->deliver();
-    });
+    try {
+      boost::asio::post(thread_->io, [weak = weak_from_this()] {
+        if (const auto self = weak.lock()) self->deliver();
+      });
+    } catch (const std::exception&) {
+      std::lock_guard lock(mutex_);
+      parts_.clear();  // whoever is told ends the exchange, of which the next part tells
+      throw;
+    }
   }
 
   void run(std::function<void()> task) override {
@@ -56,17 +63,21 @@ class Door final : public AnswerDoor, public std::enable_shared_from_this<Door> 
   std::vector<AnswerPart> parts_;  // GUARDED_BY(mutex_)
 };
 
+std::unique_ptr<TlsSession> accepted(std::shared_ptr<const TlsContext> tls) {
+  return tls ? TlsSession::accept(std::move(tls)) : nullptr;
+}
+
 }  // namespace
 
 Connection::Connection(ServerShared& shared, std::shared_ptr<ServerThread> thread, Socket socket, std::string peer)
     : shared_(shared),
       thread_(std::move(thread)),
-      channel_(*thread_, std::move(socket), shared.tls ? TlsSession::accept(shared.tls) : nullptr),
+      channel_(*thread_, std::move(socket), accepted(shared.tls())),
       home_{.options = shared.options,
             .handler = shared.handler,
             .bodies = shared.bodies,
             .peer = std::move(peer),
-            .tls = shared.tls != nullptr,
+            .tls = channel_.tls() != nullptr,
             .out = channel_.out()},
       deadline_(thread_->deadlines, [this] { expire(); }),
       own_deadline_(Clock::now() + shared.options.header_timeout) {
@@ -80,7 +91,21 @@ void Connection::start() {
   pump();
 }
 
+// What throws, for want of memory most likely, costs this connection: left as it is, nobody would ever ask it again.
+void Connection::guarded(FunctionRef<void()> act) {
+  try {
+    act();
+  } catch (const std::exception&) {
+    traffic().broken.add();
+    drop(true);
+  }
+}
+
 void Connection::readable() {
+  guarded([this] { read(); });
+}
+
+void Connection::read() {
   switch (channel_.read([this](std::string_view bytes) { return received(bytes); })) {
     case Channel::Input::open:
       break;
@@ -148,18 +173,20 @@ void Connection::tls_refused() {
 }
 
 void Connection::apply(std::vector<AnswerPart> parts) {
-  std::size_t added = 0;
-  for (AnswerPart& part : parts) {
-    if (!protocol_) return;
-    added += part.data.size();
-    protocol_->answer(std::move(part));
-    // What can leave now must not count as piled up for the next part.
-    if (added >= kFill) {
-      added = 0;
-      pump();
+  guarded([&] {
+    std::size_t added = 0;
+    for (AnswerPart& part : parts) {
+      if (!protocol_) return;
+      added += part.data.size();
+      protocol_->answer(std::move(part));
+      // What can leave now must not count as piled up for the next part.
+      if (added >= kFill) {
+        added = 0;
+        pump();
+      }
     }
-  }
-  pump();
+    pump();
+  });
 }
 
 // Sends what there is, and sees to what comes next.
@@ -203,8 +230,10 @@ void Connection::expire() {
   const TimePoint now = Clock::now();
   if (now >= write_deadline_) return drop(true);
   if (!protocol_) return drop(false);
-  protocol_->expire(now);
-  pump();
+  guarded([&] {
+    protocol_->expire(now);
+    pump();
+  });
 }
 
 void Connection::drain() {

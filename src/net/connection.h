@@ -5,6 +5,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <string_view>
 #include <unordered_set>
@@ -29,10 +30,22 @@ struct ServerShared {
 
   const ServerOptions options;
   const Handler handler;
-  std::shared_ptr<const TlsContext> tls;  // null: plain
+  // Of connections that come; null: plain.
+  std::shared_ptr<const TlsContext> tls() const {
+    const std::lock_guard lock(tls_mutex_);
+    return tls_;
+  }
+  void set_tls(std::shared_ptr<const TlsContext> tls) {
+    const std::lock_guard lock(tls_mutex_);
+    tls_.swap(tls);
+  }
   BodyBudget bodies{options.max_bodies};
   std::atomic<int> connections{0};
   std::function<void()> on_close;  // a connection is gone or wants nothing more; io threads
+
+ private:
+  mutable std::mutex tls_mutex_;
+  std::shared_ptr<const TlsContext> tls_;  // GUARDED_BY(tls_mutex_)
 };
 
 class Connection final : public ChannelOwner, public std::enable_shared_from_this<Connection> {
@@ -50,11 +63,15 @@ class Connection final : public ChannelOwner, public std::enable_shared_from_thi
   bool busy() const { return state_ == State::open && (!channel_.all_sent() || (protocol_ && protocol_->busy())); }
 
   void readable() override;
-  void writable() override { pump(); }
+  void writable() override {
+    guarded([this] { pump(); });
+  }
 
  private:
   enum class State { open, lingering, closed };
 
+  void guarded(FunctionRef<void()> act);
+  void read();
   bool received(std::string_view bytes);
   void choose_protocol(std::string_view bytes);
   void input_ended();

@@ -1,6 +1,7 @@
 #include "net/exchange.h"
 
 #include <exception>
+#include <new>
 #include <utility>
 
 #include "base/log.h"
@@ -94,6 +95,9 @@ std::shared_ptr<Line> open_exchange(const Handler& handler, std::shared_ptr<Answ
   auto exchange = std::make_shared<HeldExchange>(std::move(door), line, stream, std::move(request));
   try {
     handler(exchange);
+  } catch (const std::bad_alloc&) {
+    exchange->respond(503, error_headers(503),
+                      error_body(503, "The server has no memory for this request: try again in a moment."));
   } catch (const std::exception& e) {
     log::error("handler_threw", {{"path", exchange->request().path}, {"what", e.what()}});
     exchange->respond(500, error_headers(), error_body(500, "The server failed to handle this request."));

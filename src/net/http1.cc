@@ -187,7 +187,7 @@ void Http1::refuse(const Refusal& refusal) {
   head_only_ = false;
   const std::string body = error_body(refusal.status, refusal.why);
   count_request(method_, refusal.status);
-  write_head(refusal.status, error_headers(), body.size());
+  write_head(refusal.status, error_headers(refusal.status), body.size());
   home_.out.append(body);
   close();
 }

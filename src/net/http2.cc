@@ -4,6 +4,7 @@
 #include <nghttp2/nghttp2.h>
 
 #include <algorithm>
+#include <new>
 #include <unordered_map>
 #include <utility>
 
@@ -132,7 +133,7 @@ Http2::Http2(ProtocolHome& home) : home_(home), idle_until_(Clock::now() + home.
   nghttp2_option* options = nullptr;
   nghttp2_option_new(&options);
   nghttp2_option_set_no_closed_streams(options, 1);
-  CHECK(nghttp2_session_server_new2(&session_, callbacks(), this, options) == 0, "nghttp2 makes a session");
+  if (nghttp2_session_server_new2(&session_, callbacks(), this, options) != 0) throw std::bad_alloc();
   nghttp2_option_del(options);
   const auto most_header =
       static_cast<std::uint32_t>(std::min<std::uint64_t>(home.options.max_header.count, UINT32_MAX));
@@ -280,7 +281,7 @@ void Http2::refuse(Stream& stream, const Refusal& refusal) {
   stream.arriving.reset();
   stream.deadline = kNever;
   std::string body = error_body(refusal.status, refusal.why);
-  submit(stream, refusal.status, error_headers(), true, body.size());
+  submit(stream, refusal.status, error_headers(refusal.status), true, body.size());
   if (!stream.ended) add(stream, std::move(body));
   stream.ended = true;
 }

@@ -62,7 +62,8 @@ struct ClientCallbacks {
   std::function<void(const std::string& address)> on_connect;  // a new connection was made, to there; before the rest
   std::function<void(int status, const Headers& headers)> on_head;
   std::function<void(std::string_view piece)> on_data;
-  // unavailable: no connection; deadline: a timeout; corrupt: not HTTP, or cut;
+  // exhausted: servers refused the request before they looked at it, or died before they spoke, so that it may be made
+  // again, later; unavailable: no connection; deadline: a timeout; corrupt: not HTTP, or cut;
   // too_large: over a limit; invalid: the URL, the method or the proxy's address;
   // unauthorized, forbidden: so says the proxy; forbidden also: no address is admitted; cancelled: the client ends.
   std::function<void(Status)> on_done;

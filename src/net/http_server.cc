@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <condition_variable>
 #include <cstring>
+#include <exception>
 #include <vector>
 
 #include "base/log.h"
@@ -26,6 +27,13 @@ using Acceptor = asio::basic_socket_acceptor<asio::ip::tcp, Executor>;
 constexpr int kAcceptsInARow = 64;
 constexpr std::chrono::milliseconds kAcceptPause{100};
 
+// Null: the server is plain.
+Result<std::shared_ptr<const TlsContext>> tls_of(const ServerOptions& options) {
+  if (options.tls_cert.empty()) return nullptr;
+  return TlsContext::server({.certificate = options.tls_cert, .key = options.tls_key, .ca = options.tls_client_ca},
+                            options.tls_client_auth == "required");
+}
+
 // Accepts on one socket, on the first io thread, and deals connections out to all.
 struct Entrance {
   Acceptor acceptor;
@@ -40,6 +48,11 @@ class Server final : public HttpServer {
   ~Server() override;
 
   int port() const override { return port_; }
+  Status renew_tls() override;
+  std::optional<std::chrono::system_clock::time_point> tls_until() const override {
+    const auto tls = shared_.tls();
+    return tls ? tls->until() : std::nullopt;
+  }
   bool drain(std::chrono::milliseconds limit) override;
 
  private:
@@ -66,7 +79,7 @@ class Server final : public HttpServer {
 Server::Server(const ServerOptions& options, Handler handler, std::shared_ptr<const TlsContext> tls,
                std::vector<ListeningSocket> sockets)
     : shared_(options, std::move(handler)), port_(sockets.front().port()) {
-  shared_.tls = std::move(tls);
+  shared_.set_tls(std::move(tls));
   shared_.on_close = [this] {
     if (!draining_) return;
     std::lock_guard lock(mutex_);
@@ -100,6 +113,11 @@ Server::~Server() {
   for (const auto& thread : threads_) thread->join();
 }
 
+Status Server::renew_tls() {
+  shared_.set_tls(TRY(tls_of(shared_.options)));
+  return {};
+}
+
 void Server::wait_accept(Entrance& entrance) {
   if (!accepting_) return;
   entrance.acceptor.async_wait(Acceptor::wait_read, [this, &entrance](const boost::system::error_code& error) {
@@ -115,7 +133,11 @@ void Server::accept_some(Entrance& entrance) {
     const int fd = ::accept4(entrance.acceptor.native_handle(), reinterpret_cast<sockaddr*>(&address), &size,
                              SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd >= 0) {
-      take(fd, entrance.v6, peer_name(reinterpret_cast<const sockaddr*>(&address)));
+      try {
+        take(fd, entrance.v6, peer_name(reinterpret_cast<const sockaddr*>(&address)));
+      } catch (const std::exception&) {  // memory ran out, most likely: this one is closed
+        return rest(entrance);
+      }
       continue;
     }
     if (errno == EAGAIN) break;
@@ -148,8 +170,8 @@ void Server::take(int fd, bool v6, std::string peer) {
     ::close(fd);
     return;
   }
-  shared_.connections.fetch_add(1);
   auto connection = std::make_shared<Connection>(shared_, thread, std::move(socket), std::move(peer));
+  shared_.connections.fetch_add(1);
   const auto start = [this, connection = std::move(connection), thread = thread.get()] {
     thread->connections.insert(connection);
     connection->start();
@@ -209,10 +231,7 @@ Result<std::unique_ptr<HttpServer>> HttpServer::listen(const ServerOptions& opti
     return Error{Code::invalid, "--tls-client-auth is required or optional."};
   if (!required && options.tls_client_ca.empty())
     return Error{Code::invalid, "--tls-client-auth needs --tls-client-ca, who signs the certificates."};
-  std::shared_ptr<const TlsContext> tls;
-  if (!options.tls_cert.empty())
-    tls = TRY(TlsContext::server({.certificate = options.tls_cert, .key = options.tls_key, .ca = options.tls_client_ca},
-                                 required));
+  auto tls = TRY(tls_of(options));
   raise_open_files();
   auto sockets = TRY(listen_on(options.host, options.port));
   return std::make_unique<Server>(options, std::move(handler), std::move(tls), std::move(sockets));

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "base/bytes.h"
@@ -61,6 +62,11 @@ class HttpServer {
   virtual ~HttpServer() = default;  // stops at once
 
   virtual int port() const = 0;
+  // Reads the certificate, its key and the clients' CA anew, for connections that come; those that stand go on. invalid:
+  // as listen(), and all is as it was. One thread at a time.
+  virtual Status renew_tls() = 0;
+  // When the certificate ends; nothing: the server is plain.
+  virtual std::optional<std::chrono::system_clock::time_point> tls_until() const = 0;
   // Stops accepting, tells clients to go elsewhere (connection: close, GOAWAY),
   // and returns when every exchange has ended or `limit` has passed: true if
   // all had ended.

@@ -123,7 +123,11 @@ std::string error_body(int status, std::string_view message) {
   return out;
 }
 
-Headers error_headers() { return {{"content-type", "application/json"}}; }
+Headers error_headers(int status) {
+  Headers headers{{"content-type", "application/json"}};
+  if (status == 503) headers.emplace_back("retry-after", "1");
+  return headers;
+}
 
 bool is_token(std::string_view text) {
   return !text.empty() && std::ranges::all_of(text, [](char c) { return kToken[static_cast<unsigned char>(c)]; });

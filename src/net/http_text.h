@@ -29,7 +29,7 @@ std::string_view http_date();
 // {"error":{"message":...,"type":...,"param":null,"code":status}}
 std::string error_body(int status, std::string_view message);
 // Its headers.
-Headers error_headers();
+Headers error_headers(int status = 500);
 
 bool is_token(std::string_view text);  // RFC 9110, 5.6.2; not empty
 std::string lower(std::string_view text);

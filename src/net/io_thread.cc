@@ -3,6 +3,7 @@
 #include <boost/asio/post.hpp>
 #include <exception>
 #include <future>
+#include <new>
 #include <utility>
 
 #include "base/log.h"
@@ -25,6 +26,7 @@ void IoThread::loop(const char* name) {
     try {
       io.run();
       return;
+    } catch (const std::bad_alloc&) {  // then there is none for a line of the log either
     } catch (const std::exception& e) {
       log::error("network_thread_threw", {{"what", e.what()}});
     }

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <new>
+
 namespace ashlar::net {
 
 bool BodyBudget::Share::take(std::uint64_t bytes) {
@@ -20,7 +22,11 @@ Refusal body_too_large(Bytes most) {
 std::optional<Refusal> Arriving::add(std::string_view bytes, Bytes most) {
   if (request.body.size() + bytes.size() > most.count) return body_too_large(most);
   if (!share.take(bytes.size())) return Refusal{503, "Too many request bodies arrive at once: try again in a moment."};
-  request.body.append(bytes);
+  try {
+    request.body.append(bytes);
+  } catch (const std::bad_alloc&) {
+    return Refusal{503, "The server has no memory for this request's body: try again in a moment."};
+  }
   return std::nullopt;
 }
 

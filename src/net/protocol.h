@@ -56,7 +56,7 @@ struct Arriving {
   HttpRequest request;
   BodyBudget::Share share;
 
-  // Adds to the body, or says why it must not: over `most`, over the budget.
+  // Adds to the body, or says why it must not: over `most`, over the budget, out of memory.
   std::optional<Refusal> add(std::string_view bytes, Bytes most);
 };
 

@@ -8,6 +8,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <ctime>
+#include <new>
 #include <utility>
 
 namespace ashlar::net {
@@ -130,7 +132,7 @@ void TlsContext::Free::operator()(ssl_ctx_st* context) const { SSL_CTX_free(cont
 
 Result<std::shared_ptr<const TlsContext>> TlsContext::server(const Files& files, bool required) {
   std::unique_ptr<SSL_CTX, Free> context(SSL_CTX_new(TLS_server_method()));
-  CHECK(context, "OpenSSL makes a context");
+  if (!context) throw std::bad_alloc();
   set_common(context.get());
   SSL_CTX_set_num_tickets(context.get(), 0);
   SSL_CTX_set_session_cache_mode(context.get(), SSL_SESS_CACHE_OFF);
@@ -145,7 +147,7 @@ Result<std::shared_ptr<const TlsContext>> TlsContext::server(const Files& files,
 
 Result<std::shared_ptr<const TlsContext>> TlsContext::client(const Files& files, bool verify) {
   std::unique_ptr<SSL_CTX, Free> context(SSL_CTX_new(TLS_client_method()));
-  CHECK(context, "OpenSSL makes a context");
+  if (!context) throw std::bad_alloc();
   set_common(context.get());
   // Servers elsewhere may be older than ours.
   SSL_CTX_set_min_proto_version(context.get(), TLS1_2_VERSION);
@@ -157,12 +159,27 @@ Result<std::shared_ptr<const TlsContext>> TlsContext::client(const Files& files,
   return std::shared_ptr<const TlsContext>(new TlsContext(std::move(context)));
 }
 
+std::optional<std::chrono::system_clock::time_point> TlsContext::until() const {
+  std::optional<std::chrono::system_clock::time_point> out;
+  const auto look = [&](const X509* certificate) {
+    std::tm end{};
+    if (certificate == nullptr || ASN1_TIME_to_tm(X509_get0_notAfter(certificate), &end) != 1) return;
+    const auto ends = std::chrono::system_clock::from_time_t(timegm(&end));
+    out = out ? std::min(*out, ends) : ends;
+  };
+  look(SSL_CTX_get0_certificate(context_.get()));
+  STACK_OF(X509)* chain = nullptr;
+  SSL_CTX_get0_chain_certs(context_.get(), &chain);
+  for (int i = 0; chain != nullptr && i < sk_X509_num(chain); ++i) look(sk_X509_value(chain, i));
+  return out;
+}
+
 void TlsSession::Free::operator()(ssl_st* session) const { SSL_free(session); }
 
 TlsSession::TlsSession(std::shared_ptr<const TlsContext> context, bool server)
     : context_(std::move(context)), ssl_(SSL_new(context_->raw())) {
-  CHECK(ssl_, "OpenSSL makes a session");
-  BIO* bytes = BIO_new(TlsBytes::method());
+  BIO* const bytes = ssl_ ? BIO_new(TlsBytes::method()) : nullptr;
+  if (bytes == nullptr) throw std::bad_alloc();
   BIO_set_data(bytes, this);
   BIO_set_init(bytes, 1);
   SSL_set_bio(ssl_.get(), bytes, bytes);

@@ -2,7 +2,9 @@
 // owns no socket, so that a connection is the same code with it and without.
 #pragma once
 
+#include <chrono>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -30,6 +32,8 @@ class TlsContext {
   static Result<std::shared_ptr<const TlsContext>> client(const Files& files, bool verify);
 
   ssl_ctx_st* raw() const { return context_.get(); }
+  // When its own certificate ends, or the first of those that stand with it; nothing: it has none.
+  std::optional<std::chrono::system_clock::time_point> until() const;
 
  private:
   struct Free {

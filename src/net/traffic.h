@@ -12,6 +12,8 @@ struct Traffic {
   Gauge streams{"http_streams", "Requests being answered."};
   Counter left{"http_clients_gone_total",
                "Requests whose client left, or stopped reading, before the end of the answer."};
+  Counter broken{"http_connections_broken_total",
+                 "Client connections dropped for want of memory, or another fault within."};
 };
 Traffic& traffic();
 

@@ -4,6 +4,7 @@
 #include <openssl/hmac.h>
 
 #include <algorithm>
+#include <new>
 
 #include "base/result.h"
 
@@ -25,8 +26,8 @@ std::optional<std::string> parse_hex(std::string_view text, std::size_t digits) 
 void Hasher::Free::operator()(evp_md_ctx_st* context) const { EVP_MD_CTX_free(context); }
 
 Hasher::Hasher(Kind kind) : context_(EVP_MD_CTX_new()) {
-  CHECK(context_ && EVP_DigestInit_ex(context_.get(), kind == Kind::sha1 ? EVP_sha1() : EVP_sha256(), nullptr) == 1,
-        "OpenSSL has SHA-1 and SHA-256");
+  const EVP_MD* const how = kind == Kind::sha1 ? EVP_sha1() : EVP_sha256();
+  if (!context_ || EVP_DigestInit_ex(context_.get(), how, nullptr) != 1) throw std::bad_alloc();
 }
 
 void Hasher::add(std::string_view bytes) {

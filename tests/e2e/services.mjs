@@ -1,4 +1,5 @@
-// Real services for tests, on free ports of 127.0.0.1, ended with the test: redis-server and postgres.
+// Real services for tests, on free ports of 127.0.0.1, ended with the test: redis-server and postgres; and the network
+// between them and whoever uses them.
 import { execFileSync, spawn, spawnSync } from "node:child_process";
 import { chownSync, existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import net from "node:net";
@@ -81,4 +82,42 @@ export async function postgres(t) {
   await Object.assign(service, { port, url: `postgres://ashlar@127.0.0.1:${port}/postgres` }).start();
   while (spawnSync(path.join(bin, "pg_isready"), ["-q", "-h", "127.0.0.1", "-p", String(port)]).status !== 0) await pause(20);
   return service;
+}
+
+// The way to a port of this machine, which can be cut (nothing passes, nobody is told) or bad: each piece takes so many
+// milliseconds, and one in `lost` is sent again later, as a lost packet is.
+export async function way(t, to) {
+  const it = { cut: false, delay: 0, lost: Infinity };
+  const sockets = new Set();
+  let pieces = 0;
+  const carry = (from, into) => {
+    let due = 0;  // in their order
+    const queue = [];
+    const move = () => {
+      while (queue.length > 0 && !it.cut && queue[0].due <= performance.now()) {
+        const { piece } = queue.shift();
+        piece === null ? into.end() : into.write(piece);
+      }
+      if (queue.length > 0) setTimeout(move, it.cut ? 5 : Math.max(0, queue[0].due - performance.now()));
+    };
+    const put = (piece) => {
+      due = Math.max(due, performance.now() + it.delay * (++pieces % it.lost === 0 ? 3 : 1));
+      queue.push({ piece, due });
+      if (queue.length === 1) move();
+    };
+    from.on("data", put).on("end", () => put(null));
+    from.on("close", () => setTimeout(() => it.cut || into.destroy(), it.delay * 4));
+  };
+  const server = net.createServer({ allowHalfOpen: true }, (near) => {
+    const far = net.connect({ port: to, host: "127.0.0.1", allowHalfOpen: true });
+    for (const socket of [near, far]) sockets.add(socket.on("error", () => {}).on("close", () => sockets.delete(socket)));
+    carry(near, far);
+    carry(far, near);
+  });
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  t.after(() => {
+    for (const socket of sockets) socket.destroy();
+    server.close();
+  });
+  return Object.assign(it, { port: server.address().port });
 }

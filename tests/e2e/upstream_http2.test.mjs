@@ -110,6 +110,41 @@ test("a server that says goodbye in the midst fails nobody", async (t) => {
   assert.ok(abandoned > 0 && sessions.size > 1, `${abandoned} abandoned, ${sessions.size} connections`);
 });
 
+test("connections that die one after the other, and requests that nobody looked at, fail nobody", async (t) => {
+  for (const [how, refuse] of [["dies as it is made", null], ["refuses each", (request) => request.stream.close(http2.constants.NGHTTP2_REFUSED_STREAM)]]) {
+    let deaths = 0, asked = 0;
+    const server = http2.createSecureServer({ ...identity });
+    if (refuse === null) server.on("session", (session) => deaths > 0 && (--deaths, session.destroy()));
+    const { gateway } = await behind(t, server, (request, response) => {
+      ++asked;
+      if (refuse !== null && deaths > 0) return --deaths, refuse(request);
+      speak(response);
+    }, "    health_interval: 0s\n    models: [fake]\n    retry_base: 20ms\n");
+    for (const burst of [1, 30]) {
+      deaths = 5;
+      // Five refusals of one request, or of a whole burst.
+      const texts = await Promise.all(Array.from({ length: burst }, async () => text(await ask(gateway))));
+      for (const each of texts) assert.equal(each, words.join(""), how);
+      assert.equal(deaths, burst === 1 ? 0 : deaths, `${how}: ${deaths} deaths are left`);
+    }
+    assert.ok(asked >= 31);
+  }
+});
+
+test("a server that wants HTTP/1.1 is asked in that, again and from then on", async (t) => {
+  const versions = [];
+  const server = http2.createSecureServer({ ...identity, allowHTTP1: true });
+  const { gateway } = await behind(t, server, (request, response) => {
+    versions.push(request.httpVersion);
+    request.httpVersion === "2.0" ? request.stream.close(http2.constants.NGHTTP2_HTTP_1_1_REQUIRED) : speak(response);
+  }, "    health_interval: 0s\n    models: [fake]\n    max_attempts: 1\n");
+  for (let i = 0; i < 5; ++i) assert.equal(await text(await ask(gateway)), words.join(""));
+  // Once for each network thread.
+  assert.ok(versions.filter((each) => each === "2.0").length <= 4, versions.join());
+  assert.equal(versions.filter((each) => each === "1.1").length, 5);
+  assert.equal(versions.at(-1), "1.1");
+});
+
 test("a client that leaves ends its stream, and no other", async (t) => {
   let left, stays;
   const gone = new Promise((resolve) => (left = resolve));

@@ -44,7 +44,10 @@ class Home final : public ClientHome {
     return !closed_;
   }
   void ask_again(std::shared_ptr<ClientTask> task) override {
-    CHECK(!task->retried, "a call is made more than twice");
+    CHECK(task->repeats == 0, "a call is made more than twice");
+    task->done(std::unexpected(Error{Code::cancelled, "It is not asked again here."}));
+  }
+  void ask_in_http1(std::shared_ptr<ClientTask> task) override {
     task->done(std::unexpected(Error{Code::cancelled, "It is not asked again here."}));
   }
 

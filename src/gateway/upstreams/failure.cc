@@ -238,6 +238,10 @@ Failure failure_of_call(const std::string& upstream, const Error& error, bool an
                 .retry = true};
       return {.failed = failed(Code::unavailable, 502, "upstream_error", say("gave no answer: " + error.message)),
               .retry = true};
+    case Code::exhausted:
+      return {.failed = failed(Code::unavailable, 503, "upstream_unreachable", say("takes no requests now")),
+              .unseen = !answered,
+              .retry = !answered};
     case Code::forbidden:
       return {.failed =
                   failed(Code::unavailable, 502, "upstream_error", say("may not be connected to: " + error.message))};

@@ -14,7 +14,8 @@ namespace ashlar::gateway {
 
 struct Failure {
   engine::Failed failed;
-  bool retry = false;  // another attempt may go better: connect errors, 408, 429, 500, 502, 503, 504, 529
+  bool unseen = false;  // the upstream did not look at the request
+  bool retry = false;   // another attempt may go better: connect errors, 408, 429, 500, 502, 503, 504, 529
 };
 
 // An answer that is not 200. `body`: what came of it, perhaps not all. Bodies of OpenAI, vLLM (old and new),

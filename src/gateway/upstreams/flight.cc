@@ -18,6 +18,7 @@ using std::chrono::milliseconds;
 constexpr std::size_t kMaxErrorBody = 64 << 10;
 constexpr milliseconds kLinger{
     250};  // for the end of an answer that is whole already, so that its connection can be kept
+constexpr int kMostUnseen = 4;
 constexpr milliseconds kMaxRetryWait{15'000};  // who must wait longer is told so instead
 
 std::mt19937_64& dice() {
@@ -278,6 +279,7 @@ class Flight : public std::enable_shared_from_this<Flight> {
     retire(*attempt);
     std::erase(attempts_, attempt);
     if (!begun_ && !attempts_.empty()) return;  // the other may still answer
+    if (failure.unseen && unseen_ < kMostUnseen) ++unseen_;
     if (!begun_ && failure.retry && retry(failure.failed.retry_after)) return;
     up_.metrics.failures.add();
     log::info("upstream_failed", {{"upstream", up_.options.name},
@@ -290,7 +292,7 @@ class Flight : public std::enable_shared_from_this<Flight> {
   }
 
   bool retry(milliseconds at_least) {
-    if (made_ >= up_.options.max_attempts || at_least > kMaxRetryWait) return false;
+    if (made_ - unseen_ >= up_.options.max_attempts || at_least > kMaxRetryWait) return false;
     const milliseconds wait = std::max(at_least, backoff(made_, up_.options.retry_base, up_.options.retry_cap, dice()));
     if (Clock::now() + wait >= ends_ || !up_.budget.take()) return false;
     up_.metrics.retries.add();
@@ -321,6 +323,7 @@ class Flight : public std::enable_shared_from_this<Flight> {
   std::recursive_mutex mutex_;
   std::vector<Held> attempts_;  // under way; GUARDED_BY(mutex_), as is all below
   int made_ = 0;
+  int unseen_ = 0;      // of those, that the upstream did not look at: they are no attempts
   std::string id_;      // of the request, once begun
   bool begun_ = false;  // the sink has heard something: there is no other attempt any more
   bool ended_ = false;  // the HTTP answer is whole
