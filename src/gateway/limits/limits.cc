@@ -217,9 +217,11 @@ std::expected<Limits::Admission, LimitRefusal> Limits::admit(const Ask& ask,
   asked.output = std::clamp<std::int64_t>(stated ? ask.max_tokens : ask.room, 0, kMostTokens);
   if (const auto cap = output_cap(*config, ask.subject, ask.model)) asked.output = std::min(asked.output, *cap);
   const std::int64_t now_ms = options_.clock().utc_ms;
-  if (const Price* price = config->prices.find(ask.model, now_ms)) asked.price = *price;
-  const bool money =
-      std::ranges::any_of(asked.rules, [](const Applied& a) { return a.rule->measure == Measure::money; });
+  const Price* price = config->prices.find(ask.model, now_ms);
+  if (price == nullptr && !ask.asked_as.empty()) price = config->prices.find(ask.asked_as, now_ms);
+  if (price != nullptr) asked.price = *price;
+  const auto guards = [](const Applied& a) { return a.rule->measure == Measure::money && !a.rule->soft; };
+  const bool money = std::ranges::any_of(asked.rules, guards);
   if (money && !asked.price && config->refuse_unpriced)
     return std::unexpected(LimitRefusal{
         .kind = Kind::quota,
@@ -236,10 +238,12 @@ std::expected<Limits::Admission, LimitRefusal> Limits::admit(const Ask& ask,
     asked.charge();
     Result<Verdict> verdict = Verdict{.admitted = true};
     if (!asked.charges.empty()) verdict = counters_.reserve(running.id, asked.charges);
+    // Who is told of money, and refuses none, does not refuse where it cannot be counted either.
+    if (!verdict && !money && std::erase_if(asked.rules, [](const Applied& a) { return a.rule->soft; }) > 0) continue;
     if (!verdict)
       return std::unexpected(
           LimitRefusal{.kind = Kind::unavailable,
-                       .error = {Code::unavailable, "the limits cannot be checked now: " + verdict.error().message},
+                       .error = {Code::unavailable, "the limits cannot be checked now: try again soon"},
                        .retry_after = std::chrono::seconds(1)});
     if (verdict->admitted) {
       admission.numbers_ = asked.numbers(verdict->standings);
@@ -336,6 +340,7 @@ Result<RateNumbers> Limits::numbers(const Subject& subject, const std::string& m
   std::erase_if(asked.rules, [](const Applied& a) {
     return a.rule->measure == Measure::money || a.rule->measure == Measure::seats;
   });
+  if (asked.rules.empty()) return RateNumbers();
   std::vector<store::Limit> limits;
   for (const Applied& applied : asked.rules) limits.push_back(applied.limit);
   return asked.numbers(TRY(counters_.look(limits)));
