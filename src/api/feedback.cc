@@ -6,6 +6,7 @@
 #include "api/fields.h"
 #include "api/generation.h"
 #include "api/routes.h"
+#include "base/json_full.h"
 
 namespace ashlar::api {
 

@@ -65,6 +65,7 @@ class MeteredGenerator::Run final : public engine::Sink {
     if (const auto* started = std::get_if<engine::Started>(&event)) {
       record_.use.prompt = started->prompt_tokens;
       record_.use.cached = started->cached_tokens;
+      record_.deployment = started->deployment;
       begun_ = true;
       if (open_) open_->prompt(record_.use.prompt, record_.use.cached);
     } else if (const auto* text = std::get_if<engine::Text>(&event)) {
@@ -89,8 +90,9 @@ class MeteredGenerator::Run final : public engine::Sink {
 
  private:
   static std::int64_t guess(std::string_view text) { return static_cast<std::int64_t>(text.size() + 3) / 4; }
+  double seconds() const { return std::chrono::duration<double>(engine::Clock::now() - since_).count(); }
   void deliver(std::int64_t tokens) {
-    delivered_ = true;
+    if (!std::exchange(delivered_, true)) record_.first_seconds = seconds();
     record_.use.completion += tokens;
   }
 
@@ -118,7 +120,7 @@ class MeteredGenerator::Run final : public engine::Sink {
     if (!charged) record_.use = {};
     record_.cost = admission_.cost(record_.use);
     record_.end = how;
-    record_.seconds = std::chrono::duration<double>(engine::Clock::now() - since_).count();
+    record_.seconds = seconds();
     // The counts first: a ledger never knows more than they do.
     charged ? admission_.settle(record_.use) : admission_.release();
     open_ ? open_->end(std::move(record_)) : ledger_.record(record_);
@@ -198,7 +200,8 @@ std::expected<std::unique_ptr<engine::Ticket>, engine::Generator::Refusal> Meter
   const bool limited = !limits_.idle(), measured = limits_.measures();
   const Size size = measured ? size_of(request) : Size();
   auto admission = limits_.admit({.subject = subject,
-                                  .model = request.model,
+                                  .model = counted_model(request),
+                                  .asked_as = request.model,
                                   .prompt_tokens = size.prompt,
                                   .max_tokens = request.stopping.max_tokens,
                                   .room = size.room,
@@ -220,7 +223,7 @@ std::expected<std::unique_ptr<engine::Ticket>, engine::Generator::Refusal> Meter
   UsageRecord record{.reservation = admission->id(),
                      .request = request.id,
                      .subject = std::move(subject),
-                     .model = request.model,
+                     .model = counted_model(request),
                      .begun_utc_ms = utc_ms()};
   auto open = ledger_.open(record, admission->price(), admission->measures());
   if (!open && std::ranges::find(admission->measures(), Measure::money) != admission->measures().end())
