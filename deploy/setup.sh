@@ -3,7 +3,7 @@
 
 BUILD_PACKAGES="clang-19 lld-19 cmake ninja-build pkg-config ccache
   libboost1.81-dev libssl-dev libnghttp2-dev nlohmann-json3-dev libfmt-dev libcli11-dev libyaml-cpp-dev
-  libpcre2-dev libutf8proc-dev libsqlite3-dev libpq-dev"
+  libpcre2-dev libutf8proc-dev libsqlite3-dev libpq-dev libjemalloc-dev"
 TEST_PACKAGES="libclang-rt-19-dev llvm-19 libgtest-dev libgmock-dev curl openssl procps postgresql redis-server"
 
 if [ -t 2 ] && [ -z "${NO_COLOR:-}" ]; then bold=$'\033[1m' plain=$'\033[0m'; else bold= plain=; fi

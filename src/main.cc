@@ -9,6 +9,9 @@
 
 #include "cli/commands.h"
 
+// jemalloc's settings: what was freed goes back to the system though nobody asks for memory any more.
+extern "C" const char* malloc_conf = "background_thread:true";
+
 namespace {
 
 using ashlar::cli::Words;

@@ -146,8 +146,9 @@ void Answer::render(Part& part, engine::Event& event, std::string& out) {
   }
 }
 
-net::Headers Answer::with_notes(net::Headers headers) const {
-  headers.insert(headers.end(), notes_->begin(), notes_->end());
+net::Headers Answer::with_notes(net::Headers headers) {
+  headers.insert(headers.end(), std::make_move_iterator(notes_->begin()), std::make_move_iterator(notes_->end()));
+  engine::Notes().swap(*notes_);
   return headers;
 }
 

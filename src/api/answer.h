@@ -47,7 +47,7 @@ class Answer {
 
   void on(Part& part, engine::Event event);
   void render(Part& part, engine::Event& event, std::string& out);
-  net::Headers with_notes(net::Headers headers) const;
+  net::Headers with_notes(net::Headers headers);  // once
   net::Marks marks() const;  // behind what ends the answer
   void open();               // the stream's header, if not yet sent
   void fail(const Fault&);   // as a status while that is possible, else within the stream

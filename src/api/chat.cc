@@ -17,12 +17,12 @@ class ChatDialect final : public Dialect {
   ChatDialect(Reply reply, bool logprobs, std::string echo, std::span<const std::int32_t> prompt_ids)
       : reply_(std::move(reply)), logprobs_(logprobs), echo_(std::move(echo)) {
     if (reply_.token_ids) append_ids(prompt_ids_.assign(R"(,"prompt_token_ids":)"), prompt_ids);
-    head_ = fmt::format(R"(,"created":{},"model":)", reply_.created);
+    head_ = reply_.stream ? R"(data: {"id":)" : R"({"id":)";
+    append_json_string(head_, reply_.id);
+    head_.append(R"(,"object":"chat.completion)").append(reply_.stream ? R"(.chunk","created":)" : R"(","created":)");
+    head_.append(fmt::format_int(reply_.created).str()).append(R"(,"model":)");
     append_json_string(head_, reply_.model);
-    std::string id;
-    append_json_string(id, reply_.id);
-    chunk_ = fmt::format(R"(data: {{"id":{},"object":"chat.completion.chunk"{},"choices":[)", id, head_);
-    head_ = fmt::format(R"({{"id":{},"object":"chat.completion"{},"choices":[)", id, head_);
+    head_.append(R"(,"choices":[)");
   }
 
   void started(Choice& choice, const engine::Started& started, std::string& out) override {
@@ -32,7 +32,7 @@ class ChatDialect final : public Dialect {
       choice.text = echo_;
       return;
     }
-    fmt::format_to(std::back_inserter(out), R"({}{{"index":{},"delta":{{"role":"assistant","content":)", chunk_,
+    fmt::format_to(std::back_inserter(out), R"({}{{"index":{},"delta":{{"role":"assistant","content":)", head_,
                    choice.index);
     append_json_string(out, echo_);
     out.append(R"(},"logprobs":null,"finish_reason":null}])");
@@ -49,7 +49,7 @@ class ChatDialect final : public Dialect {
       return;
     }
     if (text.text.empty() && text.logprobs.empty() && !reply_.token_ids) return;
-    fmt::format_to(std::back_inserter(out), R"({}{{"index":{},"delta":{{"content":)", chunk_, choice.index);
+    fmt::format_to(std::back_inserter(out), R"({}{{"index":{},"delta":{{"content":)", head_, choice.index);
     append_json_string(out, text.text);
     out.append(R"(},"logprobs":)");
     if (logprobs_ && !text.logprobs.empty()) {
@@ -105,13 +105,13 @@ class ChatDialect final : public Dialect {
   void ended(Choice& choice, const engine::Usage& usage, std::string& out) override {
     if (!reply_.stream) return;
     fmt::format_to(std::back_inserter(out),
-                   R"({}{{"index":{},"delta":{{}},"logprobs":null,"finish_reason":{},"stop_reason":{}}}])", chunk_,
+                   R"({}{{"index":{},"delta":{{}},"logprobs":null,"finish_reason":{},"stop_reason":{}}}])", head_,
                    choice.index, choice.finish_reason, choice.stop_reason);
     close_chunk(out, usage);
   }
 
   void usage(const engine::Usage& usage, std::string& out) override {
-    fmt::format_to(std::back_inserter(out), "{}],\"usage\":{}}}\n\n", chunk_, usage_json(usage));
+    fmt::format_to(std::back_inserter(out), "{}],\"usage\":{}}}\n\n", head_, usage_json(usage));
   }
 
   std::string whole(std::span<const Choice> choices, const engine::Usage& usage) override {
@@ -144,7 +144,7 @@ class ChatDialect final : public Dialect {
  private:
   void write_delta(std::string& out, const Choice& choice, std::string_view delta, const engine::Usage& usage) const {
     fmt::format_to(std::back_inserter(out), R"({}{{"index":{},"delta":{},"logprobs":null,"finish_reason":null}}])",
-                   chunk_, choice.index, delta);
+                   head_, choice.index, delta);
     close_chunk(out, usage);
   }
 
@@ -218,7 +218,7 @@ class ChatDialect final : public Dialect {
   const Reply reply_;
   const bool logprobs_;
   const std::string echo_;                    // what every choice begins with
-  std::string head_, chunk_;                  // up to and with `"choices":[`
+  std::string head_;                          // of the answer, or of each chunk: up to and with `"choices":[`
   std::string prompt_ids_, prompt_logprobs_;  // members, with a comma before
 };
 

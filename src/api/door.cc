@@ -23,26 +23,33 @@ class RequestMetrics {
   void count(std::string_view route, std::string_view method, int status, double seconds) {
     if (std::ranges::find(kMethods, method) == std::end(kMethods)) method = "other";
     std::lock_guard lock(mutex_);
-    const Labels where{{"handler", std::string(route)}, {"method", std::string(method)}};
-    auto& counter = counters_[{std::string(route), std::string(method), status}];
-    if (counter == nullptr) {
-      Labels labels = where;
-      labels.emplace_back("status", std::to_string(status));
-      counter = std::make_unique<Counter>("http_requests_total", "HTTP requests answered; 499: the client left first.",
-                                          std::move(labels));
-    }
-    counter->add();
-    auto& histogram = histograms_[{std::string(route), std::string(method)}];
-    if (histogram == nullptr)
-      histogram = std::make_unique<Histogram>("http_request_duration_seconds",
-                                              "From the whole request to the whole answer.", kSeconds, where);
-    histogram->observe(seconds);
+    const auto counter = counters_.find(std::tuple(route, method, status));
+    const auto histogram = histograms_.find(std::tuple(route, method));
+    (counter != counters_.end() ? *counter->second : add_counter(route, method, status)).add();
+    (histogram != histograms_.end() ? *histogram->second : add_histogram(route, method)).observe(seconds);
   }
 
  private:
+  static Labels labels(std::string_view route, std::string_view method) {
+    return {{"handler", std::string(route)}, {"method", std::string(method)}};
+  }
+  Counter& add_counter(std::string_view route, std::string_view method, int status) {
+    Labels all = labels(route, method);
+    all.emplace_back("status", std::to_string(status));
+    auto made = std::make_unique<Counter>("http_requests_total", "HTTP requests answered; 499: the client left first.",
+                                          std::move(all));
+    return *counters_.emplace(std::tuple(route, method, status), std::move(made)).first->second;
+  }
+  Histogram& add_histogram(std::string_view route, std::string_view method) {
+    auto made =
+        std::make_unique<Histogram>("http_request_duration_seconds", "From the whole request to the whole answer.",
+                                    kSeconds, labels(route, method));
+    return *histograms_.emplace(std::tuple(route, method), std::move(made)).first->second;
+  }
+
   std::mutex mutex_;
-  std::map<std::tuple<std::string, std::string, int>, std::unique_ptr<Counter>> counters_;
-  std::map<std::pair<std::string, std::string>, std::unique_ptr<Histogram>> histograms_;
+  std::map<std::tuple<std::string, std::string, int>, std::unique_ptr<Counter>, std::less<>> counters_;
+  std::map<std::tuple<std::string, std::string>, std::unique_ptr<Histogram>, std::less<>> histograms_;
 };
 
 RequestMetrics& request_metrics() {

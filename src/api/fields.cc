@@ -67,8 +67,10 @@ Outcome<Json> parse_body(std::string_view body) {
 }
 
 const Json* Fields::find(std::string_view name) const {
-  const auto it = object_.find(name);
-  return it == object_.end() || it->is_null() ? nullptr : &*it;
+  if (!object_.is_object()) return nullptr;
+  for (const auto& [member, value] : object_.get_ref<const Json::object_t&>())
+    if (std::string_view(member) == name) return value.is_null() ? nullptr : &value;
+  return nullptr;
 }
 
 void Fields::read(std::string_view name, bool& out) {

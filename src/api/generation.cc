@@ -314,11 +314,11 @@ std::string random_hex(int digits) {
     std::random_device device;
     return (static_cast<std::uint64_t>(device()) << 32) ^ device();
   }()};
-  std::string out;
-  out.reserve(static_cast<std::size_t>(digits));
-  for (std::uint64_t bits = 0; static_cast<int>(out.size()) < digits; bits >>= 4) {
-    if (out.size() % 16 == 0) bits = random();
-    out.push_back("0123456789abcdef"[bits & 15]);
+  std::string out(static_cast<std::size_t>(digits), '0');
+  std::uint64_t bits = 0;
+  for (std::size_t i = 0; i < out.size(); ++i, bits >>= 4) {
+    if (i % 16 == 0) bits = random();
+    out[i] = "0123456789abcdef"[bits & 15];
   }
   return out;
 }

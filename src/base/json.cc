@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <memory>
 #include <set>
 #include <vector>
@@ -141,8 +142,17 @@ std::string dump_json(const Json& json) { return json.dump(-1, ' ', false, Json:
 
 void append_json_string(std::string& out, std::string_view text) {
   static constexpr char kHex[] = "0123456789abcdef";
+  out.reserve(out.size() + text.size() + 2);
   out.push_back('"');
   for (std::size_t i = 0; i < text.size();) {
+    const auto special = std::find_if(text.begin() + static_cast<std::ptrdiff_t>(i), text.end(), [](char c) {
+      const auto byte = static_cast<unsigned char>(c);
+      return byte < 0x20 || byte >= 0x80 || byte == '"' || byte == '\\';
+    });
+    const auto plain = static_cast<std::size_t>(special - text.begin()) - i;
+    out.append(text.substr(i, plain));
+    i += plain;
+    if (i == text.size()) break;
     const auto byte = static_cast<unsigned char>(text[i]);
     if (byte >= 0x80) {
       const auto step = utf8::decode(text.substr(i));
@@ -170,13 +180,9 @@ void append_json_string(std::string& out, std::string_view text) {
         out.append("\\t");
         break;
       default:
-        if (byte < 0x20) {
-          out.append("\\u00");
-          out.push_back(kHex[byte >> 4]);
-          out.push_back(kHex[byte & 15]);
-        } else {
-          out.push_back(static_cast<char>(byte));
-        }
+        out.append("\\u00");
+        out.push_back(kHex[byte >> 4]);
+        out.push_back(kHex[byte & 15]);
     }
     ++i;
   }

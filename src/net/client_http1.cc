@@ -45,18 +45,21 @@ std::string ClientHttp1::head() const {
   const ClientRequest& request = task_->request;
   const Url& url = task_->url;
   const bool handed_over = task_->proxy && !url.tls;  // to a proxy, which wants the whole address
-  std::string head =
-      fmt::format("{} {}{} HTTP/1.1\r\nhost: {}\r\n", request.method,
-                  handed_over ? "http://" + url.authority() : std::string(), url.target, url.authority());
+  const std::string authority = url.authority();
+  std::string head;
+  head.reserve(512);
+  head.append(request.method).append(" ");
+  if (handed_over) head.append("http://").append(authority);
+  head.append(url.target).append(" HTTP/1.1\r\nhost: ").append(authority).append("\r\n");
   if (handed_over && !task_->proxy->authorization.empty())
     head.append("proxy-authorization: ").append(task_->proxy->authorization).append("\r\n");
   for (const auto& [name, value] : request.headers)
-    if (may_send(name) && !equals_ignoring_case(name, "host"))
-      head.append(name).append(": ").append(safe_value(value)).append("\r\n");
+    if (!equals_ignoring_case(name, "host")) append_field(head, name, value);
   const bool has_body =
       !request.body.empty() || request.method == "POST" || request.method == "PUT" || request.method == "PATCH";
-  if (has_body) fmt::format_to(std::back_inserter(head), "content-length: {}\r\n", request.body.size());
-  return head.append("\r\n");
+  if (has_body) head.append("content-length: ").append(fmt::format_int(request.body.size()).str()).append("\r\n");
+  head.append("\r\n");
+  return head;
 }
 
 void ClientHttp1::serve(std::shared_ptr<ClientTask> task) {
@@ -81,7 +84,7 @@ void ClientHttp1::receive(std::string_view bytes) {
   const ResponseReader::Events events{.head =
                                           [&](ResponseHead&& head) {
                                             unknown_to_proxy = head.status == 407 && task->proxy && !task->url.tls;
-                                            task->request.body = {};  // it is not asked again
+                                            task->forget_request();  // it is not asked again
                                             if (!unknown_to_proxy) task->head(head.status, head.headers);
                                           },
                                       .content =

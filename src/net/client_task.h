@@ -52,6 +52,12 @@ class ClientTask {
     return over_;
   }
 
+  // Frees what was sent.
+  void forget_request() {
+    std::string().swap(request.body);
+    Headers().swap(request.headers);
+  }
+
   // What changes nothing by being asked twice (RFC 9110, 9.2.2).
   bool is_repeatable() const {
     static constexpr std::string_view kSafe[] = {"GET", "HEAD", "OPTIONS", "PUT", "DELETE"};

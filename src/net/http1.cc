@@ -205,17 +205,17 @@ void Http1::receive_end() {
 void Http1::write_head(int status, const Headers& headers, std::optional<std::size_t> length) {
   std::string head;
   head.reserve(256);
-  fmt::format_to(std::back_inserter(head), "HTTP/1.1 {} {}\r\n", status, reason(status));
+  head.append("HTTP/1.1 ").append(fmt::format_int(status).str()).append(" ").append(reason(status)).append("\r\n");
   for (const auto& [name, value] : headers) {
     if (name == "connection" && has_word(value, "close")) keep_alive_ = false;
-    if (may_send(name)) head.append(name).append(": ").append(safe_value(value)).append("\r\n");
+    append_field(head, name, value);
   }
   if (draining_ || (input_ended_ && ahead_.empty())) keep_alive_ = false;
   const bool never_a_body = status == 204 || status == 304;
   head_only_ = head_only_ || never_a_body;
   if (!never_a_body) {
     if (length)
-      fmt::format_to(std::back_inserter(head), "content-length: {}\r\n", *length);
+      head.append("content-length: ").append(fmt::format_int(*length).str()).append("\r\n");
     else if (minor_ == 1)
       head.append("transfer-encoding: chunked\r\n");
     else
@@ -256,8 +256,12 @@ void Http1::answer(AnswerPart&& part) {
       return finish_answer();
     case AnswerPart::Kind::dropped: {
       if (!begun_ && !input_ended_)
-        return answer(
-            {AnswerPart::Kind::respond, number_, 500, error_headers(), error_body(500, "The server gave no answer."), {}});
+        return answer({AnswerPart::Kind::respond,
+                       number_,
+                       500,
+                       error_headers(),
+                       error_body(500, "The server gave no answer."),
+                       {}});
       line_->finish();
       line_.reset();
       return close();  // without the last chunk: the client sees that it was cut

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <ctime>
+#include <span>
 #include <utility>
 
 #include "base/json.h"
@@ -25,6 +26,15 @@ constexpr std::array<bool, 256> make_token_table() {
   return table;
 }
 constexpr auto kToken = make_token_table();
+
+// What a header's name may hold, in small letters; 0: it may not.
+constexpr std::array<char, 256> make_name_table() {
+  std::array<char, 256> table{};
+  for (std::size_t c = 0; c < table.size(); ++c)
+    if (kToken[c]) table[c] = static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c);
+  return table;
+}
+constexpr auto kName = make_name_table();
 
 char lower_char(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; }
 
@@ -219,11 +229,17 @@ const char* parse_field(std::string_view line, Headers& headers) {
   if (line.starts_with(' ') || line.starts_with('\t')) return "a header line is folded";
   const std::size_t colon = line.find(':');
   if (colon == line.npos) return "a header line has no colon";
-  if (!is_token(line.substr(0, colon))) return "a header's name has a character that may not be there";
+  std::string name(line.substr(0, colon));
+  bool is_name = !name.empty();
+  for (char& c : name) {
+    c = kName[static_cast<unsigned char>(c)];
+    is_name = is_name && c != '\0';
+  }
+  if (!is_name) return "a header's name has a character that may not be there";
   const std::string_view value = trim(line.substr(colon + 1));
   if (std::ranges::any_of(value, is_control)) return "a header's value has a control character";
   if (headers.size() >= kMostFields) return "too many header fields";
-  headers.emplace_back(lower(line.substr(0, colon)), value);
+  headers.emplace_back(std::move(name), value);
   return nullptr;
 }
 
@@ -232,6 +248,15 @@ bool may_send(std::string_view name) {
                                                "date",           "keep-alive",        "upgrade"};
   return is_token(name) &&
          std::ranges::none_of(kOurs, [&](std::string_view our) { return equals_ignoring_case(name, our); });
+}
+
+void append_field(std::string& head, std::string_view name, std::string_view value) {
+  if (!may_send(name)) return;
+  const std::size_t at = head.size() + name.size() + 2;
+  head.append(name).append(": ").append(value);
+  for (char& c : std::span(head).subspan(at))
+    if (is_control(c)) c = ' ';
+  head.append("\r\n");
 }
 
 std::string safe_value(std::string_view value) {

@@ -62,6 +62,8 @@ const char* parse_field(std::string_view line, Headers& headers);
 // A field that we may send: the name a token and none of those that frame a
 // message (they are ours to say).
 bool may_send(std::string_view name);
+// Appends "name: value\r\n", if it may_send(name), with the value as safe_value() leaves it.
+void append_field(std::string& head, std::string_view name, std::string_view value);
 // `value` with control characters, above all CR and LF, made spaces.
 std::string safe_value(std::string_view value);
 

@@ -30,7 +30,10 @@ Status check(const UsageRow& row) {
 }
 
 // Names come with requests: a strange one must not cost the row.
-std::string clean(const std::string& text) {
+std::string clean(std::string text) {
+  const bool plain =
+      text.size() <= kLongestName && std::ranges::all_of(text, [](char c) { return c != '\0' && (c & 0x80) == 0; });
+  if (plain) return text;
   std::string out;
   for (const char c : utf8::sanitize(text)) {
     if (c == '\0')
@@ -43,6 +46,7 @@ std::string clean(const std::string& text) {
 }
 
 std::string tags_text(const UsageRow& row) {
+  if (row.tags.empty()) return "{}";
   Json tags = Json::object();
   for (const auto& [name, value] : row.tags) {
     if (tags.size() == kMostTags) break;
@@ -153,21 +157,28 @@ std::string tag_in_rows(std::string_view name) {
   return out;
 }
 
-Result<Statement> usage_insert(const UsageRow& row) {
+Result<Statement> usage_insert(UsageRow row) {
   TRY(check(row));
   static const std::string kInsert = fmt::format(
       "INSERT INTO usage_rows ({}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO "
       "NOTHING",
       kColumns);
-  return Statement{.sql = kInsert,
-                   .args = {row.id, row.at_ms, clean(row.tenant), clean(row.team), clean(row.user), clean(row.key),
-                            clean(row.model), clean(row.deployment), tags_text(row), row.prompt_tokens,
-                            row.cached_tokens, row.completion_tokens, row.reasoning_tokens, row.cost_nano, row.status,
-                            row.ttft_ms ? Value(*row.ttft_ms) : Value(), row.duration_ms}};
+  Statement insert{.sql = kInsert, .args = {}};
+  const auto add = [&](auto&&... values) {
+    insert.args.reserve(sizeof...(values));
+    (insert.args.emplace_back(std::forward<decltype(values)>(values)), ...);
+  };
+  std::string tags = tags_text(row);
+  add(std::move(row.id), row.at_ms, clean(std::move(row.tenant)), clean(std::move(row.team)),
+      clean(std::move(row.user)), clean(std::move(row.key)), clean(std::move(row.model)),
+      clean(std::move(row.deployment)), std::move(tags), row.prompt_tokens, row.cached_tokens, row.completion_tokens,
+      row.reasoning_tokens, row.cost_nano, row.status, row.ttft_ms ? Value(*row.ttft_ms) : Value(), row.duration_ms);
+  return insert;
 }
 
-Status record_usage(Database& database, const UsageRow& row, std::function<void(Status)> done) {
-  std::vector<Statement> list = {TRY(usage_insert(row))};
+Status record_usage(Database& database, UsageRow row, std::function<void(Status)> done) {
+  std::vector<Statement> list;
+  list.push_back(TRY(usage_insert(std::move(row))));
   return database.write_later(std::move(list), [done = std::move(done)](const Database::Written& written) {
     if (done) done(written ? Status() : Status(written.error()));
   });

@@ -44,10 +44,10 @@ std::string tag_in_rows(std::string_view name);
 // No name costs a row: texts are cut at 512 bytes and made UTF-8, tags beyond 32 are left
 // out, and what is not A-Z a-z 0-9 _ . - in a tag's name (64 bytes) becomes _.
 // invalid: an id that is empty or over 512 bytes; a count below zero.
-Result<Statement> usage_insert(const UsageRow& row);
+Result<Statement> usage_insert(UsageRow row);
 
 // Database::write_later() of the row. A row that is there already is no error.
-Status record_usage(Database& database, const UsageRow& row, std::function<void(Status)> done);
+Status record_usage(Database& database, UsageRow row, std::function<void(Status)> done);
 
 // [since, until), and only rows whose dimensions have these values.
 struct UsageFilter {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <span>
 
 #include "gateway/limits/limits_worker.h"
 
@@ -47,14 +48,15 @@ std::string_view window_name(store::Calendar calendar) {
 std::vector<std::pair<std::string, std::string>> rate_headers(const RateNumbers& numbers) {
   std::vector<std::pair<std::string, std::string>> headers;
   headers.reserve(6);
-  const auto add = [&](const std::string& what, const std::optional<Standing>& standing) {
+  const auto add = [&](const std::optional<Standing>& standing, const char* limit, const char* left,
+                       const char* reset) {
     if (!standing) return;
-    headers.emplace_back("x-ratelimit-limit-" + what, fmt::format_int(standing->limit).str());
-    headers.emplace_back("x-ratelimit-remaining-" + what, fmt::format_int(standing->remaining).str());
-    headers.emplace_back("x-ratelimit-reset-" + what, go_duration(standing->reset));
+    headers.emplace_back(limit, fmt::format_int(standing->limit).str());
+    headers.emplace_back(left, fmt::format_int(standing->remaining).str());
+    headers.emplace_back(reset, go_duration(standing->reset));
   };
-  add("requests", numbers.requests);
-  add("tokens", numbers.tokens);
+  add(numbers.requests, "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests");
+  add(numbers.tokens, "x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens");
   return headers;
 }
 
@@ -71,10 +73,37 @@ std::string_view reason(LimitRefusal::Kind kind) {
   return "";
 }
 
+std::shared_ptr<const std::vector<Applied>> KnownRules::find(const std::shared_ptr<const LimitsConfig>& config,
+                                                             const Subject& subject, const std::string& model) {
+  std::string asker;
+  const auto add = [&](std::string_view part) {
+    const auto size = static_cast<std::uint32_t>(part.size());  // so that no two askers are written alike
+    asker.append(reinterpret_cast<const char*>(&size), sizeof size).append(part);
+  };
+  for (const std::string* part : {&subject.key, &subject.user, &subject.team, &subject.tenant, &model}) add(*part);
+  for (const auto& [tag, value] : subject.tags) {
+    add(tag);
+    add(value);
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    if (config_ == config)
+      if (const auto found = rules_.find(asker); found != rules_.end()) return found->second;
+  }
+  auto made = std::make_shared<const std::vector<Applied>>(rules_for(*config, subject, model));
+  const std::lock_guard lock(mutex_);
+  if (config_ != config || rules_.size() >= kMost) {
+    rules_.clear();
+    config_ = config;
+  }
+  rules_[std::move(asker)] = made;
+  return made;
+}
+
 // A request on its way through admit().
 struct Limits::Asked {
   const Ask& ask;
-  std::vector<Applied> rules;
+  std::span<const Applied> rules;
   std::optional<Price> price;
   std::int64_t output = 0;
   std::vector<Charge> charges;
@@ -206,7 +235,8 @@ std::expected<Limits::Admission, LimitRefusal> Limits::admit(const Ask& ask) {
 std::expected<Limits::Admission, LimitRefusal> Limits::admit(const Ask& ask,
                                                              const std::shared_ptr<const LimitsConfig>& config) {
   using Kind = LimitRefusal::Kind;
-  Asked asked{.ask = ask, .rules = rules_for(*config, ask.subject, ask.model), .price = {}, .charges = {}};
+  const auto rules = known_.find(config, ask.subject, ask.model);
+  Asked asked{.ask = ask, .rules = *rules, .price = {}, .charges = {}};
   // So that no sum of them overflows; no context is as long.
   constexpr std::int64_t kMostTokens = 1'000'000'000;
   if (ask.prompt_tokens < 0 || ask.prompt_tokens > kMostTokens || ask.max_tokens > kMostTokens || ask.answers < 1 ||
@@ -234,12 +264,18 @@ std::expected<Limits::Admission, LimitRefusal> Limits::admit(const Ask& ask,
   admission.running_ = std::make_shared<Running>();
   Running& running = *admission.running_;
   running.id = store::new_reservation_id();
+  const auto soft = [](const Applied& a) { return a.rule->soft; };
+  std::vector<Applied> hard;
   for (int turn = 0;; ++turn) {
     asked.charge();
     Result<Verdict> verdict = Verdict{.admitted = true};
     if (!asked.charges.empty()) verdict = counters_.reserve(running.id, asked.charges);
     // Who is told of money, and refuses none, does not refuse where it cannot be counted either.
-    if (!verdict && !money && std::erase_if(asked.rules, [](const Applied& a) { return a.rule->soft; }) > 0) continue;
+    if (!verdict && !money && hard.empty() && std::ranges::any_of(asked.rules, soft)) {
+      std::ranges::remove_copy_if(asked.rules, std::back_inserter(hard), soft);
+      asked.rules = hard;
+      continue;
+    }
     if (!verdict)
       return std::unexpected(
           LimitRefusal{.kind = Kind::unavailable,
@@ -336,13 +372,13 @@ std::expected<Limits::Admission, LimitRefusal> Limits::refuse(const Asked& asked
 Result<RateNumbers> Limits::numbers(const Subject& subject, const std::string& model) {
   const auto config = this->config();
   const Ask nothing;
-  Asked asked{.ask = nothing, .rules = rules_for(*config, subject, model), .price = {}, .charges = {}};
-  std::erase_if(asked.rules, [](const Applied& a) {
-    return a.rule->measure == Measure::money || a.rule->measure == Measure::seats;
-  });
-  if (asked.rules.empty()) return RateNumbers();
+  std::vector<Applied> rules = *known_.find(config, subject, model);
+  std::erase_if(
+      rules, [](const Applied& a) { return a.rule->measure == Measure::money || a.rule->measure == Measure::seats; });
+  if (rules.empty()) return RateNumbers();
+  const Asked asked{.ask = nothing, .rules = rules, .price = {}, .charges = {}};
   std::vector<store::Limit> limits;
-  for (const Applied& applied : asked.rules) limits.push_back(applied.limit);
+  for (const Applied& applied : rules) limits.push_back(applied.limit);
   return asked.numbers(TRY(counters_.look(limits)));
 }
 

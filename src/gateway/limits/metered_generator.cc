@@ -1,6 +1,7 @@
 #include "gateway/limits/metered_generator.h"
 
 #include <algorithm>
+#include <iterator>
 #include <string_view>
 #include <utility>
 
@@ -158,7 +159,7 @@ namespace {
 
 void note(const Request& request, const RateNumbers& numbers) {
   if (request.notes == nullptr) return;
-  for (auto& header : rate_headers(numbers)) request.notes->push_back(std::move(header));
+  std::ranges::move(rate_headers(numbers), std::back_inserter(*request.notes));
 }
 
 }  // namespace

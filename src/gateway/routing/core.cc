@@ -51,8 +51,8 @@ void Router::Core::set_table(RouteTable table) {
   RouteTable old;
   std::shared_ptr<const Counted> gone;
   const std::lock_guard lock(mutex_);
-  std::map<std::string, Group> groups;
-  for (const Group& group : table.groups) groups[group.name] = group;
+  std::map<std::string, std::shared_ptr<const Group>> groups;
+  for (const Group& group : table.groups) groups[group.name] = std::make_shared<const Group>(group);
   std::erase_if(scales_, [&](const auto& each) { return !groups.contains(each.first); });
   for (const auto& [name, group] : groups)
     if (auto& scale = scales_[name]; !scale) scale = std::make_unique<Scale>(name, options_.demand);
@@ -111,11 +111,10 @@ std::vector<std::shared_ptr<Live>> Router::Core::members(const std::string& grou
   return fleet_.members(group);
 }
 
-std::optional<Group> Router::Core::group(const std::string& name) const {
+std::shared_ptr<const Group> Router::Core::group(const std::string& name) const {
   const std::lock_guard lock(mutex_);
   const auto found = groups_.find(name);
-  if (found == groups_.end()) return std::nullopt;
-  return found->second;
+  return found == groups_.end() ? nullptr : found->second;
 }
 
 std::string Router::Core::alias_of(const std::string& name) const {
@@ -129,17 +128,19 @@ std::vector<std::shared_ptr<Live>> Router::Core::members_of(const std::string& n
   const auto alias = table_.aliases.find(name);
   const auto found = groups_.find(alias == table_.aliases.end() ? name : alias->second);
   if (found == groups_.end()) return {};
-  return fleet_.members(found->second.tiers ? found->second.tiers->middle : found->second.name);
+  const Group& group = *found->second;
+  return fleet_.members(group.tiers ? group.tiers->middle : group.name);
 }
 
-Result<Group> Router::Core::resolve(const std::string& model, std::set<std::string>& only) const {
+Result<std::shared_ptr<const Group>> Router::Core::resolve(const std::string& model,
+                                                           std::set<std::string>& only) const {
   std::vector<std::shared_ptr<Live>> lives;
   {
     const std::lock_guard lock(mutex_);
     const auto alias = table_.aliases.find(model);
     const auto found = groups_.find(alias == table_.aliases.end() ? model : alias->second);
     if (found != groups_.end()) return found->second;
-    if (model.empty() && !table_.groups.empty()) return table_.groups.front();
+    if (model.empty() && !table_.groups.empty()) return groups_.at(table_.groups.front().name);
     lives = fleet_.all();
   }
   std::string group;
@@ -148,7 +149,7 @@ Result<Group> Router::Core::resolve(const std::string& model, std::set<std::stri
     group = live->config.group;
     only.insert(live->config.name);
   }
-  if (auto found = this->group(group)) return std::move(*found);
+  if (auto found = this->group(group)) return found;
   return Error{Code::not_found, fmt::format("there is no model '{}' here", model)};
 }
 
@@ -156,16 +157,16 @@ std::shared_ptr<Live> Router::Core::first_of(const std::string& model, std::stri
   std::set<std::string> only;
   auto group = resolve(model, only);
   if (!group) return nullptr;
-  if (group->tiers) group = this->group(group->tiers->middle).value_or(*group);
+  const std::string& of = (*group)->tiers ? (*group)->tiers->middle : (*group)->name;
   const std::lock_guard lock(mutex_);
-  auto members = fleet_.members(group->name);
-  std::ranges::stable_partition(members, [](const auto& live) { return !live->config.trial; });
-  for (const auto& live : members) {
+  std::shared_ptr<Live> first;  // those on trial come last
+  for (auto& live : fleet_.members(of)) {
     if (!only.empty() && !only.contains(live->config.name)) continue;
-    name = only.empty() && !live->config.model.empty() ? live->config.model : model;
-    return live;
+    if (first == nullptr || (first->config.trial && !live->config.trial)) first = std::move(live);
+    if (!first->config.trial) break;
   }
-  return nullptr;
+  if (first != nullptr) name = only.empty() && !first->config.model.empty() ? first->config.model : model;
+  return first;
 }
 
 void Router::Core::with_fleet(const std::function<void(Fleet&)>& call) {
@@ -480,7 +481,7 @@ void Router::Core::look(const Loads& loads, TimePoint now) {
       use.outstanding_tokens += queue->second.work;
     }
     use.tokens_per_second = fleet_.work_rate(name, now);
-    const int desired = scale->demand.look(use, groups_[name].tokens_per_second, now);
+    const int desired = scale->demand.look(use, groups_.at(name)->tokens_per_second, now);
     scale->metrics.set(use, scale->demand.capacity(), desired);
   }
 }

@@ -57,13 +57,13 @@ class Router::Core : public std::enable_shared_from_this<Router::Core> {
   std::shared_ptr<Live> first_of(const std::string& model, std::string& group) const;
   std::vector<std::shared_ptr<Live>> all() const;
   std::vector<std::shared_ptr<Live>> members(const std::string& group) const;
-  std::optional<Group> group(const std::string& name) const;
+  std::shared_ptr<const Group> group(const std::string& name) const;  // null: there is none
   // The group that an alias means; "": it is none.
   std::string alias_of(const std::string& name) const;
   // Of the group that a name or an alias means, the deployments; of one with tiers, the middle one's.
   std::vector<std::shared_ptr<Live>> members_of(const std::string& name) const;
   // The group that a model's name means. An adapter's name means its deployments: `only` gets them.
-  Result<Group> resolve(const std::string& model, std::set<std::string>& only) const;
+  Result<std::shared_ptr<const Group>> resolve(const std::string& model, std::set<std::string>& only) const;
   void with_fleet(const std::function<void(Fleet&)>& call);
 
   // Requests.
@@ -149,7 +149,7 @@ class Router::Core : public std::enable_shared_from_this<Router::Core> {
     std::vector<const engine::CountedNames*> names;  // of each; null: it does not count
   };
   std::shared_ptr<const Counted> counted_;  // never null
-  std::map<std::string, Group> groups_;
+  std::map<std::string, std::shared_ptr<const Group>> groups_;
   Fleet fleet_;
   WaitingRoom room_;
   ResponseCache cache_;

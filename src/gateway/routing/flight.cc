@@ -112,26 +112,29 @@ void Attempt::on(engine::Event event) { flight_->on(*this, std::move(event)); }
 Flight::Flight(std::shared_ptr<Router::Core> core, engine::Request request, RouteHints hints, Plan plan)
     : core_(std::move(core)),
       id_(core_->number()),
-      request_(std::move(request)),
+      request_(std::make_unique<const engine::Request>(std::move(request))),
+      priority_(request_->priority),
+      choices_(std::max(request_->n, 1)),
+      deadline_(request_->deadline),
       hints_(std::move(hints)),
       only_(std::move(plan.only)),
       key_(std::move(plan.key)),
       keep_(plan.keep),
       record_(!key_.empty()),
       tap_(std::move(plan.tap)),
-      prompt_tokens_(hints_.prompt_tokens > 0 ? hints_.prompt_tokens : estimated_tokens(request_.prompt)),
-      answer_tokens_(answer_tokens(request_)),
+      prompt_tokens_(hints_.prompt_tokens > 0 ? hints_.prompt_tokens : estimated_tokens(request_->prompt)),
+      answer_tokens_(answer_tokens(*request_)),
       arrived_(core_->now()),
       group_(std::move(plan.group)),
       split_(std::move(plan.split)),
       trace_(std::move(plan.trace)) {
-  seen_groups_.insert(group_.name);
+  seen_groups_.insert(group_->name);
   const RouterOptions& options = core_->options();
   prompt_tokens_ = std::min(prompt_tokens_, kMostTokens);
-  most_tokens_ = counted(request_, hints_) ? prompt_tokens_ + std::clamp(request_.stopping.max_tokens, 1, kMostTokens)
-                                           : prompt_tokens_ / 2;  // an estimate may be so far off
-  prefix_ = stable_hash(first_words(request_.prompt, options.ring_characters),
-                        stable_hash(hints_.adapter, stable_hash(request_.tenant)));
+  most_tokens_ = counted(*request_, hints_) ? prompt_tokens_ + std::clamp(request_->stopping.max_tokens, 1, kMostTokens)
+                                            : prompt_tokens_ / 2;  // an estimate may be so far off
+  prefix_ = stable_hash(first_words(request_->prompt, options.ring_characters),
+                        stable_hash(hints_.adapter, stable_hash(request_->tenant)));
   blocks_ = hints_.prefix_blocks;
 }
 
@@ -180,10 +183,10 @@ void Flight::leave(std::uint64_t listener) {
 }
 
 void Flight::name_prefixes() {
-  if (group_.strategy != Strategy::prefix_index || salt_ || !hints_.prefix_blocks.empty()) return;
+  if (group_->strategy != Strategy::prefix_index || salt_ || !hints_.prefix_blocks.empty()) return;
   // An adapter is called by its name; what it belongs to has keys without.
-  salt_ = prefix_salt(request_, only_.empty() ? hints_.adapter : request_.model);
-  blocks_ = engine::prefix_keys(request_.prompt, *salt_);
+  salt_ = prefix_salt(*request_, only_.empty() ? hints_.adapter : request_->model);
+  blocks_ = engine::prefix_keys(request_->prompt, *salt_);
 }
 
 std::vector<Told> Flight::ask_caches(const Group& group, std::span<const std::uint64_t> keys) const {
@@ -192,7 +195,7 @@ std::vector<Told> Flight::ask_caches(const Group& group, std::span<const std::ui
   for (const auto& live : core_->members(group.name)) {
     const Deployment& config = live->config;
     const bool renamed = !config.model.empty() && only_.empty();
-    if (const auto cache = config.generator->cached_prefixes(renamed ? config.model : request_.model))
+    if (const auto cache = config.generator->cached_prefixes(renamed ? config.model : request_->model))
       out.push_back({live->vitals.get(), cache->cached(keys)});
   }
   return out;
@@ -203,7 +206,7 @@ std::optional<Flight::Refusal> Flight::advance() {
     std::shared_ptr<Attempt> dropped;
     Question question;
     std::set<std::string> tried;
-    Group group;
+    std::shared_ptr<const Group> group;
     std::optional<Split> split;
     {
       const Lock lock(mutex_);
@@ -216,19 +219,19 @@ std::optional<Flight::Refusal> Flight::advance() {
       question = {.prompt_tokens = prompt_tokens_,
                   .answer_tokens = answer_tokens_,
                   .most_tokens = most_tokens_,
-                  .priority = request_.priority,
+                  .priority = priority_,
                   .data_classes = hints_.data_classes,
-                  .session = hints_.session.empty() ? "" : request_.tenant + '\n' + hints_.session,
+                  .session = hints_.session.empty() ? "" : request_->tenant + '\n' + hints_.session,
                   .prefix = prefix_,
                   .blocks = blocks_};
     }
     dropped.reset();
-    question.group = &group;
-    const std::vector<Told> told = ask_caches(group, question.blocks);
+    question.group = group.get();
+    const std::vector<Told> told = ask_caches(*group, question.blocks);
     question.told = told;
     question.without = &tried;
     question.only = only_.empty() ? nullptr : &only_;
-    const bool chosen = split && split->chosen && core_->options().steering->takes(group.name);
+    const bool chosen = split && split->chosen && core_->options().steering->takes(group->name);
     question.trial = chosen ? &split->canary : nullptr;
     auto picked = core_->pick(*this, question);
     if (std::holds_alternative<Router::Core::Wait>(picked)) return std::nullopt;
@@ -258,14 +261,14 @@ std::optional<Flight::Refusal> Flight::advance() {
 
 bool Flight::forbidden(const Picked& picked) {
   if (!core_->options().permit) return false;
-  const Permit permit = core_->options().permit(request_, hints_, picked.live->config);
+  const Permit permit = core_->options().permit(*request_, hints_, picked.live->config);
   if (!permit.refused) return false;
   core_->ended(picked.live, picked.call, {});
   const Lock lock(mutex_);
   const Error error{*permit.refused == Cause::budget ? Code::exhausted : Code::forbidden, permit.why};
   tried_.insert(picked.live->config.name);
   trace_.tries.push_back({.deployment = picked.live->config.name,
-                          .group = group_.name,
+                          .group = group_->name,
                           .label = picked.live->config.label,
                           .outcome = "refused",
                           .cause = permit.refused,
@@ -280,17 +283,17 @@ Flight::Refusal Flight::refusal_of(const Nobody& nobody) const {
   if (nobody.broken) {
     const auto wait =
         nobody.again == TimePoint::max() ? std::chrono::nanoseconds{1'000'000'000} : nobody.again - core_->now();
-    return {.error = {Code::unavailable, fmt::format("every deployment of '{}' is out of service", group_.name)},
+    return {.error = {Code::unavailable, fmt::format("every deployment of '{}' is out of service", group_->name)},
             .retry_after =
                 std::max(std::chrono::milliseconds{1000}, std::chrono::duration_cast<std::chrono::milliseconds>(wait))};
   }
   if (nobody.too_long)
     return {.error = {Code::invalid,
-                      fmt::format("no deployment of '{}' has a context of {} tokens", group_.name, most_tokens_)},
+                      fmt::format("no deployment of '{}' has a context of {} tokens", group_->name, most_tokens_)},
             .over_context = true};
   if (nobody.forbidden)
-    return {.error = {Code::forbidden, fmt::format("no deployment of '{}' may see data of this class", group_.name)}};
-  return {.error = {Code::unavailable, fmt::format("'{}' has no deployment", group_.name)}};
+    return {.error = {Code::forbidden, fmt::format("no deployment of '{}' may see data of this class", group_->name)}};
+  return {.error = {Code::unavailable, fmt::format("'{}' has no deployment", group_->name)}};
 }
 
 std::optional<Flight::Refusal> Flight::ask(Picked picked) {
@@ -306,14 +309,14 @@ std::optional<Flight::Refusal> Flight::ask(Picked picked) {
     attempt_ = attempt;
     ++attempts_;
     tried_.insert(config.name);
-    trace_.group = group_.name;
-    trace_.strategy = name(group_.strategy);
+    trace_.group = group_->name;
+    trace_.strategy = name(group_->strategy);
     trace_.choice = attempt->picked_.why;
     trace_.cached = attempt->picked_.cached;
-    trace_.tries.push_back({.deployment = config.name, .group = group_.name, .label = config.label});
+    trace_.tries.push_back({.deployment = config.name, .group = group_->name, .label = config.label});
   }
-  engine::Request request = request_;
-  if (group_.strategy == Strategy::prefix_index) request.prefix_salt = salt_;
+  engine::Request request = *request_;
+  if (group_->strategy == Strategy::prefix_index) request.prefix_salt = salt_;
   if (!config.model.empty() && only_.empty()) request.model = config.model;
   auto started = config.generator->start(std::move(request), *attempt);
   std::unique_ptr<engine::Ticket> late;  // dies after the lock, before the attempt
@@ -323,7 +326,7 @@ std::optional<Flight::Refusal> Flight::ask(Picked picked) {
     attempt_ = nullptr;
     if (attempt->over_) return std::nullopt;
     const Refusal& refusal = started.error();
-    const Judgement judgement = judge(refusal.error, refusal.over_context, core_->now() >= request_.deadline);
+    const Judgement judgement = judge(refusal.error, refusal.over_context, core_->now() >= deadline_);
     report(*attempt, judgement.fault ? Fleet::Ended::How::bad : Fleet::Ended::How::dropped, judgement.overload,
            judgement.refused);
     finish_try(*attempt, "refused", judgement.cause, &refusal.error);
@@ -341,7 +344,7 @@ std::optional<Flight::Refusal> Flight::ask(Picked picked) {
 
 std::optional<Flight::Refusal> Flight::settle(Refusal refusal) {
   const Lock lock(mutex_);
-  const Judgement judgement = judge(refusal.error, refusal.over_context, core_->now() >= request_.deadline);
+  const Judgement judgement = judge(refusal.error, refusal.over_context, core_->now() >= deadline_);
   if (!fall_back(judgement.cause, judgement.fall_back || (judgement.refused && on_trial()))) return refusal;
   last_refusal_ = std::move(refusal);
   return std::nullopt;
@@ -364,17 +367,17 @@ bool Flight::on_trial() const {
 }
 
 bool Flight::next_group(Cause cause) {
-  if (const auto found = group_.fallbacks.find(cause); found != group_.fallbacks.end())
+  if (const auto found = group_->fallbacks.find(cause); found != group_->fallbacks.end())
     further_groups_.insert(further_groups_.begin(), found->second.begin(), found->second.end());
   while (!further_groups_.empty() && attempts_ < core_->options().max_attempts) {
     const std::string name = further_groups_.front();
-    further_groups_.pop_front();
+    further_groups_.erase(further_groups_.begin());
     if (!seen_groups_.insert(name).second) continue;
-    const auto group = core_->group(name);
+    auto group = core_->group(name);
     if (!group || group->tiers) continue;
-    group_ = *group;
+    group_ = std::move(group);
     Steering* const steering = core_->options().steering;
-    split_ = steering != nullptr ? steering->split(group_.name, request_) : std::nullopt;
+    split_ = steering != nullptr ? steering->split(group_->name, *request_) : std::nullopt;
     return true;
   }
   return false;
@@ -387,9 +390,9 @@ std::string Flight::wrong_with(const Attempt& attempt, const engine::Event& even
   if (const auto* text = std::get_if<engine::Text>(&event)) choice = text->choice;
   if (const auto* ended = std::get_if<engine::ChoiceEnd>(&event)) choice = ended->choice;
   if (std::holds_alternative<engine::Finished>(event))
-    return std::ssize(attempt.ended_choices_) < std::max(request_.n, 1) ? "the answer finished before its end" : "";
+    return std::ssize(attempt.ended_choices_) < choices_ ? "the answer finished before its end" : "";
   if (std::holds_alternative<engine::Failed>(event)) return "";
-  if (choice < 0 || choice >= std::max(request_.n, 1)) return fmt::format("there is no choice {}", choice);
+  if (choice < 0 || choice >= choices_) return fmt::format("there is no choice {}", choice);
   return attempt.ended_choices_.contains(choice) ? "a choice went on after its end" : "";
 }
 
@@ -411,7 +414,7 @@ void Flight::on(Attempt& attempt, engine::Event event) {
     if (core_->options().between_tokens.count() > 0) core_->set_timer(*this, next_check());
   }
   if (!committed_) {
-    committed_ = true;
+    commit();
     engine::Started started =
         attempt.started_ ? std::move(*attempt.started_) : engine::Started{.prompt_tokens = prompt_tokens_};
     started.deployment = attempt.picked_.live->config.name;
@@ -434,8 +437,18 @@ void Flight::on(Attempt& attempt, engine::Event event) {
   if (finished && !over_) end(true);
 }
 
+// Nobody else is asked any more: what that needed is let go of. A version on trial is told of the request at its end.
+void Flight::commit() {
+  committed_ = true;
+  if (!split_) request_ = nullptr;
+  further_groups_ = {};
+  seen_groups_.clear();
+  tried_.clear();
+  blocks_ = {};
+}
+
 void Flight::fail(Attempt& attempt, engine::Failed failed, std::string outcome) {
-  const Judgement judgement = judge(failed.error, false, core_->now() >= request_.deadline);
+  const Judgement judgement = judge(failed.error, false, core_->now() >= deadline_);
   attempt.over_ = true;
   report(attempt, judgement.fault ? Fleet::Ended::How::bad : Fleet::Ended::How::dropped, judgement.overload,
          judgement.refused);
@@ -463,10 +476,10 @@ void Flight::report(Attempt& attempt, Fleet::Ended::How how, bool overload, bool
   Steering* const steering = core_->options().steering;
   const bool first = attempts_ == 1 && (refused || how != Fleet::Ended::How::dropped);
   if (tap_ && first) tap_->first(attempt.picked_.live->config.name, how == Fleet::Ended::How::good && !refused);
-  if (steering != nullptr && first)
-    steering->ended({.group = group_.name,
+  if (steering != nullptr && first && request_)
+    steering->ended({.group = group_->name,
                      .deployment = attempt.picked_.live->config.name,
-                     .request = request_,
+                     .request = *request_,
                      .how = refused                          ? AttemptEnd::How::refused
                             : how == Fleet::Ended::How::good ? AttemptEnd::How::good
                                                              : AttemptEnd::How::fault,
@@ -539,7 +552,7 @@ void Flight::shut() {
 }
 
 TimePoint Flight::next_check() const {
-  TimePoint when = request_.deadline;
+  TimePoint when = deadline_;
   if (!attempt_ || attempt_->over_) return when;
   const RouterOptions& options = core_->options();
   const auto most = attempt_->first_token_ ? options.between_tokens : options.first_token;
@@ -561,11 +574,11 @@ void Flight::check(TimePoint now) {
                   {.error = {Code::deadline, fmt::format("the deployment said nothing for {:g} s",
                                                          std::chrono::duration<double>(most).count())}},
                   "timeout");
-    if (request_.deadline != TimePoint::max() && now >= request_.deadline + grace)
+    if (deadline_ != TimePoint::max() && now >= deadline_ + grace)
       return fail(attempt, {.error = {Code::deadline, "not answered before the request's deadline"}}, "timeout");
   }
   TimePoint next = next_check();
-  if (next <= now) next = request_.deadline + grace;
+  if (next <= now) next = deadline_ + grace;
   if (next > now && next != TimePoint::max()) core_->set_timer(*this, next);
 }
 

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -62,7 +61,7 @@ class Flight : public std::enable_shared_from_this<Flight> {
  public:
   using Refusal = engine::Generator::Refusal;
   struct Plan {
-    Group group;
+    std::shared_ptr<const Group> group;
     std::set<std::string> only;  // deployments, if not empty
     std::string key;             // of the response cache; empty: neither looked up nor kept
     bool keep = false;
@@ -76,8 +75,8 @@ class Flight : public std::enable_shared_from_this<Flight> {
   Flight(std::shared_ptr<Router::Core> core, ResponseCache::Answer answer, RouteTrace trace);
 
   std::uint64_t id() const { return id_; }
-  int priority() const { return request_.priority; }
-  TimePoint deadline() const { return request_.deadline; }
+  int priority() const { return priority_; }
+  TimePoint deadline() const { return deadline_; }
   int cost() const { return prompt_tokens_ + answer_tokens_; }
 
   // Somebody who gets all events, from the first. nothing: it is over. The first listener is there from the start.
@@ -126,13 +125,16 @@ class Flight : public std::enable_shared_from_this<Flight> {
   void fail(Attempt& attempt, engine::Failed failed, std::string outcome);
   void report(Attempt& attempt, Fleet::Ended::How how, bool overload, bool refused = false);
   void finish_try(Attempt& attempt, std::string outcome, std::optional<Cause> cause, const Error* error);
+  void commit();
   void say(engine::Event event);
   void end(bool good);
   TimePoint next_check() const;
 
   const std::shared_ptr<Router::Core> core_;
   const std::uint64_t id_;
-  const engine::Request request_;
+  std::unique_ptr<const engine::Request> request_;  // null: it came from the cache; or nobody else will be asked
+  const int priority_ = 0, choices_ = 1;
+  const TimePoint deadline_ = TimePoint::max();
   const RouteHints hints_;
   const std::set<std::string> only_;
   const std::string key_;
@@ -144,11 +146,11 @@ class Flight : public std::enable_shared_from_this<Flight> {
   const TimePoint arrived_;
 
   mutable std::recursive_mutex mutex_;
-  Group group_;
+  std::shared_ptr<const Group> group_;
   std::vector<std::uint64_t> blocks_;
   std::optional<std::uint64_t> salt_;  // of `blocks_`, if they were made here
   std::optional<Split> split_;         // of the group
-  std::deque<std::string> further_groups_;
+  std::vector<std::string> further_groups_;
   std::set<std::string> seen_groups_;
   std::set<std::string> tried_;
   int attempts_ = 0;
@@ -162,7 +164,7 @@ class Flight : public std::enable_shared_from_this<Flight> {
   std::optional<Cause> cause_;
   std::optional<Refusal> last_refusal_;
   std::vector<engine::Event> said_;
-  std::deque<Listener> listeners_;
+  std::vector<Listener> listeners_;
   std::uint64_t listeners_made_ = 0;
   std::thread::id calling_;
   RouteTrace trace_;

@@ -16,7 +16,7 @@ namespace {
 
 class Ticket final : public RouteTicket {
  public:
-  Ticket(std::shared_ptr<Flight> flight, std::uint64_t listener, std::optional<RouteTrace> trace = {})
+  Ticket(std::shared_ptr<Flight> flight, std::uint64_t listener, std::unique_ptr<const RouteTrace> trace = nullptr)
       : flight_(std::move(flight)), listener_(listener), trace_(std::move(trace)) {}
   ~Ticket() override { flight_->leave(listener_); }
   RouteTrace trace() const override {
@@ -32,7 +32,7 @@ class Ticket final : public RouteTicket {
  private:
   std::shared_ptr<Flight> flight_;
   std::uint64_t listener_;
-  std::optional<RouteTrace> trace_;
+  const std::unique_ptr<const RouteTrace> trace_;  // of one that joined another; else null
 };
 
 Status check(const Deployment& deployment) {
@@ -171,34 +171,35 @@ std::expected<std::unique_ptr<RouteTicket>, engine::Generator::Refusal> Router::
                                                                                       RouteHints hints,
                                                                                       engine::Sink& sink) {
   Flight::Plan plan;
-  auto group = core_->resolve(request.model, plan.only);
-  if (!group) return std::unexpected(Refusal{.error = group.error()});
+  auto resolved = core_->resolve(request.model, plan.only);
+  if (!resolved) return std::unexpected(Refusal{.error = std::move(resolved.error())});
+  std::shared_ptr<const Group> group = std::move(*resolved);
   RouteTrace& trace = plan.trace;
   trace = {.id = request.id, .tenant = request.tenant, .model = request.model, .group = group->name};
   if (group->tiers) {
-    const Tiers tiers = *group->tiers;
+    const Tiers& tiers = *group->tiers;
     trace.complexity = complexity_of(request);
     const double score = trace.complexity->score;
     trace.tier = score < tiers.middle_from ? "low" : score < tiers.high_from ? "middle" : "high";
-    const auto tier = core_->group(score < tiers.middle_from ? tiers.low
-                                   : score < tiers.high_from ? tiers.middle
-                                                             : tiers.high);
+    auto tier = core_->group(score < tiers.middle_from ? tiers.low
+                             : score < tiers.high_from ? tiers.middle
+                                                       : tiers.high);
     if (!tier) return std::unexpected(Refusal{.error = no_model(request.model)});
-    group = *tier;
+    group = std::move(tier);
     trace.group = group->name;
   }
-  plan.group = std::move(*group);
+  plan.group = std::move(group);
   Steering* const steering = core_->options().steering;
-  if (steering != nullptr) plan.split = steering->split(plan.group.name, request);
+  if (steering != nullptr) plan.split = steering->split(plan.group->name, request);
   const bool trial = plan.split && plan.split->chosen;
   const CacheControl control = hints.cache;
   if (core_->options().cache.most_bytes > 0 && repeatable(request, control)) {
     // Answers of a version on trial are for those alone who are sent to it.
     const std::string of =
-        trial ? fmt::format("{}\n{}\n{}", plan.group.name, plan.split->canary, plan.split->version) : plan.group.name;
+        trial ? fmt::format("{}\n{}\n{}", plan.group->name, plan.split->canary, plan.split->version) : plan.group->name;
     plan.key = response_key(request, of, hints);
     plan.keep = !control.no_store;
-    auto found = core_->look_up(plan.key, control, plan.group.name, trial);
+    auto found = core_->look_up(plan.key, control, plan.group->name, trial);
     if (found.found.answer) {
       trace.cache = found.found.stale ? "stale" : "hit";
       if (core_->options().on_done) core_->options().on_done(trace);
@@ -212,12 +213,13 @@ std::expected<std::unique_ptr<RouteTicket>, engine::Generator::Refusal> Router::
         core_->count_joined();
         trace.cache = "joined";
         core_->post({.what = Core::Task::What::deliver, .flight = found.leader});
-        return std::make_unique<Ticket>(std::move(found.leader), *listener, std::move(trace));
+        return std::make_unique<Ticket>(std::move(found.leader), *listener,
+                                        std::make_unique<const RouteTrace>(std::move(trace)));
       }
     }
     trace.cache = "miss";
   }
-  if (steering != nullptr) plan.tap = steering->tap(plan.group.name, request);
+  if (steering != nullptr) plan.tap = steering->tap(plan.group->name, request);
   const std::string key = plan.key;
   auto flight = std::make_shared<Flight>(core_, std::move(request), std::move(hints), std::move(plan));
   core_->enter(flight);

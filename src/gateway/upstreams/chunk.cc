@@ -40,9 +40,12 @@ class Handler {
   }
   bool on_key(std::string_view part, std::size_t, error_code& ec) {
     if (skipped_ == 0) {
-      next_key_.append(part);
-      key_.swap(next_key_);
-      next_key_.clear();
+      if (next_key_.empty()) {
+        key_ = key_of(part);
+      } else {
+        key_ = key_of(next_key_.append(part));
+        next_key_.clear();
+      }
     }
     return fine(true, ec);
   }
@@ -75,6 +78,71 @@ class Handler {
  private:
   enum class In : std::uint8_t { document, root, choices, choice, delta, usage, prompt_details, completion_details };
 
+  // The members that mean something, wherever they stand.
+  enum class Key : std::uint8_t {
+    other,
+    error,
+    delta,
+    text,
+    content,
+    choices,
+    usage,
+    message,
+    logprobs,
+    prompt_tokens_details,
+    prompt_tokens,
+    completion_tokens,
+    completion_tokens_details,
+    finish_reason,
+    stop_reason,
+    reasoning,
+    reasoning_content,
+    role,
+    index,
+    cached_tokens,
+    reasoning_tokens,
+  };
+  static Key key_of(std::string_view name) {
+    switch (name.size()) {
+      case 4:
+        return name == "text" ? Key::text : name == "role" ? Key::role : Key::other;
+      case 5:
+        return name == "error"   ? Key::error
+               : name == "delta" ? Key::delta
+               : name == "usage" ? Key::usage
+               : name == "index" ? Key::index
+                                 : Key::other;
+      case 7:
+        return name == "content"   ? Key::content
+               : name == "choices" ? Key::choices
+               : name == "message" ? Key::message
+                                   : Key::other;
+      case 8:
+        return name == "logprobs" ? Key::logprobs : Key::other;
+      case 9:
+        return name == "reasoning" ? Key::reasoning : Key::other;
+      case 11:
+        return name == "stop_reason" ? Key::stop_reason : Key::other;
+      case 13:
+        return name == "prompt_tokens"   ? Key::prompt_tokens
+               : name == "finish_reason" ? Key::finish_reason
+               : name == "cached_tokens" ? Key::cached_tokens
+                                         : Key::other;
+      case 16:
+        return name == "reasoning_tokens" ? Key::reasoning_tokens : Key::other;
+      case 17:
+        return name == "completion_tokens"   ? Key::completion_tokens
+               : name == "reasoning_content" ? Key::reasoning_content
+                                             : Key::other;
+      case 21:
+        return name == "prompt_tokens_details" ? Key::prompt_tokens_details : Key::other;
+      case 25:
+        return name == "completion_tokens_details" ? Key::completion_tokens_details : Key::other;
+      default:
+        return Key::other;
+    }
+  }
+
   static bool fine(bool taken, error_code& ec) {
     if (!taken) ec = boost::json::error::syntax;
     return taken;
@@ -101,21 +169,21 @@ class Handler {
       case In::document:
         return enter(In::root);
       case In::root:
-        if (key_ == "usage") {
+        if (key_ == Key::usage) {
           chunk.usage.emplace();
           return enter(In::usage);
         }
-        return key_ != "error" && key_ != "choices" && pass_over();
+        return key_ != Key::error && key_ != Key::choices && pass_over();
       case In::choices:
         if (chunk.choice) return false;
         chunk.choice = 0;
         return enter(In::choice);
       case In::choice:
-        if (key_ == "delta" && !std::exchange(chunk.in_delta, true)) return enter(In::delta);
-        return key_ != "delta" && key_ != "message" && key_ != "logprobs" && key_ != "text" && pass_over();
+        if (key_ == Key::delta && !std::exchange(chunk.in_delta, true)) return enter(In::delta);
+        return key_ != Key::delta && key_ != Key::message && key_ != Key::logprobs && key_ != Key::text && pass_over();
       case In::usage:
-        if (key_ == "prompt_tokens_details") return enter(In::prompt_details);
-        if (key_ == "completion_tokens_details") return enter(In::completion_details);
+        if (key_ == Key::prompt_tokens_details) return enter(In::prompt_details);
+        if (key_ == Key::completion_tokens_details) return enter(In::completion_details);
         return pass_over();
       case In::prompt_details:
       case In::completion_details:
@@ -129,10 +197,10 @@ class Handler {
   bool enter_array() {
     switch (in()) {
       case In::root:
-        if (key_ == "choices") return !std::exchange(has_choices_, true) && enter(In::choices);
-        return key_ != "error" && key_ != "usage" && pass_over();
+        if (key_ == Key::choices) return !std::exchange(has_choices_, true) && enter(In::choices);
+        return key_ != Key::error && key_ != Key::usage && pass_over();
       case In::choice:
-        return key_ != "delta" && key_ != "message" && key_ != "logprobs" && key_ != "text" && pass_over();
+        return key_ != Key::delta && key_ != Key::message && key_ != Key::logprobs && key_ != Key::text && pass_over();
       case In::usage:
       case In::prompt_details:
       case In::completion_details:
@@ -152,9 +220,9 @@ class Handler {
       case In::choices:
         return false;
       case In::root:
-        return key_ != "error" && key_ != "choices" && key_ != "usage";
+        return key_ != Key::error && key_ != Key::choices && key_ != Key::usage;
       case In::choice:
-        return key_ != "delta" && key_ != "message" && key_ != "logprobs" && key_ != "text";
+        return key_ != Key::delta && key_ != Key::message && key_ != Key::logprobs && key_ != Key::text;
       case In::delta:
         return false;
       case In::usage:
@@ -169,36 +237,36 @@ class Handler {
   bool null() {
     if (in() == In::document || in() == In::choices) return false;
     if (in() == In::root) {
-      if (key_ == "usage") chunk.usage.reset();
-      return key_ != "choices" || !has_choices_;
+      if (key_ == Key::usage) chunk.usage.reset();
+      return key_ != Key::choices || !has_choices_;
     }
-    if (in() == In::choice && (key_ == "text" || key_ == "finish_reason")) return string();
-    if (in() == In::choice) return key_ != "delta" || !chunk.in_delta;
+    if (in() == In::choice && (key_ == Key::text || key_ == Key::finish_reason)) return string();
+    if (in() == In::choice) return key_ != Key::delta || !chunk.in_delta;
     return in() != In::delta || string();
   }
 
   bool string() {
     switch (in()) {
       case In::choice:
-        if (key_ == "text") {
+        if (key_ == Key::text) {
           chunk.text = value_;
           return true;
         }
-        if (key_ == "finish_reason") {
+        if (key_ == Key::finish_reason) {
           chunk.finish = value_;
           return true;
         }
-        return key_ != "stop_reason" && plain();
+        return key_ != Key::stop_reason && plain();
       case In::delta:
-        if (key_ == "content") {
+        if (key_ == Key::content) {
           content_ = value_;
           return true;
         }
-        if (key_ == "reasoning_content" || key_ == "reasoning") {
-          thoughts_[key_ == "reasoning"] = value_;
+        if (key_ == Key::reasoning_content || key_ == Key::reasoning) {
+          thoughts_[key_ == Key::reasoning] = value_;
           return true;
         }
-        return key_ == "role" || value_.empty();
+        return key_ == Key::role || value_.empty();
       default:
         return plain();
     }
@@ -210,17 +278,17 @@ class Handler {
     const std::optional<int> count = is_count ? std::optional(static_cast<int>(value)) : std::nullopt;
     switch (in()) {
       case In::choice:
-        if (key_ == "index") chunk.choice = count.value_or(0);
-        return (key_ != "stop_reason" || !whole) && plain();
+        if (key_ == Key::index) chunk.choice = count.value_or(0);
+        return (key_ != Key::stop_reason || !whole) && plain();
       case In::usage:
-        if (key_ == "prompt_tokens") chunk.usage->prompt = count;
-        if (key_ == "completion_tokens") chunk.usage->completion = count;
+        if (key_ == Key::prompt_tokens) chunk.usage->prompt = count;
+        if (key_ == Key::completion_tokens) chunk.usage->completion = count;
         return true;
       case In::prompt_details:
-        if (key_ == "cached_tokens") chunk.usage->cached = count;
+        if (key_ == Key::cached_tokens) chunk.usage->cached = count;
         return true;
       case In::completion_details:
-        if (key_ == "reasoning_tokens") chunk.usage->reasoning = count;
+        if (key_ == Key::reasoning_tokens) chunk.usage->reasoning = count;
         return true;
       default:
         return plain();
@@ -231,7 +299,8 @@ class Handler {
   std::size_t depth_ = 0;
   int skipped_ = 0;  // objects and arrays that are open and passed over
   bool has_choices_ = false;
-  std::string key_, next_key_, value_;
+  Key key_ = Key::other;
+  std::string next_key_, value_;
   std::string content_, thoughts_[2];
 };
 

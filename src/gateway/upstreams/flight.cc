@@ -34,7 +34,10 @@ milliseconds until(Clock::time_point when) {
 class Flight : public std::enable_shared_from_this<Flight> {
  public:
   Flight(UpstreamState& upstream, engine::Request request, net::ClientRequest order, engine::Sink& sink)
-      : up_(upstream), request_(std::move(request)), order_(std::move(order)), sink_(sink), ends_(end_of(request_)) {
+      : up_(upstream),
+        asked_(std::make_unique<const Asked>(std::move(request), std::move(order))),
+        sink_(sink),
+        ends_(end_of(asked_->request)) {
     up_.budget.began();
     up_.metrics.requests.add();
     up_.metrics.running.add(1);
@@ -91,6 +94,12 @@ class Flight : public std::enable_shared_from_this<Flight> {
   };
   using Held = std::shared_ptr<Attempt>;
 
+  // What a further attempt needs.
+  struct Asked {
+    engine::Request request;
+    net::ClientRequest order;
+  };
+
   Clock::time_point end_of(const engine::Request& request) const {
     const milliseconds total = up_.options.total_timeout;
     return total.count() > 0 ? std::min(request.deadline, Clock::now() + total) : request.deadline;
@@ -117,13 +126,13 @@ class Flight : public std::enable_shared_from_this<Flight> {
   }
 
   void launch(bool extra) {
-    auto attempt = std::make_shared<Attempt>(up_.options.name, request_, extra);
+    auto attempt = std::make_shared<Attempt>(up_.options.name, asked_->request, extra);
     attempts_.push_back(attempt);
     ++made_;
     const milliseconds first = up_.options.first_token_timeout, between = up_.options.between_tokens_timeout;
     attempt->due = std::min(Clock::now() + first, ends_);
     // The silence that the client bears is beyond ours, which counts tokens and not bytes.
-    net::ClientRequest out = up_.outgoing(order_, std::max(first, between) + milliseconds(1'000));
+    net::ClientRequest out = up_.outgoing(asked_->order, std::max(first, between) + milliseconds(1'000));
     const std::weak_ptr<Flight> flight = weak_from_this();
     const std::weak_ptr<Attempt> held = attempt;
     attempt->call = up_.client().send_here(
@@ -178,12 +187,14 @@ class Flight : public std::enable_shared_from_this<Flight> {
 
   void head(const Held& attempt, int status, const net::Headers& headers) {
     attempt->status = status;
-    attempt->headers = headers;
-    if (status != 200) return;
+    if (status != 200) {
+      attempt->headers = headers;
+      return;
+    }
     const auto encoding = net::find_header(headers, "content-encoding");
     if (!encoding.empty() && !net::equals_ignoring_case(encoding, "identity"))
       return fail(attempt, nonsense(up_.options.name, "a compressed answer, which was not asked for"));
-    attempt->reader = up_.wire().reader(request_, headers, attempt->teller);
+    attempt->reader = up_.wire().reader(asked_->request, headers, attempt->teller);
   }
 
   void data(const Held& attempt, std::string_view piece) {
@@ -221,7 +232,10 @@ class Flight : public std::enable_shared_from_this<Flight> {
         finished_ = std::move(std::get<engine::Finished>(event));
         break;
       }
-      if (!std::exchange(begun_, true)) order_ = {};  // it is not made again
+      if (!std::exchange(begun_, true)) {  // there is no further attempt
+        id_ = asked_->request.id;
+        asked_ = nullptr;
+      }
       sink_.on(std::move(event));
       if (over_) return;  // the sink dropped its ticket
     }
@@ -267,7 +281,7 @@ class Flight : public std::enable_shared_from_this<Flight> {
     if (!begun_ && failure.retry && retry(failure.failed.retry_after)) return;
     up_.metrics.failures.add();
     log::info("upstream_failed", {{"upstream", up_.options.name},
-                                  {"id", request_.id},
+                                  {"id", asked_ ? asked_->request.id : id_},
                                   {"attempts", made_},
                                   {"status", attempt->status},
                                   {"why", failure.failed.error.message}});
@@ -299,15 +313,15 @@ class Flight : public std::enable_shared_from_this<Flight> {
     up_.metrics.running.add(-1);
   }
 
-  UpstreamState& up_;  // the ticket holds it
-  const engine::Request request_;
-  net::ClientRequest order_;
+  UpstreamState& up_;                   // the ticket holds it
+  std::unique_ptr<const Asked> asked_;  // until the sink has heard something
   engine::Sink& sink_;
   const Clock::time_point ends_;
 
   std::recursive_mutex mutex_;
   std::vector<Held> attempts_;  // under way; GUARDED_BY(mutex_), as is all below
   int made_ = 0;
+  std::string id_;      // of the request, once begun
   bool begun_ = false;  // the sink has heard something: there is no other attempt any more
   bool ended_ = false;  // the HTTP answer is whole
   bool over_ = false;

@@ -84,7 +84,7 @@ class OpenAiReader final : public EventReader {
       return teller_.text(std::move(*text));
     if (event.type == "message")
       if (auto chunk = read_chunk(event.data)) {
-        plain_.learn(event.data, *chunk);
+        if (!chunk->text.empty()) plain_.learn(event.data, *chunk);
         return take(std::move(*chunk));
       }
     const auto chunk = parse_answer(event.data);
@@ -254,14 +254,14 @@ std::string messages_text(const Json& messages) {
 // A chat's body as its client wrote it, but for what the request says otherwise: openai_body() without copying it.
 std::string chat_text(const engine::Request& request, const engine::Chat& chat, const std::string& model, bool stream) {
   // In place of the client's; none: not sent.
-  std::vector<std::pair<std::string_view, std::string>> ours = {
-      {"model", ""},      {"messages", messages_text(*chat.messages)},        {"stream", ""}, {"stream_options", ""},
-      {"request_id", ""}, {"tools", chat.tools ? dump_json(*chat.tools) : ""}};
-  append_json_string(ours[0].second, model);
-  if (stream) {
-    ours[2].second = "true";
-    ours[3].second = R"({"include_usage":true})";
-  }
+  std::vector<std::pair<std::string_view, std::string>> ours;
+  ours.reserve(8);
+  append_json_string(ours.emplace_back("model", "").second, model);
+  ours.emplace_back("messages", messages_text(*chat.messages));
+  ours.emplace_back("stream", stream ? "true" : "");
+  ours.emplace_back("stream_options", stream ? R"({"include_usage":true})" : "");
+  ours.emplace_back("request_id", "");
+  ours.emplace_back("tools", chat.tools ? dump_json(*chat.tools) : "");
   if (request.stopping.max_tokens >= 0)
     ours.emplace_back(request.body->contains("max_completion_tokens") ? "max_completion_tokens" : "max_tokens",
                       fmt::format("{}", request.stopping.max_tokens));
