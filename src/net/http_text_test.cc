@@ -21,6 +21,28 @@ TEST(HttpText, ReadsRetryAfter) {
   EXPECT_FALSE(parse_retry_after("-1", now));
 }
 
+TEST(HttpText, WritesAFieldAsOneLine) {
+  const auto written = [](std::string_view name, std::string_view value) {
+    std::string head = "HTTP/1.1 200 OK\r\n";
+    append_field(head, name, value);
+    return head.substr(17);
+  };
+  EXPECT_EQ(written("x-a", "one\r\nx-b: two\tthree\x7f"), "x-a: one  x-b: two\tthree \r\n");
+  EXPECT_EQ(written("x-a", ""), "x-a: \r\n");
+  for (const char* name : {"", "Content-Length", "transfer-encoding", "connection", "date", "x a", "x\r\n", "x:"})
+    EXPECT_EQ(written(name, "1"), "") << name;
+}
+
+TEST(HttpText, ReadsAFieldsNameInSmallLetters) {
+  Headers headers;
+  EXPECT_EQ(parse_field("X-Request-ID:  Ab ", headers), nullptr);
+  EXPECT_EQ(headers, (Headers{{"x-request-id", "Ab"}}));
+  for (const std::string& line :
+       std::vector<std::string>{": a", "x y: a", "x\xc3\xa4: a", std::string("x\0: a", 5), " x: a", "x a", "x: a\x01"})
+    EXPECT_NE(parse_field(line, headers), nullptr) << line;
+  EXPECT_EQ(headers.size(), 1);
+}
+
 TEST(HttpText, TakesItemsOffAList) {
   std::string_view rest = " no-cache,max-age=3 ,, x";
   std::vector<std::string> items;

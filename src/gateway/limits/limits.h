@@ -11,11 +11,11 @@
 #include <mutex>
 #include <optional>
 #include <string>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "base/result.h"
+#include "gateway/limits/known_rules.h"
 #include "gateway/limits/rules.h"
 #include "gateway/limits/running.h"
 #include "store/counters.h"
@@ -50,21 +50,6 @@ struct BudgetAlert {
   int percent = 0;                      // which of the rule's alerts
   std::int64_t used = 0, capacity = 0;  // nano-dollars, without what is only reserved if nothing runs
   bool soft = false;                    // it refuses nobody
-};
-
-// The rules of who asked before: finding them costs more than all that is then counted. Any thread.
-class KnownRules {
- public:
-  // Points into `config`, which must live as long.
-  std::shared_ptr<const std::vector<Applied>> find(const std::shared_ptr<const LimitsConfig>& config,
-                                                   const Subject& subject, const std::string& model);
-
- private:
-  static constexpr std::size_t kMost = 4096;  // askers; then it begins anew
-
-  std::mutex mutex_;
-  std::shared_ptr<const LimitsConfig> config_;  // GUARDED_BY(mutex_), as is the next
-  std::unordered_map<std::string, std::shared_ptr<const std::vector<Applied>>> rules_;
 };
 
 class LimitsWorker;
