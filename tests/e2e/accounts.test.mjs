@@ -41,7 +41,7 @@ function unchunked(bytes) {
 
 // How a request goes to a server and all that the kernel delivers comes back: {text, whole}.
 const over = {
-  "HTTP/1.1, counted on Redis,": (server, text) => over["HTTP/1.1"](server, text),
+  "HTTP/1.1, counted on Redis": (server, text) => over["HTTP/1.1"](server, text),
   "HTTP/1.1": (server, text) => speak(net.connect(server.port, "127.0.0.1"), "connect", text),
   TLS: (server, text) => speak(tls.connect({ port: server.port, host: "127.0.0.1", rejectUnauthorized: false, ALPNProtocols: ["http/1.1"] }), "secureConnect", text),
   "HTTP/2": (server, text) => frames(http2.connect(`http://127.0.0.1:${server.port}`), text),
