@@ -79,8 +79,8 @@ class Signer {
   std::string sign(std::string_view text) const {
     EVP_MD_CTX* context = EVP_MD_CTX_new();
     EVP_PKEY_CTX* rules = nullptr;
-    EVP_DigestSignInit_ex(context, &rules, (algorithm_ == "EdDSA" || algorithm_ == "Ed25519") ? nullptr : "SHA256", nullptr, nullptr, key_.get(),
-                          nullptr);
+    EVP_DigestSignInit_ex(context, &rules, (algorithm_ == "EdDSA" || algorithm_ == "Ed25519") ? nullptr : "SHA256",
+                          nullptr, nullptr, key_.get(), nullptr);
     if (algorithm_ == "PS256") {
       EVP_PKEY_CTX_set_rsa_padding(rules, RSA_PKCS1_PSS_PADDING);
       EVP_PKEY_CTX_set_rsa_pss_saltlen(rules, RSA_PSS_SALTLEN_DIGEST);
