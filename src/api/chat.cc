@@ -12,6 +12,21 @@
 namespace ashlar::api {
 namespace {
 
+// What a whole message has of a member that came in pieces: strings and arrays in a row, also those of an object; what
+// names something (an id...) is said once.
+void put_behind(Json& kept, const Json& more) {
+  if (kept.is_string() && more.is_string()) {
+    kept.get_ref<std::string&>().append(more.get_ref<const std::string&>());
+  } else if (kept.is_array() && more.is_array()) {
+    kept.insert(kept.end(), more.begin(), more.end());
+  } else if (kept.is_object() && more.is_object()) {
+    for (const auto& [name, value] : more.items())
+      if (!kept.contains(name) || (name != "id" && name != "name" && name != "type")) put_behind(kept[name], value);
+  } else {
+    kept = more;
+  }
+}
+
 class ChatDialect final : public Dialect {
  public:
   ChatDialect(Reply reply, bool logprobs, std::string echo, std::span<const std::int32_t> prompt_ids)
@@ -91,15 +106,7 @@ class ChatDialect final : public Dialect {
   void members(Choice& choice, const engine::Members& more, const engine::Usage& usage, std::string& out) override {
     if (reply_.stream) return write_delta(out, choice, dump_json(*more.json), usage);
     if (choice.members == nullptr) choice.members = std::make_shared<Json>(Json::object());
-    for (const auto& [name, value] : more.json->items()) {
-      Json& kept = (*choice.members)[name];
-      if (kept.is_string() && value.is_string())
-        kept.get_ref<std::string&>().append(value.get_ref<const std::string&>());
-      else if (kept.is_array() && value.is_array())
-        kept.insert(kept.end(), value.begin(), value.end());
-      else
-        kept = value;
-    }
+    for (const auto& [name, value] : more.json->items()) put_behind((*choice.members)[name], value);
   }
 
   void ended(Choice& choice, const engine::Usage& usage, std::string& out) override {
@@ -262,7 +269,7 @@ Outcome<void> chat_completions(Call& call) {
   request.id = "chat-" + random_hex(24);
   sign(call, model, request);
   auto chat = TRY(read_chat(fields, model.foreign ? body : nullptr));
-  read_generation(fields, model, request);
+  read_generation(call, fields, model, request);
   read_logprobs(fields, request);
   read_max_tokens(fields, request.stopping);
   cap_output(call, fields, request.stopping);

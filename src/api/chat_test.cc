@@ -514,7 +514,8 @@ std::vector<engine::Event> rich_answer(const engine::Request&) {
           engine::ToolCall{.index = 0, .arguments = "1}"},
           engine::ToolCall{.index = 1, .id = "b", .name = "g", .arguments = "{}"},
           engine::Members{.json = members(R"({"refusal":"I ","annotations":[1]})")},
-          engine::Members{.json = members(R"({"refusal":"won't","annotations":[2]})")},
+          engine::Members{.json = members(R"({"refusal":"won't","annotations":[2],"audio":{"id":"s","data":"AB"}})")},
+          engine::Members{.json = members(R"({"audio":{"id":"s","data":"CD","transcript":"hi"}})")},
           engine::ChoiceEnd{.reason = engine::FinishReason::tool_calls},
           engine::Finished{.usage = {.prompt_tokens = 3, .completion_tokens = 9, .estimated = true}}};
 }
@@ -527,7 +528,7 @@ TEST(Chat, ThoughtsCallsAndMembersAreWrittenWhole) {
             Json::parse(R"({"role":"assistant","content":null,"reasoning_content":"Hm, so.","reasoning":"Hm, so.",
               "tool_calls":[{"id":"a","type":"function","function":{"name":"f","arguments":"{\"x\":1}"}},
                 {"id":"b","type":"function","function":{"name":"g","arguments":"{}"}}],
-              "refusal":"I won't","annotations":[1,2]})"));
+              "refusal":"I won't","annotations":[1,2],"audio":{"id":"s","data":"ABCD","transcript":"hi"}})"));
   EXPECT_EQ(answer["choices"][0]["finish_reason"], "tool_calls");
   EXPECT_EQ(answer["usage"]["estimated"], true);
 }
@@ -536,7 +537,7 @@ TEST(Chat, ThoughtsCallsAndMembersAreStreamed) {
   World world;
   world.generator.script = rich_answer;
   const auto events = world.chat(hi(R"("stream":true)"))->events();
-  ASSERT_EQ(events.size(), 11u);
+  ASSERT_EQ(events.size(), 12u);
   const auto delta = [&](std::size_t i) { return Json::parse(events[i])["choices"][0]["delta"]; };
   EXPECT_EQ(delta(1), Json::parse(R"({"reasoning_content":"Hm, ","reasoning":"Hm, "})"));
   EXPECT_EQ(

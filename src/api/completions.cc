@@ -181,7 +181,7 @@ Outcome<void> completions(Call& call) {
   engine::Request base;
   if (model.foreign) base.body = body;
   sign(call, model, base);
-  read_generation(fields, model, base);
+  read_generation(call, fields, model, base);
   Settings settings;
   read_settings(fields, base, settings);
   cap_output(call, fields, base.stopping);

@@ -173,7 +173,7 @@ int id_limit(const engine::ModelCard& model) {
   return model.foreign && model.vocabulary == 0 ? std::numeric_limits<int>::max() : model.vocabulary;
 }
 
-void read_generation(Fields& fields, const engine::ModelCard& model, engine::Request& request) {
+void read_generation(const Call& call, Fields& fields, const engine::ModelCard& model, engine::Request& request) {
   auto& sampling = request.sampling;
   sampling = model.sampling;
   fields.read("temperature", sampling.temperature, {0, 2});
@@ -204,6 +204,7 @@ void read_generation(Fields& fields, const engine::ModelCard& model, engine::Req
   fields.read("prompt_logprobs", request.prompt_logprobs, {0, 20});
   fields.read("skip_special_tokens", request.skip_special_tokens);
   fields.read("priority", request.priority);
+  if (call.who != nullptr) request.priority = call.who->priority(request.priority);
   fields.read("cache_salt", request.cache_salt, 1024);
   fields.read("keep_alive", request.keep_alive);
   request.model = model.id;

@@ -47,8 +47,8 @@ std::vector<std::string> declared_classes(const net::Headers& headers);  // in s
 int id_limit(const engine::ModelCard& model);
 
 // Fills sampling, stopping, n, priority, salt... (not max_tokens, logprobs and
-// the prompt, which the two endpoints name differently).
-void read_generation(Fields& fields, const engine::ModelCard& model, engine::Request& request);
+// the prompt, which the two endpoints name differently). A priority counts as far as the caller may be urgent.
+void read_generation(const Call& call, Fields& fields, const engine::ModelCard& model, engine::Request& request);
 
 // No more tokens than the key that asks may have of one answer.
 void cap_output(const Call& call, Fields& fields, engine::Stopping& stopping);

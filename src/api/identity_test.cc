@@ -98,6 +98,18 @@ TEST_F(Identified, EveryRouteIsOpenByNameOrAsksWho) {
   EXPECT_EQ(ask("", "HEAD", "/metrics")->status(), 401);
 }
 
+TEST_F(Identified, WhoMayBeUrgentIsSaidByTheKey) {
+  const auto usual = create({.roles = {Role::app}}), urgent = create({.roles = {Role::app}, .min_priority = -1}),
+             admin = create({.roles = {Role::admin}});
+  open();
+  for (const std::string path : {"/v1/completions", "/v1/chat/completions"})
+    for (const auto& [key, wanted] : {std::pair{usual, 0}, {urgent, -1}, {admin, -9}}) {
+      const std::string body = R"({"priority":-9,"prompt":"a","messages":[{"role":"user","content":"a"}]})";
+      EXPECT_EQ(ask(key, "POST", path, body)->status(), 200);
+      EXPECT_EQ(world->generator.seen().back().priority, wanted) << path;
+    }
+}
+
 TEST_F(Identified, WithoutKeysNothingChanges) {
   open();
   EXPECT_EQ(ask("")->status(), 200);

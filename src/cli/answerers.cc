@@ -64,8 +64,10 @@ gateway::RouterOptions router_options(const RoutingOptions& routing, gateway::St
   options.hints = gateway::hints_of;
   if (events != nullptr)
     options.on_event = [events](const gateway::RouteEvent& event) { events->write(operator_event(event)); };
-  if (log::writes(log::Level::debug))
-    options.on_done = [](const gateway::RouteTrace& trace) { log::debug("routed", {{"trace", trace.json().dump()}}); };
+  // The level may change while the server runs.
+  options.on_done = [](const gateway::RouteTrace& trace) {
+    if (log::writes(log::Level::debug)) log::debug("routed", {{"trace", trace.json().dump()}});
+  };
   return options;
 }
 
@@ -178,6 +180,10 @@ class AnswerersImpl final : public Answerers {
     gateway::Router* const router = seen().router;
     if (router == nullptr) return Error{Code::not_found, "this server has no routes"};
     return router->force(deployment, mode);
+  }
+  std::vector<std::string> within_budget(const std::string& route) const override {
+    const gateway::Router* const router = seen().router;
+    return router != nullptr ? router->fallbacks(route, gateway::Cause::budget) : std::vector<std::string>();
   }
   Json upstreams() const override {
     const Seen now = seen();

@@ -52,6 +52,8 @@ class Answerers {
   virtual Json routes() const = 0;                      // Router::state()
   virtual Status unload(const std::string& model) = 0;  // Residents::unload()
   virtual Status force(const std::string& deployment, gateway::Breaker::Mode mode) = 0;
+  // The routes that a route falls back to where a budget has no room. Any thread.
+  virtual std::vector<std::string> within_budget(const std::string& route) const = 0;
 
   // The rest is for one thread at a time.
 

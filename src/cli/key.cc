@@ -29,7 +29,7 @@ struct PlaceOptions {
 struct CreateOptions {
   std::string name, user, team, tenant, expires, metadata;
   std::vector<std::string> role, model, network, tag;
-  int max_output_tokens = 0;
+  int max_output_tokens = 0, min_priority = 0;
   PlaceOptions place;
   void fields(auto&& field) {
     field("name", name, "What people call it.");
@@ -44,6 +44,8 @@ struct CreateOptions {
     field("tag", tag, "NAME=VALUE, for rules and for who pays; may be given many times.");
     field("expires", expires, "When it ends: after 30d or 12h, or on a day (UTC) such as 2027-01-31. Left out: never.");
     field("max_output_tokens", max_output_tokens, "Most tokens of one answer; 0: no cap.");
+    field("min_priority", min_priority,
+          "How urgent its requests may be: the lowest `priority` that counts, such as -1. 0: no more than usual.");
     field("metadata", metadata, "A JSON object that is kept with it.");
     place.fields(field);
   }
@@ -75,6 +77,7 @@ void print_record(const KeyRecord& key) {
   print_line("networks", key.networks.empty() ? "any" : fmt::format("{}", fmt::join(key.networks, ", ")));
   for (const auto& [name, value] : key.tags) print_line("tag", name + "=" + value);
   if (key.output_cap > 0) print_line("output", fmt::format("at most {} tokens", key.output_cap));
+  if (key.min_priority < 0) print_line("urgent", fmt::format("down to priority {}", key.min_priority));
   if (key.metadata != "{}") print_line("metadata", key.metadata);
   print_line("created", utc(key.created_at));
   print_line("expires", key.expires_at == 0 ? "never" : utc(key.expires_at));
@@ -111,6 +114,7 @@ Result<KeyRecord> wishes(const CreateOptions& options) {
   }
   if (!options.metadata.empty()) out.metadata = options.metadata;
   out.output_cap = options.max_output_tokens;
+  out.min_priority = options.min_priority;
   out.expires_at = TRY(parse_expiry(options.expires, "--expires"));
   return out;
 }
@@ -199,7 +203,8 @@ int run_create(const Words& words) {
        .summary = "Make an API key. It is shown once.",
        .examples = "Examples:\n  ashlar key create --name laptop\n"
                    "  ashlar key create --name search --tenant acme --role app --model 'qwen*' --expires 90d\n"
-                   "  ashlar key create --name ci --network 10.0.0.0/8 --max-output-tokens 2000 --json",
+                   "  ashlar key create --name ci --network 10.0.0.0/8 --max-output-tokens 2000 --json\n"
+                   "  ashlar key create --name pager --role app --min-priority -1",
        .options = list_options(options)},
       words, [&] { return create(options); });
 }

@@ -88,7 +88,7 @@ class MeteringImpl final : public Metering {
         gateway::Limits::create(budgets_->all(), *counters_, {.on_alert = [this](const auto& alert) { tell(alert); }}));
     gateway::UsageLedger& ledger = accounts_ ? static_cast<gateway::UsageLedger&>(*accounts_) : no_ledger_;
     metered_.emplace(inner.generator, *limits_, ledger,
-                     gateway::MeteredOptions{.subject_of = subject_of, .admit = inner.admit});
+                     gateway::MeteredOptions{.subject_of = subject_of, .admit = inner.admit, .instead = inner.instead});
     const gateway::ReadersMeter readers{.tokens = inner.generator, .limits = *limits_, .ledger = ledger};
     embedder_.emplace(inner.embedder, readers);
     if (inner.reranker != nullptr) reranker_.emplace(*inner.reranker, readers);

@@ -55,6 +55,8 @@ struct MeteredParts {
   engine::Reranker* reranker = nullptr;  // may be null
   // Whether a request for text may begin at all now; none: each may.
   std::function<std::optional<engine::Generator::Refusal>(const engine::Request&)> admit = {};
+  // MeteredOptions::instead; none: nothing is.
+  std::function<std::vector<std::string>(const std::string&)> instead = {};
 };
 
 class Metering {

@@ -155,7 +155,8 @@ Result<std::unique_ptr<Serving>> Serving::open(const Words& words, ReadServePlan
                                       {.generator = out->answerers_->generator(),
                                        .embedder = out->answerers_->embedder(),
                                        .reranker = &out->answerers_->reranker(),
-                                       .admit = [self](const engine::Request& request) { return self->alarm_->admit(request); }},
+                                       .admit = [self](const engine::Request& request) { return self->alarm_->admit(request); },
+                                       .instead = [self](const std::string& model) { return self->answerers_->within_budget(model); }},
                                       out->events_.get()));
   out->reloader_ = std::make_unique<Reloader>(
       Reloader::Parts{.read = [words, config = plan.config](const std::string* text) { return read_serve_plan(words, config, text); },

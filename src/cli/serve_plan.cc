@@ -63,6 +63,27 @@ Result<std::vector<gateway::UpstreamOptions>> read_all_upstreams(const ServeOpti
   return out;
 }
 
+// Whether somebody may serve a model of this name. What lists itself, a folder of versions and files without a name say
+// only when they are asked: then somebody may. An upstream that names its models has no others, ever.
+bool may_be_served(const ServeOptions& options, const std::vector<gateway::UpstreamOptions>& upstreams,
+                   const std::string& positional, const std::string& name) {
+  bool unknown = !positional.empty() || !options.repository.model_repository.empty() || !options.host.adapter.empty() ||
+                 (options.model.empty() && upstreams.empty());
+  for (const std::string& model : options.model) {
+    const auto equals = model.find('=');
+    unknown = unknown || equals == model.npos;
+    if (equals != model.npos && model.substr(0, equals) == name) return true;
+  }
+  for (const gateway::UpstreamOptions& each : upstreams) {
+    unknown = unknown || each.models.empty();
+    for (const gateway::UpstreamModel& model : each.models)
+      if (name == model.name || name == each.name + "/" + model.name) return true;
+  }
+  for (const gateway::UpstreamOptions& each : upstreams)
+    if (name.starts_with(each.name + "/")) return each.models.empty();
+  return unknown;
+}
+
 Result<gateway::IdentityConfig> read_identity_of(const ServeOptions& options) {
   gateway::IdentityConfig config;
   if (!options.identity.empty()) config = TRY(gateway::read_identity_config(options.identity));
@@ -134,8 +155,14 @@ Result<ServePlan> plan_of(ServeOptions options, const std::string& model, const 
                           const std::string& text) {
   Faults faults;
   ServePlan plan;
-  plan.gateway.upstreams = faults.take(read_all_upstreams(options, text, config));
-  plan.gateway.routes = faults.take(gateway::parse_routes(text, config));
+  gateway::ServedModels served;
+  if (auto upstreams = read_all_upstreams(options, text, config)) {
+    plan.gateway.upstreams = std::move(*upstreams);
+    served = [&](const std::string& name) { return may_be_served(options, plan.gateway.upstreams, model, name); };
+  } else {
+    faults.add(upstreams.error());
+  }
+  plan.gateway.routes = faults.take(gateway::parse_routes(text, config, served));
   plan.limits = faults.take(read_limits_of(options.metering.limits));
   plan.identity = faults.take(read_identity_of(options));
   if (const auto keys = api::Keys::create(options.api.api_key, options.api.api_key_file); !keys)

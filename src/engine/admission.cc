@@ -40,21 +40,34 @@ Seconds Admission::wait(int priority, const Pace& pace) const {
   return Seconds(seconds);
 }
 
+// Who waits in the same queue: urgent requests (of priorities below 0) have one of their own, as long again.
+Admission::Queued Admission::beside(int priority) const {
+  Queued urgent;
+  for (const auto& [queued_priority, queued] : classes_) {
+    if (queued_priority >= 0) break;
+    urgent.requests += queued.requests;
+    urgent.tokens += queued.tokens;
+  }
+  if (priority < 0) return urgent;
+  return {.requests = total_.requests - urgent.requests, .tokens = total_.tokens - urgent.tokens};
+}
+
 std::optional<Generator::Refusal> Admission::refuse(const Entry& entry, Clock::time_point deadline,
                                                     Clock::time_point now, const Pace& pace) const {
   const Seconds expected = wait(entry.priority, pace);
+  const Queued others = beside(entry.priority);
   const auto full = [&](std::string message) {
     // One place is free again when the next request begins.
     return Generator::Refusal{{Code::exhausted, std::move(message)},
-                              retry_after(expected / std::max(1, total_.requests))};
+                              retry_after(expected / std::max(1, others.requests))};
   };
-  if (limits_.max_queued_requests > 0 && total_.requests >= limits_.max_queued_requests)
-    return full(fmt::format("the queue is full: {} requests wait, and max_num_queued_reqs is {}", total_.requests,
+  if (limits_.max_queued_requests > 0 && others.requests >= limits_.max_queued_requests)
+    return full(fmt::format("the queue is full: {} requests wait, and max_num_queued_reqs is {}", others.requests,
                             limits_.max_queued_requests));
-  if (limits_.max_queued_tokens > 0 && total_.requests > 0 && total_.tokens + entry.tokens > limits_.max_queued_tokens)
+  if (limits_.max_queued_tokens > 0 && others.requests > 0 && others.tokens + entry.tokens > limits_.max_queued_tokens)
     return full(
         fmt::format("the queue is full: {} prompt tokens wait, this request has {}, and max_num_queued_tokens is {}",
-                    total_.tokens, entry.tokens, limits_.max_queued_tokens));
+                    others.tokens, entry.tokens, limits_.max_queued_tokens));
   Seconds allowed = Seconds::max();
   if (deadline != Clock::time_point::max()) allowed = deadline - now;
   if (limits_.max_wait.count() > 0) allowed = std::min<Seconds>(allowed, limits_.max_wait);

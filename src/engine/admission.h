@@ -36,8 +36,8 @@ class Admission {
     std::int64_t tokens = 0;
     int sequences = 1;
   };
-  // Nothing: it may queue. exhausted: the queue is full; unavailable: it would
-  // wait longer than its deadline or max_wait allows.
+  // Nothing: it may queue. exhausted: the queue is full (that of urgent requests, or that of the others); unavailable:
+  // it would wait longer than its deadline or max_wait allows.
   std::optional<Generator::Refusal> refuse(const Entry& entry, Clock::time_point deadline, Clock::time_point now,
                                            const Pace& pace) const;
   void enter(const Entry& entry);
@@ -53,6 +53,8 @@ class Admission {
     std::int64_t tokens = 0;
     std::int64_t sequences = 0;
   };
+
+  Queued beside(int priority) const;
 
   AdmissionLimits limits_;
   Occupancy occupancy_;

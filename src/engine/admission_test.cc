@@ -40,6 +40,23 @@ TEST(Pace, ThroughputIsOfTheLastSeconds) {
   EXPECT_DOUBLE_EQ(pace.throughput(kNow + seconds(60)).answer, 0);
 }
 
+TEST(Admission, UrgentRequestsHaveAQueueOfTheirOwn) {
+  Admission admission({.max_queued_requests = 2, .max_queued_tokens = 100});
+  const Pace pace;
+  const auto full = [&](int priority) {
+    return admission.refuse({.priority = priority, .tokens = 50}, kNever, kNow, pace).has_value();
+  };
+  admission.enter({.priority = 0, .tokens = 40});
+  admission.enter({.priority = 3, .tokens = 40});
+  EXPECT_TRUE(full(0));
+  EXPECT_FALSE(full(-1));
+  admission.enter({.priority = -1, .tokens = 60});
+  EXPECT_TRUE(full(-1)) << "too many tokens";
+  EXPECT_TRUE(full(-7)) << "all that are urgent are in the same queue";
+  admission.leave({.priority = 3, .tokens = 40});
+  EXPECT_FALSE(full(0)) << "which takes nothing from the others";
+}
+
 TEST(Admission, RefusesWhenTheQueueIsFull) {
   Admission admission({.max_queued_requests = 2, .max_queued_tokens = 100});
   const Pace pace;

@@ -39,11 +39,12 @@ void Batch::build(const Plan& plan) {
   if (logits_.size() < wanted) logits_.resize(wanted);
 }
 
-void Batch::forward(models::Model& model, models::KvStore& store) {
+void Batch::forward(models::Model& model, models::KvStore& store, const std::function<void()>* pause) {
   model.forward({.tokens = tokens_,
                  .sequences = sequences_,
                  .logit_rows = logit_rows_,
-                 .logits = std::span(logits_).first(rows_.size() * static_cast<std::size_t>(vocabulary_))},
+                 .logits = std::span(logits_).first(rows_.size() * static_cast<std::size_t>(vocabulary_)),
+                 .pause = pause},
                 store);
 }
 

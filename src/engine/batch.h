@@ -2,6 +2,7 @@
 // come back. Keeps its memory from step to step.
 #pragma once
 
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -21,7 +22,8 @@ class Batch {
 
   // The plan's sequences are Choices; both must outlive forward().
   void build(const Plan& plan);
-  void forward(models::Model& model, models::KvStore& store);
+  // `pause`: of the step (models/model.h); null: it has none.
+  void forward(models::Model& model, models::KvStore& store, const std::function<void()>* pause);
 
   // One row whose logits were computed: the end of a sequence and then each of its
   // guessed tokens, or a token of a prompt whose log-probabilities are wanted.

@@ -1,5 +1,6 @@
 #include "engine/desk.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace ashlar::engine {
@@ -12,11 +13,18 @@ std::optional<Generator::Refusal> Desk::submit(std::unique_ptr<Job>& job, Clock:
     if (auto refusal = admission_.refuse(job->entry, job->deadline, now, pace_)) return refusal;
     admission_.enter(job->entry);
     ++unfinished_;
+    if (job->entry.priority < 0) urgent_ = true;
     incoming_.push_back(std::move(job));
     news_ = true;
   }
   work_.notify_one();
   return std::nullopt;
+}
+
+std::optional<Generator::Refusal> Desk::refuse(const Admission::Entry& entry, Clock::time_point deadline,
+                                               Clock::time_point now) const {
+  std::lock_guard lock(mutex_);
+  return admission_.refuse(entry, deadline, now, pace_);
 }
 
 void Desk::notice_closed() {
@@ -33,11 +41,22 @@ void Desk::collect(News& news, bool busy) {
   if (busy && !news_) return;
   std::unique_lock lock(mutex_);
   if (!busy) work_.wait(lock, [&] { return !incoming_.empty() || closed_ || abandon_ || stop_; });
-  news_ = false;
+  news_ = urgent_ = false;
   std::swap(news.jobs, incoming_);
   news.closed = std::exchange(closed_, false);
   news.abandon = std::exchange(abandon_, false);
   news.stop = stop_;
+}
+
+void Desk::collect_urgent(std::vector<std::unique_ptr<Job>>& jobs) {
+  jobs.clear();
+  if (!urgent_) return;
+  std::unique_lock lock(mutex_, std::try_to_lock);
+  if (!lock.owns_lock()) return;
+  urgent_ = false;
+  const auto rest = std::ranges::stable_partition(incoming_, [](const auto& job) { return job->entry.priority >= 0; });
+  std::ranges::move(rest, std::back_inserter(jobs));
+  incoming_.erase(rest.begin(), rest.end());
 }
 
 void Desk::report(const Report& report, bool wait) {

@@ -21,6 +21,9 @@ class Desk {
 
   // Queues the job, or says why not (and leaves it).
   std::optional<Generator::Refusal> submit(std::unique_ptr<Job>& job, Clock::time_point now);
+  // Why submit() would refuse it now, as far as that is known without its prompt.
+  std::optional<Generator::Refusal> refuse(const Admission::Entry& entry, Clock::time_point deadline,
+                                           Clock::time_point now) const;
   // Some outlet was closed.
   void notice_closed();
 
@@ -33,6 +36,10 @@ class Desk {
     bool stop = false;     // and end
   };
   void collect(News& news, bool busy);
+
+  // The urgent ones (of priority below 0) among those that came. In the middle of a step: nothing is taken while
+  // somebody else is at the desk.
+  void collect_urgent(std::vector<std::unique_ptr<Job>>& jobs);
 
   // What a step did.
   struct Report {
@@ -69,7 +76,8 @@ class Desk {
   Pace pace_;
   Generator::Load load_;
   int unfinished_ = 0;
-  std::atomic<bool> news_{false};  // something for collect(); written under the lock
+  std::atomic<bool> news_{false};    // something for collect(); written under the lock
+  std::atomic<bool> urgent_{false};  // the same for collect_urgent()
   bool closed_ = false, draining_ = false, abandon_ = false, stop_ = false;
 };
 

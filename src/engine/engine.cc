@@ -67,6 +67,7 @@ struct Engine::State {
   Status check_model(const std::string& model) const;
   Status check_name(const std::string& name) const;
   Speculation speculation(const Speculating& asked) const;
+  Clock::time_point deadline(const Request& request) const;
   // Taken from the request, where they were made here already.
   Result<Prompter::Tokens> tokens(const Request& request) const;
   std::unique_ptr<Job> make_job(const Request& request, std::shared_ptr<const ServedAdapter> adapter,
@@ -200,9 +201,7 @@ std::unique_ptr<Job> Engine::State::make_job(const Request& request, std::shared
   job->prompt_logprobs = request.prompt_logprobs;
   job->give_prompt_ids = request.echo || request.prompt_logprobs >= 0;
   job->arrived = request.arrived;
-  job->deadline = request.deadline;
-  if (options.request_timeout.count() > 0)
-    job->deadline = std::min(job->deadline, request.arrived + options.request_timeout);
+  job->deadline = deadline(request);
   job->entry = {.priority = request.priority, .tokens = job->prompt_tokens, .sequences = request.n};
   job->open_choices = request.n;
 
@@ -255,6 +254,11 @@ std::unique_ptr<Job> Engine::State::make_job(const Request& request, std::shared
   return job;
 }
 
+Clock::time_point Engine::State::deadline(const Request& request) const {
+  if (options.request_timeout.count() == 0) return request.deadline;
+  return std::min(request.deadline, request.arrived + options.request_timeout);
+}
+
 Result<Prompter::Tokens> Engine::State::tokens(const Request& request) const {
   if (request.tokenized != nullptr && request.tokenized->by == identity && !request.echo)
     return Prompter::Tokens{.ids = request.tokenized->ids, .text = request.tokenized->text};
@@ -270,6 +274,13 @@ std::expected<std::unique_ptr<Ticket>, Generator::Refusal> Engine::start(Request
   if (const Status fine = check(request, state.parts.tokenizer->size()); !fine) return refuse(fine.error());
   if (request.speculating.by == Speculation::draft && state.parts.draft_model == nullptr)
     return refuse({Code::invalid, "speculation by a draft model was asked, but this server has none"});
+  // Before its prompt is made tokens: under overload that would be time taken from those who are served.
+  const Clock::time_point now = state.parts.clock(), deadline = state.deadline(request);
+  if (deadline <= now) return refuse({Code::deadline, "the deadline passed before the request could be queued"});
+  if (auto refused = state.desk->refuse({.priority = request.priority, .sequences = request.n}, deadline, now)) {
+    state.metrics.refused.add();
+    return std::unexpected(*std::move(refused));
+  }
   Result<Prompter::Tokens> prompt = state.tokens(request);
   if (!prompt) return refuse(std::move(prompt).error());
   const Result<int> length =
@@ -279,9 +290,7 @@ std::expected<std::unique_ptr<Ticket>, Generator::Refusal> Engine::start(Request
     refused.over_context = !prompt->ids.empty();
     return std::unexpected(std::move(refused));
   }
-  const Clock::time_point now = state.parts.clock();
   std::unique_ptr<Job> job = state.make_job(request, std::move(*adapter), std::move(*prompt), *length, sink);
-  if (job->deadline <= now) return refuse({Code::deadline, "the deadline passed before the request could be queued"});
   auto ticket = std::make_unique<EngineTicket>(job->outlet, state.desk);
   if (auto refused = state.desk->submit(job, now)) {
     state.metrics.refused.add();

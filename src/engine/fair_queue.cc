@@ -73,6 +73,17 @@ Sequence* FairQueue::next(int priority) const {
   return best;
 }
 
+Sequence* FairQueue::oldest_behind() const {
+  Sequence* oldest = nullptr;
+  for (auto at = classes_.begin(); at != classes_.end() && at->first <= 0; ++at) {
+    if (at == classes_.begin()) continue;
+    for (const auto& [tenant, account] : at->second.accounts)
+      if (!account.waiting.empty() && (oldest == nullptr || (*account.waiting.begin())->order < oldest->order))
+        oldest = *account.waiting.begin();
+  }
+  return oldest;
+}
+
 double FairQueue::served(int priority, const std::string& tenant) const {
   const auto found = classes_.find(priority);
   if (found == classes_.end()) return 0;

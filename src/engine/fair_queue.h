@@ -40,6 +40,12 @@ class FairQueue {
   // The waiting sequence of class `priority` that is next; null: none.
   Sequence* next(int priority) const;
 
+  // The most urgent class that has work; there is one.
+  int most_urgent() const { return classes_.begin()->first; }
+  // The earliest of all that wait in less urgent classes than that, down to the usual one (0); null: none. Those of
+  // other numbers asked to be last.
+  Sequence* oldest_behind() const;
+
   std::size_t waiting() const { return waiting_; }
   // Calls `visit(priority)` for each class that has work, the most urgent first,
   // until it returns false.

@@ -133,6 +133,8 @@ class Model : public models::Model {
     auto& cells = static_cast<KvStore&>(kv);
     std::set<int> written;
     for (const auto& sequence : step.sequences) write(step, sequence, cells, written);
+    if (step.pause != nullptr && in_pause) in_pause();
+    if (step.pause != nullptr) (*step.pause)();
     std::size_t next = 0;
     for (const auto& sequence : step.sequences) next = answer(step, sequence, cells, next);
     if (next != step.logit_rows.size()) ++errors;
@@ -141,6 +143,7 @@ class Model : public models::Model {
   }
 
   std::function<void(const models::Step&)> before_forward;  // may throw, wait, or count
+  std::function<void()> in_pause;                           // the same in the middle of a step
   std::function<void(std::uint64_t, std::span<float>)> logits = logits_of;
   std::atomic<int> errors{0}, forwards{0}, rows{0};
   mutable KvStore* store = nullptr;

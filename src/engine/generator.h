@@ -163,6 +163,7 @@ struct Usage {
   int reasoning_tokens = 0;
   int accepted_tokens = 0, rejected_tokens = 0;  // guessed ahead: those of the answer, and the others
   bool estimated = false;  // by the length of the texts: another server did not say, or said what cannot be
+  bool kept = false;       // an answer that was given before: nothing was computed for it
 };
 
 // What happens to a request, in this order: Started, then Text, Reasoning, ToolCall,

@@ -25,6 +25,7 @@ Runner::Runner(Workshop workshop, SchedulerOptions options, bool prefix_caching,
       cache_(*shop_.store, prefix_caching),
       scheduler_(options, cache_),
       batch_(shop_.model.shape().vocabulary, std::min(shop_.model.shape().vocabulary, shop_.tokenizer.size())),
+      urgent_batch_(batch_),
       speculator_(speculative_batch, std::move(shop_.drafter), shop_.turns),
       scratch_(shop_.pool != nullptr ? static_cast<std::size_t>(shop_.pool->size()) : 1),
       now_(shop_.clock()) {}
@@ -37,9 +38,9 @@ void Runner::run() {
     try {
       turn(news);
     } catch (const std::exception& problem) {
-      recover(problem.what());
+      recover(problem.what(), plan_);
     } catch (...) {
-      recover("unknown exception");
+      recover("unknown exception", plan_);
     }
     report();
     retired_.clear();
@@ -56,12 +57,12 @@ void Runner::turn(Desk::News& news) {
 }
 
 // An exception costs the requests that were in the step, not the engine.
-void Runner::recover(const char* problem) {
+void Runner::recover(const char* problem, const Plan* plan) {
   log::error("step_failed", {{"error", problem}});
   ++failed_in_a_row_;
   shop_.metrics.failed_steps.add();
-  if (plan_ == nullptr) return fail_all({Code::internal, "the engine failed between two steps"});
-  for (const Plan::Item& item : plan_->items)
+  if (plan == nullptr) return fail_all({Code::internal, "the engine failed between two steps"});
+  for (const Plan::Item& item : plan->items)
     fail(static_cast<Choice&>(*item.sequence).job, {Code::internal, "the model failed while computing this request"});
 }
 
@@ -105,6 +106,9 @@ void Runner::expire() {
 }
 
 void Runner::step() {
+  while (urgent_step()) {
+  }
+  if (scheduler_.idle()) return;
   const Clock::time_point begin = shop_.clock();
   speculator_.propose(scheduler_.sequences());
   const Clock::duration guessing = shop_.clock() - begin;
@@ -113,13 +117,15 @@ void Runner::step() {
   CHECK(!plan.items.empty(), "whoever is ranked first can always go on");
   note_begun(plan);
   batch_.build(plan);
+  amid_ = {};
   const Clock::time_point before = shop_.clock();
   compute();
   now_ = shop_.clock();
-  computing_ = guessing + (now_ - before);
-  scheduler_.commit(seconds(computing_));
+  const Clock::duration took = guessing + (now_ - before);
+  computing_ += took;
+  scheduler_.commit(seconds(took - amid_));
   cache_.publish(/*wait=*/false);
-  deliver();
+  deliver(batch_);
   failed_in_a_row_ = 0;
 }
 
@@ -143,22 +149,26 @@ void Runner::note_begun(const Plan& plan) {
   metrics.prefix_waits.add(static_cast<std::uint64_t>(plan.followers));
   metrics.iteration_tokens.observe(plan.tokens);
   metrics.steps.add();
-  report_.prompt_rows = plan.tokens - plan.decodes - plan.drafted;
-  report_.decodes = plan.decodes;
+  report_.prompt_rows += plan.tokens - plan.decodes - plan.drafted;
+  report_.decodes += plan.decodes;
 }
 
-// The forward pass, then every row's token or score, spread over the pool.
 void Runner::compute() {
   std::unique_lock<ComputeLock> turn;
   if (shop_.turns != nullptr) turn = std::unique_lock(*shop_.turns);
-  batch_.forward(shop_.model, *shop_.store);
+  batch_.forward(shop_.model, *shop_.store, &pause_);
+  draw_all(batch_);
+}
+
+// Every row's token or score, spread over the pool.
+void Runner::draw_all(const Batch& batch) {
   runs_.clear();
   sampled_.clear();
-  const std::span<const Batch::Row> rows = batch_.rows();
+  const std::span<const Batch::Row> rows = batch.rows();
   for (std::size_t row = 0; row < rows.size(); row += 1 + static_cast<std::size_t>(rows[row].drafted)) {
     Choice& choice = *rows[row].choice;
     if (!rows[row].last) {
-      score(row);
+      score(batch, row);
     } else if (choice.job.first_token) {
       plan_run(choice, row, rows[row].drafted);
     } else if (choice.job.max_tokens > 0) {
@@ -166,10 +176,10 @@ void Runner::compute() {
     }
   }
   const auto draw_one = [&](int index, int worker) {
-    draw(runs_[static_cast<std::size_t>(index)], scratch_[static_cast<std::size_t>(worker)]);
+    draw(batch, runs_[static_cast<std::size_t>(index)], scratch_[static_cast<std::size_t>(worker)]);
   };
   const int count = static_cast<int>(runs_.size());
-  if (shop_.pool != nullptr && count * batch_.usable() >= kWorthSharing) {
+  if (shop_.pool != nullptr && count * batch.usable() >= kWorthSharing) {
     shop_.pool->for_each(count, draw_one);
   } else {
     for (int index = 0; index < count; ++index) draw_one(index, 0);
@@ -182,32 +192,32 @@ void Runner::plan_run(Choice& choice, std::size_t row, int drafted) {
 }
 
 // Draws as without any guess, and goes on as long as what was drawn is what was guessed.
-void Runner::draw(Run& run, Sampler::Scratch& scratch) {
+void Runner::draw(const Batch& batch, Run& run, Sampler::Scratch& scratch) {
   Choice& choice = *run.choice;
   for (bool right = true; right; ++run.length) {
     const auto next = static_cast<std::size_t>(run.length);
     Result<Sampler::Sampled>& sampled = sampled_[run.first + next];
-    sampled = choice.sampler.sample(batch_.logits(run.row + next), scratch);
+    sampled = choice.sampler.sample(batch.logits(run.row + next), scratch);
     right = sampled && run.length < run.drafted && sampled->id == choice.draft[next];
   }
 }
 
 // The prompt's next token under this row's logits.
-void Runner::score(std::size_t row) {
-  const Choice& choice = *batch_.rows()[row].choice;
+void Runner::score(const Batch& batch, std::size_t row) {
+  const Choice& choice = *batch.rows()[row].choice;
   Job& job = choice.job;
-  const std::span<const float> logits = batch_.logits(row);
+  const std::span<const float> logits = batch.logits(row);
   if (!all_finite(logits)) {
     job.broken = true;
     return;
   }
   if (job.prompt_scores.empty()) job.prompt_scores.push_back(describe(choice.tokens[0], {}));
-  const std::int32_t next = choice.tokens[static_cast<std::size_t>(batch_.rows()[row].position) + 1];
+  const std::int32_t next = choice.tokens[static_cast<std::size_t>(batch.rows()[row].position) + 1];
   job.prompt_scores.push_back(describe(next, raw_logprobs(logits, next, job.prompt_logprobs)));
 }
 
-void Runner::deliver() {
-  for (const Batch::Row& row : batch_.rows()) {
+void Runner::deliver(const Batch& batch) {
+  for (const Batch::Row& row : batch.rows()) {
     Job& job = row.choice->job;
     if (job.broken) fail(job, Sampler::not_finite());
     // A prompt that ends here without a token to choose.

@@ -58,17 +58,21 @@ class Runner {
   };
 
   void turn(Desk::News& news);
-  void recover(const char* problem);
+  void recover(const char* problem, const Plan* plan);
   void adopt(std::unique_ptr<Job> job);
   void sweep_closed();
   void expire();
   void step();
+  bool urgent_step();
+  void compute_urgent(const Plan& plan);
+  void amid();
   void note_begun(const Plan& plan);
   void compute();
+  void draw_all(const Batch& batch);
   void plan_run(Choice& choice, std::size_t row, int drafted);
-  void draw(Run& run, Sampler::Scratch& scratch);
-  void score(std::size_t row);
-  void deliver();
+  void draw(const Batch& batch, Run& run, Sampler::Scratch& scratch);
+  void score(const Batch& batch, std::size_t row);
+  void deliver(const Batch& batch);
   void deliver(const Run& run);
   bool begin_answers(Job& job);
   void push_token(Choice& choice, Sampler::Sampled&& sampled, Clock::duration gap);
@@ -85,10 +89,11 @@ class Runner {
   std::chrono::milliseconds max_queue_wait_;
   KvCache cache_;
   Scheduler scheduler_;
-  Batch batch_;
+  Batch batch_, urgent_batch_;
   Speculator speculator_;
   std::vector<std::unique_ptr<Job>> jobs_;
-  std::vector<std::unique_ptr<Job>> retired_;  // may still be named by this step's lists
+  std::vector<std::unique_ptr<Job>> urgent_jobs_;  // that just came, in the middle of a step
+  std::vector<std::unique_ptr<Job>> retired_;      // may still be named by this step's lists
   std::set<std::pair<Clock::time_point, Job*>> deadlines_;
   std::vector<Run> runs_;
   std::vector<Result<Sampler::Sampled>> sampled_;  // [runs_, 1 + drafted]
@@ -98,6 +103,8 @@ class Runner {
   Clock::time_point started_, now_;                              // of this turn; as of the last event
   Clock::time_point oldest_waiting_ = Clock::time_point::max();  // nobody who waits arrived before
   Clock::duration computing_{};  // in guessing, the forward pass and sampling, this turn
+  Clock::duration amid_{};       // of that, what urgent requests took of the step in whose middle they came
+  const std::function<void()> pause_ = [this] { amid(); };
   int failed_in_a_row_ = 0;
 };
 

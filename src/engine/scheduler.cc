@@ -8,11 +8,7 @@
 namespace ashlar::engine {
 namespace {
 
-// Prompts go on where the target leaves them little or nothing: by rows enough
-// for the weights they stream, and by a third of the step.
-constexpr int kLeastPromptRows = 32;
 constexpr double kStretched = 1.5;  // a step, by its prompts
-constexpr int kTileRows = 16;       // rows that a matrix product computes at once
 
 // The step continues an answer by one token, guesses aside.
 bool continues_answer(const Plan::Item& item) {
@@ -50,6 +46,7 @@ Scheduler::Scheduler(SchedulerOptions options, KvCache& cache) : options_(option
 }
 
 bool Scheduler::better(const Sequence* a, const Sequence* b) {
+  if (a->kept != b->kept) return a->kept;
   return a->priority != b->priority ? a->priority < b->priority : a->order < b->order;
 }
 
@@ -85,6 +82,7 @@ void Scheduler::remove(Sequence& sequence) {
     queue_.remove(sequence);
   }
   queue_.leave(sequence);
+  sequence.kept = false;
   cache_.release(sequence.table);
   sequence.state = Sequence::State::out;
   sequence.computed = 0;
@@ -96,22 +94,37 @@ std::int64_t Scheduler::backlog() const {
   return tokens;
 }
 
-const Plan& Scheduler::plan() {
+void Scheduler::begin(Plan& plan) {
   ++step_;
-  plan_.items.clear();
-  plan_.preempted.clear();
-  plan_.tokens = plan_.decodes = plan_.drafted = plan_.followers = 0;
+  plan.items.clear();
+  plan.preempted.clear();
+  plan.tokens = plan.decodes = plan.drafted = plan.followers = 0;
+  at_ = &plan;
+}
+
+const Plan& Scheduler::plan() {
+  begin(plan_);
+  in_flight_ = 0;
   budget_ = options_.max_num_batched_tokens;
+  while (running() > options_.max_num_seqs) preempt_worst();  // for those who came in the middle of the last step
   plan_decodes();
   plan_drafts();
   budget_ = std::min(budget_, prompt_budget());
   plan_prompts();
+  urgent_tokens_ = 0;
+  urgent_seconds_ = 0;
+  in_flight_ = step_;
   return plan_;
 }
 
 void Scheduler::commit(double took) {
-  cost_.learn(plan_.load(), took);
-  for (const Plan::Item& item : plan_.items) {
+  in_flight_ = 0;
+  commit(plan_, took);
+}
+
+void Scheduler::commit(const Plan& plan, double took) {
+  cost_.learn(plan.load(), took);
+  for (const Plan::Item& item : plan.items) {
     Sequence& sequence = *item.sequence;
     sequence.computed += item.rows - item.drafted;
     cache_.commit(sequence.table, sequence.tokens, sequence.computed);
@@ -172,26 +185,36 @@ int Scheduler::prompt_budget() const {
 }
 
 void Scheduler::plan_prompts() {
-  // Blocks that were just taken from somebody are not for newcomers.
-  // And nobody overtakes one that finds no room, or it might wait for ever.
-  bool refused = false;
+  bool refused = !plan_overdue();
   queue_.for_each_class([&](int priority) {
-    while (budget_ > 0) {
-      Sequence* sequence = next_prompt(priority, !refused && plan_.preempted.empty());
-      if (sequence == nullptr) break;
-      const Admitted admitted = sequence->state == Sequence::State::waiting ? admit(*sequence) : Admitted::yes;
-      if (admitted == Admitted::yes) add_chunk(*sequence);
-      if (admitted == Admitted::no_room) refused = true;
-    }
+    plan_class(priority, refused);
     return budget_ > 0;
   });
+}
+
+// Blocks that were just taken from somebody are not for newcomers.
+// And nobody overtakes one that finds no room (`refused`), or it might wait for ever.
+void Scheduler::plan_class(int priority, bool& refused) {
+  while (budget_ > 0) {
+    Sequence* sequence = next_prompt(priority, !refused && at_->preempted.empty());
+    if (sequence == nullptr) return;
+    const Admitted admitted = sequence->state == Sequence::State::waiting ? admit(*sequence) : Admitted::yes;
+    if (admitted == Admitted::yes) add_chunk(*sequence, budget_);
+    if (admitted == Admitted::no_room) refused = true;
+  }
+}
+
+// Something to compute before it decodes, that no step has yet.
+bool Scheduler::has_prompt(const Sequence& sequence) const {
+  if (sequence.planned == step_ || (in_flight_ != 0 && sequence.planned == in_flight_)) return false;
+  return sequence.remaining() > 1 || sequence.computed < sequence.prompt;
 }
 
 // The next of this class that has a prompt to compute and is not in this step yet.
 Sequence* Scheduler::next_prompt(int priority, bool may_admit) const {
   Sequence* best = may_admit ? queue_.next(priority) : nullptr;
   for (Sequence* sequence : running_) {
-    if (sequence->priority != priority || sequence->planned == step_) continue;
+    if (sequence->priority != priority || !has_prompt(*sequence)) continue;
     if (best == nullptr || sequence->account->served < best->account->served ||
         (sequence->account->served == best->account->served && sequence->order < best->order))
       best = sequence;
@@ -213,8 +236,9 @@ int Scheduler::promised_blocks() const {
 // it need not be thrown out again at once. A more urgent class may push out a
 // less urgent one.
 Scheduler::Admitted Scheduler::admit(Sequence& sequence) {
-  const bool can_push = !running_.empty() && running_.back()->priority > sequence.priority;
-  if (running() == options_.max_num_seqs && !can_push) return Admitted::no_room;
+  const bool amid = in_flight_ != 0;
+  const bool can_push = !amid && !running_.empty() && may_push(sequence, *running_.back());
+  if (amid ? !place_amid(sequence) : running() >= options_.max_num_seqs && !can_push) return Admitted::no_room;
   if (!can_push && !running_.empty() && sequence.refused_at >= cache_.available() - promised_blocks())
     return Admitted::no_room;
   const int known = static_cast<int>(sequence.tokens.size());
@@ -237,6 +261,7 @@ Scheduler::Admitted Scheduler::admit(Sequence& sequence) {
   }
   queue_.remove(sequence);
   start_running(sequence);
+  count_passed(sequence);
   return Admitted::yes;
 }
 
@@ -247,7 +272,7 @@ Scheduler::Admitted Scheduler::admit(Sequence& sequence) {
 bool Scheduler::follow(Sequence& sequence, int hit) {
   if (!cache_.caches_prefixes() || !sequence.reuse_prefix) return false;
   for (Sequence* other : running_) {
-    if (other->priority > sequence.priority) break;
+    if (other->priority > sequence.priority) continue;
     if (other->remaining() <= 1 || other->max_chunk < options_.max_num_batched_tokens) continue;
     if (other->salt != sequence.salt && *other->salt != *sequence.salt) continue;
     const int common = common_blocks(sequence, *other) * models::kBlockTokens;
@@ -258,7 +283,7 @@ bool Scheduler::follow(Sequence& sequence, int hit) {
   if (sequence.leader == nullptr) return false;
   queue_.remove(sequence);
   followers_.push_back(&sequence);
-  ++plan_.followers;
+  ++at_->followers;
   return true;
 }
 
@@ -273,17 +298,18 @@ void Scheduler::release_followers(const Sequence* leaving) {
 }
 
 bool Scheduler::make_room(Sequence& sequence, int blocks) {
-  while (running() == options_.max_num_seqs || cache_.available() - promised_blocks() < blocks) {
-    if (running_.empty() || running_.back()->priority <= sequence.priority) return false;
+  if (in_flight_ != 0) return cache_.available() - promised_blocks() >= blocks;
+  while (running() >= options_.max_num_seqs || cache_.available() - promised_blocks() < blocks) {
+    if (running_.empty() || !may_push(sequence, *running_.back())) return false;
     preempt_worst();
   }
   return true;
 }
 
-void Scheduler::add_chunk(Sequence& sequence) {
-  int rows = std::min({budget_, sequence.remaining(), sequence.max_chunk});
+void Scheduler::add_chunk(Sequence& sequence, int most) {
+  int rows = std::min({most, budget_, sequence.remaining(), sequence.max_chunk});
   while (!cache_.extend(sequence.table, sequence.computed + rows)) {
-    if (running_.back() != &sequence) {
+    if (in_flight_ == 0 && running_.back() != &sequence) {
       preempt_worst();
       continue;
     }
@@ -300,12 +326,12 @@ void Scheduler::add_chunk(Sequence& sequence) {
 
 void Scheduler::add_item(Sequence& sequence, int rows) {
   const int end = sequence.computed + rows;
-  plan_.items.push_back({.sequence = &sequence,
-                         .first = sequence.computed,
-                         .rows = rows,
-                         .last = end == static_cast<int>(sequence.tokens.size())});
-  plan_.tokens += rows;
-  plan_.decodes += sequence.computed >= sequence.prompt && rows == 1 ? 1 : 0;
+  at_->items.push_back({.sequence = &sequence,
+                        .first = sequence.computed,
+                        .rows = rows,
+                        .last = end == static_cast<int>(sequence.tokens.size())});
+  at_->tokens += rows;
+  at_->decodes += sequence.computed >= sequence.prompt && rows == 1 ? 1 : 0;
   budget_ -= rows;
   sequence.planned = step_;
   // Recomputing after a preemption is our trouble, not the tenant's.
@@ -322,23 +348,25 @@ void Scheduler::start_running(Sequence& sequence) {
 }
 
 void Scheduler::preempt_worst() {
+  CHECK(in_flight_ == 0, "a step that is computed keeps its blocks");
   Sequence& worst = *running_.back();
   running_.pop_back();
   cache_.release(worst.table);
   worst.computed = 0;
+  worst.kept = false;
   worst.state = Sequence::State::waiting;
   worst.refused_at = -1;
   queue_.push(worst);
   release_followers(&worst);
-  plan_.preempted.push_back(&worst);
+  at_->preempted.push_back(&worst);
   if (worst.planned != step_) return;
-  const auto item = std::ranges::find(plan_.items, &worst, &Plan::Item::sequence);
-  if (item == plan_.items.end()) return;
+  const auto item = std::ranges::find(at_->items, &worst, &Plan::Item::sequence);
+  if (item == at_->items.end()) return;
   budget_ += item->rows;
-  plan_.tokens -= item->rows;
-  plan_.drafted -= item->drafted;
-  plan_.decodes -= item->first >= worst.prompt && item->rows - item->drafted == 1 ? 1 : 0;
-  plan_.items.erase(item);
+  at_->tokens -= item->rows;
+  at_->drafted -= item->drafted;
+  at_->decodes -= item->first >= worst.prompt && item->rows - item->drafted == 1 ? 1 : 0;
+  at_->items.erase(item);
 }
 
 }  // namespace ashlar::engine

@@ -12,6 +12,11 @@
 // A prompt that begins like one that is being computed waits until their common
 // blocks are there, instead of computing them too; others go ahead meanwhile.
 //
+// Urgent prompts (of priority below 0) do not share a step with less urgent ones:
+// plan_urgent() gives them one of their own, before the others' or in the middle of
+// it. Where they have more than seven eighths of the places, every eighth that begins
+// is the oldest of the less urgent that wait, and keeps its place to its end.
+//
 // Knows token counts and blocks, neither models nor clients: a simulator can
 // drive it as well as the engine does.
 #pragma once
@@ -57,6 +62,7 @@ struct Sequence {
   Account* account = nullptr;
   int charged = 0;             // tokens its tenant was charged for
   std::uint64_t planned = 0;   // the last step that has it
+  bool kept = false;           // nobody pushes it out
   int refused_at = -1;         // blocks that were to be had when it last found no room
   Sequence* leader = nullptr;  // waits until this one has computed
   int follows_to = 0;          // the first so many tokens, which both have
@@ -107,6 +113,12 @@ class Scheduler {
   // The next step. Empty only when there is nothing to do. Valid until the next call of anything here.
   const Plan& plan();
 
+  // Prompts of urgent sequences while less urgent ones run. Empty: there are none, or they had their rows until the
+  // next plan(). Between plan() and commit() nobody is pushed out for them, nor planned twice: they may be more than
+  // max_num_seqs until the next plan(). Valid until the next call of anything here.
+  const Plan& plan_urgent();
+  void commit_urgent(double took = 0);
+
   // The planned step was computed, in `took` seconds; 0: not measured. Of guessed
   // tokens nothing is known yet.
   void commit(double took = 0);
@@ -125,18 +137,33 @@ class Scheduler {
   std::span<Sequence* const> sequences() const { return running_; }
 
  private:
+  // Prompts go on where the target leaves them little or nothing: by rows enough
+  // for the weights they stream, and by a third of the step.
+  static constexpr int kLeastPromptRows = 32;
+  static constexpr int kTileRows = 16;  // rows that a matrix product computes at once
+
   static bool better(const Sequence* a, const Sequence* b);
+  static bool may_push(const Sequence& sequence, const Sequence& other);
+  void begin(Plan& plan);
+  void commit(const Plan& plan, double took);
   void plan_decodes();
   void plan_drafts();
   int prompt_budget() const;
+  int urgent_budget() const;
   void plan_prompts();
+  bool plan_overdue();
+  void plan_class(int priority, bool& refused);
+  bool has_prompt(const Sequence& sequence) const;
+  Sequence* overdue() const;
+  bool place_amid(const Sequence& sequence) const;
+  void count_passed(const Sequence& begun);
   Sequence* next_prompt(int priority, bool may_admit) const;
   enum class Admitted { yes, no_room, follows };
   Admitted admit(Sequence& sequence);
   bool follow(Sequence& sequence, int hit);
   void release_followers(const Sequence* leaving = nullptr);
   bool make_room(Sequence& sequence, int blocks);
-  void add_chunk(Sequence& sequence);
+  void add_chunk(Sequence& sequence, int most);
   void add_item(Sequence& sequence, int rows);
   void start_running(Sequence& sequence);
   void preempt_worst();
@@ -148,9 +175,15 @@ class Scheduler {
   std::vector<Sequence*> running_;    // best ranked first
   std::vector<Sequence*> followers_;  // wait outside the queue, each for its leader
   StepCost cost_;
-  Plan plan_;
+  Plan plan_, urgent_;
+  Plan* at_ = &plan_;  // the one that is being made
   int budget_ = 0;
+  // What urgent prompts had since the last plan().
+  int urgent_tokens_ = 0;
+  double urgent_seconds_ = 0;
+  int passed_ = 0;  // that began since one of the less urgent that wait did
   std::uint64_t step_ = 0;
+  std::uint64_t in_flight_ = 0;  // the step between plan() and commit(); 0: none
 };
 
 }  // namespace ashlar::engine

@@ -161,6 +161,7 @@ void Pass::begin(const Step& step, int first, int rows, BlockStore& kv) {
   kv_ = &kv;
   delta_pending_ = false;
   layer_ = nullptr;
+  pause_ = step.pause;
   tokens_ = step.tokens.subspan(rows_of(first), rows_of(rows));
   take_sequences(step, first);
   take_logit_rows(step, first);
@@ -270,6 +271,7 @@ void Pass::convert(const kernels::PackedMatrix& matrix) {
 
 void Pass::multiply(Operation operation, const kernels::PackedMatrix& matrix, float* y, std::size_t ldy) {
   if (rows_ == 0) return;
+  if (pause_ != nullptr) (*pause_)();
   if (listener_ != nullptr && !listener_->input(matrix, h_.data(), h_.ld, rows_)) return drop_rows();
   const int layer = operation == Operation::logits ? config_.shape.layers : layer_index();
   {

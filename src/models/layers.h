@@ -2,6 +2,7 @@
 // one forward pass. An architecture's file puts the pieces in order.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -185,6 +186,7 @@ class Pass {
   const Layer* layer_ = nullptr;  // the last that qkv() saw
   BlockStore* kv_ = nullptr;
   bool delta_pending_ = false;  // x is still to receive delta
+  const std::function<void()>* pause_ = nullptr;
   std::span<const std::int32_t> tokens_;
   std::vector<int> positions_;
   std::vector<const LoraAdapter*> adapters_;  // of each row; empty: none has one

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -74,6 +75,9 @@ struct Step {
   std::span<const int> logit_rows;  // rows whose logits are wanted, rising
   std::span<float> logits;          // out: [logit_rows, vocabulary], row-major; or empty: not wanted
   std::span<float> hidden = {};     // out: [logit_rows, width], what logits are made from; or empty
+  // Called now and then by forward()'s thread, while the step rests. It may run another step, whose sequences have
+  // blocks of their own and which has no pause; null: nobody wants to.
+  const std::function<void()>* pause = nullptr;
 };
 
 // What one token costs: each weight is a multiplication and an addition, and
@@ -84,7 +88,7 @@ struct Work {
   enum class Products { f32, bf16, int8 } products = Products::f32;  // what most of them are
 };
 
-// Frozen after loading. forward() belongs to one thread at a time. A row's
+// Frozen after loading. forward() belongs to one thread at a time, which may come again in a step's pause. A row's
 // result does not depend on which other rows share the pass.
 class Model {
  public:

@@ -3,8 +3,26 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 namespace ashlar::models {
+namespace {
+
+constexpr int kRowsAmid = 128;  // that a step in another's pause computes at once
+
+// Says that a step is computed, until it ends; holds who was said so before.
+class Computing {
+ public:
+  explicit Computing(bool& flag) : flag_(flag), before_(std::exchange(flag, true)) {}
+  ~Computing() { flag_ = before_; }
+  bool before() const { return before_; }
+
+ private:
+  bool& flag_;
+  bool before_;
+};
+
+}  // namespace
 
 Result<std::unique_ptr<Transformer>> Transformer::create(const Architecture& architecture, Config config,
                                                          std::unique_ptr<TensorSource> source, int max_rows,
@@ -23,6 +41,7 @@ Result<std::unique_ptr<Transformer>> Transformer::create(const Architecture& arc
                  fmt::format("{}: a frequency factor of the rotary embedding is not above 0", model->source_->name())};
   model->places_ = list.places();
   model->pass_ = TRY(Pass::create(model->config_, weights.rope_factors, max_rows, pool));
+  model->amid_ = TRY(Pass::create(model->config_, weights.rope_factors, std::min(max_rows, kRowsAmid), pool));
   return model;
 }
 
@@ -66,9 +85,12 @@ Work Transformer::work_per_token() const {
 
 void Transformer::forward(const Step& step, KvStore& kv) {
   const int rows = static_cast<int>(step.tokens.size());
-  for (int first = 0; first < rows; first += pass_->max_rows()) {
-    pass_->begin(step, first, std::min(pass_->max_rows(), rows - first), static_cast<BlockStore&>(kv));
-    architecture_.forward(weights_, *pass_);
+  const Computing computing(computing_);
+  CHECK(!computing.before() || step.pause == nullptr, "a step in a pause has none itself");
+  Pass& pass = computing.before() ? *amid_ : *pass_;
+  for (int first = 0; first < rows; first += pass.max_rows()) {
+    pass.begin(step, first, std::min(pass.max_rows(), rows - first), static_cast<BlockStore&>(kv));
+    architecture_.forward(weights_, pass);
   }
   // Each row that is looked up brings some pages of the file into memory.
   constexpr int kLookedUpAtMost = 256;

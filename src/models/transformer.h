@@ -41,6 +41,8 @@ class Transformer final : public Model {
   ClassifierHead head_;
   TensorPlaces places_;  // of what adapters may stand beside
   std::unique_ptr<Pass> pass_;
+  std::unique_ptr<Pass> amid_;  // of the step in another's pause
+  bool computing_ = false;
   int looked_up_ = 0;  // rows of the embedding, since their memory was released
 };
 

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
+#include <functional>
 #include <random>
 
 #include "kernels/kernels.h"
@@ -308,7 +309,7 @@ struct Runner {
   std::vector<std::vector<float>> logits{{}, {}};
   std::vector<int> done{0, 0};
 
-  void step(const std::vector<Piece>& pieces) {
+  void step(const std::vector<Piece>& pieces, const std::function<void()>* pause = nullptr) {
     std::vector<std::int32_t> ids;
     std::vector<Step::Sequence> sequences;
     std::vector<int> rows;
@@ -321,7 +322,8 @@ struct Runner {
       }
     }
     std::vector<float> out(ids.size() * model.vocabulary());
-    model.model().forward({ids, sequences, rows, out}, *model.kv);
+    model.model().forward({.tokens = ids, .sequences = sequences, .logit_rows = rows, .logits = out, .pause = pause},
+                          *model.kv);
     auto from = out.begin();
     for (const Piece& piece : pieces) {
       const auto count = static_cast<std::ptrdiff_t>(static_cast<std::size_t>(piece.tokens) * model.vocabulary());
@@ -392,6 +394,23 @@ void expect_cuts_do_not_matter(const TinySpec& spec) {
   pieces.step({{1, 33}, {0, 21}});
   pieces.step({{1, 2}});
   EXPECT_EQ(whole.logits, pieces.logits);
+}
+
+TEST_P(EveryModel, ComputesOneStepInThePausesOfAnother) {
+  Loaded model(GetParam().spec, /*max_rows=*/16);
+  const std::vector<std::vector<std::int32_t>> tokens{random_tokens(21, 40, 2), random_tokens(35, 40, 3)};
+  Runner apart{.model = model, .tokens = tokens};
+  apart.step({{0, 21}});
+  apart.step({{1, 35}});
+  Runner amid{.model = model, .tokens = tokens};
+  int pauses = 0;
+  const std::function<void()> pause = [&] {
+    if (++pauses % 2 == 1 && amid.done[1] < 35) amid.step({{1, std::min(5, 35 - amid.done[1])}});
+  };
+  while (amid.done[0] < 21) amid.step({{0, std::min(7, 21 - amid.done[0])}}, &pause);
+  EXPECT_GE(pauses, 3);
+  while (amid.done[1] < 35) amid.step({{1, 1}});
+  EXPECT_EQ(apart.logits, amid.logits);
 }
 
 TEST_P(EveryModel, DoesNotCareHowRowsAreCutIntoSteps) {

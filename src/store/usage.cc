@@ -234,7 +234,8 @@ Result<std::vector<UsageSlot>> usage_in_slots(Database& database, const UsageFil
   const std::string where = TRY(condition(filter, database.dialect(), args));
   places += fmt::format("{}", by.size() + 1);
   const Rows rows = TRY(database.query(
-      fmt::format("SELECT {}at / {}, count(*), sum(prompt_tokens + completion_tokens) FROM usage_rows {} AND "
+      fmt::format("SELECT {}at / {}, count(*), sum(CASE WHEN tags LIKE '{{\"cache\":\"hit\"%' THEN 0 ELSE "
+                  "prompt_tokens + completion_tokens END) FROM usage_rows {} AND "
                   "prompt_tokens + completion_tokens > 0 GROUP BY {} ORDER BY {}",
                   names, slot_ms, where, places, places),
       std::move(args)));

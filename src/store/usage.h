@@ -71,7 +71,8 @@ struct UsageSum {
 Result<std::vector<UsageSum>> sum_usage(Database& database, const UsageFilter& filter,
                                         const std::vector<std::string>& by);
 
-// Tokens and requests of rows that used any, by the slots of time of `slot_ms` (counted from 1970) in which they began.
+// Tokens (not of answers that a cache had) and requests of rows that used any, by the slots of time of `slot_ms`
+// (counted from 1970) in which they began.
 struct UsageSlot {
   std::vector<std::string> by;
   std::int64_t slot = 0, requests = 0, tokens = 0;

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { mkdtempSync, rmSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
-import { binary, run, Server, stories, haveStories } from "./server.mjs";
+import { binary, events, run, Server, stories, haveStories } from "./server.mjs";
 
 const folder = mkdtempSync(path.join(os.tmpdir(), "ashlar-keys-"));
 after(() => rmSync(folder, { recursive: true }));
@@ -84,6 +84,37 @@ test("a key reaches its models alone, from its networks", async () => {
   const inside = await json("create", "--network", "127.0.0.0/8", "--network", "::1"), outside = await json("create", "--network", "10.0.0.0/8");
   await becomes(inside.key, 200);
   assert.equal(await status(outside.key), 401);
+});
+
+// One place, taken by a long answer: who is urgent does not wait for its end.
+test("a key says whether its requests may be urgent", async () => {
+  const place = mkdtempSync(path.join(os.tmpdir(), "ashlar-urgent-"));
+  const make = async (...args) => JSON.parse((await run(binary, ["key", "create", "--role", "app", ...args, "--data-dir", place, "--json"])).out);
+  const app = await make("--name", "app"), pager = await make("--name", "pager", "--min-priority", "-1");
+  assert.equal(app.min_priority, 0);
+  assert.equal(pager.min_priority, -1);
+  assert.match((await run(binary, ["key", "show", "pager", "--data-dir", place])).out, /urgent +down to priority -1/);
+  const one = await Server.start(["--data-dir", place, "--max-num-seqs", "1"]);
+  try {
+    const ask = (key, body) => fetch(one.url + "/v1/completions", { method: "POST", headers: { authorization: `Bearer ${key}` },
+      body: JSON.stringify({ temperature: 0, ignore_eos: true, ...body }) });
+    const long = await ask(app.key, { prompt: "A wall of", max_tokens: 1500, stream: true });
+    let pieces = 0, others;
+    for await (const event of events(long)) {
+      if (event !== "[DONE]" && JSON.parse(event).choices[0].text) pieces++;
+      if (others || pieces < 3) continue;
+      // Both claim it. How far the long answer was when they were answered:
+      others = [app.key, pager.key].map((key) => ask(key, { prompt: "Stones", max_tokens: 4, priority: -1 }).then(async (answer) => {
+        assert.equal((await answer.json()).usage.completion_tokens, 4);
+        return pieces;
+      }));
+    }
+    const [usual, urgent] = await Promise.all(others);
+    assert.ok(usual > 0.9 * pieces && urgent < 0.9 * pieces, `after ${usual} and ${urgent} of ${pieces} pieces`);
+  } finally {
+    await one.stop();
+    rmSync(place, { recursive: true });
+  }
 });
 
 test("wrong words get a sentence that helps", async () => {

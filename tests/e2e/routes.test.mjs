@@ -1,6 +1,7 @@
 // Names that clients ask for, and the models behind them that answer.
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import http from "node:http";
 import os from "node:os";
 import path from "node:path";
 import { test } from "node:test";
@@ -108,4 +109,70 @@ test("a faulty file is refused as a whole, with lines", async (t) => {
   assert.match(told.err, /:3: a route needs a 'name'/);
   const fine = await run(binary, ["config", "check", config(t, "routes:\n  - {name: a, deployments: [x]}\n")]);
   assert.equal(fine.code, 0, fine.err);
+});
+
+// A server of OpenAI's kind that answers every model as `answers` says: [status, body], or a text.
+async function stub(t, answers) {
+  const asked = [];
+  const server = http.createServer((request, response) => {
+    let text = "";
+    request.on("data", (piece) => (text += piece));
+    request.on("end", () => {
+      if (request.method !== "POST") return response.writeHead(404).end("{}");
+      const { model } = JSON.parse(text);
+      asked.push(model);
+      const answer = answers[model];
+      const [status, body] = Array.isArray(answer) ? answer
+        : [200, { choices: [{ index: 0, message: { role: "assistant", content: answer }, finish_reason: "stop" }], usage: { prompt_tokens: 1000, completion_tokens: 1000 } }];
+      response.writeHead(status, { "content-type": "application/json" }).end(JSON.stringify(body));
+    });
+  });
+  await new Promise((done) => server.listen(0, "127.0.0.1", done));
+  t.after(() => server.close());
+  return { url: `http://127.0.0.1:${server.address().port}/v1`, asked };
+}
+
+test("fallbacks go by their cause, and what the cache gives costs nothing", async (t) => {
+  const filtered = [400, { error: { message: "filtered", type: "invalid_request_error", code: "content_filter" } }];
+  const quota = [429, { error: { message: "You exceeded your current quota", type: "insufficient_quota", code: "insufficient_quota" } }];
+  const back = await stub(t, { strict: filtered, poor: quota, dear: "dear", free: "free" });
+  const limits = config(t, "limits: [{scope: global, name: day, kind: budget, dollars: 0.0025, window: day}]\nprices: [{model: dearly, input: 0, output: 1}]\n");
+  const file = config(t, `
+upstreams: [{name: up, url: "${back.url}", models: [strict, poor, dear, free], load_interval: 0}]
+routes:
+  - {name: safe, deployments: [free]}
+  - {name: careful, deployments: [strict], fallbacks: {policy: [safe]}}
+  - {name: told, deployments: [strict, free]}
+  - {name: account, deployments: [poor], fallbacks: {budget: [safe]}}
+  - {name: dearly, deployments: [dear], fallbacks: {budget: [safe]}}
+`);
+  const front = await Server.start(["--config", file, "--limits", limits, "--response-cache", "16MiB"], { models: [] });
+  t.after(() => front.stop());
+  const ask = async (model, words, more = {}) => {
+    const answer = await front.post("/v1/chat/completions", { model, messages: [{ role: "user", content: words }], max_tokens: 1000, ...more });
+    return answer.status === 200 ? answer.json.choices[0].message.content : `${answer.status} ${answer.json.error.code}`;
+  };
+  assert.equal(await ask("careful", "a"), "free");
+  assert.equal(await ask("account", "b"), "free");
+  for (let i = 0; i < 2; ++i) assert.equal(await ask("told", `c${i}`, { temperature: 1 }), i === 0 ? "400 content_policy_violation" : "free");
+  for (let i = 0; i < 5; ++i) assert.equal(await ask("dearly", "same", { temperature: 0 }), "dear");
+  assert.equal(back.asked.filter((model) => model === "dear").length, 1, "four of the cache, which the budget does not know");
+  assert.equal(await ask("dearly", "other", { temperature: 0 }), "dear");
+  assert.equal(await ask("dearly", "third", { temperature: 0 }), "free", "half a thousandth of a dollar is left, and it may cost a whole one");
+});
+
+test("a route to a model that nobody has is refused, with its line", async (t) => {
+  const file = config(t, `
+upstreams: [{name: up, url: "http://127.0.0.1:1/v1", models: [there]}]
+routes:
+  - name: chat
+    deployments:
+      - up/there
+      - their
+  - {name: empty}
+`);
+  const told = await run(binary, ["config", "check", file]);
+  assert.equal(told.code, 1);
+  assert.match(told.err, /:7: nobody serves a model 'their'/);
+  assert.match(told.err, /:8: a route needs 'deployments'/);
 });

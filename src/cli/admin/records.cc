@@ -37,6 +37,7 @@ Json json_of(const gateway::KeyRecord& key) {
           {"networks", key.networks},
           {"tags", std::move(tags)},
           {"max_output_tokens", key.output_cap},
+          {"min_priority", key.min_priority},
           {"metadata", parse_json(key.metadata).value_or(Json::object())},
           {"created_at", time(key.created_at)},
           {"expires_at", time(key.expires_at)},
@@ -87,6 +88,7 @@ Status read_wishes(const Json& body, gateway::KeyRecord& record) {
   read(body, "models", record.models);
   read(body, "networks", record.networks);
   read(body, "max_output_tokens", record.output_cap);
+  read(body, "min_priority", record.min_priority);
   read(body, "blocked", record.blocked);
   if (body.contains("roles")) record.roles = TRY(gateway::parse_roles(body["roles"].get<std::vector<std::string>>()));
   if (body.contains("tags")) {

@@ -81,6 +81,7 @@ Principal principal_of(const KeyRecord& record) {
       .models = record.models,
       .tags = record.tags,
       .output_cap = record.output_cap,
+      .min_priority = record.min_priority,
       .proof = Proof::key,
   };
 }

@@ -21,6 +21,7 @@ using store::Value;
 using store::Values;
 
 constexpr int kPage = 20'000;  // rows of one query
+constexpr int kMostUrgent = -1'000'000;
 constexpr std::size_t kMaxMetadata = 16 << 10, kMaxList = 1000, kMaxPattern = 256;
 
 const store::Schema kSchema{
@@ -32,11 +33,12 @@ const store::Schema kSchema{
   output_cap BIGINT NOT NULL, created_at BIGINT NOT NULL, expires_at BIGINT NOT NULL, blocked BIGINT NOT NULL,
   hash $BYTES NOT NULL UNIQUE, previous_hash $BYTES, previous_until BIGINT NOT NULL))",
                "CREATE TABLE api_keys_generation (one BIGINT PRIMARY KEY, value BIGINT NOT NULL)",
-               "INSERT INTO api_keys_generation (one, value) VALUES (1, 0)"}}};
+               "INSERT INTO api_keys_generation (one, value) VALUES (1, 0)"},
+              {"ALTER TABLE api_keys ADD COLUMN min_priority BIGINT NOT NULL DEFAULT 0"}}};
 
 constexpr std::string_view kColumns =
     "id, name, prefix, user_name, team, tenant, roles, models, networks, tags, metadata, output_cap, created_at, "
-    "expires_at, blocked, hash, previous_hash, previous_until";
+    "expires_at, blocked, hash, previous_hash, previous_until, min_priority";
 
 Blob blob_of(const KeyHash& hash) { return {std::string(hash.begin(), hash.end())}; }
 
@@ -70,6 +72,7 @@ Result<KeyRecord> read_record(const Values& row) {
   out.hash = *hash;
   out.previous_hash = read_hash(row[16]);
   out.previous_until = store::as_int(row[17]);
+  out.min_priority = static_cast<int>(store::as_int(row[18]));
   return out;
 }
 
@@ -101,6 +104,8 @@ Status check_wishes(const KeyRecord& record, std::int64_t now) {
   const auto metadata = parse_json(record.metadata, {.depth = 16});
   if (!metadata || !metadata->is_object()) return Error{Code::invalid, "the metadata is no JSON object"};
   if (record.output_cap < 0) return Error{Code::invalid, "the output cap is a number of tokens, or 0 for none"};
+  if (record.min_priority > 0 || record.min_priority < kMostUrgent)
+    return Error{Code::invalid, fmt::format("the least priority of a key's requests is between {} and 0", kMostUrgent)};
   if (record.expires_at != 0 && record.expires_at <= now)
     return Error{Code::invalid, "the key would have expired already"};
   return {};
@@ -129,13 +134,13 @@ Result<ShownKey> KeyStore::create(KeyRecord record) {
   record.previous_until = 0;
   record.created_at = now;
   TRY(database_.transact(
-      {{.sql = fmt::format("INSERT INTO api_keys ({}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+      {{.sql = fmt::format("INSERT INTO api_keys ({}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                            kColumns),
         .args = {record.id, record.name, record.prefix, record.user, record.team, record.tenant,
                  list_json(names(record.roles)), list_json(record.models), list_json(record.networks),
                  tags_json(record.tags), record.metadata, std::int64_t{record.output_cap}, record.created_at,
                  record.expires_at, std::int64_t{record.blocked}, blob_of(record.hash), std::monostate{},
-                 std::int64_t{0}}},
+                 std::int64_t{0}, std::int64_t{record.min_priority}}},
        next_keys_generation()}));
   return ShownKey{std::move(key.text), std::move(record)};
 }
@@ -187,6 +192,7 @@ Result<KeyRecord> KeyStore::edit(std::string_view which, const std::function<Sta
             tags_json(record.tags),
             record.metadata,
             std::int64_t{record.output_cap},
+            std::int64_t{record.min_priority},
             record.expires_at,
             std::int64_t{record.blocked}};
   };
@@ -203,9 +209,10 @@ Result<KeyRecord> KeyStore::edit(std::string_view which, const std::function<Sta
     args.insert(args.end(), old.begin(), old.end());
     const auto written = database_.transact(
         {{.sql = "UPDATE api_keys SET name = ?, user_name = ?, team = ?, tenant = ?, roles = ?, models = ?, networks = "
-                 "?, tags = ?, metadata = ?, output_cap = ?, expires_at = ?, blocked = ? WHERE id = ? AND name = ? AND "
+                 "?, tags = ?, metadata = ?, output_cap = ?, min_priority = ?, expires_at = ?, blocked = ? WHERE id = "
+                 "? AND name = ? AND "
                  "user_name = ? AND team = ? AND tenant = ? AND roles = ? AND models = ? AND networks = ? AND tags = ? "
-                 "AND metadata = ? AND output_cap = ? AND expires_at = ? AND blocked = ?",
+                 "AND metadata = ? AND output_cap = ? AND min_priority = ? AND expires_at = ? AND blocked = ?",
           .args = std::move(args),
           .if_unchanged = Error{Code::cancelled, fmt::format("the key {} is being changed by others", record.id)}},
          next_keys_generation()});

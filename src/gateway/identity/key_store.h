@@ -29,6 +29,7 @@ struct KeyRecord {
   Tags tags;
   std::string metadata = "{}";  // a JSON object, for whoever administers
   int output_cap = 0;
+  int min_priority = 0;
   std::int64_t created_at = 0;
   std::int64_t expires_at = 0;  // 0: never
   bool blocked = false;

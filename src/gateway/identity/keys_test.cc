@@ -102,6 +102,39 @@ TEST_P(Keys, StandForTheirOwner) {
   EXPECT_EQ(alone->tenant, alone->key_id) << "without a tenant it is one alone";
 }
 
+TEST_P(Keys, AreAsUrgentAsTheyMay) {
+  const Who usual = *ring->find(create({.name = "usual", .roles = {Role::app}}), std::nullopt);
+  const Who urgent =
+      *ring->find(create({.name = "urgent", .roles = {Role::app}, .min_priority = -2}), std::nullopt);
+  const Who operating = *ring->find(create({.roles = {Role::operator_}}), std::nullopt);
+  for (const auto& [claimed, usual_is, urgent_is] :
+       {std::tuple{-7, 0, -2}, {-2, 0, -2}, {-1, 0, -1}, {0, 0, 0}, {5, 5, 5}}) {
+    EXPECT_EQ(usual->priority(claimed), usual_is);
+    EXPECT_EQ(urgent->priority(claimed), urgent_is);
+    EXPECT_EQ(operating->priority(claimed), claimed);
+  }
+  ASSERT_TRUE(store->edit("urgent", [](KeyRecord& record) {
+    record.min_priority = 0;
+    return Status();
+  }));
+  EXPECT_EQ(store->find("urgent")->min_priority, 0);
+  EXPECT_FALSE(store->create({.min_priority = 1}));
+  EXPECT_FALSE(store->create({.min_priority = -2'000'000}));
+}
+
+// A database of a version that knew nothing of it.
+TEST_P(Keys, OfBeforeAreUsual) {
+  store::PlaceForTest old{GetParam()};
+  auto before = *store::open_database(old.where());
+  ASSERT_TRUE(KeyStore::open(*before));
+  ASSERT_TRUE(KeyStore::open(*before)->get()->create({.name = "n"}));
+  ASSERT_TRUE(before->transact({{.sql = "ALTER TABLE api_keys DROP COLUMN min_priority"},
+                                {.sql = "UPDATE ashlar_schema SET version = 1 WHERE room = 'keys'"}}));
+  const auto again = KeyStore::open(*before);
+  ASSERT_TRUE(again) << again.error().message;
+  EXPECT_EQ((*again)->find("n")->min_priority, 0);
+}
+
 TEST_P(Keys, AreKeptAsHashesAlone) {
   const auto text = create({.name = "n"});
   const auto rows = database->query("SELECT * FROM api_keys");

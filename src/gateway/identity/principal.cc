@@ -47,6 +47,11 @@ std::string_view name(Proof proof) {
   return kProofs[static_cast<unsigned>(proof)];
 }
 
+int Principal::priority(int claimed) const {
+  const bool any = proof == Proof::loopback || roles.has_any({Role::admin, Role::operator_});
+  return any ? claimed : std::max(claimed, std::min(min_priority, 0));
+}
+
 bool Principal::may_use_model(std::string_view model) const {
   return (models.empty() || matches_any(models, model)) && (team_models.empty() || matches_any(team_models, model));
 }

@@ -63,10 +63,13 @@ struct Principal {
   std::vector<std::string> models;       // patterns with "*"; none: every model
   std::vector<std::string> team_models;  // the same of the team: both must allow
   Tags tags;
-  int output_cap = 0;  // most tokens of one answer; 0: no cap
+  int output_cap = 0;    // most tokens of one answer; 0: no cap
+  int min_priority = 0;  // the most urgent that its requests may be: lower is more urgent, 0 is usual
   Proof proof = Proof::loopback;
 
   bool may_use_model(std::string_view model) const;
+  // What a claim of `priority` is worth: those who run the server may be as urgent as they say.
+  int priority(int claimed) const;
 };
 
 // `pattern` may hold "*" for any text, the empty one too. Time is bounded by

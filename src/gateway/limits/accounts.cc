@@ -43,6 +43,7 @@ AccountMetrics& metrics() {
 int status_of(UsageRecord::End end) {
   switch (end) {
     case UsageRecord::End::finished:
+    case UsageRecord::End::kept:
       return 200;
     case UsageRecord::End::failed:
       return 500;
@@ -73,6 +74,7 @@ store::UsageRow row_of(const UsageRecord& record) {
   if (record.first_seconds) row.ttft_ms = static_cast<std::int64_t>(*record.first_seconds * 1000);
   // First, for the last of too many are left out.
   if (record.end == UsageRecord::End::interrupted) row.tags.insert(row.tags.begin(), {"interrupted", "true"});
+  if (record.end == UsageRecord::End::kept) row.tags.insert(row.tags.begin(), {"cache", "hit"});
   return row;
 }
 

@@ -196,7 +196,7 @@ std::optional<JournalRow> read_slot(std::uint32_t number, SlotAt at) {
   const std::uint64_t delivered = slot.delivered.load(std::memory_order_acquire);
   const End end = slot.end;
   const bool whole = slot.end_seal.load(std::memory_order_acquire) == seal_of(seal, end) && end.how >= 1 &&
-                     end.how <= 1 + static_cast<std::uint64_t>(UsageRecord::End::interrupted) && is_count(end.prompt) &&
+                     end.how <= 1 + static_cast<std::uint64_t>(UsageRecord::End::kept) && is_count(end.prompt) &&
                      is_count(end.cached) && is_count(end.completion) && is_count(end.reasoning) && end.cost >= 0 &&
                      end.duration_ms >= 0;
   if (whole) record.seconds = static_cast<double>(end.duration_ms) / 1000;

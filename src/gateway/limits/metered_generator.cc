@@ -113,17 +113,18 @@ class MeteredGenerator::Run final : public engine::Sink {
            .cached = std::max(0, usage.cached_tokens),
            .completion = std::max<std::int64_t>(0, usage.completion_tokens),
            .reasoning = std::max(0, usage.reasoning_tokens)};
-    end(UsageRecord::End::finished, true);
+    end(usage.kept ? UsageRecord::End::kept : UsageRecord::End::finished, true);
   }
 
   void end(UsageRecord::End how, bool charged) {
     if (std::exchange(over_, true)) return;
     if (!charged) record_.use = {};
-    record_.cost = admission_.cost(record_.use);
+    const bool kept = how == UsageRecord::End::kept;  // its row says what the client got, but nobody computed it
+    record_.cost = kept ? 0 : admission_.cost(record_.use);
     record_.end = how;
     record_.seconds = seconds();
     // The counts first: a ledger never knows more than they do.
-    charged ? admission_.settle(record_.use) : admission_.release();
+    charged ? admission_.settle(kept ? TokenUse() : record_.use) : admission_.release();
     open_ ? open_->end(std::move(record_)) : ledger_.record(record_);
   }
 
@@ -194,19 +195,41 @@ MeteredGenerator::Size MeteredGenerator::size_of(Request& request) const {
   return size;
 }
 
+std::expected<Limits::Admission, LimitRefusal> MeteredGenerator::admit(const Subject& subject, Request& request,
+                                                                       Size& size) {
+  const auto asked = [&](const Request& of, const Size& as) {
+    return limits_.admit({.subject = subject,
+                          .model = counted_model(of),
+                          .asked_as = of.model,
+                          .prompt_tokens = as.prompt,
+                          .max_tokens = of.stopping.max_tokens,
+                          .room = as.room,
+                          .answers = std::max(1, of.n)});
+  };
+  auto admission = asked(request, size);
+  if (admission || admission.error().kind != LimitRefusal::Kind::quota || !options_.instead) return admission;
+  for (std::string& model : options_.instead(request.model)) {
+    Request other = request;
+    other.model = std::move(model);
+    other.sender.counted_as.clear();
+    other.tokenized = nullptr;
+    const Size other_size = size_of(other);
+    auto admitted = asked(other, other_size);
+    if (!admitted) continue;
+    request = std::move(other);
+    size = other_size;
+    return admitted;
+  }
+  return admission;
+}
+
 std::expected<std::unique_ptr<engine::Ticket>, engine::Generator::Refusal> MeteredGenerator::start_for(
     Subject subject, Request request, engine::Sink& sink, RateNumbers* numbers) {
   if (options_.admit)
     if (auto refusal = options_.admit(request)) return std::unexpected(std::move(*refusal));
   const bool limited = !limits_.idle(), measured = limits_.measures();
-  const Size size = measured ? size_of(request) : Size();
-  auto admission = limits_.admit({.subject = subject,
-                                  .model = counted_model(request),
-                                  .asked_as = request.model,
-                                  .prompt_tokens = size.prompt,
-                                  .max_tokens = request.stopping.max_tokens,
-                                  .room = size.room,
-                                  .answers = std::max(1, request.n)});
+  Size size = measured ? size_of(request) : Size();
+  auto admission = admit(subject, request, size);
   if (!admission) {
     LimitRefusal& refusal = admission.error();
     if (numbers != nullptr) *numbers = refusal.numbers;

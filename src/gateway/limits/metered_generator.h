@@ -22,6 +22,8 @@ struct MeteredOptions {
   std::int64_t unknown_room = 4096;
   // Whether a request may begin at all now, before anything is reserved for it.
   std::function<std::optional<engine::Generator::Refusal>(const engine::Request&)> admit;
+  // The models to ask, in this order, where a budget has no room for what was asked.
+  std::function<std::vector<std::string>(const std::string& model)> instead;
 };
 
 // What an answer used: as the generator reports at its end, or, of one that ended early, the tokens that were
@@ -32,6 +34,7 @@ class MeteredGenerator final : public engine::Generator {
   // All must outlive it, and it its tickets.
   MeteredGenerator(engine::Generator& inner, Limits& limits, UsageLedger& ledger, MeteredOptions options = {});
 
+  // Where a budget has no room, the models of `instead` are tried, each within its own limits and at its own price.
   // Refusals of limits have code exhausted (429; `reason` tells rates from budgets), invalid (it fits no limit), or
   // unavailable (it costs money, and its counts cannot be reached or its accounts not be kept). max_tokens becomes what
   // was admitted where that is less.
@@ -75,6 +78,8 @@ class MeteredGenerator final : public engine::Generator {
   };
   // Who had to tokenize the prompt hands it on.
   Size size_of(engine::Request& request) const;
+  // Both become those of another model where that one is admitted in its place.
+  std::expected<Limits::Admission, LimitRefusal> admit(const Subject& subject, engine::Request& request, Size& size);
 
   engine::Generator& inner_;
   Limits& limits_;

@@ -217,6 +217,43 @@ TEST_F(MeteredTest, AnAliasCountsAsWhatItStandsFor) {
   EXPECT_LE(*ledger.records[0].first_seconds, ledger.records[0].seconds);
 }
 
+TEST_F(MeteredTest, WhatWasKeptCostsNothingAndIsToldApart) {
+  auto ticket = metered->start(request("a", "0123456789", 100), heard);
+  ASSERT_TRUE(ticket);
+  inner.emit("a", engine::Started{.prompt_tokens = 10});
+  inner.emit("a", text(5));
+  inner.emit("a", engine::Finished{.usage = {.prompt_tokens = 10, .completion_tokens = 5, .kept = true}});
+  ticket->reset();
+  EXPECT_EQ(left(), 10'000);
+  ASSERT_EQ(ledger.records.size(), 1u);
+  EXPECT_EQ(ledger.records[0].end, End::kept);
+  EXPECT_EQ(ledger.records[0].use.completion, 5) << "what the client got";
+  EXPECT_EQ(ledger.records[0].cost, 0);
+}
+
+TEST_F(MeteredTest, WhereABudgetHasNoRoomAnotherModelAnswers) {
+  std::vector<std::string> others = {"unknown", "small"};
+  limits = *Limits::create(*read_limits(R"(
+limits: [{scope: tenant, name: all, kind: budget, dollars: 0.0001}, {scope: model, who: unknown, name: none, capacity: 1, period: 1m}]
+prices: [{model: m, input: 1, output: 2}, {model: unknown, input: 1, output: 2}])"),
+                           *counters, {.clock = time.clock()});
+  MeteredGenerator other(inner, *limits, ledger, {.instead = [&](const std::string& model) {
+                           EXPECT_EQ(model, "m");
+                           return others;
+                         }});
+  auto ticket = other.start(request("a", "0123456789", 100), heard);
+  ASSERT_TRUE(ticket) << ticket.error().error.message;
+  EXPECT_EQ(inner.seen.back().model, "small");
+  inner.emit("a", engine::Finished{.usage = {.prompt_tokens = 10, .completion_tokens = 5}});
+  ticket->reset();
+  EXPECT_EQ(ledger.records.back().model, "small");
+  EXPECT_EQ(ledger.records.back().cost, 0);
+  others = {};
+  const auto refused = other.start(request("b", "0123456789", 100), heard);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().reason, "insufficient_quota");
+}
+
 TEST_F(MeteredTest, WhoLeavesPaysForWhatCame) {
   {
     auto ticket = metered->start(request("a", "0123456789", 100), heard);

@@ -16,8 +16,8 @@ namespace ashlar::gateway {
 
 // What an admitted request was, once it is over.
 struct UsageRecord {
-  // interrupted: the server was killed while it answered.
-  enum class End { finished, failed, dropped, interrupted };
+  // interrupted: the server was killed while it answered. kept: an answer of the response cache, which costs nothing.
+  enum class End { finished, failed, dropped, interrupted, kept };
   std::string reservation;  // unique, also among replicas: a ledger that sees it twice has seen one request
   std::string request;      // its id
   Subject subject;

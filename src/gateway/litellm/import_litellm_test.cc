@@ -2,6 +2,8 @@
 
 #include <gmock/gmock.h>
 
+#include <cstdlib>
+#include <map>
 #include <random>
 
 #include "gateway/limits/rules.h"
@@ -121,6 +123,37 @@ TEST(ImportLitellm, SaysTheSameInOurWords) {
         "37 model_group_alias.gone: left out: no such model", "38 fallbacks.gpt-4o: 'missing' left out",
         "litellm_settings.drop_params", "general_settings.database_url"})
     EXPECT_THAT(notes, HasSubstr(each));
+}
+
+TEST(ImportLitellm, AddressesOfTheEnvironmentPatternsAndTheCacheAreTaken) {
+  ::setenv("ASHLAR_TEST_AZURE_BASE", "https://ca.openai.azure.com", 1);
+  const auto made = import_litellm(R"(model_list:
+  - {model_name: gpt, litellm_params: {model: openai/gpt-4o, api_key: os.environ/A}}
+  - {model_name: "openai/*", litellm_params: {model: openai/*, api_key: os.environ/B}}
+  - {model_name: emb, litellm_params: {model: text-embedding-3-small, api_key: os.environ/C}}
+  - {model_name: ca, litellm_params: {model: azure/gpt-4o-ca, api_base: os.environ/ASHLAR_TEST_AZURE_BASE}}
+  - {model_name: gone, litellm_params: {model: azure/gpt-4o-eu, api_base: os.environ/ASHLAR_TEST_NOT_SET}}
+litellm_settings: {cache: true, cache_params: {type: redis, ttl: 600}}
+)",
+                                   "");
+  ASSERT_TRUE(made) << made.error().message;
+  const auto upstreams = gateway::parse_upstreams(made->config, "made");
+  const auto routes = gateway::parse_routes(made->config, "made");
+  ASSERT_TRUE(upstreams && routes) << made->config;
+  std::map<std::string, std::string> keys;
+  for (const auto& each : *upstreams) keys[each.name] = each.api_key;
+  EXPECT_EQ(keys["openai"], "env:B") << "who asks for openai/gpt-4.1 gets it\n" << made->config;
+  EXPECT_EQ(keys["openai-2"], "env:A");
+  EXPECT_EQ(keys["openai-3"], "env:C");
+  EXPECT_EQ(routes->deployments.at(0).model, "openai-2/gpt-4o");
+  EXPECT_EQ(routes->deployments.at(1).model, "openai-3/text-embedding-3-small");
+  EXPECT_EQ(routes->groups.back().name, "ca");
+  EXPECT_THAT(made->config, HasSubstr("url: \"https://ca.openai.azure.com\""));
+  EXPECT_THAT(made->config, HasSubstr("response_cache: 256MiB"));
+  EXPECT_THAT(made->config, HasSubstr("response_cache_ttl: 600000"));
+  EXPECT_THAT(notes_of(*made),
+              HasSubstr("6 litellm_params.api_base: left out: write the value of ASHLAR_TEST_NOT_SET"));
+  EXPECT_THAT(notes_of(*made), HasSubstr("7 litellm_settings.cache_params.type: not supported"));
 }
 
 TEST(ImportLitellm, WhatIsEmptyOrNoConfigurationIsToldSo) {

@@ -82,6 +82,9 @@ class LitellmImporter {
               Upstream& up);
   // The name of the upstream that is like `wanted`, which serves `model` too.
   std::string upstream(Upstream wanted, const std::string& model);
+  std::string numbered(const std::string& base) const;  // a name that is free
+  void give_way(const std::string& base);
+  void cache_params(const std::string& path, const YAML::Node& value);
   Group* group(const std::string& name);
   // [{name: [others]}], or {name: [others]}.
   void fallbacks(const std::string& cause, const YAML::Node& node);

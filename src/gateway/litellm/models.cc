@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cctype>
 #include <cmath>
+#include <cstdlib>
 #include <utility>
 
 #include "base/contains.h"
@@ -30,7 +31,9 @@ std::string environment_name(const std::string& text) {
 }
 
 // Short enough to become a part of another name.
-bool is_model_name(const std::string& name) { return is_config_name(name) && name.size() <= 180 && utf8::is_valid(name); }
+bool is_model_name(const std::string& name) {
+  return is_config_name(name) && name.size() <= 180 && utf8::is_valid(name);
+}
 
 }  // namespace
 
@@ -161,9 +164,14 @@ bool LitellmImporter::place(const YAML::Node& node, const std::string& said, con
   up.base = at.provider;
   up.members["kind"] = at.kind;
   if (const auto name = litellm_variable(url)) {
-    note(node, "litellm_params.api_base",
-         fmt::format("left out: write the value of {} as the upstream's `url`", *name));
-    return false;
+    const char* const value = is_variable(*name) ? std::getenv(name->c_str()) : nullptr;
+    if (value == nullptr || *value == '\0') {
+      note(node, "litellm_params.api_base",
+           fmt::format("left out: write the value of {0} as the upstream's `url`, or set {0} and import again", *name));
+      return false;
+    }
+    note(node, "litellm_params.api_base", fmt::format("what {} says now was written", *name));
+    url = value;
   }
   if (url.empty()) url = at.url;
   if (!url.empty()) {
@@ -221,6 +229,22 @@ void LitellmImporter::secret(const YAML::Node& node, const std::string& key, con
   up.members[ours] = in_quotes("env:" + name);
 }
 
+std::string LitellmImporter::numbered(const std::string& base) const {
+  int number = 2;
+  while (contains(made_.upstreams, fmt::format("{}-{}", base, number), &Upstream::name)) ++number;
+  return fmt::format("{}-{}", base, number);
+}
+
+// Clients ask for PROVIDER/MODEL: so who lists all of them has the provider's name, unless another such one has it.
+void LitellmImporter::give_way(const std::string& base) {
+  const auto holder = std::ranges::find(made_.upstreams, base, &Upstream::name);
+  if (holder == made_.upstreams.end() || holder->lists) return;
+  holder->name = numbered(base);
+  for (Group& group : made_.groups)
+    for (Deployment& each : group.deployments)
+      if (each.upstream == base) each.upstream = holder->name;
+}
+
 // The name of the upstream that is like `wanted`, which serves `model` too.
 std::string LitellmImporter::upstream(Upstream wanted, const std::string& model) {
   if (timeout_ > 0) wanted.members.try_emplace("total_timeout", milliseconds(timeout_));
@@ -230,10 +254,9 @@ std::string LitellmImporter::upstream(Upstream wanted, const std::string& model)
     return each.base == wanted.base && each.lists == wanted.lists && each.members == wanted.members;
   });
   if (found == made_.upstreams.end()) {
-    int number = 1;
     wanted.name = wanted.base;
-    while (contains(made_.upstreams, wanted.name, &Upstream::name))
-      wanted.name = fmt::format("{}-{}", wanted.base, ++number);
+    if (wanted.lists) give_way(wanted.base);
+    if (contains(made_.upstreams, wanted.name, &Upstream::name)) wanted.name = numbered(wanted.base);
     found = made_.upstreams.insert(made_.upstreams.end(), std::move(wanted));
   }
   if (!model.empty() && !contains(found->models, model)) found->models.push_back(model);

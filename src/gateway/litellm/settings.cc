@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 namespace ashlar::gateway {
@@ -59,12 +60,28 @@ void LitellmImporter::setting(const std::string& path, const std::string& key, c
     note(value, path, "not supported: what an upstream cannot be asked is refused, or handed on as it is");
   } else if (key == "allowed_fails" || key == "cooldown_time" || key == "disable_cooldowns") {
     note(value, path, "not supported: breakers open and close by their own triggers");
-  } else if (key == "cache" || key == "cache_params") {
-    note(value, path, "not supported: routes keep equal answers in memory by themselves");
+  } else if (key == "cache") {
+    if (!read_.flag(value, path).value_or(false)) return;
+    made_.options["response_cache"] = "256MiB";
+    note(value, path, "kept in memory, and only what can be repeated: of temperature 0, or with a seed");
+  } else if (key == "cache_params") {
+    cache_params(path, value);
   } else if (key == "enable_pre_call_checks") {
     note(value, path, "not needed: a deployment with a `context` gets no longer prompts");
   } else {
     note(value, path, "not supported");
+  }
+}
+
+void LitellmImporter::cache_params(const std::string& path, const YAML::Node& value) {
+  for (const auto& [key, each] : read_.members(value, path)) {
+    const std::string at = path + "." + key;
+    if (key == "ttl") {
+      if (const auto seconds = read_.number(each, at, 1, 1e6))
+        made_.options["response_cache_ttl"] = std::to_string(std::llround(*seconds * 1000));
+    } else if (key != "type" || read_.text(each, at).value_or("") != "local") {
+      note(each, at, "not supported: answers are kept in memory");
+    }
   }
 }
 

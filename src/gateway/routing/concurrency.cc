@@ -32,18 +32,21 @@ void ConcurrencyLimit::measure(Step step, int limit, TimePoint now) {
   running_ = 0;
 }
 
-void ConcurrencyLimit::settle_at(int limit, TimePoint now, Step next) {
+void ConcurrencyLimit::settle_at(int limit, TimePoint now, Step next, bool found_out) {
   step_ = Step::rest;
   limit_ = std::clamp(limit, options_.least, options_.most);
   next_ = next;
   starting_ = false;
   rest_ = std::clamp(2 * rest_, options_.rest, options_.longest_rest);
-  rests_until_ = now + rest_;
+  settled_ = now;
+  found_out_ = found_out;
 }
 
-void ConcurrencyLimit::turn(TimePoint now, const Done& done, int running, bool pressed, double slow) {
+void ConcurrencyLimit::turn(TimePoint now, const Done& done, int running, bool pressed, double slow, bool urgent) {
   if (step_ == Step::rest) {
-    if (now >= rests_until_ && pressed) measure(Step::base, limit_, now);
+    // Longer than the first rest: looks both ways have found nothing since it last moved.
+    const auto rest = urgent && found_out_ && rest_ > options_.rest ? options_.longest_rest : rest_;
+    if (now - settled_ >= rest && pressed) measure(Step::base, limit_, now);
     return;
   }
   if (began_ == TimePoint{}) began_ = now;
@@ -108,7 +111,7 @@ void ConcurrencyLimit::judge(const Found& found, TimePoint now) {
 void ConcurrencyLimit::overload(TimePoint now) {
   if (now - backed_off_ < options_.settle) return;  // of many at once, one counts
   backed_off_ = now;
-  settle_at(std::max(options_.least, static_cast<int>(limit_ * 0.9)), now, Step::up);
+  settle_at(std::max(options_.least, static_cast<int>(limit_ * 0.9)), now, Step::up, /*found_out=*/false);
 }
 
 void Reserve::turn(TimePoint now) {

@@ -3,7 +3,8 @@
 // A limit on the time of a token (Gradient2 and its like) drifts: under lasting load what is usual becomes what is
 // slow. What counts is what comes out, so that is measured: while more ask than have a place, a few more requests are
 // let in for two seconds, then a few fewer, and the limit moves to where it made the difference. In between it rests,
-// longer each time that nothing was found.
+// longer each time that nothing was found, and, once nothing was found either way, as long as it may while there are
+// urgent requests, for which no place is kept during a measurement.
 #pragma once
 
 #include <chrono>
@@ -34,8 +35,9 @@ class ConcurrencyLimit {
   explicit ConcurrencyLimit(ConcurrencyOptions options) : options_(options), limit_(options.first) {}
 
   // Some fraction of a second has passed. `running`: requests there now; `pressed`: since the last call somebody found
-  // no place there; `slow`: seconds for a token that are too many (0: none are).
-  void turn(TimePoint now, const Done& done, int running, bool pressed, double slow = 0);
+  // no place there; `slow`: seconds for a token that are too many (0: none are); `urgent`: there were urgent requests
+  // in the last minute.
+  void turn(TimePoint now, const Done& done, int running, bool pressed, double slow = 0, bool urgent = false);
   // A call was refused for load or came too late.
   void overload(TimePoint now);
   int limit() const { return limit_; }
@@ -50,7 +52,7 @@ class ConcurrencyLimit {
 
   void measure(Step step, int limit, TimePoint now);
   void judge(const Found& found, TimePoint now);
-  void settle_at(int limit, TimePoint now, Step next);
+  void settle_at(int limit, TimePoint now, Step next, bool found_out = true);
 
   const ConcurrencyOptions options_;
   int limit_;
@@ -59,7 +61,8 @@ class ConcurrencyLimit {
   int base_limit_ = 0;
   Found base_;
   std::chrono::milliseconds rest_{0};
-  TimePoint rests_until_{}, backed_off_{};
+  TimePoint settled_{}, backed_off_{};
+  bool found_out_ = false;  // by a measurement that what it settled at is right
   // The measurement under way:
   TimePoint began_{};
   Done from_;
@@ -74,8 +77,9 @@ class ConcurrencyLimit {
 class Reserve {
  public:
   using TimePoint = std::chrono::steady_clock::time_point;
-  void came() { ++came_; }    // one of the urgent got a place
-  void ended() { ++ended_; }  // any place became free
+  void came() { ++came_; }            // one of the urgent got a place
+  void ended() { ++ended_; }          // any place became free
+  bool seen() const { return any_; }  // urgent ones, in the last minute
   void turn(TimePoint now);
   // Of `places`; at least the share `floor` of them while urgent ones were seen in the last minute, and one; at most
   // half.

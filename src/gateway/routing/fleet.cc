@@ -357,7 +357,7 @@ void Fleet::turn(Pool& pool, TimePoint now) {
                                       .first_seconds = static_cast<double>(vitals.first_microseconds) / 1e6};
     const bool pressed = std::exchange(vitals.pressed, false);
     const double slow = std::chrono::duration<double>(live->config.between_tokens).count();
-    if (live->config.adaptive) vitals.limit.turn(now, done, vitals.running, pressed, slow);
+    if (live->config.adaptive) vitals.limit.turn(now, done, vitals.running, pressed, slow, pool.urgent.seen());
     live->metrics->places.set(places(*live));
     all.first_count += done.first_count;
     all.first_seconds += done.first_seconds;

@@ -10,6 +10,16 @@
 #include "gateway/routing/prompt_text.h"
 
 namespace ashlar::gateway {
+
+struct Judgement {
+  Cause cause = Cause::error;
+  bool fault = false;      // the deployment's own: its breaker counts it
+  bool fall_back = false;  // another may answer
+  bool overload = false;
+  bool refused = false;    // it found fault with the request, or had too little time
+  bool elsewhere = false;  // of others, only those of the groups for this cause
+};
+
 namespace {
 
 // What an answer is taken to cost before it ends: people ask for far more tokens than they get.
@@ -19,15 +29,6 @@ constexpr int kMostTokens = 1 << 29;  // of a sum's parts
 
 double milliseconds(std::chrono::nanoseconds time) { return static_cast<double>(time.count()) / 1e6; }
 
-// What a failure says of the deployment, and whether another might do better.
-struct Judgement {
-  Cause cause = Cause::error;
-  bool fault = false;      // the deployment's own: its breaker counts it
-  bool fall_back = false;  // another may answer
-  bool overload = false;
-  bool refused = false;  // it found fault with the request, or had too little time
-};
-
 // Upstreams that notice it late have no other way to say so.
 bool speaks_of_context(const std::string& message) {
   return message.find("context") != std::string::npos &&
@@ -35,12 +36,14 @@ bool speaks_of_context(const std::string& message) {
           message.find("window") != std::string::npos || message.find("tokens") != std::string::npos);
 }
 
-Judgement judge(const Error& error, bool over_context, bool too_late) {
+Judgement judge(const Error& error, bool over_context, std::string_view reason, bool too_late) {
   switch (error.code) {
     case Code::invalid:
     case Code::too_large:
       if (over_context || speaks_of_context(error.message))
         return {.cause = Cause::context, .fall_back = true, .refused = true};
+      if (reason == "content_policy_violation" || reason == "content_filter")
+        return {.cause = Cause::policy, .fall_back = true, .refused = true, .elsewhere = true};
       return {.refused = true};
     case Code::forbidden:
       return {.cause = Cause::policy, .fall_back = true, .refused = true};
@@ -52,6 +55,7 @@ Judgement judge(const Error& error, bool over_context, bool too_late) {
       return {.fault = !too_late, .fall_back = !too_late, .overload = true, .refused = too_late};
     case Code::exhausted:
     case Code::unavailable:
+      if (reason == "upstream_quota") return {.cause = Cause::budget, .fault = true, .fall_back = true};
       return {.fault = true, .fall_back = true, .overload = true};
     case Code::not_found:     // the deployment does not have what it is configured for
     case Code::unauthorized:  // its own credentials
@@ -146,7 +150,10 @@ Flight::Flight(std::shared_ptr<Router::Core> core, ResponseCache::Answer answer,
       over_(true),
       told_(true),
       said_(*answer),
-      trace_(std::move(trace)) {}
+      trace_(std::move(trace)) {
+  for (engine::Event& event : said_)
+    if (auto* finished = std::get_if<engine::Finished>(&event)) finished->usage.kept = true;
+}
 
 std::optional<std::uint64_t> Flight::listen(engine::Sink& sink) {
   const Lock lock(mutex_);
@@ -326,7 +333,7 @@ std::optional<Flight::Refusal> Flight::ask(Picked picked) {
     attempt_ = nullptr;
     if (attempt->over_) return std::nullopt;
     const Refusal& refusal = started.error();
-    const Judgement judgement = judge(refusal.error, refusal.over_context, core_->now() >= deadline_);
+    const Judgement judgement = judge(refusal.error, refusal.over_context, refusal.reason, core_->now() >= deadline_);
     report(*attempt, judgement.fault ? Fleet::Ended::How::bad : Fleet::Ended::How::dropped, judgement.overload,
            judgement.refused);
     finish_try(*attempt, "refused", judgement.cause, &refusal.error);
@@ -344,22 +351,26 @@ std::optional<Flight::Refusal> Flight::ask(Picked picked) {
 
 std::optional<Flight::Refusal> Flight::settle(Refusal refusal) {
   const Lock lock(mutex_);
-  const Judgement judgement = judge(refusal.error, refusal.over_context, core_->now() >= deadline_);
-  if (!fall_back(judgement.cause, judgement.fall_back || (judgement.refused && on_trial()))) return refusal;
+  const Judgement judgement = judge(refusal.error, refusal.over_context, refusal.reason, core_->now() >= deadline_);
+  if (!fall_back(judgement)) return refusal;
   last_refusal_ = std::move(refusal);
   return std::nullopt;
 }
 
-bool Flight::fall_back(Cause cause, bool sensible) {
+bool Flight::fall_back(const Judgement& judgement) {
+  const Cause cause = judgement.cause;
+  const bool trial = on_trial(), sensible = judgement.fall_back || (judgement.refused && trial);
   if (committed_ || !sensible || attempts_ >= core_->options().max_attempts) return false;
+  if (judgement.elsewhere && !trial && !group_->fallbacks.contains(cause)) return false;
   // A trial has but its share of the requests: its failures cost the others nothing.
-  if (!core_->may_retry(cause == Cause::error && !on_trial())) return false;
-  cause_ = cause;
+  if (!core_->may_retry(cause == Cause::error && !trial)) return false;
+  // A route without others for who has spent its budget has those for any failure.
+  cause_ = cause == Cause::budget && !group_->fallbacks.contains(cause) ? Cause::error : cause;
   // Nobody with no more room than the one that had too little.
   if (cause == Cause::context && !trace_.tries.empty())
     if (const auto live = core_->find(trace_.tries.back().deployment))
       most_tokens_ = std::max(most_tokens_, live->config.context + 1);
-  return true;
+  return !judgement.elsewhere || trial || next_group(cause);
 }
 
 bool Flight::on_trial() const {
@@ -448,13 +459,17 @@ void Flight::commit() {
 }
 
 void Flight::fail(Attempt& attempt, engine::Failed failed, std::string outcome) {
-  const Judgement judgement = judge(failed.error, false, core_->now() >= deadline_);
+  const Judgement judgement = judge(failed.error, failed.over_context, failed.reason, core_->now() >= deadline_);
   attempt.over_ = true;
   report(attempt, judgement.fault ? Fleet::Ended::How::bad : Fleet::Ended::How::dropped, judgement.overload,
          judgement.refused);
   finish_try(attempt, std::move(outcome), judgement.cause, &failed.error);
-  if (fall_back(judgement.cause, judgement.fall_back || (judgement.refused && on_trial()))) {
-    last_refusal_ = Refusal{.error = std::move(failed.error), .retry_after = failed.retry_after};
+  if (fall_back(judgement)) {
+    last_refusal_ = Refusal{.error = std::move(failed.error),
+                            .retry_after = failed.retry_after,
+                            .over_context = failed.over_context,
+                            .status = failed.status,
+                            .reason = std::move(failed.reason)};
     // Another thread asks the next one: this is the generator's own, and the attempt's ticket must die.
     return core_->post({.what = Router::Core::Task::What::advance, .flight = shared_from_this()});
   }
@@ -539,7 +554,11 @@ void Flight::refuse(Refusal refusal) {
     report(*attempt_, Fleet::Ended::How::dropped, false);
     finish_try(*attempt_, "cancelled", std::nullopt, nullptr);
   }
-  say(engine::Failed{.error = std::move(refusal.error), .retry_after = refusal.retry_after});
+  say(engine::Failed{.error = std::move(refusal.error),
+                     .retry_after = refusal.retry_after,
+                     .over_context = refusal.over_context,
+                     .status = refusal.status,
+                     .reason = std::move(refusal.reason)});
   if (!over_) end(false);
 }
 

@@ -55,6 +55,8 @@ class Attempt final : public engine::Sink {
   std::unique_ptr<engine::Ticket> ticket_;
 };
 
+struct Judgement;  // what a failure says of its deployment, and whether another might do better
+
 // Locks: its own, which is recursive since a ticket may be dropped inside a sink's call; the router's may be taken
 // within it, never the other way round. Generators are called without either.
 class Flight : public std::enable_shared_from_this<Flight> {
@@ -114,7 +116,7 @@ class Flight : public std::enable_shared_from_this<Flight> {
   // Once a group is asked that goes by what is cached.
   void name_prefixes();
   std::vector<Told> ask_caches(const Group& group, std::span<const std::uint64_t> keys) const;
-  bool fall_back(Cause cause, bool sensible);
+  bool fall_back(const Judgement& judgement);
   // Whether the last attempt was at the version on trial: what it refuses, another may take.
   bool on_trial() const;
   bool next_group(Cause cause);

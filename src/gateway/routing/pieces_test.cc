@@ -183,6 +183,25 @@ TEST(ConcurrencyLimit, RestsMostOfTheTime) {
   EXPECT_LT(measures, 60);
 }
 
+TEST(ConcurrencyLimit, LeavesUrgentRequestsInPeaceOnceItIsFound) {
+  for (const int seats : {20, 32, 40, 70}) {
+    ConcurrencyLimit limit({});
+    TimePoint now = kStart;
+    double tokens = 0;
+    std::vector<std::chrono::milliseconds> measured;
+    for (; now < kStart + 1000s; now += 250ms) {
+      tokens += 10.0 * std::min(limit.limit(), seats) / 4;
+      limit.turn(now, {.tokens = static_cast<std::int64_t>(tokens)}, limit.limit(), /*pressed=*/true, 0,
+                 /*urgent=*/true);
+      if (limit.measures()) measured.push_back(std::chrono::duration_cast<std::chrono::milliseconds>(now - kStart));
+    }
+    EXPECT_NEAR(limit.limit(), seats, 1 + seats * 0.15);
+    const auto late = std::ranges::count_if(measured, [](auto at) { return at >= 200s; });
+    EXPECT_LE(late * 250, 20'000) << "three looks in 800 seconds";
+    EXPECT_GE(late, 1) << "it still looks";
+  }
+}
+
 TEST(ConcurrencyLimit, KeepsTheTimeBetweenTokens) {
   ConcurrencyLimit limit({});
   TimePoint now = kStart;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <utility>
 
 #include "base/contains.h"
@@ -25,7 +26,7 @@ std::int64_t nanos_of(double dollars_per_million) {
 
 class RoutesReader {
  public:
-  explicit RoutesReader(Section& section) : section_(section) {}
+  RoutesReader(Section& section, const ServedModels& served) : section_(section), served_(served) {}
 
   void route(const YAML::Node& node) {
     Group group;
@@ -55,6 +56,7 @@ class RoutesReader {
     else
       section_.fail(node, fmt::format("no strategy is called '{}'", strategy));
     if (group.tiers && !mine_.empty()) section_.fail(node, "a route has either 'deployments' or 'tiers'");
+    if (!group.tiers && mine_.empty()) section_.fail(node, "a route needs 'deployments', or 'tiers'");
     for (const std::string& alias : aliases)
       if (!table.aliases.emplace(alias, group.name).second)
         section_.fail(node, fmt::format("the alias '{}' stands twice", alias));
@@ -65,6 +67,10 @@ class RoutesReader {
       put_on_trial(*group.rollout);
     }
     for (Deployment& each : mine_) {
+      if (served_ && !served_(each.model))
+        section_.fail(lines_[each.model], fmt::format("nobody serves a model '{}': no upstream here has it among its "
+                                                      "'models', and it is none of ours",
+                                                      each.model));
       each.group = group.name;
       each.between_tokens = between_tokens_;
       if (each.max_concurrent == kUnsaid) {
@@ -77,6 +83,7 @@ class RoutesReader {
       table.deployments.push_back(std::move(each));
     }
     mine_.clear();
+    lines_.clear();
     between_tokens_ = {};
     if (contains(table.groups, group.name, &Group::name))
       section_.fail(node, fmt::format("two routes are called '{}'", group.name));
@@ -138,6 +145,7 @@ class RoutesReader {
       section_.fail(node, "a deployment should be the name of a served model, or {model: NAME, weight: 2}");
     out.input_nanos = nanos_of(input);
     out.output_nanos = nanos_of(output);
+    lines_.emplace(out.model, node);
     return out;
   }
 
@@ -183,7 +191,9 @@ class RoutesReader {
   }
 
   Section& section_;
-  std::vector<Deployment> mine_;  // of the route being read
+  const ServedModels& served_;
+  std::vector<Deployment> mine_;             // of the route being read
+  std::map<std::string, YAML::Node> lines_;  // of their models
   std::optional<Deployment> trial_;
   std::chrono::milliseconds between_tokens_{0};  // of the route being read, as the two before
   std::vector<YAML::Node> nodes_;                // of each route
@@ -191,10 +201,10 @@ class RoutesReader {
 
 }  // namespace
 
-Result<RouteTable> parse_routes(const std::string& text, const std::string& path) {
+Result<RouteTable> parse_routes(const std::string& text, const std::string& path, const ServedModels& served) {
   RouteTable table;
   TRY(read_section(text, path, "routes", [&](Section& section, const YAML::Node& list) {
-    RoutesReader reader(section);
+    RoutesReader reader(section, served);
     section.items(list, "routes", kMostRoutes, [&](const YAML::Node& item) { reader.route(item); });
     reader.check();
     table = std::move(reader.table);
@@ -202,9 +212,9 @@ Result<RouteTable> parse_routes(const std::string& text, const std::string& path
   return table;
 }
 
-Result<RouteTable> read_routes(const std::string& path) {
+Result<RouteTable> read_routes(const std::string& path, const ServedModels& served) {
   const std::string text = TRY(read_config_text(path));
-  return parse_routes(text, path);
+  return parse_routes(text, path, served);
 }
 
 }  // namespace ashlar::gateway

@@ -20,6 +20,7 @@
 //       tiers: {low: small, middle: chat, high: large}
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -29,10 +30,13 @@
 
 namespace ashlar::gateway {
 
+// False only where it is certain that nobody will serve a model of this name. None: nobody knows.
+using ServedModels = std::function<bool(const std::string&)>;
+
 // The deployments have no generator yet. invalid: every fault of the section, a line each, also a fallback or a tier
-// that leads to no route; whether somebody serves a deployment's model is not asked. not_found: no such file.
-Result<RouteTable> read_routes(const std::string& path);
+// that leads to no route, or a model that nobody serves. not_found: no such file.
+Result<RouteTable> read_routes(const std::string& path, const ServedModels& served = {});
 // The same of a text, which errors call `path`.
-Result<RouteTable> parse_routes(const std::string& text, const std::string& path);
+Result<RouteTable> parse_routes(const std::string& text, const std::string& path, const ServedModels& served = {});
 
 }  // namespace ashlar::gateway

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "gateway/routing/hints.h"
 
 namespace ashlar::gateway {
@@ -10,6 +12,27 @@ namespace {
 
 using testing::ElementsAre;
 using testing::HasSubstr;
+
+TEST(ReadRoutes, ARouteThatNobodyCanAnswerIsRefusedWithItsLine) {
+  const auto wrong = parse_routes(R"(routes:
+  - {name: empty}
+  - {name: none, deployments: []}
+  - name: chat
+    deployments:
+      - known
+      - {model: misspelt, name: x}
+  - {name: trial, deployments: [known], rollout: {to: gone}}
+  - {name: named, deployments: [{model: known, name: x}], rollout: {to: x}}
+)",
+                                  "f", [](const std::string& model) { return model == "known"; });
+  ASSERT_FALSE(wrong);
+  const std::string& why = wrong.error().message;
+  EXPECT_THAT(why, HasSubstr("f:2: a route needs 'deployments'"));
+  EXPECT_THAT(why, HasSubstr("f:3: a route needs 'deployments'"));
+  EXPECT_THAT(why, HasSubstr("f:7: nobody serves a model 'misspelt'"));
+  EXPECT_THAT(why, HasSubstr("f:8: nobody serves a model 'gone'"));
+  EXPECT_EQ(std::ranges::count(why, '\n'), 3) << why;
+}
 
 TEST(ReadRoutes, TakesARouteAsItIsWritten) {
   const auto table = parse_routes(R"(
@@ -29,7 +52,7 @@ routes:
   - name: auto
     tiers: {low: chat, middle: chat, high: big, high_from: 0.8}
   - {name: big, deployments: [plain, {model: found, max_concurrent: auto}]}
-  - {name: other}
+  - {name: other, deployments: [spare]}
 )",
                                   "a.yaml");
   ASSERT_TRUE(table) << table.error().message;
@@ -53,7 +76,7 @@ routes:
   EXPECT_DOUBLE_EQ(table->groups[1].tiers->high_from, 0.8);
   EXPECT_THAT(table->aliases, ElementsAre(std::pair("gpt-4o-mini", "chat"), std::pair("small", "chat")));
 
-  ASSERT_EQ(table->deployments.size(), 5u);
+  ASSERT_EQ(table->deployments.size(), 6u);
   EXPECT_EQ(table->deployments[0].name, "chat/fast/qwen");
   EXPECT_EQ(table->deployments[0].model, "fast/qwen");
   EXPECT_EQ(table->deployments[0].group, "chat");

@@ -98,6 +98,18 @@ void add_stopping(Digest& digest, const engine::Stopping& stopping) {
   digest.number(stopping.include_stop_in_output);
 }
 
+// What upstreams get beyond the fields, but for what says only how the answer is sent, or who asked.
+void add_body(Digest& digest, const std::shared_ptr<const Json>& body) {
+  constexpr std::string_view kNotOfTheAnswer[] = {"stream",   "stream_options", "user",     "safety_identifier",
+                                                  "metadata", "request_id",     "priority", "keep_alive"};
+  if (!body || !body->is_object()) return digest.json(body);
+  for (const auto& [name, value] : body->items()) {
+    if (std::ranges::find(kNotOfTheAnswer, name) != std::end(kNotOfTheAnswer)) continue;
+    digest.add(name);
+    digest.add(dump_json(value));
+  }
+}
+
 std::size_t bytes_of(const std::vector<engine::TokenLogprob>& logprobs) {
   std::size_t bytes = 0;
   for (const auto& each : logprobs)
@@ -125,7 +137,7 @@ std::string response_key(const engine::Request& request, const std::string& grou
   digest.number(request.prompt_logprobs);
   digest.number(request.skip_special_tokens);
   digest.number(request.echo);
-  digest.json(request.body);  // what upstreams get beyond the fields
+  add_body(digest, request.body);
   return digest.done();
 }
 

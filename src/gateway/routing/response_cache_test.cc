@@ -95,6 +95,16 @@ TEST(ResponseCache, EverythingThatDecidesTheAnswerIsInTheKey) {
   same.priority = 5;
   same.speculating.most = 3;
   EXPECT_TRUE(keys.contains(response_key(same, "g", {.session = "s"})));
+  const auto with_body = [&](const char* body) {
+    engine::Request request = base;
+    request.body = std::make_shared<const Json>(*parse_json(body, {}));
+    return response_key(request, "g", {});
+  };
+  EXPECT_TRUE(keys.insert(with_body(R"({"messages": []})")).second);
+  EXPECT_TRUE(keys.insert(with_body(R"({"messages": [], "response_format": {"type": "json_object"}})")).second);
+  EXPECT_TRUE(keys.contains(with_body(
+      R"({"messages": [], "stream": true, "stream_options": {"include_usage": true}, "user": "u", "priority": 3})")))
+      << "a stream of it is the same answer";
 }
 
 TEST(ResponseCache, ReadsCacheControl) {
@@ -125,6 +135,8 @@ TEST(ResponseCache, RepeatsTheSameEventsAndCounts) {
   EXPECT_EQ(house[0].started, 1);
   EXPECT_EQ((*two)->trace().cache, "hit");
   EXPECT_TRUE((*two)->trace().answered_by().empty());
+  EXPECT_FALSE(std::get<engine::Finished>(first.events.back()).usage.kept);
+  EXPECT_TRUE(std::get<engine::Finished>(second.events.back()).usage.kept) << "nobody computed it, nobody pays";
   EXPECT_EQ(router.cache_counts().hits, 1U);
   EXPECT_EQ(router.cache_counts().misses, 1U);
   ASSERT_EQ(house.traces.size(), 2U);

@@ -138,6 +138,14 @@ Status Router::set_table(RouteTable table) {
 
 RouteTable Router::table() const { return core_->table(); }
 
+std::vector<std::string> Router::fallbacks(const std::string& name, Cause cause) const {
+  std::set<std::string> only;
+  const auto group = core_->resolve(name, only);
+  if (!group || !only.empty()) return {};
+  const auto found = (*group)->fallbacks.find(cause);
+  return found == (*group)->fallbacks.end() ? std::vector<std::string>() : found->second;
+}
+
 Status Router::add(Deployment deployment) {
   return core_->change([&](RouteTable& table) -> Status {
     table.deployments.push_back(std::move(deployment));

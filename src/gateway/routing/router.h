@@ -82,6 +82,8 @@ class Router final : public engine::Generator, public engine::CountedNames {
   // nowhere, a deployment without generator, a number out of range; then nothing changed.
   Status set_table(RouteTable table);
   RouteTable table() const;
+  // The groups that a group falls back to for this cause, itself or by an alias; none where there is no such group.
+  std::vector<std::string> fallbacks(const std::string& name, Cause cause) const;
   Status add(Deployment deployment);
   // not_found. The deployment gets no more requests; its generator dies with the last of those that it has.
   Status remove(const std::string& deployment);

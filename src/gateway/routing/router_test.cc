@@ -215,10 +215,67 @@ TEST(Router, FallbacksGoByTheirCause) {
   EXPECT_EQ(goes_to(engine::Generator::Refusal{.error = {Code::invalid, "too long"}, .over_context = true}), "long");
   EXPECT_EQ(goes_to(engine::Generator::Refusal{.error = {Code::io, "gone"}}), "other");
   EXPECT_EQ(goes_to(engine::Generator::Refusal{.error = {Code::forbidden, "content policy"}}), "strict");
+  EXPECT_EQ(
+      goes_to(engine::Generator::Refusal{.error = {Code::invalid, "filtered"}, .reason = "content_policy_violation"}),
+      "strict");
+  EXPECT_EQ(goes_to(engine::Generator::Refusal{.error = {Code::unavailable, "used up"}, .reason = "upstream_quota"}),
+            "cheap");
+  EXPECT_EQ(router.fallbacks("g", Cause::budget), std::vector<std::string>{"cheap"});
+  EXPECT_TRUE(router.fallbacks("nobody", Cause::budget).empty());
   forbidden = Cause::budget;
   EXPECT_EQ(goes_to(std::nullopt), "cheap");
   forbidden = Cause::policy;
   EXPECT_EQ(goes_to(std::nullopt), "strict");
+}
+
+TEST(Router, WhatOneMayNotSayOthersOfItsGroupAreNotAsked) {
+  House house(2);
+  const engine::Generator::Refusal filtered{
+      .error = {Code::invalid, "filtered"}, .status = 400, .reason = "content_policy_violation"};
+  house[0].refusal = house[1].refusal = filtered;
+  house.table.groups = {{.name = "g"}, {.name = "p", .fallbacks = {{Cause::policy, {"h"}}}}, {.name = "h"}};
+  house.add("c", "p"), house.add("d", "p"), house.add("e", "h");
+  house[2].refusal = house[3].refusal = filtered;
+  auto& router = house.open();
+  Sink sink;
+  auto told = router.route(ask(), {}, sink);
+  ASSERT_FALSE(told);
+  EXPECT_EQ(told.error().reason, "content_policy_violation");
+  EXPECT_EQ(house[0].started + house[1].started, 1) << "nobody looks for one that lets it pass";
+  auto other = ask();
+  other.model = "p";
+  auto ticket = router.route(std::move(other), {}, sink);
+  ASSERT_TRUE(ticket);
+  EXPECT_EQ((*ticket)->trace().tries.back().deployment, "e");
+  EXPECT_EQ(house[2].started + house[3].started, 1);
+}
+
+TEST(Router, AnAccountThatIsUsedUpIsAnyFailureWhereNothingElseIsSaid) {
+  House house(1);
+  house.table.groups = {{.name = "g", .fallbacks = {{Cause::error, {"h"}}}}, {.name = "h"}};
+  house.add("b", "h");
+  house[0].refusal =
+      engine::Generator::Refusal{.error = {Code::unavailable, "used up"}, .status = 503, .reason = "upstream_quota"};
+  auto& router = house.open();
+  Sink sink;
+  auto ticket = router.route(ask(), {}, sink);
+  ASSERT_TRUE(ticket);
+  EXPECT_EQ((*ticket)->trace().tries.back().deployment, "b");
+}
+
+TEST(Router, AFailureKeepsItsWordsWhenNobodyElseAnswers) {
+  House house(1);
+  auto& router = house.open();
+  Sink sink;
+  auto ticket = router.route(ask(), {}, sink);
+  ASSERT_TRUE(ticket);
+  house[0].last().say(
+      engine::Failed{.error = {Code::unavailable, "says: bad"}, .status = 502, .reason = "upstream_error"});
+  router.turn();
+  const auto* failed = sink.events.empty() ? nullptr : std::get_if<engine::Failed>(&sink.events.back());
+  ASSERT_NE(failed, nullptr);
+  EXPECT_EQ(failed->status, 502);
+  EXPECT_EQ(failed->reason, "upstream_error");
 }
 
 TEST(Router, FallbacksThatLeadInACircleEnd) {

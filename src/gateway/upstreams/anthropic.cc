@@ -5,9 +5,11 @@
 #include <utility>
 
 #include "base/json_full.h"
+#include "base/utf8.h"
 #include "gateway/upstreams/conversation.h"
 #include "gateway/upstreams/event_reader.h"
 #include "gateway/upstreams/openai.h"
+#include "store/digest.h"
 
 namespace ashlar::gateway {
 namespace {
@@ -15,23 +17,35 @@ namespace {
 constexpr std::string_view kAnswerTool =
     "answer";  // whose arguments are the answer, where one of a schema is asked for
 
-Json block_of(const Piece& piece) {
+Json blocks_of(const std::vector<Piece>& pieces);
+
+// A picture's or document's: texts stand in it as they are.
+Json source_of(const Piece& piece) {
+  if (!piece.file.empty()) return {{"type", "file"}, {"file_id", piece.file}};
+  if (!piece.url.empty()) return {{"type", "url"}, {"url", piece.url}};
+  if (piece.media.starts_with("text/"))
+    if (auto text = store::base64_decode(piece.base64); text && utf8::is_valid(*text))
+      return {{"type", "text"}, {"media_type", "text/plain"}, {"data", std::move(*text)}};
+  return {{"type", "base64"}, {"media_type", piece.media}, {"data", piece.base64}};
+}
+
+Json bare_block_of(const Piece& piece) {
   switch (piece.kind) {
-    case Piece::Kind::text: {
-      Json out{{"type", "text"}, {"text", piece.text}};
-      if (piece.json) out["cache_control"] = (*piece.json)["cache_control"];
-      return out;
-    }
+    case Piece::Kind::text:
+      return {{"type", "text"}, {"text", piece.text}};
     case Piece::Kind::picture:
+      return {{"type", "image"}, {"source", source_of(piece)}};
     case Piece::Kind::document: {
-      Json source{{"type", "url"}, {"url", piece.url}};
-      if (piece.url.empty()) source = {{"type", "base64"}, {"media_type", piece.media}, {"data", piece.base64}};
-      return {{"type", piece.kind == Piece::Kind::picture ? "image" : "document"}, {"source", std::move(source)}};
+      Json out{{"type", "document"}, {"source", source_of(piece)}};
+      if (!piece.name.empty()) out["title"] = piece.name;
+      return out;
     }
     case Piece::Kind::call:
       return {{"type", "tool_use"}, {"id", piece.id}, {"name", piece.name}, {"input", *piece.json}};
     case Piece::Kind::result:
-      return {{"type", "tool_result"}, {"tool_use_id", piece.id}, {"content", piece.text}};
+      return {{"type", "tool_result"},
+              {"tool_use_id", piece.id},
+              {"content", piece.inner.empty() ? Json(piece.text) : blocks_of(piece.inner)}};
     case Piece::Kind::other:
       return *piece.json;
   }
@@ -40,7 +54,10 @@ Json block_of(const Piece& piece) {
 
 Json blocks_of(const std::vector<Piece>& pieces) {
   Json out = Json::array();
-  for (const Piece& piece : pieces) out.push_back(block_of(piece));
+  for (const Piece& piece : pieces) {
+    out.push_back(bare_block_of(piece));
+    if (piece.cache_control) out.back()["cache_control"] = *piece.cache_control;
+  }
   return out;
 }
 
@@ -59,6 +76,7 @@ void say_tools(const engine::Chat& chat, const Json& body, Json& out) {
     }
     Json one{{"name", tool.name}, {"input_schema", *tool.parameters}};
     if (!tool.description.empty()) one["description"] = tool.description;
+    if (tool.cache_control) one["cache_control"] = *tool.cache_control;
     tools.push_back(std::move(one));
   }
   if (tools.empty()) return;
@@ -72,15 +90,10 @@ void say_tools(const engine::Chat& chat, const Json& body, Json& out) {
   out["tool_choice"] = std::move(said);
 }
 
-// reasoning_effort as a budget of tokens, which must stay below the most; thinking wants the usual sampling.
-void say_thinking(const Json& body, Json& out) {
-  const std::string_view effort = string_member(body, "reasoning_effort");
-  const int wanted = effort == "low"                         ? 1024
-                     : effort == "medium"                    ? 4096
-                     : effort == "high" || effort == "xhigh" ? 16384
-                                                             : 0;
-  const int budget = std::min(wanted, out["max_tokens"].get<int>() - 1);
-  if (!out.contains("thinking") && budget >= 1024) out["thinking"] = {{"type", "enabled"}, {"budget_tokens", budget}};
+// Thinking wants the usual sampling.
+void say_thinking(const Json& body, const Conversation& conversation, Json& out) {
+  const int budget = thinking_budget(body, conversation, read_tool_choice(body), out["max_tokens"].get<int>());
+  if (!out.contains("thinking") && budget > 0) out["thinking"] = {{"type", "enabled"}, {"budget_tokens", budget}};
   if (!out.contains("thinking") || string_member(out["thinking"], "type") == "disabled") return;
   for (const char* name : {"temperature", "top_k", "top_p"}) out.erase(name);
 }
@@ -241,7 +254,7 @@ class Anthropic final : public Wire {
     if (const auto user = string_member(body, "user"); !user.empty()) out["metadata"] = {{"user_id", user}};
     if (const auto stops = read_stops(body); !stops.empty()) out["stop_sequences"] = stops;
     say_tools(*chat, body, out);
-    say_thinking(body, out);
+    say_thinking(body, conversation, out);
     if (const auto schema = read_schema(body)) {
       if (out.contains("tools"))
         return Error{Code::unsupported, "an upstream of kind anthropic takes either tools or 'response_format'"};

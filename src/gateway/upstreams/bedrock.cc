@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <set>
 #include <utility>
 
 #include "base/json_full.h"
@@ -17,10 +18,32 @@ namespace {
 
 constexpr std::string_view kAnswerTool = "answer";
 
+// As Converse calls pictures and documents.
 std::string_view format_of(std::string_view media) {
-  const std::string_view name = media.substr(std::min(media.size(), media.find('/') + 1));
-  return name == "jpg" ? "jpeg" : name;
+  constexpr std::pair<std::string_view, std::string_view> kNames[] = {
+      {"image/jpg", "jpeg"},
+      {"text/plain", "txt"},
+      {"text/markdown", "md"},
+      {"application/msword", "doc"},
+      {"application/vnd.openxmlformats-officedocument.wordprocessingml.document", "docx"},
+      {"application/vnd.ms-excel", "xls"},
+      {"application/vnd.openxmlformats-officedocument.spreadsheetml.sheet", "xlsx"}};
+  for (const auto& [each, name] : kNames)
+    if (each == media) return name;
+  return media.substr(std::min(media.size(), media.find('/') + 1));
 }
+
+// A document's name has letters, digits, hyphens and brackets there; of anything else a hyphen is made.
+std::string plain_name(std::string_view name) {
+  std::string out;
+  for (const char c : name) {
+    const bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+    out.push_back(letter || std::string_view("-()[]").contains(c) ? c : '-');
+  }
+  return out.empty() ? "document" : out.substr(0, 200);
+}
+
+Result<Json> blocks_of(const std::vector<Piece>& pieces);
 
 Result<Json> block_of(const Piece& piece) {
   switch (piece.kind) {
@@ -32,14 +55,18 @@ Result<Json> block_of(const Piece& piece) {
         return Error{Code::unsupported, "an upstream of kind bedrock takes pictures and files only as data: addresses"};
       Json inner{{"format", format_of(piece.media)}, {"source", {{"bytes", piece.base64}}}};
       if (piece.kind == Piece::Kind::picture) return Json{{"image", std::move(inner)}};
-      inner["name"] = piece.name.empty() ? "document" : piece.name;
+      inner["name"] = plain_name(piece.name);
       return Json{{"document", std::move(inner)}};
     }
     case Piece::Kind::call:
       return Json{{"toolUse", {{"toolUseId", piece.id}, {"name", piece.name}, {"input", *piece.json}}}};
-    case Piece::Kind::result:
-      return Json{{"toolResult", {{"toolUseId", piece.id}, {"content", Json::array({Json{{"text", piece.text}}})}}}};
+    case Piece::Kind::result: {
+      Json content = piece.inner.empty() ? Json::array({Json{{"text", piece.text}}}) : TRY(blocks_of(piece.inner));
+      return Json{{"toolResult", {{"toolUseId", piece.id}, {"content", std::move(content)}}}};
+    }
     case Piece::Kind::other:
+      if (string_member(*piece.json, "type") == "redacted_thinking")
+        return Json{{"reasoningContent", {{"redactedContent", string_member(*piece.json, "data")}}}};
       if (string_member(*piece.json, "type") == "thinking")
         return Json{{"reasoningContent",
                      {{"reasoningText",
@@ -52,7 +79,10 @@ Result<Json> block_of(const Piece& piece) {
 
 Result<Json> blocks_of(const std::vector<Piece>& pieces) {
   Json out = Json::array();
-  for (const Piece& piece : pieces) out.push_back(TRY(block_of(piece)));
+  for (const Piece& piece : pieces) {
+    out.push_back(TRY(block_of(piece)));
+    if (piece.cache_control) out.push_back({{"cachePoint", {{"type", "default"}}}});
+  }
   return out;
 }
 
@@ -62,11 +92,23 @@ Json tool_spec(std::string_view name, std::string_view description, const Json& 
   return {{"toolSpec", std::move(spec)}};
 }
 
-Status say_tools(const engine::Chat& chat, const Json& body, Json& out) {
+// The tools that were called before, each once: a conversation with calls is refused where no tools stand beside it.
+Json called_tools(const Conversation& conversation) {
+  Json out = Json::array();
+  std::set<std::string_view> names;
+  for (const Turn& turn : conversation.turns)
+    for (const Piece& piece : turn.pieces)
+      if (piece.kind == Piece::Kind::call && names.insert(piece.name).second)
+        out.push_back(tool_spec(piece.name, "", {{"type", "object"}}));
+  return out;
+}
+
+Status say_tools(const engine::Chat& chat, const Json& body, const Conversation& conversation, Json& out) {
   Json tools = Json::array();
   for (const Tool& tool : read_tools(chat)) {
     if (tool.other) return Error{Code::unsupported, "an upstream of kind bedrock takes only tools that are functions"};
     tools.push_back(tool_spec(tool.name, tool.description, *tool.parameters));
+    if (tool.cache_control) tools.push_back({{"cachePoint", {{"type", "default"}}}});
   }
   const ToolChoice choice = read_tool_choice(body);
   Json said = Json::object();
@@ -80,20 +122,38 @@ Status say_tools(const engine::Chat& chat, const Json& body, Json& out) {
   } else if (choice.kind == ToolChoice::Kind::one) {
     said = {{"tool", {{"name", choice.name}}}};
   }
-  if (tools.empty() || choice.kind == ToolChoice::Kind::none) return {};
+  // It has no word for "none": then the tools are left out, if they can be.
+  if (Json called = called_tools(conversation); !called.empty()) {
+    if (tools.empty()) tools = std::move(called);
+  } else if (choice.kind == ToolChoice::Kind::none) {
+    return {};
+  }
+  if (tools.empty()) return {};
   out["toolConfig"] = {{"tools", std::move(tools)}};
   if (!said.empty()) out["toolConfig"]["toolChoice"] = std::move(said);
   return {};
 }
 
-void say_inference(const Json& body, const engine::Request& request, Json& out) {
+// Claude has no 'reasoning_effort', but tokens to think; and thinking wants the usual sampling.
+void say_thinking(int budget, Json& config, Json& more) {
+  more.erase("reasoning_effort");
+  if (!more.contains("thinking") && budget > 0) more["thinking"] = {{"type", "enabled"}, {"budget_tokens", budget}};
+  if (!more.contains("thinking") || string_member(more["thinking"], "type") == "disabled") return;
+  config.erase("temperature"), config.erase("topP"), more.erase("top_k");
+}
+
+void say_inference(const Json& body, const engine::Request& request, const Conversation& conversation, bool claude,
+                   int usual_tokens, Json& out) {
   Json config = Json::object(), more = Json::object();
-  if (request.stopping.max_tokens > 0) config["maxTokens"] = request.stopping.max_tokens;
+  const int most = request.stopping.max_tokens > 0 ? request.stopping.max_tokens : usual_tokens;
+  const int budget = claude ? thinking_budget(body, conversation, read_tool_choice(body), most) : 0;
+  if (request.stopping.max_tokens > 0 || budget > 0) config["maxTokens"] = most;
   if (const Json* value = find_member(body, "temperature")) config["temperature"] = *value;
   if (const Json* value = find_member(body, "top_p")) config["topP"] = *value;
   if (const auto stops = read_stops(body); !stops.empty()) config["stopSequences"] = stops;
   for (const char* name : {"top_k", "thinking", "reasoning_effort"})
     if (const Json* value = find_member(body, name)) more[name] = *value;
+  if (claude) say_thinking(read_schema(body) ? 0 : budget, config, more);
   if (!config.empty()) out["inferenceConfig"] = std::move(config);
   if (!more.empty()) out["additionalModelRequestFields"] = std::move(more);
 }
@@ -145,6 +205,7 @@ class BedrockReader final : public Reader {
     const int index = count_of(event, "contentBlockIndex").value_or(0);
     if (type == "contentBlockStart") {
       thinking_.clear(), signature_.clear();
+      open_call_ = -1;
       const Json* start = find_member(event, "start");
       if (const Json* use = start != nullptr ? find_member(*start, "toolUse") : nullptr) begin_call(index, *use);
     } else if (type == "contentBlockDelta") {
@@ -159,10 +220,12 @@ class BedrockReader final : public Reader {
   }
 
   void begin_call(int index, const Json& use) {
+    open_call_ = index;
     if (!answer_is_tool_) teller_.tool_call(0, index, string_member(use, "toolUseId"), string_member(use, "name"), "");
   }
 
   void take_input(int index, std::string_view piece) {
+    if (!piece.empty()) open_call_ = -1;
     if (answer_is_tool_)
       teller_.text({.text = std::string(piece)});
     else
@@ -173,6 +236,9 @@ class BedrockReader final : public Reader {
     teller_.text({.text = std::string(string_member(delta, "text"))});
     if (const Json* use = find_member(delta, "toolUse")) take_input(index, string_member(*use, "input"));
     if (const Json* thought = find_member(delta, "reasoningContent")) {
+      if (const auto redacted = string_member(*thought, "redactedContent"); !redacted.empty())
+        teller_.members(0,
+                        {{"thinking_blocks", Json::array({Json{{"type", "redacted_thinking"}, {"data", redacted}}})}});
       thinking_.append(string_member(*thought, "text"));
       signature_.append(string_member(*thought, "signature"));
       teller_.reasoning(0, string_member(*thought, "text"));
@@ -180,6 +246,7 @@ class BedrockReader final : public Reader {
   }
 
   void end_block() {
+    if (open_call_ >= 0) take_input(open_call_, "{}");  // a call of a tool that wants nothing
     if (!signature_.empty())
       teller_.members(
           0, {{"thinking_blocks",
@@ -218,8 +285,10 @@ class BedrockReader final : public Reader {
     for (int i = 0; i < std::ssize(*content); ++i) {
       const Json& block = (*content)[static_cast<std::size_t>(i)];
       teller_.text({.text = std::string(string_member(block, "text"))});
-      if (const Json* thought = find_member(block, "reasoningContent"))
-        if (const Json* text = find_member(*thought, "reasoningText")) take_delta(i, {{"reasoningContent", *text}});
+      if (const Json* thought = find_member(block, "reasoningContent")) {
+        const Json* text = find_member(*thought, "reasoningText");
+        take_delta(i, {{"reasoningContent", text != nullptr ? *text : *thought}});
+      }
       end_block();
       if (const Json* use = find_member(block, "toolUse")) {
         begin_call(i, *use);
@@ -233,6 +302,7 @@ class BedrockReader final : public Reader {
   const bool answer_is_tool_, streamed_;
   EventStreamReader stream_;
   std::string body_, thinking_, signature_;
+  int open_call_ = -1;  // the block of a call of which no input has come; -1: none
 };
 
 class Bedrock final : public Wire {
@@ -240,6 +310,7 @@ class Bedrock final : public Wire {
   Bedrock(const UpstreamOptions& options, UpstreamSecrets secrets)
       : base_(base_url(options)),
         stream_(options.stream),
+        max_tokens_(options.max_tokens),
         keys_{.id = secrets.access_key,
               .secret = secrets.secret_key,
               .session = secrets.session_token,
@@ -267,8 +338,8 @@ class Bedrock final : public Wire {
     if (!conversation.system.empty()) out["system"] = TRY(blocks_of(conversation.system));
     for (const Turn& turn : conversation.turns)
       out["messages"].push_back({{"role", turn.role}, {"content", TRY(blocks_of(turn.pieces))}});
-    say_inference(body, request, out);
-    TRY(say_tools(*chat, body, out));
+    say_inference(body, request, conversation, model.find("claude") != model.npos, max_tokens_, out);
+    TRY(say_tools(*chat, body, conversation, out));
     return net::ClientRequest{.method = "POST",
                               .url = fmt::format("{}/model/{}/{}", base_, store::percent_encode(model, false),
                                                  stream_ ? "converse-stream" : "converse"),
@@ -297,6 +368,7 @@ class Bedrock final : public Wire {
  private:
   const std::string base_;
   const bool stream_;
+  const int max_tokens_;
   store::S3Keys keys_;
   const std::string bearer_;
 };

@@ -101,6 +101,7 @@ class Handler {
     index,
     cached_tokens,
     reasoning_tokens,
+    prediction_tokens,  // accepted or rejected: whoever has some is read into a tree
   };
   static Key key_of(std::string_view name) {
     switch (name.size()) {
@@ -138,6 +139,9 @@ class Handler {
         return name == "prompt_tokens_details" ? Key::prompt_tokens_details : Key::other;
       case 25:
         return name == "completion_tokens_details" ? Key::completion_tokens_details : Key::other;
+      case 26:
+        return name == "accepted_prediction_tokens" || name == "rejected_prediction_tokens" ? Key::prediction_tokens
+                                                                                            : Key::other;
       default:
         return Key::other;
     }
@@ -289,7 +293,7 @@ class Handler {
         return true;
       case In::completion_details:
         if (key_ == Key::reasoning_tokens) chunk.usage->reasoning = count;
-        return true;
+        return key_ != Key::prediction_tokens || count == 0;
       default:
         return plain();
     }

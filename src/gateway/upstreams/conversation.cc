@@ -23,14 +23,19 @@ void take_address(Piece& piece, std::string_view url) {
   }
 }
 
+// nothing: there is none.
+std::shared_ptr<const Json> cache_control_of(const Json& of) {
+  const Json* found = find_member(of, "cache_control");
+  return found != nullptr && found->is_object() ? keep(*found) : nullptr;
+}
+
 Piece read_part(const Json& part) {
-  Piece piece;
+  Piece piece{.cache_control = cache_control_of(part)};
   const std::string_view type = string_member(part, "type");
   if (part.is_string()) {
     piece.text = part.get<std::string>();
   } else if (type == "text" || type == "input_text" || type == "output_text" || type == "refusal") {
     piece.text = string_member(part, type == "refusal" ? "refusal" : "text");
-    if (part.contains("cache_control")) piece.json = keep(part);
   } else if (type == "image_url" || type == "input_image") {
     piece.kind = Piece::Kind::picture;
     const Json* image = find_member(part, "image_url");
@@ -40,6 +45,7 @@ Piece read_part(const Json& part) {
   } else if (const Json* file = find_member(part, "file"); type == "file" && file != nullptr) {
     piece.kind = Piece::Kind::document;
     piece.name = string_member(*file, "filename");
+    piece.file = string_member(*file, "file_id");
     take_address(piece, string_member(*file, "file_data"));
   } else {
     piece.kind = Piece::Kind::other;
@@ -58,6 +64,19 @@ void read_content(const Json& message, std::vector<Piece>& out) {
   for (const Json& part : *content)
     if (Piece piece = read_part(part); piece.kind != Piece::Kind::text || !piece.text.empty())
       out.push_back(std::move(piece));
+}
+
+Piece read_result(const Json& message) {
+  Piece out{.kind = Piece::Kind::result,
+            .id = std::string(string_member(message, "tool_call_id")),
+            .name = std::string(string_member(message, "name")),
+            .cache_control = cache_control_of(message)};
+  const Json* content = find_member(message, "content");
+  if (content != nullptr) out.text = content_text(*content);
+  read_content(message, out.inner);
+  if (std::ranges::all_of(out.inner, [](const Piece& each) { return each.kind == Piece::Kind::text; }))
+    out.inner.clear();
+  return out;
 }
 
 void read_calls(const Json& message, std::vector<Piece>& out) {
@@ -96,11 +115,7 @@ Result<Conversation> read_conversation(const engine::Chat& chat) {
     if (role == "system" || role == "developer") {
       read_content(message, out.system);
     } else if (role == "tool" || role == "function") {
-      const Json* content = find_member(message, "content");
-      pieces.push_back({.kind = Piece::Kind::result,
-                        .text = content != nullptr ? content_text(*content) : "",
-                        .id = std::string(string_member(message, "tool_call_id")),
-                        .name = std::string(string_member(message, "name"))});
+      pieces.push_back(read_result(message));
       add_turn(out, "user", std::move(pieces));
     } else if (role == "assistant") {
       // Thoughts go back as they were signed, before what they led to.
@@ -130,11 +145,11 @@ std::vector<Tool> read_tools(const engine::Chat& chat) {
       continue;
     }
     const Json* parameters = find_member(*function, "parameters");
-    out.push_back(
-        {.name = std::string(string_member(*function, "name")),
-         .description = std::string(string_member(*function, "description")),
-         .parameters =
-             keep(parameters != nullptr ? *parameters : Json{{"type", "object"}, {"properties", Json::object()}})});
+    out.push_back({.name = std::string(string_member(*function, "name")),
+                   .description = std::string(string_member(*function, "description")),
+                   .parameters = keep(parameters != nullptr ? *parameters
+                                                            : Json{{"type", "object"}, {"properties", Json::object()}}),
+                   .cache_control = cache_control_of(tool.contains("cache_control") ? tool : *function)});
   }
   return out;
 }
@@ -179,6 +194,38 @@ std::vector<std::string> read_stops(const Json& body) {
     for (const Json& each : *stop)
       if (each.is_string()) out.push_back(each.get<std::string>());
   return out;
+}
+
+int thinking_budget(const Json& body, const Conversation& conversation, const ToolChoice& choice, int most) {
+  const std::string_view effort = string_member(body, "reasoning_effort");
+  const int wanted = effort == "low"                         ? 1024
+                     : effort == "medium"                    ? 4096
+                     : effort == "high" || effort == "xhigh" ? 16384
+                                                             : 0;
+  const int budget = std::min(wanted, most - 1);
+  if (budget < 1024 || choice.kind == ToolChoice::Kind::any || choice.kind == ToolChoice::Kind::one) return 0;
+  const auto& turns = conversation.turns;
+  const auto last =
+      std::find_if(turns.rbegin(), turns.rend(), [](const Turn& each) { return each.role == "assistant"; });
+  const bool calls = last != turns.rend() && std::ranges::any_of(last->pieces, [](const Piece& each) {
+                       return each.kind == Piece::Kind::call;
+                     });
+  return calls && last->pieces.front().kind != Piece::Kind::other ? 0 : budget;
+}
+
+Status refuse_other_parts(const Json& messages, std::string_view kind) {
+  for (const Json& message : messages) {
+    const Json* content = find_member(message, "content");
+    if (content == nullptr || !content->is_array()) continue;
+    for (const Json& part : *content) {
+      const std::string_view type = string_member(part, "type");
+      for (const std::string_view other : {"file", "input_file", "input_audio", "audio_url", "video_url"})
+        if (type == other)
+          return Error{Code::unsupported,
+                       fmt::format("an upstream of kind {} does not take parts of type '{}'", kind, type)};
+    }
+  }
+  return {};
 }
 
 Status refuse_members(const Json& body, std::string_view kind, std::initializer_list<std::string_view> names) {

@@ -43,6 +43,7 @@ bool has_pictures(const Json& messages) {
 // A conversation with pictures has parts everywhere, {"text"} and {"image"}; one without has texts.
 Json message_of(const Json& message, bool parts) {
   Json out = message;
+  if (string_member(message, "role") == "developer") out["role"] = "system";
   const Json* content = find_member(message, "content");
   if (content == nullptr) {
     out["content"] = "";
@@ -105,8 +106,10 @@ class DashScopeReader final : public Reader {
     const int index = count_of(choice, "index").value_or(0);
     if (const Json* message = find_member(choice, "message")) {
       teller_.reasoning(index, string_member(*message, "reasoning_content"));
-      if (const Json* content = find_member(*message, "content"))
-        teller_.text({.choice = index, .text = content_text(*content)});
+      engine::Text text{.choice = index};
+      if (const Json* content = find_member(*message, "content")) text.text = content_text(*content);
+      if (const Json* logprobs = find_member(choice, "logprobs")) add_chat_logprobs(*logprobs, text.logprobs);
+      teller_.text(std::move(text));
       if (const Json* calls = find_member(*message, "tool_calls"); calls != nullptr && calls->is_array())
         for (const Json& call : *calls)
           if (const Json* function = find_member(call, "function"))
@@ -137,6 +140,7 @@ class DashScope final : public Wire {
       return Error{Code::unsupported, "an upstream of kind dashscope takes conversations, not bare texts"};
     const Json body = openai_body(request);
     TRY(refuse_members(body, "dashscope", {"logit_bias", "functions"}));
+    TRY(refuse_other_parts(*chat->messages, "dashscope"));
     const bool parts = has_pictures(*chat->messages);
     Json messages = Json::array();
     for (const Json& message : *chat->messages) messages.push_back(message_of(message, parts));

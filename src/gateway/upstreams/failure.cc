@@ -134,7 +134,7 @@ int status_of_type(const Said& said) {
   if (has(text, {"overloaded", "unavailable", "server_is_overloaded"})) return 503;
   if (has(text, {"rate_limit", "throttl", "too_many"})) return 429;
   if (has(text, {"timeout"})) return 504;
-  if (has(text, {"invalid_request", "badrequest", "validation"})) return 400;
+  if (has(text, {"invalid_request", "badrequest", "validation"}) || is_filtered(said)) return 400;
   int code = 0;
   const auto [end, failed] = std::from_chars(said.code.data(), said.code.data() + said.code.size(), code);
   if (failed == std::errc{} && end == said.code.data() + said.code.size() && code >= 400 && code < 600) return code;
@@ -180,6 +180,8 @@ engine::Failed translate(const std::string& upstream, int status, const Said& sa
     case 429:
       out = failed(Code::exhausted, 0, "", told);
       break;
+    case 424:  // AWS: the model failed
+      return failed(Code::unavailable, 502, "upstream_error", told);
     case 501:
       return failed(Code::unsupported, 0, "", told);
     case 503:

@@ -248,7 +248,8 @@ inline UpstreamOptions options_for(const FakeServer& server, std::string kind = 
           .models = {{"m", "theirs"}},
           .retry_base = milliseconds(1),
           .retry_cap = milliseconds(5),
-          .health_interval = milliseconds(0)};
+          .health_interval = milliseconds(0),
+          .load_interval = milliseconds(0)};
 }
 
 // Asks and waits for the end.

@@ -124,6 +124,47 @@ TEST(Anthropic, ASchemaIsAskedForAsAToolAndTheAnswerIsItsInput) {
   EXPECT_EQ(kind.body["tool_choice"]["name"], "answer");
 }
 
+// What a client may put beside its texts, and what it brings back from tools.
+Json parts() {
+  return Json::parse(R"({"max_tokens":9000,"reasoning_effort":"high","temperature":0.5,
+    "messages":[{"role":"user","content":[
+        {"type":"file","file":{"filename":"a b.plan.pdf","file_data":"data:application/pdf;base64,JVBERi0="},"cache_control":{"type":"ephemeral"}},
+        {"type":"file","file":{"filename":"n.txt","file_data":"data:text/plain;base64,aGk="}}]},
+      {"role":"assistant","tool_calls":[{"id":"c1","type":"function","function":{"name":"f","arguments":"{}"}}],
+       "thinking_blocks":[{"type":"redacted_thinking","data":"ENC"}]},
+      {"role":"tool","tool_call_id":"c1","content":[{"type":"text","text":"seen"},{"type":"image_url","image_url":{"url":"data:image/png;base64,AAAA"}}]}],
+    "tools":[{"type":"function","function":{"name":"f","parameters":{"type":"object"}},"cache_control":{"type":"ephemeral"}}]})");
+}
+
+const auto refuses = [](const Exchange& exchange) { exchange.answer(400, "application/json", R"({"message":"no"})"); };
+
+TEST(Anthropic, FilesPicturesOfToolsAndMarksOfTheCacheGoOut) {
+  Kind kind("anthropic", refuses);
+  kind.ask(parts());
+  EXPECT_EQ(kind.body["messages"], Json::parse(R"([{"role":"user","content":[
+      {"type":"document","source":{"type":"base64","media_type":"application/pdf","data":"JVBERi0="},"title":"a b.plan.pdf","cache_control":{"type":"ephemeral"}},
+      {"type":"document","source":{"type":"text","media_type":"text/plain","data":"hi"},"title":"n.txt"}]},
+    {"role":"assistant","content":[{"type":"redacted_thinking","data":"ENC"},{"type":"tool_use","id":"c1","name":"f","input":{}}]},
+    {"role":"user","content":[{"type":"tool_result","tool_use_id":"c1","content":[{"type":"text","text":"seen"},
+      {"type":"image","source":{"type":"base64","media_type":"image/png","data":"AAAA"}}]}]}])"))
+      << kind.body.dump();
+  EXPECT_EQ(kind.body["tools"][0]["cache_control"]["type"], "ephemeral");
+  EXPECT_EQ(kind.body["thinking"]["budget_tokens"], 8999);
+  EXPECT_FALSE(kind.body.contains("temperature"));
+}
+
+TEST(Anthropic, ThoughtsAreNotAskedForWhereTheyWouldBeRefused) {
+  Kind kind("anthropic", refuses);
+  Json request = parts();
+  request["messages"][1].erase("thinking_blocks");  // most clients do not keep them
+  kind.ask(request);
+  EXPECT_FALSE(kind.body.contains("thinking"));
+  request = parts();
+  request["tool_choice"] = "required";
+  kind.ask(request);
+  EXPECT_FALSE(kind.body.contains("thinking"));
+}
+
 TEST(Anthropic, AnErrorEventAndWhatItCannotBeAsked) {
   Kind kind("anthropic", [](const Exchange& exchange) {
     exchange.begin();
@@ -249,6 +290,54 @@ TEST(Bedrock, ConverseGoesOutSignedAndItsEventsComeBack) {
   EXPECT_EQ(asked.sink.usage().completion_tokens, 9);
 }
 
+TEST(Bedrock, FilesPicturesOfToolsAndMarksOfTheCacheGoOut) {
+  Kind kind("bedrock", refuses);
+  kind.options.region = "r";
+  kind.options.models = {{"m", "us.anthropic.claude-sonnet:0"}};
+  Json request = parts();
+  request["tool_choice"] = "none";
+  kind.ask(request);
+  EXPECT_EQ(kind.body["messages"], Json::parse(R"([{"role":"user","content":[
+      {"document":{"format":"pdf","source":{"bytes":"JVBERi0="},"name":"a-b-plan-pdf"}},{"cachePoint":{"type":"default"}},
+      {"document":{"format":"txt","source":{"bytes":"aGk="},"name":"n-txt"}}]},
+    {"role":"assistant","content":[{"reasoningContent":{"redactedContent":"ENC"}},{"toolUse":{"toolUseId":"c1","name":"f","input":{}}}]},
+    {"role":"user","content":[{"toolResult":{"toolUseId":"c1","content":[{"text":"seen"},{"image":{"format":"png","source":{"bytes":"AAAA"}}}]}}]}])"))
+      << kind.body.dump();
+  EXPECT_EQ(kind.body["toolConfig"]["tools"][1], Json::parse(R"({"cachePoint":{"type":"default"}})"));
+  EXPECT_EQ(kind.body["additionalModelRequestFields"],
+            Json::parse(R"({"thinking":{"type":"enabled","budget_tokens":8999}})"));
+  EXPECT_EQ(kind.body["inferenceConfig"], Json::parse(R"({"maxTokens":9000})"));
+  request.erase("tools");
+  kind.ask(request);
+  EXPECT_EQ(kind.body["toolConfig"]["tools"][0]["toolSpec"]["name"], "f") << "calls are refused without tools";
+  kind.options.models = {{"m", "openai.gpt-oss"}};
+  kind.ask(request);
+  EXPECT_EQ(kind.body["additionalModelRequestFields"], Json::parse(R"({"reasoning_effort":"high"})"));
+}
+
+TEST(Bedrock, HiddenThoughtsAndCallsWithoutInputComeBack) {
+  Kind kind("bedrock", [](const Exchange& exchange) {
+    exchange.begin("application/vnd.amazon.eventstream");
+    exchange.send(converse_event("contentBlockDelta",
+                                 R"({"contentBlockIndex":0,"delta":{"reasoningContent":{"redactedContent":"ENC"}}})") +
+                  converse_event("contentBlockStop", R"({"contentBlockIndex":0})") +
+                  converse_event("contentBlockStart",
+                                 R"({"contentBlockIndex":1,"start":{"toolUse":{"toolUseId":"t","name":"f"}}})") +
+                  converse_event("contentBlockStop", R"({"contentBlockIndex":1})") +
+                  converse_event("messageStop", R"({"stopReason":"tool_use"})"));
+  });
+  kind.options.region = "r";
+  auto asked = kind.ask(rich());
+  EXPECT_EQ(asked.sink.calls(), std::vector<std::string>{"t f {}"});
+  EXPECT_EQ((*asked.sink.all<engine::Members>().at(0).json)["thinking_blocks"],
+            Json::parse(R"([{"type":"redacted_thinking","data":"ENC"}])"));
+  Kind failed("bedrock", [](const Exchange& exchange) {
+    exchange.answer(424, "application/json", R"({"message":"The model failed"})");
+  });
+  failed.options.region = "r";
+  EXPECT_EQ(failed.ask().sink.failed()->status, 502) << "not the client's fault";
+}
+
 TEST(Bedrock, ExceptionsAndBrokenEventsAreTold) {
   for (const bool flipped : {false, true}) {
     Kind kind("bedrock", [&](const Exchange& exchange) {
@@ -309,6 +398,39 @@ TEST(DashScope, ItsFormGoesOutAndComesBack) {
         R"({"code":"DataInspectionFailed","message":"Input data may contain inappropriate content.","request_id":"r"})");
   });
   EXPECT_EQ(angry.ask().sink.failed()->reason, "content_policy_violation");
+  Kind late("dashscope", [](const Exchange& exchange) {
+    exchange.begin();
+    exchange.send("event:error\n:HTTP_STATUS/400\ndata:{\"code\":\"DataInspectionFailed\",\"message\":\"no\"}\n\n");
+  });
+  EXPECT_EQ(late.ask().sink.failed()->reason, "content_policy_violation");
+}
+
+TEST(DashScope, LogprobsComeBackAndADeveloperIsTheSystem) {
+  Kind kind("dashscope", [](const Exchange& exchange) {
+    exchange.begin();
+    exchange.send(
+        "data:{\"output\":{\"choices\":[{\"message\":{\"content\":\"H\"},\"logprobs\":{\"content\":[{\"token\":\"H\","
+        "\"logprob\":-0.5,\"bytes\":[72],\"top_logprobs\":[]}]},\"finish_reason\":\"stop\"}]}}\n\n");
+  });
+  auto asked = kind.ask(Json::parse(R"({"logprobs":true,"messages":[{"role":"developer","content":"Be brief."}]})"));
+  EXPECT_EQ(kind.body["input"]["messages"][0]["role"], "system");
+  const auto texts = asked.sink.all<engine::Text>();
+  ASSERT_EQ(texts.size(), 1u);
+  ASSERT_EQ(texts[0].logprobs.size(), 1u);
+  EXPECT_EQ(texts[0].logprobs[0].logprob, -0.5f);
+}
+
+TEST(Kinds, WhatCannotBeSaidThereIsRefusedNotLeftOut) {
+  for (const char* name : {"ollama", "dashscope"}) {
+    Kind kind(name, refuses);
+    for (const char* part :
+         {R"({"type":"file","file":{"file_id":"f"}})", R"({"type":"input_audio","input_audio":{}})"}) {
+      Json request{{"messages", Json::array({Json{{"role", "user"}, {"content", Json::array({Json::parse(part)})}}})}};
+      const auto refused = kind.ask(request).refused;
+      ASSERT_TRUE(refused) << name << part;
+      EXPECT_EQ(refused->error.code, Code::unsupported);
+    }
+  }
 }
 
 TEST(EventStream, ChecksumsAndLengthsAreHeld) {

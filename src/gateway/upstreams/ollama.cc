@@ -138,6 +138,7 @@ class Ollama final : public Wire {
       if (choice.kind == ToolChoice::Kind::any || choice.kind == ToolChoice::Kind::one)
         return Error{Code::unsupported, "an upstream of kind ollama cannot be made to call a tool ('tool_choice')"};
       if (chat->tools && choice.kind != ToolChoice::Kind::none) out["tools"] = *chat->tools;
+      TRY(refuse_other_parts(*chat->messages, "ollama"));
       Json names = Json::object();
       out["messages"] = Json::array();
       for (const Json& message : *chat->messages) out["messages"].push_back(TRY(read_message(message, names)));

@@ -41,18 +41,6 @@ float logprob_of(const Json& token) {
   return value != nullptr && value->is_number() ? value->get<float>() : -9999.0f;
 }
 
-// A chat's: {"content": [{"token", "logprob", "bytes", "top_logprobs"}]}.
-void add_chat_logprobs(const Json& logprobs, std::vector<engine::TokenLogprob>& out) {
-  const Json* tokens = find_member(logprobs, "content");
-  if (tokens == nullptr || !tokens->is_array()) return;
-  for (const Json& token : *tokens) {
-    engine::TokenLogprob next{.logprob = logprob_of(token), .bytes = bytes_of(token)};
-    if (const Json* top = find_member(token, "top_logprobs"); top != nullptr && top->is_array())
-      for (const Json& each : *top) next.top.push_back({.logprob = logprob_of(each), .bytes = bytes_of(each)});
-    out.push_back(std::move(next));
-  }
-}
-
 // A completion's: parallel lists.
 void add_text_logprobs(const Json& logprobs, std::vector<engine::TokenLogprob>& out) {
   const Json *tokens = find_member(logprobs, "tokens"), *values = find_member(logprobs, "token_logprobs"),
@@ -195,6 +183,14 @@ class OpenAi final : public Wire {
   net::ClientRequest probe() const override { return {.url = base_ + "/models", .headers = headers_}; }
   Result<std::vector<Listed>> read_list(std::string_view body) const override { return read_openai_list(body); }
 
+  // Beside the API, not within it.
+  std::optional<net::ClientRequest> ask_load() const override {
+    const std::string_view root = base_;
+    return net::ClientRequest{
+        .url = std::string(root.substr(0, root.size() - (root.ends_with("/v1") ? 3 : 0))) + "/metrics",
+        .headers = headers_};
+  }
+
   std::optional<net::ClientRequest> ask_prefixes(const std::string& model, std::uint64_t book,
                                                  std::uint64_t sequence) const override {
     if (!is_ashlar_) return std::nullopt;
@@ -266,6 +262,7 @@ std::string chat_text(const engine::Request& request, const engine::Chat& chat, 
     ours.emplace_back(request.body->contains("max_completion_tokens") ? "max_completion_tokens" : "max_tokens",
                       fmt::format("{}", request.stopping.max_tokens));
   if (request.n > 1) ours.emplace_back("n", fmt::format("{}", request.n));
+  if (request.body->contains("priority")) ours.emplace_back("priority", fmt::format("{}", request.priority));
   std::string out;
   const auto say = [&](std::string_view name, std::string_view value) {
     out.push_back(out.empty() ? '{' : ',');
@@ -281,6 +278,17 @@ std::string chat_text(const engine::Request& request, const engine::Chat& chat, 
 }
 
 }  // namespace
+
+void add_chat_logprobs(const Json& logprobs, std::vector<engine::TokenLogprob>& out) {
+  const Json* tokens = find_member(logprobs, "content");
+  if (tokens == nullptr || !tokens->is_array()) return;
+  for (const Json& token : *tokens) {
+    engine::TokenLogprob next{.logprob = logprob_of(token), .bytes = bytes_of(token)};
+    if (const Json* top = find_member(token, "top_logprobs"); top != nullptr && top->is_array())
+      for (const Json& each : *top) next.top.push_back({.logprob = logprob_of(each), .bytes = bytes_of(each)});
+    out.push_back(std::move(next));
+  }
+}
 
 std::unique_ptr<Reader> make_openai_reader(const engine::Request&, const net::Headers& headers, Teller& teller) {
   return std::make_unique<OpenAiReader>(headers, teller);

@@ -11,6 +11,9 @@ namespace ashlar::gateway {
 // Reads a stream of chunks, or a whole answer where an upstream gives that instead.
 std::unique_ptr<Reader> make_openai_reader(const engine::Request& request, const net::Headers& headers, Teller& teller);
 
+// A chat's: {"content": [{"token", "logprob", "bytes", "top_logprobs"}]}.
+void add_chat_logprobs(const Json& logprobs, std::vector<engine::TokenLogprob>& out);
+
 // {"data": [{"id", "max_model_len"...}]}, also Ollama's and TGI's variants of it.
 Result<std::vector<Listed>> read_openai_list(std::string_view body);
 

@@ -91,6 +91,7 @@ Section::Readers UpstreamsReader::members(UpstreamOptions& out) {
       {"health_interval", section_.duration("health_interval", out.health_interval)},
       {"health_path", section_.text("health_path", out.health_path)},
       {"health_failures", section_.whole("health_failures", out.health_failures, 1, 100)},
+      {"load_interval", section_.duration("load_interval", out.load_interval)},
       {"blocks_interval", section_.duration("blocks_interval", out.blocks_interval)},
       {"allow_private", section_.flag("allow_private", out.allow_private)},
       {"stream", section_.flag("stream", out.stream)},
@@ -157,6 +158,8 @@ void UpstreamsReader::check(const YAML::Node& node, const UpstreamOptions& out) 
     section_.fail(node["blocks_interval"], "'blocks_interval' is for another Ashlar, of kind openai");
   if (out.blocks_interval.count() > 0 && out.blocks_interval < std::chrono::milliseconds(10))
     section_.fail(node["blocks_interval"], "'blocks_interval' should be 10ms at least, or 0");
+  if (out.load_interval.count() > 0 && out.load_interval < std::chrono::milliseconds(10))
+    section_.fail(node["load_interval"], "'load_interval' should be 10ms at least, or 0");
   if (out.kind == "bedrock" && out.region.empty())
     section_.fail(node, "an upstream of kind bedrock needs its 'region'");
 }

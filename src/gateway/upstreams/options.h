@@ -48,6 +48,10 @@ struct UpstreamOptions {
   std::string health_path;                           // of the URL's host; empty: the kind's own
   int health_failures = 3;                           // in a row make it down
 
+  // How often it is asked how many requests wait there and how full its memory is, as long as it tells; 0: never. Of
+  // kind openai alone.
+  std::chrono::milliseconds load_interval{1'000};
+
   // It is an Ashlar: it is asked so often what its prefix caches have, for routes by prefix-index, and each of our
   // tenants has blocks of its own there. The key must be an operator's there. 0: it is not asked.
   std::chrono::milliseconds blocks_interval{0};

@@ -63,13 +63,12 @@ Result<std::shared_ptr<UpstreamState>> UpstreamState::create(UpstreamOptions opt
   const bool tls = TRY(net::parse_url(base_url(options))).tls;
   net::ProxyRules proxies = TRY(read_proxy(options));
   auto wire = make_wire(options, std::move(secrets));
-  auto client =
-      TRY(net::HttpClient::create({.connect_timeout = options.connect_timeout,
-                                   .http2 = options.http2,
-                                   .max_body = options.max_answer,
-                                   .tls_ca = options.tls_ca,
-                                   .tls_verify = tls && options.tls_verify,  // else no authorities are read
-                                   .proxies = std::move(proxies)}));
+  auto client = TRY(net::HttpClient::create({.connect_timeout = options.connect_timeout,
+                                             .http2 = options.http2,
+                                             .max_body = options.max_answer,
+                                             .tls_ca = options.tls_ca,
+                                             .tls_verify = tls && options.tls_verify,  // else no authorities are read
+                                             .proxies = std::move(proxies)}));
   std::shared_ptr<UpstreamState> state(new UpstreamState(std::move(options), std::move(wire)));
   state->client_ = std::move(client);
   return state;
@@ -143,6 +142,34 @@ void UpstreamState::begin_probes() {
   if (options.health_interval.count() > 0) pause_ = client_->after(std::chrono::milliseconds(0), [this] { probe(); });
   if (options.blocks_interval.count() > 0)
     watch_begin_ = client_->after(std::chrono::milliseconds(0), [this] { watch_prefixes(0); });
+  if (options.load_interval.count() > 0)
+    load_begin_ = client_->after(std::chrono::milliseconds(0), [this] { watch_load(); });
+}
+
+void UpstreamState::watch_load() {
+  auto request = wire_->ask_load();
+  if (!request) return;
+  request->timeout = std::min(kProbeTimeout, options.connect_timeout);
+  load_status_ = 0;
+  load_body_.clear();
+  load_ = client_->send(outgoing(std::move(*request), kProbeTimeout),
+                        {.on_connect = [this](const std::string& address) { connected(address); },
+                         .on_head = [this](int status, const net::Headers&) { load_status_ = status; },
+                         .on_data =
+                             [this](std::string_view piece) {
+                               if (load_body_.size() + piece.size() <= kMaxProbe) load_body_.append(piece);
+                             },
+                         .on_done = [this](Status done) { load_told(std::move(done)); }});
+}
+
+// Who answers and does not tell is not asked again.
+void UpstreamState::load_told(Status call) {
+  const bool answered = call && load_status_ < 500 && load_status_ != 429;
+  const auto told = answered && load_status_ == 200 ? read_told_load(load_body_) : std::nullopt;
+  told_waiting_ = told ? told->waiting : 0;
+  told_memory_ = told ? told->kv_used : 0;
+  if (answered && !told) return;
+  load_pause_ = client_->after(options.load_interval, [this] { watch_load(); });
 }
 
 void UpstreamState::probe() {

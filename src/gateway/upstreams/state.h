@@ -14,6 +14,7 @@
 #include "gateway/upstreams/options.h"
 #include "gateway/upstreams/prefix_copy.h"
 #include "gateway/upstreams/retries.h"
+#include "gateway/upstreams/told_load.h"
 #include "gateway/upstreams/wire.h"
 #include "net/http_client.h"
 
@@ -61,6 +62,8 @@ class UpstreamState {
   void when_probed(std::function<void()> told);
   void begin_probes();
 
+  // What it said last of how busy it is; 0, 0: nothing that holds now.
+  ToldLoad told_load() const { return {.waiting = told_waiting_, .kv_used = told_memory_}; }
   // What it told of this model, which is asked for from now on. Null: nothing yet, or it does not tell.
   std::shared_ptr<const engine::CachedPrefixes> cached_prefixes(const std::string& name);
 
@@ -74,6 +77,8 @@ class UpstreamState {
     std::string model;
     std::shared_ptr<PrefixCopy> copy = std::make_shared<PrefixCopy>();
   };
+  void watch_load();
+  void load_told(Status call);
   void watch_prefixes(std::size_t next);
   void watched(std::size_t which, const PrefixCopy::Place& asked, Status call);
 
@@ -81,6 +86,8 @@ class UpstreamState {
   const bool url_is_local_;
   std::atomic<bool> healthy_ = true;
   std::atomic<std::uint64_t> cards_version_ = 0;
+  std::atomic<int> told_waiting_ = 0;
+  std::atomic<double> told_memory_ = 0;
 
   mutable std::mutex mutex_;
   std::string address_;                                          // GUARDED_BY(mutex_), as is all to the next line
@@ -98,7 +105,11 @@ class UpstreamState {
   int watch_status_ = 0;
   std::string watch_body_;
   std::unique_ptr<net::Call> watch_, watch_pause_;
-  std::unique_ptr<net::Call> watch_begin_;  // set by begin_probes() alone: what it begins may be under way by then
+  int load_status_ = 0;
+  std::string load_body_;
+  std::unique_ptr<net::Call> load_, load_pause_;
+  // Set by begin_probes() alone: what they begin may be under way by then.
+  std::unique_ptr<net::Call> watch_begin_, load_begin_;
 
   std::unique_ptr<net::HttpClient> client_;  // last: its thread ends before the rest dies
 };

@@ -184,6 +184,8 @@ void Teller::usage(const Json& openai) {
   };
   counted(count_of(openai, "prompt_tokens"), count_of(openai, "completion_tokens"),
           inner("prompt_tokens_details", "cached_tokens"), inner("completion_tokens_details", "reasoning_tokens"));
+  accepted_ = inner("completion_tokens_details", "accepted_prediction_tokens").value_or(accepted_);
+  rejected_ = inner("completion_tokens_details", "rejected_prediction_tokens").value_or(rejected_);
 }
 
 bool Teller::any_choice_open() const { return !std::ranges::all_of(choices_, &Choice::ended); }
@@ -219,6 +221,8 @@ void Teller::finish() {
   usage.completion_tokens = believed ? *completion_ : estimate;
   usage.cached_tokens = std::min(cached_.value_or(0), usage.prompt_tokens);
   usage.reasoning_tokens = std::min(reasoning_.value_or(tokens_of(reasoning_quarters_)), usage.completion_tokens);
+  usage.accepted_tokens = accepted_;
+  usage.rejected_tokens = rejected_;
   usage.estimated = !believed || !prompt_ || (*prompt_ == 0 && prompt_estimate_ > 0);
   if (prompt_ && *prompt_ == 0) usage.prompt_tokens = prompt_estimate_;
   events_.emplace_back(engine::Finished{.usage = usage});

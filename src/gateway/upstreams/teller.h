@@ -77,6 +77,7 @@ class Teller {
   std::vector<Choice> choices_;
   std::vector<engine::Event> events_;
   std::optional<int> prompt_, completion_, cached_, reasoning_;
+  int accepted_ = 0, rejected_ = 0;
   std::uint64_t reasoning_quarters_ = 0;
   bool begun_ = false, over_ = false, capped_ = false;
   std::optional<Failure> failure_;

@@ -69,7 +69,11 @@ std::shared_ptr<const engine::CachedPrefixes> Upstream::cached_prefixes(const st
 }
 
 engine::Generator::Load Upstream::load() const {
-  return {.running = state_->budget.active(), .healthy = state_->healthy()};
+  const ToldLoad told = state_->told_load();
+  return {.running = state_->budget.active(),
+          .waiting = told.waiting,
+          .kv_used = told.kv_used,
+          .healthy = state_->healthy()};
 }
 
 void Upstream::embed(engine::EmbedRequest request, Done done) {

@@ -43,6 +43,7 @@ class Keeper {
             .models = {{"m", "theirs"}},
             .max_attempts = 1,
             .health_interval = std::chrono::milliseconds(0),
+            .load_interval = std::chrono::milliseconds(0),
             .http2 = net::Http2::always};
   }
 

@@ -9,6 +9,7 @@
 
 #include "base/json_full.h"
 #include "gateway/upstreams/fakes_for_test.h"
+#include "gateway/upstreams/wire.h"
 
 namespace ashlar::gateway {
 namespace {
@@ -22,7 +23,7 @@ std::string delta(const std::string& text) {
 }
 const std::string kStop = R"({"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]})";
 const std::string kUsage =
-    R"({"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":3}}})";
+    R"({"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":3},"completion_tokens_details":{"accepted_prediction_tokens":4,"rejected_prediction_tokens":1}}})";
 
 void hello(const Turn& turn) {
   turn.begin();
@@ -48,6 +49,8 @@ TEST(Upstream, TextAndUsageComeThrough) {
   EXPECT_EQ(usage.prompt_tokens, 7);
   EXPECT_EQ(usage.completion_tokens, 2);
   EXPECT_EQ(usage.cached_tokens, 3);
+  EXPECT_EQ(usage.accepted_tokens, 4);
+  EXPECT_EQ(usage.rejected_tokens, 1);
   EXPECT_FALSE(usage.estimated);
   EXPECT_EQ(asked.sink.reasons(), std::vector{FinishReason::stop});
   EXPECT_TRUE(std::holds_alternative<engine::Started>(asked.sink.wait().front()));
@@ -80,6 +83,21 @@ TEST(Upstream, WhatTheClientWroteGoesOutAsItIs) {
   EXPECT_NE(head.find("authorization: Bearer s3cret"), head.npos) << head;
   EXPECT_NE(head.find("x-more: yes"), head.npos) << head;
   EXPECT_EQ(head.find("accept-encoding"), head.npos) << head;
+}
+
+TEST(Upstream, HearsThePriorityThatCounts) {
+  Json seen;
+  FakeServer server([&](const Turn& turn, int) {
+    seen = turn.json();
+    hello(turn);
+  });
+  auto request = chat_request("Hi", Json{{"priority", -9}});
+  request.priority = -1;  // its sender may be no more urgent
+  Asked claimed(options_for(server), request);
+  EXPECT_EQ(seen["priority"], -1);
+  EXPECT_EQ(openai_body(request)["priority"], -1);
+  ask(server);
+  EXPECT_FALSE(seen.contains("priority")) << "nothing that the client did not say";
 }
 
 TEST(Upstream, ARequestWithoutABodyIsWrittenFromItsFields) {

@@ -128,6 +128,7 @@ Json openai_body(const engine::Request& request) {
     out[new_name ? "max_completion_tokens" : "max_tokens"] = request.stopping.max_tokens;
   if (request.body == nullptr && !request.stopping.stop.empty()) out["stop"] = request.stopping.stop;
   if (request.n > 1) out["n"] = request.n;
+  if (out.contains("priority")) out["priority"] = request.priority;  // as far as its sender may be urgent
   return out;
 }
 

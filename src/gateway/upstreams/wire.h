@@ -61,6 +61,9 @@ class Wire {
   // corrupt: no such list.
   virtual Result<std::vector<Listed>> read_list(std::string_view body) const = 0;
 
+  // A GET for its page of metrics (told_load.h); nullopt: this kind has none.
+  virtual std::optional<net::ClientRequest> ask_load() const { return std::nullopt; }
+
   // A GET for what an Ashlar has in the prefix cache of `model`, since what is known of it (prefix_copy.h); nullopt:
   // this kind is none.
   virtual std::optional<net::ClientRequest> ask_prefixes(const std::string& model, std::uint64_t book,
