@@ -38,9 +38,10 @@ gateway::Who owner(std::string tenant, gateway::Proof proof) {
 // A request whose sender is being asked for.
 struct Asked {
   Call call;
+  std::shared_ptr<Door> door;  // the call's exchange
   const Route* route;
   std::string allow;
-  bool is_admin = false;       // the path is the admin API's, and
+  bool is_admin = false;      // the path is the admin API's, and
   AdminTable::Found admin{};  // this is what it means
 
   // Who may not read what happened does not learn either which of those paths there are.
@@ -83,6 +84,7 @@ class ApiImpl final : public Api {
     shared_.phase.compare_exchange_strong(loading, Phase::ready);
   }
   void set_feedback(decltype(Shared::feedback) feedback) override { shared_.feedback = std::move(feedback); }
+  void set_rates(decltype(Shared::rates) rates) override { shared_.rates = std::move(rates); }
   void set_keys(Keys keys) override {
     auto fresh = std::make_shared<const Keys>(std::move(keys));
     const std::lock_guard lock(keys_mutex_);
@@ -117,12 +119,12 @@ class ApiImpl final : public Api {
     const bool is_admin = AdminTable::has(request.path);
     if (const AdminTable* const admin = shared_.admin; is_admin && admin != nullptr) found = admin->find(request);
     const std::string id = request_id(request.headers);
-    const std::string_view label = route != nullptr              ? route->path
+    const std::string_view label = route != nullptr             ? route->path
                                    : found.operation != nullptr ? std::string_view(found.operation->path)
-                                                                 : "other";
+                                                                : "other";
     auto exchange = with_door(std::move(inner), common_headers(request, id), label);
     auto asked = std::make_shared<Asked>(
-        Call{.exchange = exchange, .shared = shared_, .rest = std::move(rest), .request_id = id}, route,
+        Call{.exchange = exchange, .shared = shared_, .rest = std::move(rest), .request_id = id}, exchange, route,
         is_admin ? found.allow : std::move(allow), is_admin, found);
     attempt(*asked, [&] { return receive(asked); });
   }
@@ -192,6 +194,8 @@ class ApiImpl final : public Api {
     call.who = std::move(who);
     call.tenant = call.who->tenant;
     const bool known = asked.route != nullptr || asked.is_admin;
+    if (asked.route != nullptr && asked.scope() == Scope::use && shared_.generator != nullptr && shared_.rates)
+      asked.door->set_rates([this, who = call.who, tenant = call.tenant] { return shared_.rates(*who, tenant); });
     if (known && shared_.identity != nullptr) {
       const auto decision = shared_.identity->decide(*call.who, call.action(asked.scope()));
       if (!decision.allowed) return forbidden(call, decision);
@@ -230,7 +234,10 @@ class ApiImpl final : public Api {
     net::Headers headers{{"x-request-id", id}, {"x-content-type-options", "nosniff"}};
     if (options_.cors_origin.empty() || net::find_header(request.headers, "origin").empty()) return headers;
     headers.emplace_back("access-control-allow-origin", options_.cors_origin);
-    headers.emplace_back("access-control-expose-headers", "x-request-id, retry-after");
+    headers.emplace_back("access-control-expose-headers",
+                         "x-request-id, retry-after, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, "
+                         "x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, "
+                         "x-ratelimit-reset-tokens");
     if (options_.cors_origin != "*") headers.emplace_back("vary", "origin");
     return headers;
   }
@@ -246,29 +253,40 @@ class ApiImpl final : public Api {
 
 }  // namespace
 
-gateway::Action Call::action(Scope scope, std::optional<std::string> model) const {
-  const auto declared = net::find_header(request().headers, "x-ashlar-data-class");
-  return {.scope = scope,
-          .model = std::move(model),
-          .source = gateway::address_of_peer(request().peer),
-          .data_class = std::string(declared.substr(0, 64)),
-          .unix_seconds = shared.identity->unix_seconds()};
+gateway::Action Call::action(Scope scope, const engine::ModelCard* model) const {
+  gateway::Action action{.scope = scope,
+                         .source = gateway::address_of_peer(request().peer),
+                         .data_classes = declared_classes(request().headers),
+                         .unix_seconds = shared.identity->unix_seconds()};
+  if (model == nullptr) return action;
+  action.models = {model->id};
+  if (!model->alias_of.empty()) action.models.push_back(model->alias_of);
+  return action;
 }
 
-Outcome<void> Call::check_model(const std::string& model) const {
+namespace {
+
+// Who may use a model may call it by any of its names.
+bool may_use_some(const gateway::Principal& who, const engine::ModelCard& model) {
+  return who.may_use_model(model.id) || (!model.alias_of.empty() && who.may_use_model(model.alias_of));
+}
+
+}  // namespace
+
+Outcome<void> Call::check_model(const engine::ModelCard& model) const {
   if (who == nullptr) return {};
-  if (!who->may_use_model(model))
-    return Fault({Code::forbidden, fmt::format("this key may not use the model '{}'", model)}, "model",
+  if (!may_use_some(*who, model))
+    return Fault({Code::forbidden, fmt::format("this key may not use the model '{}'", model.id)}, "model",
                  "model_not_allowed");
   if (shared.identity == nullptr) return {};
-  const auto decision = shared.identity->decide(*who, action(Scope::use, model));
+  const auto decision = shared.identity->decide(*who, action(Scope::use, &model));
   return decision.allowed ? Outcome<void>() : forbidden(*this, decision);
 }
 
-bool Call::may_use(const std::string& model) const {
+bool Call::may_use(const engine::ModelCard& model) const {
   if (who == nullptr) return true;
-  if (!who->may_use_model(model)) return false;
-  return shared.identity == nullptr || shared.identity->decide(*who, action(Scope::use, model)).allowed;
+  if (!may_use_some(*who, model)) return false;
+  return shared.identity == nullptr || shared.identity->decide(*who, action(Scope::use, &model)).allowed;
 }
 
 Outcome<engine::Generator*> Call::generator() const {

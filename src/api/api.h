@@ -71,6 +71,9 @@ class Api {
   virtual void set_feedback(std::function<Result<bool>(const std::string& answer, double score,
                                                        const std::string& tenant, const engine::Sender& who)>
                                 feedback) = 0;
+  // What answers to `who` say of his limits, x-ratelimit-..., where those on the request's way said nothing. As above.
+  virtual void set_rates(
+      std::function<net::Headers(const gateway::Principal& who, const std::string& tenant)> rates) = 0;
   // The keys of the command line, from now on; requests under way go on. Whether the server may stand open without is
   // the caller's to ask: check_exposure().
   virtual void set_keys(Keys keys) = 0;

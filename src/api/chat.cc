@@ -267,7 +267,7 @@ Outcome<void> chat_completions(Call& call) {
   engine::Request request;
   if (model.foreign) request.body = body;
   request.id = "chat-" + random_hex(24);
-  sign(call, request);
+  sign(call, model, request);
   auto chat = TRY(read_chat(fields, model.foreign ? body : nullptr));
   read_generation(call, fields, model, request);
   read_logprobs(fields, request);

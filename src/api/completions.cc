@@ -180,7 +180,7 @@ Outcome<void> completions(Call& call) {
 
   engine::Request base;
   if (model.foreign) base.body = body;
-  sign(call, base);
+  sign(call, model, base);
   read_generation(call, fields, model, base);
   Settings settings;
   read_settings(fields, base, settings);

@@ -57,13 +57,14 @@ RequestMetrics& request_metrics() {
   return *metrics;
 }
 
-class Door final : public net::Exchange, public std::enable_shared_from_this<Door> {
+class DoorImpl final : public Door, public std::enable_shared_from_this<DoorImpl> {
  public:
-  Door(std::shared_ptr<net::Exchange> inner, net::Headers common, std::string_view route)
+  DoorImpl(std::shared_ptr<net::Exchange> inner, net::Headers common, std::string_view route)
       : inner_(std::move(inner)), common_(std::move(common)), route_(route) {}
-  ~Door() override { count(500); }  // nobody answered; the server then says 500
+  ~DoorImpl() override { count(500); }  // nobody answered; the server then says 500
 
   const net::HttpRequest& request() const override { return inner_->request(); }
+  void set_rates(std::function<net::Headers()> rates) override { rates_ = std::move(rates); }
 
   void respond(int status, net::Headers headers, std::string body) override {
     inner_->respond(status, with_common(std::move(headers)), std::move(body));
@@ -95,6 +96,9 @@ class Door final : public net::Exchange, public std::enable_shared_from_this<Doo
 
  private:
   net::Headers with_common(net::Headers headers) {
+    const auto says = [](const auto& header) { return header.first.starts_with("x-ratelimit-"); };
+    if (rates_ && std::ranges::none_of(headers, says))
+      for (auto& header : rates_()) headers.push_back(std::move(header));
     headers.insert(headers.end(), std::make_move_iterator(common_.begin()), std::make_move_iterator(common_.end()));
     return headers;
   }
@@ -107,6 +111,7 @@ class Door final : public net::Exchange, public std::enable_shared_from_this<Doo
 
   const std::shared_ptr<net::Exchange> inner_;
   net::Headers common_;
+  std::function<net::Headers()> rates_;
   const std::string route_;
   const engine::Clock::time_point arrived_ = engine::Clock::now();
   std::atomic<int> begun_ = 200;
@@ -115,9 +120,8 @@ class Door final : public net::Exchange, public std::enable_shared_from_this<Doo
 
 }  // namespace
 
-std::shared_ptr<net::Exchange> with_door(std::shared_ptr<net::Exchange> inner, net::Headers common,
-                                         std::string_view route) {
-  return std::make_shared<Door>(std::move(inner), std::move(common), route);
+std::shared_ptr<Door> with_door(std::shared_ptr<net::Exchange> inner, net::Headers common, std::string_view route) {
+  return std::make_shared<DoorImpl>(std::move(inner), std::move(common), route);
 }
 
 std::string request_id(const net::Headers& headers) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -14,8 +15,13 @@ namespace ashlar::api {
 
 // An Exchange that adds `common` headers to the answer of the one it wraps, and
 // counts it under `route` when it ends: a client that left counts as 499.
-std::shared_ptr<net::Exchange> with_door(std::shared_ptr<net::Exchange> inner, net::Headers common,
-                                         std::string_view route);
+class Door : public net::Exchange {
+ public:
+  // Where whoever asks stands, for an answer that does not say it already (x-ratelimit-...). Before the answer; called
+  // as it goes out, on its thread.
+  virtual void set_rates(std::function<net::Headers()> rates) = 0;
+};
+std::shared_ptr<Door> with_door(std::shared_ptr<net::Exchange> inner, net::Headers common, std::string_view route);
 
 // The client's X-Request-Id if it is short and plain, else a new one.
 std::string request_id(const net::Headers& headers);

@@ -72,7 +72,11 @@ std::string error_json(const Fault& fault) {
 
 void respond_fault(net::Exchange& exchange, const Fault& fault, net::Headers headers) {
   headers.emplace_back("content-type", "application/json");
-  const auto wait = std::chrono::ceil<std::chrono::seconds>(fault.retry_after).count();
+  auto wait = std::chrono::ceil<std::chrono::seconds>(fault.retry_after).count();
+  if (wait == 0 && fault.reason == "insufficient_quota") {
+    wait = 3600;  // no wait helps, unless somebody gives more money: clients that try again by themselves should not
+    headers.emplace_back("x-should-retry", "false");
+  }
   if (wait > 0 || row(fault.error.code).retry)
     headers.emplace_back("retry-after", fmt::format("{}", std::max<long long>(wait, 1)));
   if (fault.error.code == Code::unauthorized) headers.emplace_back("www-authenticate", "Bearer");

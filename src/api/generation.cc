@@ -48,14 +48,6 @@ void read_stops(Fields& fields, std::vector<std::string>& out) {
   out = std::move(stops);
 }
 
-// "a, b" has two.
-std::vector<std::string> words_of(std::string_view list) {
-  std::vector<std::string> out;
-  while (!list.empty())
-    if (const auto word = net::take_item(list); !word.empty()) out.emplace_back(word);
-  return out;
-}
-
 void read_logit_bias(Fields& fields, int vocabulary, std::vector<std::pair<std::int32_t, float>>& out) {
   const Json* bias = fields.read_object("logit_bias");
   if (bias == nullptr) return;
@@ -131,7 +123,7 @@ Outcome<engine::ModelCard> find_model(const Call& call, const engine::Generator&
   if (name.empty()) {
     auto models = generator.models();
     if (std::ranges::count(models, std::string(), &engine::ModelCard::parent) == 1) {
-      TRY(call.check_model(models.front().id));
+      TRY(call.check_model(models.front()));
       return std::move(models.front());
     }
     return bad("model", "name the 'model': GET /v1/models lists those served");
@@ -141,7 +133,7 @@ Outcome<engine::ModelCard> find_model(const Call& call, const engine::Generator&
     return Fault(
         {Code::not_found, fmt::format("the model '{}' does not exist; GET /v1/models lists those served", name)},
         "model", "model_not_found");
-  TRY(call.check_model(found->id));
+  TRY(call.check_model(*found));
   return std::move(*found);
 }
 
@@ -219,7 +211,18 @@ void read_generation(const Call& call, Fields& fields, const engine::ModelCard& 
   if (!model.foreign) refuse_what_is_not_served(fields);
 }
 
-engine::Sender sender_of(const Call& call) {
+// Every one of every line: what is left out here is guarded nowhere.
+std::vector<std::string> declared_classes(const net::Headers& headers) {
+  std::vector<std::string> out;
+  for (const auto& [name, value] : headers) {
+    if (name != "x-ashlar-data-class") continue;
+    for (std::string_view rest = value; !rest.empty();)
+      if (const auto item = net::take_item(rest); !item.empty()) out.push_back(net::lower(item));
+  }
+  return out;
+}
+
+engine::Sender sender_of(const Call& call, const engine::ModelCard* model) {
   const net::Headers& headers = call.request().headers;
   engine::Sender sender;
   if (call.who != nullptr) {
@@ -233,7 +236,8 @@ engine::Sender sender_of(const Call& call) {
   };
   sender.session = said("x-session-id");
   sender.cache_control = said("cache-control");
-  sender.data_classes = words_of(said("x-ashlar-data-class"));
+  sender.data_classes = declared_classes(headers);
+  if (model != nullptr) sender.counted_as = model->alias_of;
   return sender;
 }
 
@@ -249,10 +253,10 @@ std::optional<std::uint64_t> prefix_salt_of(const Call& call) {
   return salt;
 }
 
-void sign(const Call& call, engine::Request& request) {
+void sign(const Call& call, const engine::ModelCard& model, engine::Request& request) {
   request.tenant = call.tenant;
   request.prefix_salt = prefix_salt_of(call);
-  request.sender = sender_of(call);
+  request.sender = sender_of(call, &model);
 }
 
 void cap_output(const Call& call, Fields& fields, engine::Stopping& stopping) {

@@ -39,8 +39,9 @@ using TextInput = std::variant<std::string, std::vector<std::int32_t>>;
 Outcome<std::vector<TextInput>> read_texts(Fields& fields, const std::string& name, int vocabulary, std::size_t most);
 
 // Who sends it, and what their headers say of its way: x-session-id, x-ashlar-data-class (a list), cache-control.
-void sign(const Call& call, engine::Request& request);
-engine::Sender sender_of(const Call& call);
+void sign(const Call& call, const engine::ModelCard& model, engine::Request& request);
+engine::Sender sender_of(const Call& call, const engine::ModelCard* model = nullptr);
+std::vector<std::string> declared_classes(const net::Headers& headers);  // in small letters
 
 // How many token ids a request may name: the model's, or any where its vocabulary is not known.
 int id_limit(const engine::ModelCard& model);

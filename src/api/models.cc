@@ -34,7 +34,7 @@ Outcome<void> list_models(Call& call) {
   const engine::Generator& generator = *TRY(call.generator());
   bool first = true;
   for (const auto& card : generator.models()) {
-    if (!call.may_use(card.id)) continue;
+    if (!call.may_use(card)) continue;
     if (!std::exchange(first, false)) out.push_back(',');
     out.append(card_json(card));
   }
@@ -46,7 +46,7 @@ Outcome<void> show_model(Call& call) {
   const engine::Generator& generator = *TRY(call.generator());
   const auto models = generator.models();
   const auto found = std::ranges::find(models, call.rest, &engine::ModelCard::id);
-  if (found == models.end() || !call.may_use(found->id))
+  if (found == models.end() || !call.may_use(*found))
     return Fault(
         {Code::not_found, fmt::format("the model '{}' does not exist; GET /v1/models lists those served", call.rest)},
         "model", "model_not_found");

@@ -33,7 +33,7 @@ std::uint64_t number_in(std::string_view query, std::string_view name, int base)
 Outcome<void> show_prefixes(Call& call) {
   const engine::Generator& generator = *TRY(call.generator());
   const auto card = generator.card(call.rest);
-  if (!card || !call.may_use(card->id))
+  if (!card || !call.may_use(*card))
     return Fault({Code::not_found, fmt::format("the model '{}' does not exist", call.rest)}, "model",
                  "model_not_found");
   const auto cache = generator.cached_prefixes(card->id);

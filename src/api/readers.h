@@ -28,7 +28,7 @@ Outcome<Request> begin_reading(const Call& call, const engine::ModelCard& model,
   fields.read("keep_alive", request.keep_alive);
   request.truncate = TRY(read_truncation(fields));
   request.stop = stop_when_gone(*call.exchange);
-  request.sender = sender_of(call);
+  request.sender = sender_of(call, &model);
   request.notes = std::make_shared<engine::Notes>();
   request.delivery = std::make_shared<engine::Delivery>();
   return request;

@@ -41,6 +41,8 @@ struct Shared {
   std::function<Result<bool>(const std::string& answer, double score, const std::string& tenant,
                              const engine::Sender& who)>
       feedback;
+  // The headers of an answer that tell where somebody stands with his limits (x-ratelimit-...). May be null, too.
+  std::function<net::Headers(const gateway::Principal& who, const std::string& tenant)> rates;
 };
 
 // One request on its way through the room.
@@ -58,11 +60,11 @@ struct Call {
   void respond_json(std::string body) const;
 
   // What is asked for, as far as it is known; `model` once it has been read.
-  gateway::Action action(Scope scope, std::optional<std::string> model = std::nullopt) const;
+  gateway::Action action(Scope scope, const engine::ModelCard* model = nullptr) const;
   // Whether who asks may use this model at all, and by the rules now. forbidden: says why.
-  Outcome<void> check_model(const std::string& model) const;
+  Outcome<void> check_model(const engine::ModelCard& model) const;
   // The same for a list: what may not be used is left out.
-  bool may_use(const std::string& model) const;
+  bool may_use(const engine::ModelCard& model) const;
 };
 
 // Answers, or starts to and lets the Keeper finish. A fault is answered by the caller.

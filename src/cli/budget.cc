@@ -9,6 +9,7 @@
 #include "cli/admin/records.h"
 #include "cli/subcommands.h"
 #include "cli/table.h"
+#include "gateway/identity/key_store.h"
 #include "gateway/limits/budget_store.h"
 #include "gateway/limits/prices.h"
 #include "gateway/limits/spent.h"
@@ -101,6 +102,19 @@ Status read_subject(const std::string& text, KeptBudget& budget) {
   return Error{Code::invalid, fmt::format("'{}' is not key:ID, user:NAME, team:NAME or tenant:NAME", text)};
 }
 
+// A key by any of its names, as its id. Keys of the command line and tokens are known by their ids alone.
+Status name_key(store::Database& database, std::string& who) {
+  const auto keys = TRY(gateway::KeyStore::open(database));
+  auto key = keys->find(who);
+  if (!key && key.error().code != Code::not_found) return std::unexpected(std::move(key.error()));
+  if (key)
+    who = std::move(key->id);
+  else
+    fmt::print(stderr, "ashlar budget create: no key that is kept is called '{}'; the budget holds for whoever has that id\n",
+               who);
+  return {};
+}
+
 void print_budget(const KeptBudget& budget, bool json) {
   if (json)
     fmt::print("{}\n", dump_json(json_of(budget)));
@@ -117,6 +131,7 @@ Status create_budget(const std::string& subject, const BudgetWishes& wishes) {
   budget.window = TRY(gateway::parse_window(wishes.window));
   budget.alerts = TRY(read_alerts(wishes.alerts));
   const auto kept = TRY(open_budgets(wishes.place.state));
+  if (budget.scope == LimitScope::key) TRY(name_key(*kept.database, budget.who));
   const KeptBudget made = TRY(kept.budgets->create(std::move(budget)));
   tell(kept, made, "created", "made");
   print_budget(made, wishes.place.json);

@@ -64,10 +64,12 @@ Json json_of(const Rule& rule) {
           {"window", gateway::name(rule.calendar)},
           {"dollars", store::dollars(rule.capacity)},
           {"capacity_nano_usd", rule.capacity},
-          {"alerts", rule.alerts}};
+          {"alerts", rule.alerts},
+          {"soft", rule.soft}};
 }
 
-Result<Json> spent_by(const std::vector<Seen>& all, store::Counters& counters, std::int64_t now_ms) {
+Result<Json> spent_by(const Rule& rule, const std::vector<Seen>& all, store::Counters& counters,
+                      std::int64_t now_ms) {
   std::vector<store::Limit> limits;
   for (const Seen& each : all) limits.push_back(each.limit);
   Json out = Json::array();
@@ -76,9 +78,10 @@ Result<Json> spent_by(const std::vector<Seen>& all, store::Counters& counters, s
     const auto standings = TRY(counters.look(std::span(limits).subspan(at, some)));
     for (std::size_t i = 0; i < some; ++i) {
       const bool ends = limits[at + i].calendar != store::Calendar::total && standings[i].reset.count() > 0;
+      const std::int64_t spent = limits[at + i].capacity - standings[i].remaining;
       out.push_back({{"who", all[at + i].who},
-                     {"spent_nano_usd", limits[at + i].capacity - standings[i].remaining},
-                     {"left_nano_usd", standings[i].remaining},
+                     {"spent_nano_usd", spent},
+                     {"left_nano_usd", std::max<std::int64_t>(0, rule.capacity - spent)},
                      {"resets_at", ends ? Json(utc((now_ms + standings[i].reset.count()) / 1000)) : Json()}});
     }
   }
@@ -190,7 +193,7 @@ Result<Json> KeptBudgets::standings(store::Counters& counters) const {
   for (const Rule& rule : config.rules) {
     if (rule.measure != gateway::Measure::money) continue;
     Json each = json_of(rule);
-    each["spent_by"] = TRY(spent_by(seen[&rule], counters, now_ms));
+    each["spent_by"] = TRY(spent_by(rule, seen[&rule], counters, now_ms));
     out.push_back(std::move(each));
   }
   return out;

@@ -15,6 +15,7 @@
 #include "gateway/limits/limits.h"
 #include "gateway/limits/metered_generator.h"
 #include "gateway/limits/metered_readers.h"
+#include "gateway/limits/past.h"
 #include "gateway/limits/rules.h"
 #include "gateway/limits/spent.h"
 #include "gateway/limits/webhook.h"
@@ -78,6 +79,7 @@ class MeteringImpl final : public Metering {
     if (accounts_) accounts_->settle_with(*counters_);
     if (const auto restored = counters_->restore(TRY(spent())); !restored)
       log::warn("budgets_not_restored", {{"why", restored.error().message}});
+    if (database != nullptr && options.counters.empty()) replay(*database);
     if (!options.budget_webhook.empty()) {
       client_ = TRY(net::HttpClient::create({.proxies = net::ProxyRules(net::proxy_settings_from_environment())}));
       webhook_.emplace(*client_, gateway::WebhookOptions{.url = options.budget_webhook});
@@ -95,6 +97,7 @@ class MeteringImpl final : public Metering {
         return spent_without(database, fresh, before_ms, running);
       });
     });
+    warn_of_aliases(budgets_->all());
     watch_.emplace(std::chrono::milliseconds(250), [this] { look(); });
     return {};
   }
@@ -102,12 +105,19 @@ class MeteringImpl final : public Metering {
   engine::Generator& generator() override { return *metered_; }
   engine::Embedder& embedder() override { return *embedder_; }
   engine::Reranker* reranker() override { return reranker_ ? &*reranker_ : nullptr; }
+  net::Headers rates(const gateway::Subject& who) override {
+    const auto numbers = limits_->numbers(who, "");
+    return numbers ? gateway::rate_headers(*numbers) : net::Headers();
+  }
   std::vector<std::string> troubles() const override {
     std::vector<std::string> all = accounts_ ? accounts_->troubles() : std::vector<std::string>();
     if (const auto health = counters_->health(); !health) all.push_back("the shared counts: " + health.error().message);
     return all;
   }
-  Status apply(gateway::LimitsConfig config) override { return budgets_->set_file(std::move(config)); }
+  Status apply(gateway::LimitsConfig config) override {
+    warn_of_aliases(config);
+    return budgets_->set_file(std::move(config));
+  }
   KeptBudgets& budgets() override { return *budgets_; }
   Result<Json> standings() override { return budgets_->standings(*counters_); }
 
@@ -123,6 +133,27 @@ class MeteringImpl final : public Metering {
       for (const gateway::UsageRecord& each : accounts_->unwritten()) left.insert(each.reservation);
       if (std::erase_if(waiting, [&](const auto& each) { return !left.contains(each.reservation); }) == 0) return spent;
     }
+  }
+
+  // What is asked for by an alias counts as what that stands for, so a rule that names the alias holds for nobody.
+  void warn_of_aliases(const gateway::LimitsConfig& config) const {
+    const auto look = [&](const std::string& limit, const std::string& model) {
+      const auto card = model.empty() ? std::nullopt : metered_->card(model);
+      if (card && !card->alias_of.empty())
+        log::warn("limit_names_an_alias", {{"limit", limit}, {"alias", model}, {"name_this", card->alias_of}});
+    };
+    for (const gateway::Rule& rule : config.rules) {
+      look(rule.name, rule.model);
+      if (rule.scope == gateway::LimitScope::model) look(rule.name, rule.who);
+    }
+  }
+
+  // Rates go on where they were, if they are counted here.
+  void replay(store::Database& database) {
+    const auto past =
+        gateway::rates_used(budgets_->all(), database, store::machine_instant().utc_ms, accounts_->unwritten());
+    const Status done = past ? counters_->replay(*past) : Status(std::unexpected(past.error()));
+    if (!done) log::warn("rates_not_restored", {{"why", done.error().message}});
   }
 
   // As Limits::Ledger.

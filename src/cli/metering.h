@@ -16,6 +16,7 @@
 #include "engine/reranker.h"
 #include "gateway/events/event_log.h"
 #include "gateway/limits/rules.h"
+#include "net/http.h"
 #include "store/database.h"
 
 namespace ashlar::cli {
@@ -69,6 +70,9 @@ class Metering {
   virtual engine::Generator& generator() = 0;
   virtual engine::Embedder& embedder() = 0;
   virtual engine::Reranker* reranker() = 0;  // null: there is none within
+  // Headers that tell where `who` stands with his rates, whatever model he asks for; none: they are not limited, or not
+  // known now. Any thread; may wait for the counters where they are far away.
+  virtual net::Headers rates(const gateway::Subject& who) = 0;
   // What an operator should know, a sentence each; none: all is well. Any thread.
   virtual std::vector<std::string> troubles() const = 0;
 

@@ -191,6 +191,10 @@ Result<std::unique_ptr<Serving>> Serving::open(const Words& words, ReadServePlan
   out->api_->set_feedback([self](const std::string& answer, double score, const std::string& tenant, const engine::Sender& who) {
     return self->answerers_->rollouts().feedback(answer, score, tenant, who);
   });
+  out->api_->set_rates([self](const gateway::Principal& who, const std::string& tenant) {
+    return self->metering_->rates(
+        {.key = who.key_id, .user = who.user, .team = who.team, .tenant = tenant, .tags = who.tags});
+  });
   out->api_->serve(out->metering_->generator(), &out->metering_->embedder(), out->metering_->reranker(),
                    [self] {
                      std::vector<std::string> troubles = self->metering_->troubles();

@@ -82,8 +82,10 @@ struct Sender {
   std::string key, user, team;                            // beside Request::tenant
   std::vector<std::pair<std::string, std::string>> tags;  // costs are told apart by them
   std::string session;                                    // its requests may stay together
-  std::vector<std::string> data_classes;                  // of what the prompt holds, "sensitive"
+  std::vector<std::string> data_classes;                  // of what the prompt holds, "sensitive"; in small letters
   std::string cache_control;                              // as HTTP's header
+  std::string counted_as;  // where the model was asked for by an alias, what that stands for: limits, prices and
+                           // accounts know it by this name; "": by the request's
 };
 
 // For the client, as HTTP headers beside the answer.
@@ -172,6 +174,7 @@ struct Started {
   int cached_tokens = 0;
   std::vector<std::int32_t> prompt_ids;       // when echo or prompt_logprobs is asked
   std::vector<TokenLogprob> prompt_logprobs;  // [prompt_tokens]; the first has logprob 0 and no alternatives
+  std::string deployment;                     // of the route, who answers; "": nobody chose
 };
 struct Text {
   int choice = 0;
@@ -248,7 +251,8 @@ struct ModelCard {
   // Another server answers: its template, tokenizer (a vocabulary of 0 is unknown) and grammars. It gets conversations
   // as their clients wrote them, with Request::body.
   bool foreign = false;
-  std::string owner;  // who serves it, for GET /v1/models; "": we
+  std::string owner;     // who serves it, for GET /v1/models; "": we
+  std::string alias_of;  // `id` is but another name of this model; "": it is its own
 };
 
 // An adapter to be served under a name of its own.

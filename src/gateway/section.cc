@@ -11,6 +11,7 @@
 
 #include "base/duration.h"
 #include "base/nearest.h"
+#include "net/http_text.h"
 
 namespace ashlar::gateway {
 namespace {
@@ -72,6 +73,13 @@ Section::Read Section::texts(std::string name, std::vector<std::string>& out) {
     };
     if (node.IsScalar()) return one(node);
     items(node, name, 1000, one);
+  };
+}
+
+Section::Read Section::classes(std::string name, std::vector<std::string>& out) {
+  return [read = texts(std::move(name), out), &out](const YAML::Node& value) {
+    read(value);
+    for (std::string& each : out) each = net::lower(each);
   };
 }
 

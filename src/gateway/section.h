@@ -39,7 +39,8 @@ class Section {
 
   // Readers of one value each, into `out`, which must outlive them.
   Read text(std::string name, std::string& out);
-  Read texts(std::string name, std::vector<std::string>& out);  // a list, or one alone
+  Read texts(std::string name, std::vector<std::string>& out);    // a list, or one alone
+  Read classes(std::string name, std::vector<std::string>& out);  // of data: texts, in small letters
   Read duration(std::string name, std::chrono::milliseconds& out);
   Read whole(std::string name, int& out, int low, int high);
   Read whole(std::string name, std::optional<std::int64_t>& out, std::int64_t low);

@@ -92,6 +92,16 @@ struct Spent {
   std::int64_t used = 0;
 };
 
+// What a ledger knows of a rate: who used how much of it how long ago, the oldest first.
+struct Past {
+  struct Use {
+    std::chrono::milliseconds ago{0};
+    std::int64_t amount = 0;
+  };
+  Limit limit;  // a bucket or a sliding window
+  std::vector<Use> uses;
+};
+
 // Where time comes from: rates and leases run on a clock that never goes back, calendars on UTC.
 struct Instant {
   std::int64_t steady_ms = 0;
@@ -115,6 +125,9 @@ class Counters {
   // nothing. These return at once; a twin that is far away delivers when it can, and in any case only once.
   virtual void settle(const std::string& id, std::span<const std::int64_t> amounts) = 0;
   virtual void release(const std::string& id) = 0;
+  // settle() for a holder that died: where he had settled it himself, and that is not long ago (two minutes on Redis),
+  // its money moves from what he said to `amounts`, for his client did not get all of it. Else as settle().
+  virtual void amend(const std::string& id, std::span<const std::int64_t> amounts) { settle(id, amounts); }
   // The seats of `id` are held for another period, also where their lease had run out and their holder turns out to
   // live: the count says so, even over capacity.
   virtual void renew(const std::string& id) = 0;
@@ -126,6 +139,12 @@ class Counters {
   // Raises budgets to at least what a ledger says was spent; never lowers one. To be called at start, for counts do
   // not outlive this process or a flushed Redis.
   virtual Status restore(std::span<const Spent> spent) = 0;
+  // Counts what was used before this process began, on top of what it has counted; to be called at start. Nothing where
+  // rates outlive the process. invalid: it is no rate.
+  virtual Status replay(std::span<const Past> past) {
+    (void)past;
+    return {};
+  }
   // Reservations with money in them that are older than `age`: whose holder died, where `age` is longer than any
   // request runs. At most 1,000, the oldest first.
   virtual Result<std::vector<std::string>> unsettled(std::chrono::milliseconds age) = 0;
@@ -133,6 +152,9 @@ class Counters {
   // Says that this process lives, and gives back the money that processes hold who have not said so for some minutes,
   // for they are dead. To be called every few seconds; returns at once.
   virtual void tend() {}
+  // The process whose ids begin so is dead, and all that is known of its reservations was said: what it still holds is
+  // released at once. Returns at once; delivered as settle() is.
+  virtual void bury(const std::string& owner) { (void)owner; }
 
   // For a health page; does not ask. unavailable: what is wrong.
   virtual Status health() const { return {}; }

@@ -455,5 +455,30 @@ TEST(MemoryCounters, ForgetsLimitsThatAreAsIfUntouched) {
   EXPECT_LE(counters.size(), 64u * 1024u);
 }
 
+// What a process counted, another that is told of it counts as well.
+TEST(MemoryCounters, GoesOnWhereAnotherStopped) {
+  const Limit bucket{.key = "b", .kind = LimitKind::token_bucket, .capacity = 600, .period = minutes(1)};
+  const Limit window{.key = "w", .capacity = 1000, .period = hours(24)};
+  TestTime time;
+  const auto one = memory_counters(time.clock()), two = memory_counters(time.clock());
+  std::vector<Past> past{{bucket, {}}, {window, {}}};
+  for (const std::int64_t amount : {300, 200, 90}) {
+    for (Past& each : past) {
+      const Charge charge[] = {{each.limit, amount}};
+      ASSERT_TRUE(one->reserve(each.limit.key + std::to_string(amount), charge)->admitted);
+      each.uses.push_back({.ago = seconds(30 - 10 * static_cast<int>(each.uses.size())), .amount = amount});
+    }
+    time.pass(seconds(10));
+  }
+  ASSERT_TRUE(two->replay(past));
+  const Limit limits[] = {bucket, window};
+  EXPECT_EQ(one->look({limits, 1})->front(), two->look({limits, 1})->front());
+  EXPECT_EQ(two->look({limits + 1, 1})->front().remaining, 1000 - 590);
+  time.pass(hours(24) + minutes(7));
+  EXPECT_EQ(two->look({limits + 1, 1})->front().remaining, 1000);
+  const Past money[] = {{{.key = "m", .kind = LimitKind::budget, .capacity = 1}, {}}};
+  EXPECT_EQ(two->replay(money).error().code, Code::invalid);
+}
+
 }  // namespace
 }  // namespace ashlar::store

@@ -41,7 +41,8 @@ class MemoryCounters::Grip {
     if (fresh) counted.shape.capacity = limit.capacity;
     counted.shape.period = limit.period;
     counted.shape.calendar = limit.calendar;
-    std::visit([&](auto& meter) { meter.advance(counted.shape, now_); }, counted.meter);  // what has passed is of before
+    std::visit([&](auto& meter) { meter.advance(counted.shape, now_); },
+               counted.meter);  // what has passed is of before
     if (!old_) counted.shape.capacity = limit.capacity;
     return counted;
   }
@@ -128,8 +129,7 @@ void MemoryCounters::renew(const std::string& id) {
   if (found == home.held.end()) return;
   for (const Charge& charge : found->second.charges) {
     if (charge.limit.kind != LimitKind::semaphore) continue;
-    Grip grip(
-        *this, 1, [&](std::size_t) -> const Limit& { return charge.limit; }, /*old=*/true);
+    Grip grip(*this, 1, [&](std::size_t) -> const Limit& { return charge.limit; }, /*old=*/true);
     grip.with(0, [&](auto& meter) { (void)meter.take(charge.limit, 1, id); });
   }
 }
@@ -152,6 +152,19 @@ Status MemoryCounters::restore(std::span<const Spent> spent) {
     Grip grip(*this, 1, [&](std::size_t) -> const Limit& { return limit; });
     grip.with(0, [&](auto& meter) {
       if constexpr (requires { meter.raise(used); }) meter.raise(used);
+    });
+  }
+  return {};
+}
+
+Status MemoryCounters::replay(std::span<const Past> past) {
+  for (const auto& [limit, uses] : past) {
+    TRY(check_limit(limit));
+    if (limit.kind == LimitKind::budget || limit.kind == LimitKind::semaphore)
+      return Error{Code::invalid, limit.key + ": what a ledger tells the past of is a rate"};
+    Grip grip(*this, 1, [&](std::size_t) -> const Limit& { return limit; });
+    grip.with(0, [&](auto& meter) {
+      if constexpr (requires { meter.replay(limit, uses); }) meter.replay(limit, uses);
     });
   }
   return {};

@@ -27,6 +27,7 @@ class MemoryCounters final : public Counters {
   Status sync(std::chrono::milliseconds) override { return {}; }
   Result<std::vector<Standing>> look(std::span<const Limit> limits) override;
   Status restore(std::span<const Spent> spent) override;
+  Status replay(std::span<const Past> past) override;
   Result<std::vector<std::string>> unsettled(std::chrono::milliseconds age) override;
 
   bool holds(const std::string& id);

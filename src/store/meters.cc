@@ -1,6 +1,7 @@
 #include "store/meters.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace ashlar::store {
 namespace {
@@ -89,6 +90,17 @@ Standing BucketMeter::standing(const Limit& limit) const {
           std::chrono::milliseconds(limit.capacity == 0 ? 0 : ceil_div(used_, limit.capacity))};
 }
 
+void BucketMeter::replay(const Limit& limit, std::span<const Past::Use> uses) {
+  BucketMeter then;
+  then.last_ms_ = std::numeric_limits<std::int64_t>::min() / 2;
+  for (const auto& [ago, amount] : uses) {
+    then.advance(limit, {.steady_ms = last_ms_ - ago.count()});
+    then.give(limit, 0, 0, amount, {});
+  }
+  then.advance(limit, {.steady_ms = last_ms_});
+  used_ = clamp_amount(used_ + then.used_);
+}
+
 // Sliding windows. A slot counts until it has lain behind for as many slots as the period has, so that an amount never
 // leaves before its period is over.
 
@@ -132,6 +144,18 @@ void WindowMeter::give(const Limit& limit, std::int64_t mark, std::int64_t taken
   const std::int64_t back = std::min(taken - amount, slot->second);
   total_ -= back;
   if ((slot->second -= back) == 0) slots_.erase(slot);
+}
+
+void WindowMeter::replay(const Limit& limit, std::span<const Past::Use> uses) {
+  const SlotShape shape = slot_shape(limit.period.count());
+  const std::int64_t now = now_ms_ / shape.slot_ms;
+  for (const auto& [ago, amount] : uses) {
+    // The later of the two that it may have been in.
+    const std::int64_t slot = now - std::max<std::int64_t>(0, ago.count()) / shape.slot_ms;
+    if (amount <= 0 || slot < now - shape.slots) continue;
+    slots_[slot] = clamp_amount(slots_[slot] + amount);
+    total_ = clamp_amount(total_ + amount);
+  }
 }
 
 Standing WindowMeter::standing(const Limit& limit) const {

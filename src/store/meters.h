@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <set>
+#include <span>
 #include <string>
 #include <utility>
 #include <variant>
@@ -31,6 +32,7 @@ class BucketMeter {
   void give(const Limit& limit, std::int64_t mark, std::int64_t taken, std::int64_t amount, const std::string& id);
   Standing standing(const Limit& limit) const;
   bool idle() const { return used_ == 0; }
+  void replay(const Limit& limit, std::span<const Past::Use> uses);  // the oldest first
 
  private:
   std::int64_t last_ms_ = 0;
@@ -46,6 +48,7 @@ class WindowMeter {
   void give(const Limit& limit, std::int64_t mark, std::int64_t taken, std::int64_t amount, const std::string& id);
   Standing standing(const Limit& limit) const;
   bool idle() const { return total_ == 0; }
+  void replay(const Limit& limit, std::span<const Past::Use> uses);  // the oldest first
 
  private:
   std::int64_t now_ms_ = 0;

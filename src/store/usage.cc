@@ -20,10 +20,6 @@ bool in_tag_name(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '.' || c == '-';
 }
 
-bool is_tag_name(std::string_view name) {
-  return !name.empty() && name.size() <= kLongestTag && std::ranges::all_of(name, in_tag_name);
-}
-
 Status check(const UsageRow& row) {
   if (row.id.empty() || row.id.size() > kLongestName)
     return Error{Code::invalid, fmt::format("usage: a row's id has 1 to {} bytes", kLongestName)};
@@ -54,8 +50,7 @@ std::string tags_text(const UsageRow& row) {
   Json tags = Json::object();
   for (const auto& [name, value] : row.tags) {
     if (tags.size() == kMostTags) break;
-    std::string key = name.substr(0, kLongestTag);
-    std::ranges::replace_if(key, [](char c) { return !in_tag_name(c); }, '_');
+    const std::string key = tag_in_rows(name);
     if (!key.empty()) tags[key] = clean(value);
   }
   return dump_json(tags);
@@ -78,8 +73,8 @@ Result<Dimension> dimension(std::string_view name, Dialect dialect) {
   for (const auto& [known, sql] : kColumns)
     if (name == known) return Dimension{.sql = std::string(sql)};
   constexpr std::string_view kTag = "tag:";
-  if (name.starts_with(kTag) && is_tag_name(name.substr(kTag.size()))) {
-    const std::string tag(name.substr(kTag.size()));
+  if (name.starts_with(kTag) && name.size() > kTag.size()) {
+    const std::string tag = tag_in_rows(name.substr(kTag.size()));
     if (dialect == Dialect::postgres) return Dimension{.sql = "COALESCE(CAST(tags AS json) ->> ?, '')", .args = {tag}};
     return Dimension{.sql = "COALESCE(json_extract(tags, ?), '')", .args = {fmt::format("$.\"{}\"", tag)}};
   }
@@ -156,6 +151,12 @@ const Schema& usage_schema() {
   return schema;
 }
 
+std::string tag_in_rows(std::string_view name) {
+  std::string out(name.substr(0, kLongestTag));
+  std::ranges::replace_if(out, [](char c) { return !in_tag_name(c); }, '_');
+  return out;
+}
+
 Result<Statement> usage_insert(UsageRow row) {
   TRY(check(row));
   static const std::string kInsert = fmt::format(
@@ -217,6 +218,36 @@ Result<std::vector<UsageSum>> sum_usage(Database& database, const UsageFilter& f
     return a.by < b.by;
   });
   return sums;
+}
+
+Result<std::vector<UsageSlot>> usage_in_slots(Database& database, const UsageFilter& filter,
+                                              const std::vector<std::string>& by, std::int64_t slot_ms) {
+  if (slot_ms < 1) return Error{Code::invalid, "usage: a slot of time is at least a millisecond"};
+  std::string names, places;
+  Values args;
+  for (std::size_t i = 0; i < by.size(); ++i) {
+    Dimension each = TRY(dimension(by[i], database.dialect()));
+    names += each.sql + ", ";
+    places += fmt::format("{}, ", i + 1);
+    std::ranges::move(each.args, std::back_inserter(args));
+  }
+  const std::string where = TRY(condition(filter, database.dialect(), args));
+  places += fmt::format("{}", by.size() + 1);
+  const Rows rows = TRY(database.query(
+      fmt::format("SELECT {}at / {}, count(*), sum(CASE WHEN tags LIKE '{{\"cache\":\"hit\"%' THEN 0 ELSE "
+                  "prompt_tokens + completion_tokens END) FROM usage_rows {} AND "
+                  "prompt_tokens + completion_tokens > 0 GROUP BY {} ORDER BY {}",
+                  names, slot_ms, where, places, places),
+      std::move(args)));
+  std::vector<UsageSlot> out;
+  for (const Values& row : rows.rows) {
+    UsageSlot& slot = out.emplace_back();
+    for (std::size_t i = 0; i < by.size(); ++i) slot.by.push_back(shown(by[i], as_text(row.at(i))));
+    slot.slot = as_int(row.at(by.size()));
+    slot.requests = as_int(row.at(by.size() + 1));
+    slot.tokens = as_int(row.at(by.size() + 2));
+  }
+  return out;
 }
 
 Status each_usage(Database& database, const UsageFilter& filter, const std::function<Status(const UsageRow&)>& visit) {

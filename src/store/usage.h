@@ -36,6 +36,9 @@ struct UsageRow {
 // For migrate().
 const Schema& usage_schema();
 
+// What a tag of that name is called in a row: of at most 64 bytes, with _ for what is not A-Z a-z 0-9 _ . -
+std::string tag_in_rows(std::string_view name);
+
 // The statement that writes the row, for a list that settles a budget with it: an
 // if_unchanged added to it refuses the list where the id has its row already.
 // No name costs a row: texts are cut at 512 bytes and made UTF-8, tags beyond 32 are left
@@ -68,11 +71,22 @@ struct UsageSum {
 Result<std::vector<UsageSum>> sum_usage(Database& database, const UsageFilter& filter,
                                         const std::vector<std::string>& by);
 
+// Tokens (not of answers that a cache had) and requests of rows that used any, by the slots of time of `slot_ms`
+// (counted from 1970) in which they began.
+struct UsageSlot {
+  std::vector<std::string> by;
+  std::int64_t slot = 0, requests = 0, tokens = 0;
+};
+// In the order of `by`, then of time. Dimensions and errors as sum_usage().
+Result<std::vector<UsageSlot>> usage_in_slots(Database& database, const UsageFilter& filter,
+                                              const std::vector<std::string>& by, std::int64_t slot_ms);
+
 // Every row, oldest first, a page at a time. Stops at the first error `visit` gives.
 Status each_usage(Database& database, const UsageFilter& filter, const std::function<Status(const UsageRow&)>& visit);
 
 // For export. A line each, with its newline; CSV is RFC 4180 with every text quoted.
-std::string csv_text(std::string_view text);  // in quotes
+// In quotes; what a spreadsheet would take for a formula, behind an apostrophe.
+std::string csv_text(std::string_view text);
 std::string usage_csv_header();
 std::string usage_csv(const UsageRow& row);
 std::string usage_json(const UsageRow& row);

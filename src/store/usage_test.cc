@@ -1,5 +1,6 @@
 #include "store/usage.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -110,7 +111,29 @@ TEST_P(Usage, IsSummedByAnyOfItsDimensionsBetweenTwoTimes) {
   EXPECT_EQ(sum({"key"}, {.where = {{"team", "red"}, {"tag:env.1", "prod"}}}), "ak-1/1:5 ");
   EXPECT_EQ(sum({}, {.since_ms = kNoon + 999'999'999}), "0:0 ");
   EXPECT_EQ(sum_usage(*database_, {}, {"tags; DROP TABLE"}).error().code, Code::invalid);
-  EXPECT_EQ(sum_usage(*database_, {}, {"tag:a\"b"}).error().code, Code::invalid);
+  EXPECT_EQ(sum_usage(*database_, {}, {"tag:"}).error().code, Code::invalid);
+}
+
+TEST_P(Usage, ATagOfAnyNameIsFound) {
+  UsageRow one = row("r1", kNoon, "m", "red", 7);
+  one.tags = {{"cost centre", "4 711"}};
+  record({one});
+  const auto sums = sum_usage(*database_, {}, {"tag:cost centre"});
+  ASSERT_TRUE(sums) << sums.error().message;
+  EXPECT_EQ(sums->front().by.front(), "4 711");
+}
+
+TEST_P(Usage, IsSummedBySlotsOfTime) {
+  UsageRow failed = row("r4", kNoon + 10, "m", "red", 0);
+  failed.prompt_tokens = failed.completion_tokens = failed.cached_tokens = failed.reasoning_tokens = 0;
+  record({row("r1", kNoon, "m", "red", 0), row("r2", kNoon + 999, "m", "red", 0),
+          row("r3", kNoon + 1000, "m", "red", 0), failed, row("r5", kNoon, "m", "blue", 0)});
+  std::string seen;
+  const auto slots = usage_in_slots(*database_, {.since_ms = kNoon}, {"team"}, 1000);
+  ASSERT_TRUE(slots) << slots.error().message;
+  for (const UsageSlot& each : *slots)
+    seen += fmt::format("{}+{}: {} of {} ", each.by.front(), each.slot - kNoon / 1000, each.tokens, each.requests);
+  EXPECT_EQ(seen, "blue+0: 15 of 1 red+0: 30 of 2 red+1: 15 of 1 ") << "who used nothing was given it back";
 }
 
 TEST_P(Usage, EveryRowIsExportedInTheOrderOfTime) {
@@ -144,6 +167,14 @@ TEST(UsageText, IsCsvAndJsonLines) {
   EXPECT_EQ(dollars(345), "0.000000345");
   EXPECT_EQ(dollars(-20'000'000), "-0.02");
   EXPECT_EQ(dollars(0), "0.00");
+}
+
+TEST(UsageText, ASpreadsheetComputesNothingOfIt) {
+  EXPECT_EQ(csv_text("=cmd|' /C calc'!A0"), "\"'=cmd|' /C calc'!A0\"");
+  for (const char* const each : {"+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1"})
+    EXPECT_EQ(csv_text(each), std::string("\"'") + each + "\"");
+  EXPECT_EQ(csv_text("a=b"), "\"a=b\"");
+  EXPECT_EQ(csv_text(""), "\"\"");
 }
 
 TEST(UsageText, StrangeNamesAreMendedAndOnlyNonsenseIsRefused) {

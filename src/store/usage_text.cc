@@ -19,10 +19,15 @@ Json tags_json(const UsageRow& row) {
   return tags;
 }
 
+// A spreadsheet computes what begins so, quoted or not: =cmd|..., @SUM(...). An apostrophe before it makes it a text.
+bool is_formula(std::string_view text) {
+  return !text.empty() && std::string_view("=+-@\t\r\n").find(text.front()) != std::string_view::npos;
+}
+
 }  // namespace
 
 std::string csv_text(std::string_view text) {
-  std::string out = "\"";
+  std::string out = is_formula(text) ? "\"'" : "\"";
   for (const char c : text) {
     if (c == '"') out += '"';
     out += c;

@@ -17,6 +17,7 @@ class WithFallback final : public Counters {
     return local_.reserve(id, charges);
   }
   void settle(const std::string& id, std::span<const std::int64_t> amounts) override { home(id).settle(id, amounts); }
+  void amend(const std::string& id, std::span<const std::int64_t> amounts) override { home(id).amend(id, amounts); }
   void release(const std::string& id) override { home(id).release(id); }
   void renew(const std::string& id) override { home(id).renew(id); }
   Status sync(std::chrono::milliseconds most) override { return shared_->sync(most); }
@@ -30,6 +31,7 @@ class WithFallback final : public Counters {
   Status restore(std::span<const Spent> spent) override { return shared_->restore(spent); }
   Result<std::vector<std::string>> unsettled(std::chrono::milliseconds age) override { return shared_->unsettled(age); }
   void tend() override { shared_->tend(); }
+  void bury(const std::string& owner) override { shared_->bury(owner); }
   Status health() const override { return shared_->health(); }
 
  private:

@@ -9,6 +9,7 @@ import path from "node:path";
 import { test } from "node:test";
 import tls from "node:tls";
 import { Server, binary, haveStories, run, stories } from "./server.mjs";
+import { haveRedis, redis } from "./services.mjs";
 
 process.env.NODE_TLS_REJECT_UNAUTHORIZED = "0";  // for a certificate of our own
 const rounds = Number(process.env.ASHLAR_KILL_ROUNDS ?? 6);
@@ -40,6 +41,7 @@ function unchunked(bytes) {
 
 // How a request goes to a server and all that the kernel delivers comes back: {text, whole}.
 const over = {
+  "HTTP/1.1, counted on Redis": (server, text) => over["HTTP/1.1"](server, text),
   "HTTP/1.1": (server, text) => speak(net.connect(server.port, "127.0.0.1"), "connect", text),
   TLS: (server, text) => speak(tls.connect({ port: server.port, host: "127.0.0.1", rejectUnauthorized: false, ALPNProtocols: ["http/1.1"] }), "secureConnect", text),
   "HTTP/2": (server, text) => frames(http2.connect(`http://127.0.0.1:${server.port}`), text),
@@ -95,7 +97,7 @@ async function rowsOf(dir) {
   return lines.map((values) => Object.fromEntries(names.map((name, i) => [name, values[i].replace(/^"|"$/g, "")])));
 }
 
-for (const [name, send] of Object.entries(over)) test(`after kill -9 over ${name}, ${rounds} times, usage and budgets are what the clients received`, { timeout: 3_600_000 }, async (t) => {
+for (const [name, send] of Object.entries(over)) test(`after kill -9 over ${name}, ${rounds} times, usage and budgets are what the clients received`, { timeout: 3_600_000, skip: name.includes("Redis") && !haveRedis }, async (t) => {
   const dir = mkdtempSync(path.join(os.tmpdir(), "ashlar-accounts-"));
   t.after(() => rmSync(dir, { recursive: true, force: true }));
   const certificate = path.join(dir, "cert.pem"), key = path.join(dir, "key.pem");
@@ -104,7 +106,8 @@ for (const [name, send] of Object.entries(over)) test(`after kill -9 over ${name
   const secure = name.includes("TLS") ? ["--tls-cert", certificate, "--tls-key", key] : [];
   writeFileSync(path.join(dir, "limits.yaml"), `prices:\n  - {model: "*", input: 1000, output: 1000}\nlimits:\n` +
     `  - {scope: global, name: all, kind: budget, dollars: ${budget}, window: total}\n  - {scope: model, name: seats, kind: semaphore, capacity: 1000}\n`);
-  const start = () => Server.start(["--data-dir", dir, "--limits", path.join(dir, "limits.yaml"), ...secure],
+  const counters = name.includes("Redis") ? ["--counters", (await redis(t)).url] : [];
+  const start = () => Server.start(["--data-dir", dir, "--limits", path.join(dir, "limits.yaml"), ...secure, ...counters],
     haveStories ? { models: ["--model", `m=${stories}`] } : {});
   const received = [];
   let cut = 0, server = await start();

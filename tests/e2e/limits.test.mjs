@@ -41,6 +41,27 @@ test("requests an hour are counted, and each answer tells how many are left", as
   assert.match(refused.headers.get("x-ratelimit-reset-requests"), /^(59|1h|60)/);
 });
 
+test("every answer to who may ask tells where he stands, and a restart gives no rate twice", async (t) => {
+  const dir = folder(t);
+  const text = "limits:\n  - {scope: global, name: rph, measure: requests, capacity: 3, period: 1h}\n  - {scope: global, name: tpd, capacity: 100000, period: 24h}\n";
+  let server = await limited(dir, text);
+  t.after(() => server.stop());
+  const told = (answer) => [answer.headers.get("x-ratelimit-remaining-requests"), answer.headers.get("x-ratelimit-limit-tokens")];
+  const first = await server.post("/v1/chat/completions", tokens(server, 2));
+  assert.deepEqual(told(first), ["2", "100000"]);
+  assert.deepEqual(told(await server.post("/v1/chat/completions", { ...tokens(server, 2), model: "no such model" })), ["2", "100000"]);
+  assert.deepEqual(told(await server.post("/v1/chat/completions", "{")), ["2", "100000"]);
+  assert.deepEqual(told(await server.fetch("/v1/models")), ["2", "100000"]);
+  assert.deepEqual(told(await server.fetch("/health")), [null, null]);
+  await server.until(() => usage(dir), (rows) => rows.length === 1);
+  await server.kill();
+  server = await limited(dir, text);
+  const after = await server.fetch("/v1/models");
+  assert.equal(after.headers.get("x-ratelimit-remaining-requests"), "2");
+  const left = Number(after.headers.get("x-ratelimit-remaining-tokens"));
+  assert.equal(left, 100000 - first.json.usage.total_tokens);
+});
+
 test("a budget admits exactly what fits, whoever asks at once, and a restart forgets nothing", async (t) => {
   const dir = folder(t);
   const free = await Server.start(["--data-dir", dir]);

@@ -43,6 +43,41 @@ routes:
   assert.deepEqual(after.map((answer) => answer.status), Array(12).fill(200));
 });
 
+test("an alias is no way around a limit, a price or a rule", async (t) => {
+  const back = await Server.start();
+  t.after(() => back.stop());
+  const dir = path.dirname(config(t, ""));
+  writeFileSync(path.join(dir, "limits.yaml"), "prices: [{model: chat, input: 0, output: 1000}]\nlimits:\n" +
+    "  - {scope: model, who: chat, name: rph, measure: requests, capacity: 2, period: 1h}\n");
+  writeFileSync(path.join(dir, "identity.yaml"), "policy: [{name: no chat, effect: deny, when: {model: chat, user: bob}}]\n");
+  const key = async (...args) => {
+    const made = await run(binary, ["key", "create", "--json", "--data-dir", dir, ...args]);
+    assert.equal(made.code, 0, made.err);
+    return { headers: { authorization: `Bearer ${JSON.parse(made.out).key}` } };
+  };
+  const ann = await key("--user", "ann", "--model", "chat"), bob = await key("--user", "bob");
+  const front = await Server.start(["--data-dir", dir, "--limits", path.join(dir, "limits.yaml"), "--identity", path.join(dir, "identity.yaml"), "--config", config(t, `
+upstreams: [{name: one, url: "${back.url}/v1"}]
+routes: [{name: chat, aliases: [cheap], deployments: [one/${back.model}]}]
+`)], { models: [], look: false });
+  t.after(() => front.stop());
+  const ask = (model, who) => front.post("/v1/chat/completions", { ...back.chat("Say a word."), model, max_tokens: 4, ignore_eos: true }, who);
+  assert.equal((await ask("cheap", bob)).status, 403);
+  assert.equal((await (await front.fetch("/v1/models", bob)).json()).data.some((card) => card.id === "cheap"), false);
+  assert.equal((await ask("cheap", ann)).status, 200);
+  assert.equal((await ask("chat", ann)).status, 200);
+  const refused = await ask("cheap", ann);
+  assert.equal(refused.status, 429, JSON.stringify(refused.json));
+  const rows = await front.until(async () => (await run(binary, ["usage", "--data-dir", dir, "--json"])).out.trim().split("\n").filter(Boolean).map((line) => JSON.parse(line)),
+    (all) => all.length === 2);
+  for (const row of rows) {
+    assert.equal(row.model, "chat");
+    assert.equal(row.cost_nano_usd, 4 * 1e6);
+    assert.notEqual(row.deployment, "");
+    assert.ok(row.ttft_ms >= 0 && row.ttft_ms <= row.duration_ms, JSON.stringify(row));
+  }
+});
+
 test("sensitive data goes only where it may", async (t) => {
   const back = await Server.start();
   t.after(() => back.stop());

@@ -36,6 +36,7 @@ Json budget_schema() {
                  {"dollars", {{"type", "string"}}},
                  {"capacity_nano_usd", {{"type", "integer"}}},
                  {"alerts", list_of({{"type", "integer"}})},
+                 {"soft", {{"type", "boolean"}, {"description", "somebody is told, nobody refused"}}},
                  {"created_at", time_or_null()}});
 }
 

@@ -63,6 +63,7 @@ Json json_of(const gateway::KeptBudget& budget) {
           {"dollars", store::dollars(budget.capacity)},
           {"capacity_nano_usd", budget.capacity},
           {"alerts", budget.alerts},
+          {"soft", false},
           {"created_at", utc(budget.created_at)}};
 }
 

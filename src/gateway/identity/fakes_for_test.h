@@ -19,7 +19,7 @@
 
 namespace ashlar::gateway {
 
-// A key pair of RS256, PS256, ES256 or EdDSA.
+// A key pair of RS256, PS256, ES256, EdDSA or Ed25519.
 class Signer {
  public:
   explicit Signer(std::string algorithm, std::string id = "one")
@@ -34,7 +34,7 @@ class Signer {
                   {"crv", "P-256"},
                   {"x", number(OSSL_PKEY_PARAM_EC_PUB_X, 32)},
                   {"y", number(OSSL_PKEY_PARAM_EC_PUB_Y, 32)}});
-    } else if (algorithm_ == "EdDSA") {
+    } else if (algorithm_ == "EdDSA" || algorithm_ == "Ed25519") {
       std::string raw(32, '\0');
       std::size_t size = raw.size();
       EVP_PKEY_get_raw_public_key(key_.get(), reinterpret_cast<unsigned char*>(raw.data()), &size);
@@ -60,7 +60,7 @@ class Signer {
  private:
   static EVP_PKEY* make(std::string_view algorithm) {
     if (algorithm == "ES256") return EVP_EC_gen("P-256");
-    if (algorithm == "EdDSA") return EVP_PKEY_Q_keygen(nullptr, nullptr, "ED25519");
+    if (algorithm == "EdDSA" || algorithm == "Ed25519") return EVP_PKEY_Q_keygen(nullptr, nullptr, "ED25519");
     // Making one takes a second on a busy machine: two are enough to tell apart.
     static EVP_PKEY* const kTwo[] = {EVP_RSA_gen(2048), EVP_RSA_gen(2048)};
     static std::atomic<unsigned> next = 0;
@@ -79,8 +79,8 @@ class Signer {
   std::string sign(std::string_view text) const {
     EVP_MD_CTX* context = EVP_MD_CTX_new();
     EVP_PKEY_CTX* rules = nullptr;
-    EVP_DigestSignInit_ex(context, &rules, algorithm_ == "EdDSA" ? nullptr : "SHA256", nullptr, nullptr, key_.get(),
-                          nullptr);
+    EVP_DigestSignInit_ex(context, &rules, (algorithm_ == "EdDSA" || algorithm_ == "Ed25519") ? nullptr : "SHA256",
+                          nullptr, nullptr, key_.get(), nullptr);
     if (algorithm_ == "PS256") {
       EVP_PKEY_CTX_set_rsa_padding(rules, RSA_PKCS1_PSS_PADDING);
       EVP_PKEY_CTX_set_rsa_pss_saltlen(rules, RSA_PSS_SALTLEN_DIGEST);

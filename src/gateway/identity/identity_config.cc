@@ -157,8 +157,9 @@ Result<IssuerOptions> read_issuer(const Json& json, const std::string& where) {
   rules.audiences = section.texts("audience");
   out.jwks_url = section.text("jwks_url");
   const std::string jwks_file = section.text("jwks_file"), secret_file = section.text("secret_file");
-  const std::vector<std::string> usual =
-      secret_file.empty() ? std::vector<std::string>{"RS256", "ES256", "EdDSA"} : std::vector<std::string>{"HS256"};
+  const std::vector<std::string> usual = secret_file.empty()
+                                             ? std::vector<std::string>{"RS256", "ES256", "EdDSA", "Ed25519"}
+                                             : std::vector<std::string>{"HS256"};
   rules.algorithms = section.texts("algorithms", usual);
   rules.tenant = section.text("tenant");
   rules.tenants = section.texts("tenants");

@@ -28,7 +28,7 @@ constexpr Algorithm kAlgorithms[] = {
     {"ES256", Kind::ec, "SHA256", "P-256", 32}, {"ES384", Kind::ec, "SHA384", "P-384", 48},
     {"ES512", Kind::ec, "SHA512", "P-521", 66}, {"EdDSA", Kind::ed25519, "", "Ed25519", 0},
     {"HS256", Kind::hmac, "SHA256", "", 0},     {"HS384", Kind::hmac, "SHA384", "", 0},
-    {"HS512", Kind::hmac, "SHA512", "", 0},
+    {"HS512", Kind::hmac, "SHA512", "", 0},     {"Ed25519", Kind::ed25519, "", "Ed25519", 0},  // RFC 9864
 };
 
 constexpr std::size_t kMaxSet = 256 << 10, kMaxKeys = 100;
@@ -186,7 +186,8 @@ Result<Jwk> Jwk::of_secret(std::string secret) {
 }
 
 bool Jwk::fits(const Algorithm& algorithm) const {
-  if (!algorithm_.empty() && algorithm_ != algorithm.name) return false;
+  const bool both_names = algorithm.kind == Kind::ed25519 && (algorithm_ == "EdDSA" || algorithm_ == "Ed25519");
+  if (!algorithm_.empty() && algorithm_ != algorithm.name && !both_names) return false;
   switch (algorithm.kind) {
     case Kind::rsa:
     case Kind::rsa_pss:

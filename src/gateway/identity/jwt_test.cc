@@ -14,7 +14,7 @@ using testing::HasSubstr;
 
 constexpr std::int64_t kNow = 1'700'000'000;
 
-IssuerRules rules(std::vector<std::string> algorithms = {"RS256", "PS256", "ES256", "EdDSA"}) {
+IssuerRules rules(std::vector<std::string> algorithms = {"RS256", "PS256", "ES256", "EdDSA", "Ed25519"}) {
   IssuerRules out;
   out.issuer = "https://login.example";
   out.audiences = {"ashlar"};
@@ -114,7 +114,7 @@ TEST(Jws, RefusesWhatIsNoSignedToken) {
 }
 
 TEST(Jwt, IsTakenUnderEveryAlgorithm) {
-  for (const char* algorithm : {"RS256", "PS256", "ES256", "EdDSA"}) {
+  for (const char* algorithm : {"RS256", "PS256", "ES256", "EdDSA", "Ed25519"}) {
     const Signer one(algorithm), other(algorithm);
     const auto set = *parse_jwks(one.jwks());
     const auto who = judge(one.token(claims()), set, rules());

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/json_full.h"
+#include "net/http_text.h"
 
 namespace ashlar::gateway {
 
@@ -61,9 +62,13 @@ std::vector<std::string> values_of(std::string_view attribute, const Principal& 
   if (attribute == "role") return names(who.roles);
   if (attribute == "proof") return {std::string(name(who.proof))};
   if (attribute == "scope") return {std::string(name(action.scope))};
-  if (attribute == "data_class") return {action.data_class};
-  return {action.model.value_or("")};
+  if (attribute == "data_class")
+    return action.data_classes.empty() ? std::vector<std::string>{""} : action.data_classes;
+  return action.models;
 }
+
+// What a request may have several of: one that is forbidden is not made right by another that is not.
+bool is_manifold(std::string_view attribute) { return attribute == "data_class" || attribute == "model"; }
 
 bool is_attribute(std::string_view text) {
   constexpr std::string_view kAttributes[] = {"tenant", "team",  "user",       "key",  "role",
@@ -71,15 +76,17 @@ bool is_attribute(std::string_view text) {
   return std::ranges::find(kAttributes, text) != std::end(kAttributes);
 }
 
-// `unknown`: what a condition on the model is worth while the model has not been read.
-bool hold(const Conditions& conditions, const Principal& who, const Action& action, bool unknown) {
+// `lets`: whether it is for the good of who asks that they hold. Then every data class and name of the model must fit,
+// and while the model has not been read it does; else one is enough, and what has not been read does not.
+bool hold(const Conditions& conditions, const Principal& who, const Action& action, bool lets) {
   for (const auto& [attribute, patterns] : conditions.texts) {
-    if (attribute == "model" && !action.model) {
-      if (!unknown) return false;
+    if (attribute == "model" && action.models.empty()) {
+      if (!lets) return false;
       continue;
     }
     const auto values = values_of(attribute, who, action);
-    if (std::ranges::none_of(values, [&](const std::string& value) { return matches_any(patterns, value); }))
+    const auto fits = [&patterns](const std::string& value) { return matches_any(patterns, value); };
+    if (lets && is_manifold(attribute) ? !std::ranges::all_of(values, fits) : std::ranges::none_of(values, fits))
       return false;
   }
   for (const auto& [tag, patterns] : conditions.tags) {
@@ -160,6 +167,8 @@ Result<Conditions> read_conditions(const Json& json, const std::string& where) {
       out.time = TRY(read_time(value, at));
     } else if (is_attribute(name)) {
       out.texts.emplace_back(name, TRY(read_texts(value, at)));
+      if (name == "data_class")
+        for (std::string& each : out.texts.back().second) each = net::lower(each);
     } else {
       return Error{Code::invalid,
                    fmt::format("{} is no condition: they are tenant, team, user, key, role, proof, scope, "
@@ -198,8 +207,8 @@ Result<PolicyRule> read_rule(const Json& json, const std::string& where) {
 }
 
 bool applies(const PolicyRule& rule, const Principal& who, const Action& action) {
-  const bool doubt = !rule.denies;  // what is not known yet never denies, and may allow
-  return hold(rule.when, who, action, doubt) && (rule.unless.empty() || !hold(rule.unless, who, action, !doubt));
+  const bool allows = !rule.denies;
+  return hold(rule.when, who, action, allows) && (rule.unless.empty() || !hold(rule.unless, who, action, !allows));
 }
 
 }  // namespace

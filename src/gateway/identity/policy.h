@@ -30,11 +30,11 @@ Roles roles_of(Scope scope);
 
 struct Action {
   Scope scope = Scope::use;
-  // nullopt: not read yet. Then nothing is refused that a model could make right:
-  // whoever reads it asks again.
-  std::optional<std::string> model;
+  // The model by all of its names. None: not read yet; then nothing is refused that a model could make right: whoever
+  // reads it asks again.
+  std::vector<std::string> models;
   std::optional<Address> source;
-  std::string data_class;  // as declared; "": undeclared
+  std::vector<std::string> data_classes;  // as declared, in small letters
   std::int64_t unix_seconds = 0;
 };
 
@@ -59,7 +59,8 @@ class Policy {
   //   {"name": "night", "effect": "deny",
   //    "when":   {"tenant": ["acme*"], "model": "gpt-*", "time": {"days": ["sat", "sun"], "from": "22:00", "to":
   //    "06:00"}}, "unless": {"source": ["10.0.0.0/8"]}}
-  // A condition is one text or a list, of which one must fit; all conditions must hold. They are
+  // A condition is one text or a list, of which one must fit; all conditions must hold. Of several data classes, or
+  // names of a model, one that fits is enough to deny, and all must fit to allow. Conditions are
   // tenant, team, user, key, role, proof, scope, model, data_class (patterns), tags (an object of
   // patterns), source (networks), time (UTC; from is later than to: over midnight, and
   // its days are those on which it begins). A rule without `scope` is about `use` if

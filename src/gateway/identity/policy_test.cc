@@ -21,7 +21,7 @@ Policy policy(const char* text) {
   return std::move(*made);
 }
 
-bool allows(const Policy& by, const Principal& who, Action action = {.model = "gpt-4"}) {
+bool allows(const Policy& by, const Principal& who, Action action = {.models = {"gpt-4"}}) {
   return by.decide(who, action).allowed;
 }
 
@@ -90,7 +90,7 @@ TEST(Policy, DenyWinsWhateverTheOrder) {
   for (const char* text :
        {R"([{"name":"no","effect":"deny","when":{"tenant":"acme"}},{"name":"yes","effect":"allow"}])",
         R"([{"name":"yes","effect":"allow"},{"name":"no","effect":"deny","when":{"tenant":"ac*"}}])"}) {
-    const auto decision = policy(text).decide(who, {.model = "m"});
+    const auto decision = policy(text).decide(who, {.models = {"m"}});
     EXPECT_FALSE(decision.allowed);
     EXPECT_EQ(decision.rule, "no");
     EXPECT_THAT(decision.why, HasSubstr("'no' denies"));
@@ -100,9 +100,9 @@ TEST(Policy, DenyWinsWhateverTheOrder) {
 TEST(Policy, AllowGivesWhatARoleDoesNot) {
   const Principal auditor{.team = "red", .roles = {Role::auditor}};
   const Policy by = policy(R"([{"name":"red team","effect":"allow","when":{"team":"red","model":"safe-*"}}])");
-  EXPECT_TRUE(allows(by, auditor, {.model = "safe-1"}));
-  EXPECT_FALSE(allows(by, auditor, {.model = "gpt-4"}));
-  EXPECT_TRUE(allows(by, auditor, {.model = std::nullopt})) << "not read yet: it may become right";
+  EXPECT_TRUE(allows(by, auditor, {.models = {"safe-1"}}));
+  EXPECT_FALSE(allows(by, auditor, {.models = {"gpt-4"}}));
+  EXPECT_TRUE(allows(by, auditor, {})) << "not read yet: it may become right";
   EXPECT_FALSE(allows(by, auditor, {.scope = Scope::admin})) << "a rule without scope is about use";
   EXPECT_TRUE(allows(policy(R"([{"effect":"allow","when":{"team":"red","scope":"admin"}}])"), auditor,
                      {.scope = Scope::admin}));
@@ -112,10 +112,10 @@ TEST(Policy, AModelThatIsNotReadYetDeniesNobody) {
   const Principal app{.roles = {Role::app}};
   const Policy by = policy(
       R"([{"effect":"deny","when":{"model":"big-*"}}, {"effect":"deny","unless":{"model":["small-*","big-*"]}}])");
-  EXPECT_TRUE(allows(by, app, {.model = std::nullopt}));
-  EXPECT_FALSE(allows(by, app, {.model = "big-1"}));
-  EXPECT_TRUE(allows(by, app, {.model = "small-1"}));
-  EXPECT_FALSE(allows(by, app, {.model = "other"}));
+  EXPECT_TRUE(allows(by, app, {}));
+  EXPECT_FALSE(allows(by, app, {.models = {"big-1"}}));
+  EXPECT_TRUE(allows(by, app, {.models = {"small-1"}}));
+  EXPECT_FALSE(allows(by, app, {.models = {"other"}}));
 }
 
 TEST(Policy, EveryConditionMustHold) {
@@ -128,7 +128,7 @@ TEST(Policy, EveryConditionMustHold) {
                       .roles = {Role::app, Role::developer},
                       .tags = {{"env", "prod"}, {"tier", "yy"}},
                       .proof = Proof::jwt};
-  const Action action{.model = "m", .source = parse_address("10.1.1.1"), .data_class = "secret"};
+  const Action action{.models = {"m"}, .source = parse_address("10.1.1.1"), .data_classes = {"secret"}};
   EXPECT_FALSE(allows(by, who, action));
   const auto without = [&](auto&& change) {
     Principal other = who;
@@ -143,23 +143,45 @@ TEST(Policy, EveryConditionMustHold) {
   EXPECT_TRUE(without([](Principal& p, Action&) { p.proof = Proof::key; }));
   EXPECT_TRUE(without([](Principal& p, Action&) { p.user = "v"; }));
   EXPECT_TRUE(without([](Principal& p, Action&) { p.key_id = "x"; }));
-  EXPECT_TRUE(without([](Principal&, Action& a) { a.data_class = ""; }));
+  EXPECT_TRUE(without([](Principal&, Action& a) { a.data_classes = {}; }));
   EXPECT_TRUE(without([](Principal&, Action& a) { a.source = parse_address("11.1.1.1"); }));
   EXPECT_TRUE(without([](Principal&, Action& a) { a.source.reset(); }));
+}
+
+TEST(Policy, OneOfSeveralClassesDeniesAndEachMustBeAllowed) {
+  const Policy by = policy(R"([
+      {"effect": "deny", "when": {"data_class": "Secret", "team": "red"}},
+      {"effect": "deny", "when": {"team": "blue"}, "unless": {"data_class": "public"}}])");
+  const Principal red{.team = "red", .roles = {Role::app}}, blue{.team = "blue", .roles = {Role::app}};
+  EXPECT_TRUE(allows(by, red, {.models = {"m"}, .data_classes = {"public"}}));
+  EXPECT_FALSE(allows(by, red, {.models = {"m"}, .data_classes = {"public", "secret"}}));
+  EXPECT_TRUE(allows(by, blue, {.models = {"m"}, .data_classes = {"public"}}));
+  EXPECT_FALSE(allows(by, blue, {.models = {"m"}, .data_classes = {"public", "other"}}));
+  EXPECT_FALSE(allows(by, blue, {.models = {"m"}})) << "nothing was declared";
+}
+
+TEST(Policy, AModelIsDeniedByAnyOfItsNames) {
+  const Policy by = policy(R"([
+      {"effect": "deny", "when": {"model": "chat", "role": "app"}},
+      {"effect": "deny", "when": {"role": "developer"}, "unless": {"model": "small-*"}}])");
+  EXPECT_FALSE(allows(by, {.roles = {Role::app}}, {.models = {"gpt-4o-mini", "chat"}}));
+  EXPECT_TRUE(allows(by, {.roles = {Role::app}}, {.models = {"gpt-4o-mini", "other"}}));
+  EXPECT_FALSE(allows(by, {.roles = {Role::developer}}, {.models = {"small-chat", "chat"}}));
+  EXPECT_TRUE(allows(by, {.roles = {Role::developer}}, {.models = {"small-chat", "small-1"}}));
 }
 
 TEST(Policy, UnlessIsTheExceptionToARule) {
   const Policy by = policy(R"([{"name":"office","effect":"deny","unless":{"source":["10.0.0.0/8"]}}])");
   const Principal who{.roles = {Role::admin}};
-  EXPECT_TRUE(allows(by, who, {.model = "m", .source = parse_address("10.0.0.1")}));
-  EXPECT_FALSE(allows(by, who, {.model = "m", .source = parse_address("192.0.2.1")}));
-  EXPECT_FALSE(allows(by, who, {.model = "m"})) << "from nowhere is from outside";
+  EXPECT_TRUE(allows(by, who, {.models = {"m"}, .source = parse_address("10.0.0.1")}));
+  EXPECT_FALSE(allows(by, who, {.models = {"m"}, .source = parse_address("192.0.2.1")}));
+  EXPECT_FALSE(allows(by, who, {.models = {"m"}})) << "from nowhere is from outside";
 }
 
 TEST(Policy, TimeWindowsAreUtcAndGoOverMidnight) {
   const auto open = [&](const char* time, std::int64_t at) {
     const Policy by = policy((R"([{"effect":"deny","when":{"time":)" + std::string(time) + "}}]").c_str());
-    return allows(by, {.roles = {Role::app}}, {.model = "m", .unix_seconds = at});
+    return allows(by, {.roles = {Role::app}}, {.models = {"m"}, .unix_seconds = at});
   };
   constexpr std::int64_t kHour = 3600;
   const char* day = R"({"from":"08:30","to":"17:00"})";

@@ -62,6 +62,7 @@ store::UsageRow row_of(const UsageRecord& record) {
                       .user = record.subject.user,
                       .key = record.subject.key,
                       .model = record.model,
+                      .deployment = record.deployment,
                       .tags = record.subject.tags,
                       .prompt_tokens = record.use.prompt,
                       .cached_tokens = record.use.cached,
@@ -70,6 +71,7 @@ store::UsageRow row_of(const UsageRecord& record) {
                       .cost_nano = record.cost,
                       .status = status_of(record.end),
                       .duration_ms = static_cast<std::int64_t>(record.seconds * 1000)};
+  if (record.first_seconds) row.ttft_ms = static_cast<std::int64_t>(*record.first_seconds * 1000);
   // First, for the last of too many are left out.
   if (record.end == UsageRecord::End::interrupted) row.tags.insert(row.tags.begin(), {"interrupted", "true"});
   if (record.end == UsageRecord::End::kept) row.tags.insert(row.tags.begin(), {"cache", "hit"});
@@ -262,27 +264,22 @@ struct Accounts::State : std::enable_shared_from_this<State> {
   bool settle_orphan(const Orphan& orphan) const {
     store::Counters* const counts = counters.load();
     if (counts == nullptr || !counts->health()) return false;
-    bool any = false;
     for (const JournalRow& row : orphan.rows()) {
       if (row.measures.empty() && row.also == 0) continue;
-      any = true;
+      // Who died may have settled it a moment before, to more than his client got.
       const bool nothing = row.record.use == TokenUse{};
-      for (std::uint32_t i = 0; i < row.also; ++i) {
-        const std::string id = also_id(row.record.reservation, i);
-        nothing ? counts->release(id) : counts->settle(id, {&row.record.cost, 1});
-      }
-      if (nothing) {
-        counts->release(row.record.reservation);
-        continue;
-      }
+      for (std::uint32_t i = 0; i < row.also; ++i)
+        counts->amend(also_id(row.record.reservation, i), {&row.record.cost, 1});
       std::vector<std::int64_t> amounts;
       for (const Measure measure : row.measures)
         amounts.push_back(measure == Measure::tokens  ? row.record.use.total()
                           : measure == Measure::money ? row.record.cost
+                          : nothing                   ? 0
                                                       : 1);
-      counts->settle(row.record.reservation, amounts);
+      if (!amounts.empty()) counts->amend(row.record.reservation, amounts);
     }
-    return !any || counts->sync(kSettled).has_value();
+    if (const std::string owner(orphan.owner()); owner != store::reservation_owner()) counts->bury(owner);
+    return counts->sync(kSettled).has_value();
   }
 
   store::Database& database;

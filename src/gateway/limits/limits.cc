@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <span>
 
 #include "gateway/limits/limits_worker.h"
 
@@ -75,7 +76,7 @@ std::string_view reason(LimitRefusal::Kind kind) {
 // A request on its way through admit().
 struct Limits::Asked {
   const Ask& ask;
-  const std::vector<Applied>& rules;
+  std::span<const Applied> rules;
   std::optional<Price> price;
   std::int64_t output = 0;
   std::vector<Charge> charges;
@@ -219,9 +220,11 @@ std::expected<Limits::Admission, LimitRefusal> Limits::admit(const Ask& ask,
   asked.output = std::clamp<std::int64_t>(stated ? ask.max_tokens : ask.room, 0, kMostTokens);
   if (const auto cap = output_cap(*config, ask.subject, ask.model)) asked.output = std::min(asked.output, *cap);
   const std::int64_t now_ms = options_.clock().utc_ms;
-  if (const Price* price = config->prices.find(ask.model, now_ms)) asked.price = *price;
-  const bool money =
-      std::ranges::any_of(asked.rules, [](const Applied& a) { return a.rule->measure == Measure::money; });
+  const Price* price = config->prices.find(ask.model, now_ms);
+  if (price == nullptr && !ask.asked_as.empty()) price = config->prices.find(ask.asked_as, now_ms);
+  if (price != nullptr) asked.price = *price;
+  const auto guards = [](const Applied& a) { return a.rule->measure == Measure::money && !a.rule->soft; };
+  const bool money = std::ranges::any_of(asked.rules, guards);
   if (money && !asked.price && config->refuse_unpriced)
     return std::unexpected(LimitRefusal{
         .kind = Kind::quota,
@@ -234,14 +237,22 @@ std::expected<Limits::Admission, LimitRefusal> Limits::admit(const Ask& ask,
   admission.running_ = std::make_shared<Running>();
   Running& running = *admission.running_;
   running.id = store::new_reservation_id();
+  const auto soft = [](const Applied& a) { return a.rule->soft; };
+  std::vector<Applied> hard;
   for (int turn = 0;; ++turn) {
     asked.charge();
     Result<Verdict> verdict = Verdict{.admitted = true};
     if (!asked.charges.empty()) verdict = counters_.reserve(running.id, asked.charges);
+    // Who is told of money, and refuses none, does not refuse where it cannot be counted either.
+    if (!verdict && !money && hard.empty() && std::ranges::any_of(asked.rules, soft)) {
+      std::ranges::remove_copy_if(asked.rules, std::back_inserter(hard), soft);
+      asked.rules = hard;
+      continue;
+    }
     if (!verdict)
       return std::unexpected(
           LimitRefusal{.kind = Kind::unavailable,
-                       .error = {Code::unavailable, "the limits cannot be checked now: " + verdict.error().message},
+                       .error = {Code::unavailable, "the limits cannot be checked now: try again soon"},
                        .retry_after = std::chrono::seconds(1)});
     if (verdict->admitted) {
       admission.numbers_ = asked.numbers(verdict->standings);
@@ -337,6 +348,7 @@ Result<RateNumbers> Limits::numbers(const Subject& subject, const std::string& m
   std::vector<Applied> rules = *known_.find(config, subject, model);
   std::erase_if(
       rules, [](const Applied& a) { return a.rule->measure == Measure::money || a.rule->measure == Measure::seats; });
+  if (rules.empty()) return RateNumbers();
   const Asked asked{.ask = nothing, .rules = rules, .price = {}, .charges = {}};
   std::vector<store::Limit> limits;
   for (const Applied& applied : rules) limits.push_back(applied.limit);

@@ -49,6 +49,7 @@ struct BudgetAlert {
   std::string who;                      // "team 'search'"
   int percent = 0;                      // which of the rule's alerts
   std::int64_t used = 0, capacity = 0;  // nano-dollars, without what is only reserved if nothing runs
+  bool soft = false;                    // it refuses nobody
 };
 
 class LimitsWorker;
@@ -66,7 +67,8 @@ class Limits {
   // What is asked for.
   struct Ask {
     Subject subject;
-    std::string model;
+    std::string model;     // as limits know it
+    std::string asked_as;  // the name in the request, whose price counts where the model has none
     std::int64_t prompt_tokens = 0;
     std::int64_t max_tokens = -1;  // for each answer; -1: not stated
     std::int64_t room = 0;         // the most that the context leaves for an answer, where not stated

@@ -349,6 +349,36 @@ prices: [{model: m, input: 1000, output: 1000}])");
   EXPECT_EQ(alerts[2].percent, 50);
 }
 
+TEST_F(LimitsTest, ASoftBudgetTellsAndRefusesNobody) {
+  use(R"({prices: [{model: m, input: 1000, output: 1000}], refuse_unpriced: true, limits: [
+      {scope: user, name: soft, kind: budget, dollars: 0.010, window: day, soft: true, alerts: [50, 200]}]})");
+  for (int i = 0; i < 3; ++i) {
+    auto one = admit(5, 5);
+    ASSERT_TRUE(one) << i;
+    one->settle({.prompt = 5, .completion = 5});
+  }
+  std::unique_lock lock(mutex);
+  ASSERT_TRUE(told.wait_for(lock, std::chrono::seconds(20), [&] { return alerts.size() == 2; }));
+  for (const BudgetAlert& alert : alerts) {
+    EXPECT_TRUE(alert.soft);
+    EXPECT_EQ(alert.capacity, 10'000'000);
+  }
+  EXPECT_TRUE(limits->admit({.subject = {.user = "ann"}, .model = "unpriced", .prompt_tokens = 1, .max_tokens = 1}));
+  EXPECT_FALSE(read_limits("limits: [{scope: user, name: a, capacity: 1, period: 1m, soft: true}]"));
+}
+
+TEST_F(LimitsTest, ThePriceOfTheNameThatWasAskedForCountsWhereTheModelHasNone) {
+  use(R"({prices: [{model: alias, input: 1000}, {model: m, input: 2000}], limits: [
+      {scope: user, name: day, kind: budget, dollars: 1, window: day}]})");
+  const auto reserved = [&](const std::string& model, const std::string& asked_as) {
+    const auto one = limits->admit(
+        {.subject = {.user = "ann"}, .model = model, .asked_as = asked_as, .prompt_tokens = 1, .max_tokens = 0});
+    return one ? one->reserved() : -1;
+  };
+  EXPECT_EQ(reserved("m", "alias"), 2'000'000);
+  EXPECT_EQ(reserved("other", "alias"), 1'000'000);
+}
+
 TEST_F(LimitsTest, NumbersAreWrittenAsClientsReadThem) {
   const RateNumbers numbers{.requests = store::Standing{1000, 999, milliseconds(360'000)},
                             .tokens = store::Standing{50'000, 0, milliseconds(3'723'000)}};

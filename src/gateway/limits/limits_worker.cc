@@ -77,10 +77,10 @@ std::vector<std::string> LimitsWorker::due_seats(Clock::time_point now) {
 
 void LimitsWorker::look(const Rule& rule, const Applied& applied) {
   const auto standings = counters_.look({&applied.limit, 1});
-  if (!standings || applied.limit.capacity == 0) return;  // the next request that is settled asks again
+  if (!standings || rule.capacity == 0) return;  // the next request that is settled asks again
   const std::int64_t used = applied.limit.capacity - standings->front().remaining;
   for (const int percent : rule.alerts) {
-    if (static_cast<__int128>(used) * 100 < static_cast<__int128>(percent) * applied.limit.capacity) continue;
+    if (static_cast<__int128>(used) * 100 < static_cast<__int128>(percent) * rule.capacity) continue;
     // A budget of one alert for each window, so that of many who see it one tells it.
     store::Limit once = applied.limit;
     once.key = fmt::format("alert:{}:{}", percent, applied.limit.key);
@@ -92,7 +92,12 @@ void LimitsWorker::look(const Rule& rule, const Applied& applied) {
     const std::int64_t one[] = {1};
     counters_.settle(id, one);
     log::warn("budget_alert", {{"limit", rule.name}, {"who", applied.who}, {"percent", percent}});
-    on_alert_({.limit = rule.name, .who = applied.who, .percent = percent, .used = used, .capacity = rule.capacity});
+    on_alert_({.limit = rule.name,
+               .who = applied.who,
+               .percent = percent,
+               .used = used,
+               .capacity = rule.capacity,
+               .soft = rule.soft});
   }
 }
 

@@ -66,6 +66,7 @@ class MeteredGenerator::Run final : public engine::Sink {
     if (const auto* started = std::get_if<engine::Started>(&event)) {
       record_.use.prompt = started->prompt_tokens;
       record_.use.cached = started->cached_tokens;
+      record_.deployment = started->deployment;
       begun_ = true;
       if (open_) open_->prompt(record_.use.prompt, record_.use.cached);
     } else if (const auto* text = std::get_if<engine::Text>(&event)) {
@@ -90,8 +91,9 @@ class MeteredGenerator::Run final : public engine::Sink {
 
  private:
   static std::int64_t guess(std::string_view text) { return static_cast<std::int64_t>(text.size() + 3) / 4; }
+  double seconds() const { return std::chrono::duration<double>(engine::Clock::now() - since_).count(); }
   void deliver(std::int64_t tokens) {
-    delivered_ = true;
+    if (!std::exchange(delivered_, true)) record_.first_seconds = seconds();
     record_.use.completion += tokens;
   }
 
@@ -120,7 +122,7 @@ class MeteredGenerator::Run final : public engine::Sink {
     const bool kept = how == UsageRecord::End::kept;  // its row says what the client got, but nobody computed it
     record_.cost = kept ? 0 : admission_.cost(record_.use);
     record_.end = how;
-    record_.seconds = std::chrono::duration<double>(engine::Clock::now() - since_).count();
+    record_.seconds = seconds();
     // The counts first: a ledger never knows more than they do.
     charged ? admission_.settle(kept ? TokenUse() : record_.use) : admission_.release();
     open_ ? open_->end(std::move(record_)) : ledger_.record(record_);
@@ -197,7 +199,8 @@ std::expected<Limits::Admission, LimitRefusal> MeteredGenerator::admit(const Sub
                                                                        Size& size) {
   const auto asked = [&](const Request& of, const Size& as) {
     return limits_.admit({.subject = subject,
-                          .model = of.model,
+                          .model = counted_model(of),
+                          .asked_as = of.model,
                           .prompt_tokens = as.prompt,
                           .max_tokens = of.stopping.max_tokens,
                           .room = as.room,
@@ -208,6 +211,7 @@ std::expected<Limits::Admission, LimitRefusal> MeteredGenerator::admit(const Sub
   for (std::string& model : options_.instead(request.model)) {
     Request other = request;
     other.model = std::move(model);
+    other.sender.counted_as.clear();
     other.tokenized = nullptr;
     const Size other_size = size_of(other);
     auto admitted = asked(other, other_size);
@@ -243,7 +247,7 @@ std::expected<std::unique_ptr<engine::Ticket>, engine::Generator::Refusal> Meter
   UsageRecord record{.reservation = admission->id(),
                      .request = request.id,
                      .subject = std::move(subject),
-                     .model = request.model,
+                     .model = counted_model(request),
                      .begun_utc_ms = utc_ms()};
   auto open = ledger_.open(record, admission->price(), admission->measures());
   if (!open && std::ranges::find(admission->measures(), Measure::money) != admission->measures().end())

@@ -197,6 +197,26 @@ TEST_F(MeteredTest, ReservesTheMostAndSettlesWhatWasUsed) {
   EXPECT_EQ(inner.seen[0].stopping.max_tokens, 100);
 }
 
+TEST_F(MeteredTest, AnAliasCountsAsWhatItStandsFor) {
+  auto asked = request("a", "0123456789", 100);
+  asked.model = "alias";
+  asked.sender.counted_as = "m";
+  auto ticket = metered->start(std::move(asked), heard);
+  ASSERT_TRUE(ticket);
+  EXPECT_EQ(limits->numbers({.tenant = "t"}, "m")->tokens->remaining, 10'000 - 110);
+  inner.emit("a", engine::Started{.prompt_tokens = 10, .deployment = "chat/2"});
+  inner.emit("a", text(3));
+  inner.emit("a", engine::Finished{.usage = {.prompt_tokens = 10, .completion_tokens = 3}});
+  ticket->reset();
+  ASSERT_EQ(ledger.records.size(), 1u);
+  EXPECT_EQ(inner.seen[0].model, "alias") << "who answers knows it by this name";
+  EXPECT_EQ(ledger.records[0].model, "m");
+  EXPECT_EQ(ledger.records[0].cost, 10'000 + 6'000);
+  EXPECT_EQ(ledger.records[0].deployment, "chat/2");
+  ASSERT_TRUE(ledger.records[0].first_seconds);
+  EXPECT_LE(*ledger.records[0].first_seconds, ledger.records[0].seconds);
+}
+
 TEST_F(MeteredTest, WhatWasKeptCostsNothingAndIsToldApart) {
   auto ticket = metered->start(request("a", "0123456789", 100), heard);
   ASSERT_TRUE(ticket);

@@ -136,7 +136,8 @@ std::expected<std::shared_ptr<Reading>, Refusal> admit(const ReadersMeter& meter
                   .tags = request.sender.tags};
   auto admission =
       meter.limits.admit({.subject = subject,
-                          .model = request.model,
+                          .model = counted_model(request),
+                          .asked_as = request.model,
                           .prompt_tokens = meter.limits.measures() ? most_tokens(meter.tokens, request) : 0,
                           .max_tokens = 0});
   if (!admission) {
@@ -149,7 +150,7 @@ std::expected<std::shared_ptr<Reading>, Refusal> admit(const ReadersMeter& meter
   note(request.notes, admission->numbers());
   UsageRecord record{.reservation = admission->id(),
                      .subject = std::move(subject),
-                     .model = request.model,
+                     .model = counted_model(request),
                      .begun_utc_ms = store::machine_instant().utc_ms};
   auto open = meter.ledger.open(record, admission->price(), admission->measures());
   if (!open && std::ranges::find(admission->measures(), Measure::money) != admission->measures().end())

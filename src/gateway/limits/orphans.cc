@@ -13,6 +13,7 @@
 
 #include "base/log.h"
 #include "base/mapped_file.h"
+#include "store/counters.h"
 
 namespace ashlar::gateway {
 namespace {
@@ -45,6 +46,13 @@ Orphan& Orphan::operator=(Orphan&& other) noexcept {
 
 Orphan::~Orphan() {
   if (fd_ >= 0) ::close(fd_);
+}
+
+std::string_view Orphan::owner() const {
+  std::string_view name = path_;
+  name.remove_prefix(name.rfind('/') + 1);
+  if (name.starts_with(kJournal)) name.remove_prefix(kJournal.size());
+  return name.substr(0, store::reservation_owner().size());
 }
 
 void Orphan::remove() { ::unlink(path_.c_str()); }

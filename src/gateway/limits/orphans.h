@@ -24,6 +24,8 @@ class Orphan {
 
   const std::vector<JournalRow>& rows() const { return rows_; }
   const std::string& path() const { return path_; }
+  // What all ids of its process's reservations begin with, as its own name does.
+  std::string_view owner() const;
   // All of it is where it belongs: the file goes.
   void remove();
 

@@ -42,6 +42,7 @@ struct Said {
   std::optional<std::int64_t> capacity, dollars;
   std::optional<milliseconds> period;
   store::Calendar window = store::Calendar::total;
+  bool soft = false;
 };
 
 // "": all is there.
@@ -75,11 +76,12 @@ void read_rule(Section& section, const YAML::Node& node, std::vector<Rule>& out)
                 {"dollars", dollars(section, "dollars", said.dollars)},
                 {"window", section.word("window", {"total", "hour", "day", "month"},
                                         [&](int place) { said.window = static_cast<store::Calendar>(place); })},
+                {"soft", section.flag("soft", said.soft)},
                 {"alerts",
                  [&](const YAML::Node& list) {
                    section.items(list, "alerts", kMostAlerts, [&](const YAML::Node& item) {
                      int percent = 0;
-                     section.whole("alerts", percent, 1, 100)(item);
+                     section.whole("alerts", percent, 1, 1000)(item);
                      rule.alerts.push_back(percent);
                    });
                  }}},
@@ -89,6 +91,8 @@ void read_rule(Section& section, const YAML::Node& node, std::vector<Rule>& out)
     return section.fail(node, fmt::format("a limit needs {}", what));
   rule.scope = *said.scope;
   rule.kind = said.kind;
+  rule.soft = said.soft;
+  if (rule.soft && rule.alerts.empty()) rule.alerts = {100};
   if (said.kind == LimitKind::budget) {
     rule.measure = Measure::money;
     rule.capacity = *said.dollars;

@@ -131,8 +131,11 @@ Status check_rule(const Rule& rule) {
   if (rule.kind == LimitKind::semaphore && rule.period < std::chrono::seconds(1))
     return wrong("a lease is at least one second");
   if (!rule.alerts.empty() && rule.kind != LimitKind::budget) return wrong("only budgets have alerts");
+  if (rule.soft && rule.kind != LimitKind::budget) return wrong("only budgets are soft");
+  if (rule.soft && rule.capacity == 0) return wrong("a soft budget is more than 0 dollars");
+  const int most = rule.soft ? 1000 : 100;
   for (const int percent : rule.alerts)
-    if (percent < 1 || percent > 100) return wrong("an alert is at 1 to 100 percent");
+    if (percent < 1 || percent > most) return wrong(fmt::format("an alert is at 1 to {} percent", most));
   return store::check_limit({.key = counter_key(rule, rule.who),
                              .kind = rule.kind,
                              .capacity = rule.capacity,
@@ -162,7 +165,7 @@ void apply(const Rule& rule, const std::string& who, const std::string& model, s
                                                       : std::string(name(rule.scope)) + " '" + who.substr(0, 100) + "'",
               .limit = {.key = counter_key(rule, who),
                         .kind = rule.kind,
-                        .capacity = rule.capacity,
+                        .capacity = rule.soft ? store::kMostAmount : rule.capacity,
                         .period = rule.period,
                         .calendar = rule.calendar}};
   const auto before = std::ranges::find_if(applied, [&](const Applied& other) {

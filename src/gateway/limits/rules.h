@@ -38,6 +38,7 @@ struct Rule {
   std::chrono::milliseconds period{0};
   store::Calendar calendar = store::Calendar::total;
   std::vector<int> alerts;  // of a budget: at which percentages of it somebody is told
+  bool soft = false;        // of a budget: somebody is told, and nobody is refused
   // Of a budget that is kept in the database: then it stands for no other rule and none for it, and this takes the
   // name's place in its counter's name.
   std::string id;

@@ -34,6 +34,10 @@ std::int64_t window_begin(store::Calendar calendar, std::int64_t utc_ms) {
   return std::numeric_limits<std::int64_t>::min();
 }
 
+std::string tag_of(const Rule& rule) { return rule.who.substr(0, rule.who.find('=')); }
+
+}  // namespace
+
 // What the rows of usage call those whom a rule counts; the model always.
 std::vector<std::string> dimensions_of(const Rule& rule) {
   switch (rule.scope) {
@@ -46,7 +50,7 @@ std::vector<std::string> dimensions_of(const Rule& rule) {
     case LimitScope::tenant:
       return {"model", "tenant"};
     case LimitScope::tag:
-      return {"model", "tag:" + rule.who.substr(0, rule.who.find('='))};
+      return {"model", "tag:" + tag_of(rule)};
     case LimitScope::model:
     case LimitScope::global:
       break;
@@ -54,7 +58,7 @@ std::vector<std::string> dimensions_of(const Rule& rule) {
   return {"model"};
 }
 
-Subject subject_of(const std::vector<std::string>& dimensions, const std::vector<std::string>& values) {
+Subject subject_in_rows(const std::vector<std::string>& dimensions, const std::vector<std::string>& values) {
   Subject out;
   for (std::size_t i = 1; i < dimensions.size(); ++i) {
     const std::string& name = dimensions[i];
@@ -71,6 +75,8 @@ Subject subject_of(const std::vector<std::string>& dimensions, const std::vector
   }
   return out;
 }
+
+namespace {
 
 void add(std::vector<Spender>& all, const Applied& applied, std::int64_t nanos) {
   const auto known =
@@ -93,7 +99,7 @@ Result<std::vector<Spender>> spenders(const LimitsConfig& config, store::Databas
         .since_ms = window_begin(rule.calendar, utc_ms), .until_ms = rows.until_ms, .except = rows.except};
     const auto sums = TRY(store::sum_usage(database, filter, dimensions));
     for (const store::UsageSum& sum : sums)
-      for (const Applied& applied : rules_for(config, subject_of(dimensions, sum.by), sum.by.front()))
+      for (const Applied& applied : rules_for(config, subject_in_rows(dimensions, sum.by), sum.by.front()))
         if (applied.rule == &rule) add(out, applied, sum.cost_nano);
     for (const UsageRecord& record : rows.unwritten)
       if (record.cost > 0 && record.begun_utc_ms >= window_begin(rule.calendar, utc_ms))

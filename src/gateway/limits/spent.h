@@ -35,4 +35,8 @@ Result<std::vector<Spender>> spenders(const LimitsConfig& config, store::Databas
 Result<std::vector<store::Spent>> budgets_spent(const LimitsConfig& config, store::Database& database,
                                                 std::int64_t utc_ms, const SpentRows& rows = {});
 
+// What rows of usage call those whom a rule counts, for sum_usage(): the model first. And who that is.
+std::vector<std::string> dimensions_of(const Rule& rule);
+Subject subject_in_rows(const std::vector<std::string>& dimensions, const std::vector<std::string>& values);
+
 }  // namespace ashlar::gateway

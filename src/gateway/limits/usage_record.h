@@ -21,13 +21,21 @@ struct UsageRecord {
   std::string reservation;  // unique, also among replicas: a ledger that sees it twice has seen one request
   std::string request;      // its id
   Subject subject;
-  std::string model;
-  TokenUse use;           // what was delivered
-  std::int64_t cost = 0;  // nano-dollars
+  std::string model;       // as limits and prices know it
+  std::string deployment;  // of the route, who answered; "": nobody chose
+  TokenUse use;            // what was delivered
+  std::int64_t cost = 0;   // nano-dollars
   std::int64_t begun_utc_ms = 0;
   double seconds = 0;
+  std::optional<double> first_seconds;  // until the first of the answer
   End end = End::finished;
 };
+
+// By which name limits, prices and accounts know the model that a request asks for.
+template <class Request>
+const std::string& counted_model(const Request& request) {
+  return request.sender.counted_as.empty() ? request.model : request.sender.counted_as;
+}
 
 // The id of the `number`th reservation beside that of a request, from 0 on; a request has at most kMostAlso.
 inline constexpr std::uint32_t kMostAlso = 64;

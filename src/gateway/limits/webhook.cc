@@ -75,8 +75,9 @@ std::string alert_json(const BudgetAlert& alert) {
   append_json_string(out, alert.limit);
   out += R"(,"who":)";
   append_json_string(out, alert.who);
-  fmt::format_to(std::back_inserter(out), R"(,"percent":{},"used_nano_dollars":{},"capacity_nano_dollars":{}}})",
-                 alert.percent, alert.used, alert.capacity);
+  fmt::format_to(std::back_inserter(out),
+                 R"(,"percent":{},"used_nano_dollars":{},"capacity_nano_dollars":{},"soft":{}}})", alert.percent,
+                 alert.used, alert.capacity, alert.soft);
   return out;
 }
 

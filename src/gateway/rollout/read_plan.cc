@@ -136,7 +136,7 @@ JudgePlan read_judge(Section& section, const YAML::Node& node) {
                 {"most_per_hour", section.whole("most_per_hour", out.most_per_hour, 1, 1'000'000)},
                 {"max_tokens", section.whole("max_tokens", out.max_tokens, 1, 16'384)},
                 {"timeout", section.duration("timeout", out.timeout)},
-                {"data_classes", section.texts("data_classes", out.data_classes)}},
+                {"data_classes", section.classes("data_classes", out.data_classes)}},
                "a judge");
   if (!is_config_name(out.model)) section.fail(node, "a judge needs 'model', the name of a served model");
   if (!out.prompt.empty() && out.prompt.find("{answer}") == out.prompt.npos)
@@ -176,7 +176,7 @@ ShadowPlan read_shadow(Section& section, const YAML::Node& node) {
                 {"examples", section.whole("examples", out.examples, 0, 1000)},
                 {"concurrency", section.whole("concurrency", out.concurrency, 1, 10'000)},
                 {"timeout", section.duration("timeout", out.timeout)},
-                {"data_classes", section.texts("data_classes", out.data_classes)}},
+                {"data_classes", section.classes("data_classes", out.data_classes)}},
                "a shadow");
   if (!is_config_name(out.to)) section.fail(node, "a shadow needs 'to', the name of a served model");
   return out;

@@ -117,6 +117,12 @@ std::shared_ptr<const Group> Router::Core::group(const std::string& name) const 
   return found == groups_.end() ? nullptr : found->second;
 }
 
+std::string Router::Core::alias_of(const std::string& name) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = table_.aliases.find(name);
+  return found == table_.aliases.end() ? "" : found->second;
+}
+
 std::vector<std::shared_ptr<Live>> Router::Core::members_of(const std::string& name) const {
   const std::lock_guard lock(mutex_);
   const auto alias = table_.aliases.find(name);

@@ -58,6 +58,8 @@ class Router::Core : public std::enable_shared_from_this<Router::Core> {
   std::vector<std::shared_ptr<Live>> all() const;
   std::vector<std::shared_ptr<Live>> members(const std::string& group) const;
   std::shared_ptr<const Group> group(const std::string& name) const;  // null: there is none
+  // The group that an alias means; "": it is none.
+  std::string alias_of(const std::string& name) const;
   // Of the group that a name or an alias means, the deployments; of one with tiers, the middle one's.
   std::vector<std::shared_ptr<Live>> members_of(const std::string& name) const;
   // The group that a model's name means. An adapter's name means its deployments: `only` gets them.

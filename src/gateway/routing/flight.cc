@@ -426,7 +426,10 @@ void Flight::on(Attempt& attempt, engine::Event event) {
   }
   if (!committed_) {
     commit();
-    say(attempt.started_ ? std::move(*attempt.started_) : engine::Started{.prompt_tokens = prompt_tokens_});
+    engine::Started started =
+        attempt.started_ ? std::move(*attempt.started_) : engine::Started{.prompt_tokens = prompt_tokens_};
+    started.deployment = attempt.picked_.live->config.name;
+    say(std::move(started));
     if (over_ || attempt_.get() != &attempt) return;  // its listener left
   }
   if (const auto* text = std::get_if<engine::Text>(&event)) {

@@ -134,7 +134,7 @@ class RoutesReader {
                     {{"name", section_.text("name", out.name)},
                      {"model", section_.text("model", out.model)},
                      {"weight", section_.number("weight", out.weight, 0, 1e6)},
-                     {"data_classes", section_.texts("data_classes", out.data_classes)},
+                     {"data_classes", section_.classes("data_classes", out.data_classes)},
                      {"input_price", section_.number("input_price", input, 0, kMostDollars)},
                      {"output_price", section_.number("output_price", output, 0, kMostDollars)},
                      {"context", section_.whole("context", out.context, 1, 100'000'000)},

@@ -62,6 +62,7 @@ std::vector<engine::ModelCard> Router::models() const {
     if (found == by_group.end()) continue;
     engine::ModelCard card = found->second;
     card.id = alias;
+    card.alias_of = group;
     list(std::move(card));
   }
   for (const Deployment& deployment : table.deployments)
@@ -84,6 +85,7 @@ std::optional<engine::ModelCard> Router::card(const std::string& model) const {
       out->context = std::max(out->context, card.context);
   }
   out->id = model;
+  out->alias_of = core_->alias_of(model);
   return out;
 }
 

@@ -67,6 +67,7 @@ class RedisCounters final : public Counters {
 
   Result<Verdict> reserve(const std::string& id, std::span<const Charge> charges) override;
   void settle(const std::string& id, std::span<const std::int64_t> amounts) override { end(id, amounts); }
+  void amend(const std::string& id, std::span<const std::int64_t> amounts) override { end(id, amounts, "amend"); }
   void release(const std::string& id) override { end(id, {}); }
   void renew(const std::string& id) override { deliver({.word = "renew", .id = id, .once = true}); }
   Status sync(std::chrono::milliseconds most) override;
@@ -74,6 +75,7 @@ class RedisCounters final : public Counters {
   Status restore(std::span<const Spent> spent) override;
   Result<std::vector<std::string>> unsettled(std::chrono::milliseconds age) override;
   void tend() override { deliver({.word = "tend", .id = owner(), .once = true}); }
+  void bury(const std::string& dead) override { deliver({.word = "bury", .id = dead}); }
   Status health() const override;
 
  private:
@@ -101,7 +103,7 @@ class RedisCounters final : public Counters {
   Result<Verdict> try_reserve(const std::string& id, std::span<const Charge> charges);
   // Once for all who found the counts lost when it was the `seen`th time.
   Status restore_from_ledger(int seen);
-  void end(const std::string& id, std::span<const std::int64_t> amounts);
+  void end(const std::string& id, std::span<const std::int64_t> amounts, std::string word = "end");
   void deliver(Errand errand);
   void deliver_all();
   void send(std::uint64_t number, bool whole);
@@ -310,8 +312,8 @@ Result<std::vector<std::string>> RedisCounters::unsettled(std::chrono::milliseco
   return ids;
 }
 
-void RedisCounters::end(const std::string& id, std::span<const std::int64_t> amounts) {
-  Errand errand{.word = "end", .id = id, .amounts = {amounts.begin(), amounts.end()}};
+void RedisCounters::end(const std::string& id, std::span<const std::int64_t> amounts, std::string word) {
+  Errand errand{.word = std::move(word), .id = id, .amounts = {amounts.begin(), amounts.end()}};
   {
     const std::lock_guard lock(mutex_);
     if (auto held = money_.extract(id)) errand.money = std::move(held.mapped());
@@ -357,7 +359,7 @@ void RedisCounters::send(std::uint64_t number, bool whole) {
     Words rest;
     std::vector<const Limit*> limits;
     if (errand.word == "tend") rest = {fmt::format("{}", options_.lease.count())};
-    if (errand.word == "end") {
+    if (errand.word == "end" || errand.word == "amend") {
       rest = {errand.money.epoch, fmt::format("{}", errand.amounts.size())};
       for (const std::int64_t amount : errand.amounts) rest.push_back(fmt::format("{}", amount));
       for (const auto& [place, limit] : errand.money.budgets) {
@@ -384,7 +386,8 @@ void RedisCounters::delivered(std::uint64_t number, const Result<Value>& answer)
     const std::lock_guard lock(mutex_);
     const auto found = errands_.find(number);
     if (found == errands_.end()) return;
-    if (done && found->second.word == "tend" && answer->items.size() == 2 && answer->items[1].integer > 0)
+    const bool gives = found->second.word == "tend" || found->second.word == "bury";
+    if (done && gives && answer->items.size() == 2 && answer->items[1].integer > 0)
       log::warn("reservations_of_the_dead", {{"given_back", answer->items[1].integer}});
     if (done || hopeless || found->second.once) {
       errands_.erase(found);

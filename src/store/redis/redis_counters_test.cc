@@ -161,9 +161,8 @@ TEST(RedisCounters, WhatWasGivenUpDoesNotStayReserved) {
   {
     std::vector<std::jthread> threads;
     for (int i = 0; i < 8; ++i)
-      threads.emplace_back([&, i] {
-        EXPECT_EQ(code_of(*counters, "slow" + std::to_string(i), {{kBudget, 10}}), Code::unavailable);
-      });
+      threads.emplace_back(
+          [&, i] { EXPECT_EQ(code_of(*counters, "slow" + std::to_string(i), {{kBudget, 10}}), Code::unavailable); });
   }
   EXPECT_LT(Clock::now() - begin, seconds(5));
   EXPECT_TRUE(admitted(*counters, "rate", {{kRate, 1}}));
@@ -345,6 +344,45 @@ TEST(RedisCounters, MoreReservationsOfTheDeadThanOneLookTakes) {
     pair.tend(*pair.living);
   }
   EXPECT_EQ(remaining(*pair.living, budget), 10'000 - 750);
+}
+
+TEST(RedisCounters, WhoIsKnownToBeDeadHoldsNothing) {
+  Pair pair;
+  const Limit budget = money("buried", 100);
+  const Limit seats{.key = "seats", .kind = LimitKind::semaphore, .capacity = 2, .period = seconds(30)};
+  ASSERT_TRUE(admitted(*pair.dead, pair.theirs + "1", {{budget, 30}, {seats, 1}}));
+  ASSERT_TRUE(admitted(*pair.dead, pair.theirs + "2", {{budget, 20}}));
+  ASSERT_TRUE(admitted(*pair.living, pair.mine + "1", {{budget, 10}, {seats, 1}}));
+  const std::int64_t used[] = {5};
+  pair.dead->settle(pair.theirs + "2", used);
+  ASSERT_TRUE(pair.dead->sync(seconds(10)));
+  pair.living->bury(pair.theirs.substr(0, 24));
+  ASSERT_TRUE(pair.living->sync(seconds(10)));
+  EXPECT_EQ(remaining(*pair.living, budget), 100 - 5 - 10);
+  EXPECT_EQ(remaining(*pair.living, seats), 1);
+}
+
+TEST(RedisCounters, WhatADeadOneSettledIsAmended) {
+  Pair pair;
+  const Limit budget = money("amended", 100);
+  const Limit rate{.key = "amended", .kind = LimitKind::sliding_window, .capacity = 100, .period = seconds(60)};
+  ASSERT_TRUE(admitted(*pair.dead, pair.theirs + "1", {{budget, 30}, {rate, 30}}));
+  const std::int64_t said[] = {20, 20}, true_amounts[] = {5, 5};
+  pair.dead->settle(pair.theirs + "1", said);
+  ASSERT_TRUE(pair.dead->sync(seconds(10)));
+  pair.living->settle(pair.theirs + "1", true_amounts);
+  ASSERT_TRUE(pair.living->sync(seconds(10)));
+  EXPECT_EQ(remaining(*pair.living, budget), 80) << "settling it twice changes nothing";
+  for (int i = 0; i < 2; ++i) pair.living->amend(pair.theirs + "1", true_amounts);
+  ASSERT_TRUE(pair.living->sync(seconds(10)));
+  EXPECT_EQ(remaining(*pair.living, budget), 95);
+  EXPECT_EQ(remaining(*pair.living, rate), 80) << "rates pass by themselves";
+  EXPECT_FALSE(pair.living->reserve(pair.theirs + "1", std::vector<Charge>{{budget, 1}})) << "it is used up";
+  // One that was not settled: as if it were now.
+  ASSERT_TRUE(admitted(*pair.dead, pair.theirs + "2", {{budget, 30}}));
+  pair.living->amend(pair.theirs + "2", {true_amounts, 1});
+  ASSERT_TRUE(pair.living->sync(seconds(10)));
+  EXPECT_EQ(remaining(*pair.living, budget), 90);
 }
 
 // A server that is killed and started again while many work: whatever was admitted since it last began is within the

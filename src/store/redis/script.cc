@@ -87,7 +87,7 @@ local bucket = {}
 function bucket.load(L)
   local s = redis.call('HMGET', L.key, 'last', 'used', 'cap')
   local cap = tonumber(s[3] or nil) or L.cap  -- what has passed is of before
-  if word == 'end' then L.cap = cap end       -- as whoever reserved last has it
+  if word == 'end' or word == 'amend' or word == 'bury' then L.cap = cap end  -- as whoever reserved last has it
   local last, used = tonumber(s[1]) or steady, tonumber(s[2]) or 0
   local passed = math.max(0, steady - last)
   L.last = last + passed
@@ -275,7 +275,7 @@ if word == 'reserve' then
   local all = charges(5)
   if lost(all) then return {'lost'} end
   local record = redis.call('GET', KEYS[4])
-  if record == 'x' then return {'gone'} end
+  if record and (record == 'x' or string.sub(record, 1, 1) == '!') then return {'gone'} end
   local by, never, wait = -1, 0, 0
   for i, L in ipairs(all) do
     L.meter.load(L)
@@ -316,18 +316,29 @@ local function each_held(record, use)
 end
 
 -- ARGV: the epoch of its reservation (empty: not known), how many amounts, the amounts; what was reserved, with the
--- true amounts, in case that Redis has forgotten it.
-if word == 'end' then
+-- true amounts, in case that Redis has forgotten it. What money was settled to is kept for a while behind a '!', so that
+-- who finds the journal of a holder who died a moment later may amend it.
+if word == 'end' or word == 'amend' then
   local record, known, n = redis.call('GET', KEYS[4]), ARGV[5], tonumber(ARGV[6])
   if record == 'x' then return {'ok', 0} end
   if record then
-    local todo = {}
+    local over = string.sub(record, 1, 1) == '!'
+    if over and word == 'end' then return {'ok', 0} end
+    local todo, lines, money = {}, {'!'}, false
     each_held(record, function(i, L, taken, mark)
+      local amount = n > 0 and clamp(tonumber(ARGV[6 + i]) or taken) or 0
+      if L.kind == 'budget' then money = true end
+      lines[#lines + 1] = table.concat({L.kind, whole(L.cap), whole(L.period), L.calendar, whole(amount), whole(mark), L.key}, ' ')
+      if over and L.kind ~= 'budget' then return end  -- rates pass, and the seat is somebody else's
       L.meter.load(L)
-      todo[i] = function() L.meter.give(L, mark, taken, n > 0 and clamp(tonumber(ARGV[6 + i]) or taken) or 0) end
+      todo[#todo + 1] = function() L.meter.give(L, mark, taken, amount) end
     end)
     for _, give in ipairs(todo) do give() end
-    redis.call('DEL', KEYS[4])
+    if money and n > 0 and not over then
+      redis.call('SET', KEYS[4], table.concat(lines, '\n'), 'PX', SPARE / 5)
+    else
+      redis.call('DEL', KEYS[4])
+    end
     redis.call('ZREM', KEYS[3], id)
     return {'ok', 1}
   end
@@ -347,7 +358,7 @@ end
 
 if word == 'renew' then
   local record = redis.call('GET', KEYS[4])
-  if record and record ~= 'x' then
+  if record and record ~= 'x' and string.sub(record, 1, 1) ~= '!' then
     each_held(record, function(i, L)
       if L.kind == 'seats' then
         seats.take(L)
@@ -425,6 +436,33 @@ if word == 'tend' then
     redis.call('HDEL', beats, owner)
     redis.call('HDEL', silent, owner)
   end
+  return {'ok', back}
+end
+
+-- The id is the owner's, who is dead for sure: nobody will say anything of what he holds any more.
+if word == 'bury' then
+  local dead, from, back, found = id, 0, 0, nil
+  repeat
+    found = redis.call('ZRANGE', KEYS[3], whole(from), whole(from + 999))
+    for _, held in ipairs(found) do
+      if string.sub(held, 1, OWNER) == dead then
+        id = held  -- whose seat it is
+        local key, todo = prefix .. 'r:' .. held, {}
+        each_held(redis.call('GET', key) or '', function(i, L, taken, mark)
+          L.meter.load(L)
+          todo[i] = function() L.meter.give(L, mark, taken, 0) end
+        end)
+        for _, give in ipairs(todo) do give() end
+        redis.call('DEL', key)
+        redis.call('ZREM', KEYS[3], held)
+        back = back + 1
+      else
+        from = from + 1
+      end
+    end
+  until #found < 1000
+  redis.call('HDEL', beats, dead)
+  redis.call('HDEL', silent, dead)
   return {'ok', back}
 end
 
