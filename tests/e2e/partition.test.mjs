@@ -68,7 +68,7 @@ test("a replica that cannot be reached: its streams end with an error, others an
   const replicas = [await Server.start(), await Server.start()];
   t.after(() => Promise.all(replicas.map((each) => each.stop())));
   const ways = [await way(t, replicas[0].port), await way(t, replicas[1].port)];
-  const times = "connect_timeout: 1s, first_token_timeout: 1s, between_tokens_timeout: 1s, health_interval: 200ms, health_failures: 2";
+  const times = "connect_timeout: 3s, first_token_timeout: 3s, between_tokens_timeout: 3s, health_interval: 200ms, health_failures: 2";
   const { model } = replicas[0];
   const front = await Server.start(["--config", write(t, `
 upstreams:
