@@ -153,7 +153,7 @@ TEST_F(ReloadTest, ATextIsCheckedWithoutBeingApplied) {
       start([](const ServePlan&, ServePlan&) -> Result<Reloader::Outcome> { return outcome({"no"}); });
   EXPECT_TRUE(reloader->check("routes:\n  - {name: a, deployments: [x]}\n").empty());
   const Json faults =
-      reloader->check("routes:\n  - {name: a, deployments: [x]}\n  - {name: a, fallbacks: {error: [b]}}\n");
+      reloader->check("routes:\n  - {name: a, deployments: [x]}\n  - {name: a, deployments: [x], fallbacks: {error: [b]}}\n");
   EXPECT_EQ(faults.size(), 2) << faults;
   EXPECT_THAT(faults.dump(), HasSubstr("ashlar.yaml:3: two routes are called 'a'"));
   EXPECT_THAT(faults.dump(), HasSubstr("ashlar.yaml:3: a fallback leads to 'b', which is no route"));

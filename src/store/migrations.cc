@@ -90,6 +90,7 @@ Result<bool> take_step(Database& database, const Schema& schema, std::int64_t fr
 
 Status migrate_one(Database& database, const Schema& schema, bool& copied) {
   const auto known = static_cast<std::int64_t>(schema.steps.size());
+  const std::int64_t first = TRY(version_of(database, schema.room));
   while (true) {
     const std::int64_t version = TRY(version_of(database, schema.room));
     if (version > known)
@@ -99,8 +100,8 @@ Status migrate_one(Database& database, const Schema& schema, bool& copied) {
                       "that program, or restore a backup made before it",
                       database.name(), schema.room, version, known)};
     if (version == known) return {};
-    // A room's first tables harm nothing that is there.
-    if (version > 0 && !std::exchange(copied, true)) TRY(keep_copy(database, schema));
+    // A room's first tables harm nothing that is there, nor do the steps that follow them at once.
+    if (first > 0 && !std::exchange(copied, true)) TRY(keep_copy(database, schema));
     TRY(take_step(database, schema, version));
   }
 }

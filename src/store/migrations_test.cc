@@ -78,6 +78,7 @@ TEST_P(Migrations, AStepThatFailsLeavesNothing) {
 TEST_P(Migrations, ADatabaseOfANewerProgramIsRefused) {
   const auto database = open();
   ASSERT_TRUE(migrate(*database, {&second_, 1}));
+  EXPECT_TRUE(copies().empty()) << "a new one is not copied between its first steps";
   const auto refused = migrate(*database, {&first_, 1});
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, Code::unsupported);

@@ -29,7 +29,7 @@ test("an upstream keeps its address while its name cannot be looked up, and has 
   say("hosts", "127.0.0.1 up.test\n");
   say("resolv.conf", "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n");  // nobody is there
   say("nsswitch.conf", "hosts: files dns\n");
-  say("ashlar.yaml", `upstreams:\n  - {name: up, url: "http://up.test:${port}/v1", models: [m], allow_private: true, health_interval: 0s}\n`);
+  say("ashlar.yaml", `upstreams:\n  - {name: up, url: "http://up.test:${port}/v1", models: [m], allow_private: true, health_interval: 0s, load_interval: 0s}\n`);
   const mounts = ["hosts", "resolv.conf", "nsswitch.conf"].map((name) => `mount --bind ${dir}/${name} /etc/${name}`).join(" && ");
   const server = await Server.start(["--config", path.join(dir, "ashlar.yaml")], { models: [],
     limits: `exec unshare -m sh -c 'mount --make-rprivate / && ${mounts} && exec "$0" "$@"' "$0" "$@"` });
