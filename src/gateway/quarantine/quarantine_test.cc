@@ -13,7 +13,10 @@ namespace {
 class QuarantineTest : public testing::Test {
  protected:
   QuarantineTest()
-      : folder_((std::filesystem::temp_directory_path() / ("quarantine-" + std::to_string(getpid()))).string()) {}
+      : folder_((std::filesystem::temp_directory_path() / ("quarantine-" + std::to_string(getpid()))).string()) {
+    // Sanitizers have handlers that report and exit.
+    for (const int each : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT}) std::signal(each, SIG_DFL);
+  }
   ~QuarantineTest() override { std::filesystem::remove_all(folder_); }
 
   std::unique_ptr<Quarantine> open() {
