@@ -49,7 +49,7 @@ class Wire {
   // The HTTP request for `request`, whose model is called `model` there; not signed yet. unsupported, invalid: what
   // this kind cannot be asked.
   virtual Result<net::ClientRequest> ask(const engine::Request& request, const std::string& model) const = 0;
-  // `teller` outlives it.
+  // `teller` outlives it; `request` need not.
   virtual std::unique_ptr<Reader> reader(const engine::Request& request, const net::Headers& headers,
                                          Teller& teller) const = 0;
   // What belongs to one attempt alone, such as a signature with the time. `request` is ready to be sent otherwise.
