@@ -7,7 +7,8 @@ Needs wrk, nginx and haproxy (those that are missing are left out). The upstream
 budget, a route and a durable row of usage on; the others forward, nothing else. In turns, for each:
 
   rate      requests per second of short answers, 32 connections, all out
-  latency   p50 and p99 at half of the slowest one's rate, less those of the direct call
+  latency   p50 and p99 at half of the slowest one's rate, less those of the direct call; requests come at random moments
+            (bench/paced_client.cc). And those of one connection that asks again as soon as it is answered
   streams   many streams at once: memory of the proxy for each, and whether all of them ended as they should
 
 Rates are medians with least and most over the rounds.
@@ -149,7 +150,7 @@ routes:
             time.sleep(0.05)
 
 
-def wrk(started, name, seconds, connections, extra=""):
+def wrk(started, name, seconds, connections):
     script = started.folder / "post.lua"
     script.write_text(f"""wrk.method = "POST"
 wrk.body = '{BODY}'
@@ -157,7 +158,7 @@ wrk.headers["content-type"] = "application/json"
 wrk.headers["authorization"] = "Bearer {getattr(started, 'key', '')}"
 local bad = 0
 function response(status, headers, body) if status ~= 200 then bad = bad + 1; if bad == 1 then io.stderr:write("status " .. status .. ": " .. body .. "\\n") end end end
-{extra}""")
+""")
     out = subprocess.run(["wrk", "-t", "1", "-c", str(connections), "-d", f"{seconds}s", "--latency", "-s", str(script),
                           f"http://127.0.0.1:{started.ports[name]}/v1/chat/completions"], capture_output=True, text=True)
     if "Non-2xx" in out.stdout or out.returncode:
@@ -167,6 +168,27 @@ function response(status, headers, body) if status ~= 200 then bad = bad + 1; if
         value, unit = re.search(rf"{share}%\s+([\d.]+)(us|ms|s)", out.stdout).groups()
         return float(value) * {"us": 1e-3, "ms": 1, "s": 1e3}[unit]
     return float(re.search(r"Requests/sec:\s+([\d.]+)", out.stdout)[1]), time_of(50), time_of(99)
+
+
+def paced(args, started, name, rate):
+    out = subprocess.run([Path(args.stub).with_name("paced_client"), str(started.ports[name]), str(rate), str(args.seconds),
+                          getattr(started, "key", "none"), BODY], capture_output=True, text=True, check=True)
+    said = json.loads(out.stdout)
+    if said["bad"]:
+        sys.exit(f"{name}: {said['bad']} requests were not answered")
+    return said["p50"], said["p99"]
+
+
+def latencies(title, names, rounds, measure):
+    times = {name: [] for name in names}
+    for _ in range(rounds):
+        for name in names:
+            times[name].append(measure(name))
+    print(f"\n{title}\n{'':10}{'p50 ms':>10}{'p99 ms':>10}{'added p50':>26}{'added p99':>26}")
+    for name in names:
+        p50, p99 = (statistics.median(t[i] for t in times[name]) for i in range(2))
+        more = [[t[i] - d[i] for t, d in zip(times[name], times["direct"])] for i in range(2)]
+        print(f"{name:10}{p50:10.3f}{p99:10.3f}" + "".join(f"{statistics.median(m):10.3f} [{min(m):.3f}..{max(m):.3f}]" for m in more), flush=True)
 
 
 async def one_stream(port, key, result):
@@ -200,7 +222,7 @@ async def streams(started, name, count):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ashlar", default="build/release/ashlar")
-    parser.add_argument("--stub", default="build/bench/bench/stub_upstream")
+    parser.add_argument("--stub", default="build/bench/bench/stub_upstream", help="paced_client stands beside it")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3, help="of each measurement")
     parser.add_argument("--threads", type=int, default=1, help="of each proxy")
@@ -223,19 +245,9 @@ def main():
                 all_ = rates[name]
                 share = [a / b for a, b in zip(all_, rates["nginx"])] if "nginx" in rates else [0]
                 print(f"{name:10}{statistics.median(all_):10.0f} [{min(all_):.0f}..{max(all_):.0f}]{statistics.median(share):8.2f}", flush=True)
-            # wrk has no rate of its own: four connections that pause.
             half = min(statistics.median(rates[name]) for name in names) / 2
-            pause = max(1, round(4 / half * 1000))
-            later = f"function delay() return {pause} end"
-            times = {name: [] for name in names}
-            for _ in range(args.rounds):
-                for name in names:
-                    times[name].append(wrk(started, name, args.seconds, 4, later))
-            print(f"\n{'':10}{'p50 ms':>10}{'p99 ms':>10}{'added p50':>11}{'added p99':>11}{'requests/s':>12}")
-            for name in names:
-                rate, p50, p99 = (statistics.median(t[i] for t in times[name]) for i in range(3))
-                add = [statistics.median(t[i] - d[i] for t, d in zip(times[name], times["direct"])) for i in (1, 2)]
-                print(f"{name:10}{p50:10.3f}{p99:10.3f}{add[0]:11.3f}{add[1]:11.3f}{rate:12.0f}", flush=True)
+            latencies(f"at {half:.0f} a second", names, args.rounds, lambda name: paced(args, started, name, half))
+            latencies("one after the other", names, args.rounds, lambda name: wrk(started, name, args.seconds, 1)[1:])
             if args.streams:
                 print(f"\n{'':10}{'KiB a stream':>14}{'ended well':>12}")
                 for name in names[1:]:

@@ -146,8 +146,16 @@ const Schema& usage_schema() {
            "TEXT NOT NULL, prompt_tokens BIGINT NOT NULL, cached_tokens BIGINT NOT NULL, completion_tokens BIGINT "
            "NOT NULL, reasoning_tokens BIGINT NOT NULL, cost_nano BIGINT NOT NULL, status BIGINT NOT NULL, ttft_ms "
            "BIGINT, duration_ms BIGINT NOT NULL)",
-           // In the order of time, as rows come: the newest page alone is written to.
-           "CREATE INDEX usage_rows_at ON usage_rows (at, id)"}}};
+           "CREATE INDEX usage_rows_at ON usage_rows (at, id)"},
+          // One index, in the order of time, as rows come: the newest page alone is written to.
+          {"ALTER TABLE usage_rows RENAME TO usage_rows_by_id",
+           "CREATE TABLE usage_rows (id TEXT NOT NULL, at BIGINT NOT NULL, tenant TEXT NOT NULL, team TEXT NOT NULL, "
+           "user_id TEXT NOT NULL, key_id TEXT NOT NULL, model TEXT NOT NULL, deployment TEXT NOT NULL, tags TEXT NOT "
+           "NULL, prompt_tokens BIGINT NOT NULL, cached_tokens BIGINT NOT NULL, completion_tokens BIGINT NOT NULL, "
+           "reasoning_tokens BIGINT NOT NULL, cost_nano BIGINT NOT NULL, status BIGINT NOT NULL, ttft_ms BIGINT, "
+           "duration_ms BIGINT NOT NULL, PRIMARY KEY (at, id))",
+           fmt::format("INSERT INTO usage_rows ({0}) SELECT {0} FROM usage_rows_by_id ORDER BY at, id", kColumns),
+           "DROP TABLE usage_rows_by_id"}}};
   return schema;
 }
 
@@ -160,8 +168,8 @@ std::string tag_in_rows(std::string_view name) {
 Result<Statement> usage_insert(UsageRow row) {
   TRY(check(row));
   static const std::string kInsert = fmt::format(
-      "INSERT INTO usage_rows ({}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO "
-      "NOTHING",
+      "INSERT INTO usage_rows ({}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (at, "
+      "id) DO NOTHING",
       kColumns);
   Statement insert{.sql = kInsert, .args = {}};
   const auto add = [&](auto&&... values) {

@@ -19,8 +19,8 @@
 namespace ashlar::store {
 
 struct UsageRow {
-  std::string id;  // of the request; the row of an id is written once, whoever sends it again
-  std::int64_t at_ms = 0;
+  std::string id;          // of the request
+  std::int64_t at_ms = 0;  // when it began; the row of an id and a moment is written once, whoever sends it again
   std::string tenant, team, user, key, model, deployment;
   std::vector<std::pair<std::string, std::string>> tags;
   std::int64_t prompt_tokens = 0;  // with those that the cache had
@@ -40,7 +40,7 @@ const Schema& usage_schema();
 std::string tag_in_rows(std::string_view name);
 
 // The statement that writes the row, for a list that settles a budget with it: an
-// if_unchanged added to it refuses the list where the id has its row already.
+// if_unchanged added to it refuses the list where that row is there already.
 // No name costs a row: texts are cut at 512 bytes and made UTF-8, tags beyond 32 are left
 // out, and what is not A-Z a-z 0-9 _ . - in a tag's name (64 bytes) becomes _.
 // invalid: an id that is empty or over 512 bytes; a count below zero.

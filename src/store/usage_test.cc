@@ -80,6 +80,33 @@ TEST_P(Usage, ARequestIsCountedOnceHoweverOftenItIsSent) {
   EXPECT_EQ(database_->transact({again}).error().code, Code::cancelled);
 }
 
+TEST_P(Usage, RowsOfTheFirstVersionStayAsTheyWere) {
+  const PlaceForTest place{GetParam()};
+  const auto database = *open_database(place.where());
+  const Schema first{.room = "usage", .steps = {usage_schema().steps.front()}};
+  ASSERT_TRUE(migrate(*database, {&first, 1}));
+  ASSERT_TRUE(database->transact(
+      {{.sql = "INSERT INTO usage_rows VALUES ('b', 2, 'acme', 'red', 'ann', 'ak-1', 'm', 'd', '{\"x\":\"y\"}', 10, 4, "
+               "5, 2, 7, 200, NULL, 400), ('a', 2, '', '', '', '', '', '', '{}', 0, 0, 0, 0, 0, 429, 3, 0)",
+        .args = {},
+        .if_unchanged = {}}}));
+  const auto shown = [&] {
+    std::string out;
+    EXPECT_TRUE(each_usage(*database, {}, [&](const UsageRow& each) -> Status {
+      out += usage_csv(each);
+      return {};
+    }));
+    return out;
+  };
+  const std::string before = shown();
+  EXPECT_NE(before.find("ak-1"), std::string::npos);
+  const auto made = migrate(*database, {&usage_schema(), 1});
+  ASSERT_TRUE(made) << made.error().message;
+  EXPECT_EQ(shown(), before);
+  ASSERT_TRUE(database->transact({*usage_insert({.id = "a", .at_ms = 2, .model = "sent again"})}));
+  EXPECT_EQ(shown(), before);
+}
+
 TEST_P(Usage, IsSummedByAnyOfItsDimensionsBetweenTwoTimes) {
   UsageRow tagged = row("c", kNoon + 86'400'000, "small", "red", 5);
   tagged.tags = {{"project", "x\"y"}, {"env.1", "prod"}};

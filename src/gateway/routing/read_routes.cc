@@ -5,7 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
+#include <set>
 #include <utility>
 
 #include "base/contains.h"
@@ -62,15 +62,12 @@ class RoutesReader {
         section_.fail(node, fmt::format("the alias '{}' stands twice", alias));
     if (group.tiers && (group.rollout || group.shadow))
       section_.fail(node, "a route with 'tiers' has no 'rollout' or 'shadow': the routes that it leads to may");
-    if (group.rollout) {
-      if (mine_.empty()) section_.fail(node, "a rollout needs 'deployments' beside it, which are the stable ones");
-      put_on_trial(*group.rollout);
-    }
-    for (Deployment& each : mine_) {
+    if (group.rollout) put_on_trial(node, *group.rollout);
+    for (auto& [each, line] : mine_) {
       if (served_ && !served_(each.model))
-        section_.fail(lines_[each.model], fmt::format("nobody serves a model '{}': no upstream here has it among its "
-                                                      "'models', and it is none of ours",
-                                                      each.model));
+        section_.fail(line, fmt::format("nobody serves a model '{}': no upstream here has it among its 'models', and "
+                                        "it is none of ours",
+                                        each.model));
       each.group = group.name;
       each.between_tokens = between_tokens_;
       if (each.max_concurrent == kUnsaid) {
@@ -78,12 +75,13 @@ class RoutesReader {
         each.adaptive = group.first_token.count() > 0 || between_tokens_.count() > 0;
       }
       if (each.name.empty()) each.name = fmt::format("{}/{}", group.name, each.model);
+      if (!names_.insert(each.name).second)
+        section_.fail(line, fmt::format("two deployments are called '{}': give one of them another 'name'", each.name));
       if (group.rollout && each.trial) group.rollout->to = each.name;
       if (group.rollout && each.label.empty()) each.label = each.trial ? "canary" : "stable";
       table.deployments.push_back(std::move(each));
     }
     mine_.clear();
-    lines_.clear();
     between_tokens_ = {};
     if (contains(table.groups, group.name, &Group::name))
       section_.fail(node, fmt::format("two routes are called '{}'", group.name));
@@ -100,14 +98,25 @@ class RoutesReader {
       };
       for (const auto& [cause, names] : table.groups[i].fallbacks)
         for (const std::string& each : names) leads("fallback", each);
-      if (const auto& tiers = table.groups[i].tiers)
-        for (const std::string& each : {tiers->low, tiers->middle, tiers->high}) leads("tier", each);
+      const auto& tiers = table.groups[i].tiers;
+      if (!tiers) continue;
+      for (const std::string& each : {tiers->low, tiers->middle, tiers->high}) {
+        leads("tier", each);
+        const auto to = std::ranges::find(table.groups, each, &Group::name);
+        if (to != table.groups.end() && to->tiers)
+          section_.fail(nodes_[i], fmt::format("a tier leads to '{}', which has tiers itself", each));
+      }
     }
   }
 
   RouteTable table;
 
  private:
+  struct Read {
+    Deployment deployment;
+    YAML::Node node;
+  };
+
   void target(const YAML::Node& node, Group& group) {
     section_.each(node,
                   {{"first_token", section_.duration("first_token", group.first_token)},
@@ -115,7 +124,7 @@ class RoutesReader {
                   "'target'");
   }
 
-  void deployment(const YAML::Node& node) { mine_.push_back(read_deployment(node)); }
+  void deployment(const YAML::Node& node) { mine_.push_back({read_deployment(node), node}); }
 
   // A number, 0 for none, or `auto`.
   void most_concurrent(const YAML::Node& value, Deployment& out) {
@@ -145,25 +154,27 @@ class RoutesReader {
       section_.fail(node, "a deployment should be the name of a served model, or {model: NAME, weight: 2}");
     out.input_nanos = nanos_of(input);
     out.output_nanos = nanos_of(output);
-    lines_.emplace(out.model, node);
     return out;
   }
 
   void rollout(const YAML::Node& node, Group& group) {
     trial_.reset();
-    group.rollout = read_rollout(section_, node, [&](const YAML::Node& to) { trial_ = read_deployment(to); });
+    group.rollout = read_rollout(section_, node, [&](const YAML::Node& to) { trial_ = {read_deployment(to), to}; });
     if (!trial_) section_.fail(node, "a rollout needs 'to', the model on trial");
   }
 
   // One of the deployments that stand there, by its name or model, or a further one.
-  void put_on_trial(RolloutPlan& plan) {
+  void put_on_trial(const YAML::Node& node, RolloutPlan& plan) {
     if (!trial_) return;
-    auto found = std::ranges::find_if(mine_, [&](const Deployment& each) {
-      return (!each.name.empty() && each.name == trial_->model) || each.model == trial_->model;
+    const std::string& to = trial_->deployment.model;
+    if (plan.version.empty()) plan.version = to;
+    auto found = std::ranges::find_if(mine_, [&](const Read& each) {
+      return (!each.deployment.name.empty() && each.deployment.name == to) || each.deployment.model == to;
     });
-    if (plan.version.empty()) plan.version = trial_->model;
+    if (mine_.empty() || (mine_.size() == 1 && found != mine_.end()))
+      section_.fail(node, "a rollout needs 'deployments' beside the model on trial, which are the stable ones");
     if (found == mine_.end()) found = mine_.insert(mine_.end(), std::move(*trial_));
-    found->trial = true;
+    found->deployment.trial = true;
     trial_.reset();
   }
 
@@ -192,11 +203,11 @@ class RoutesReader {
 
   Section& section_;
   const ServedModels& served_;
-  std::vector<Deployment> mine_;             // of the route being read
-  std::map<std::string, YAML::Node> lines_;  // of their models
-  std::optional<Deployment> trial_;
+  std::vector<Read> mine_;  // of the route being read
+  std::optional<Read> trial_;
   std::chrono::milliseconds between_tokens_{0};  // of the route being read, as the two before
   std::vector<YAML::Node> nodes_;                // of each route
+  std::set<std::string> names_;                  // of all deployments
 };
 
 }  // namespace

@@ -22,7 +22,7 @@ TEST(ReadRoutes, ARouteThatNobodyCanAnswerIsRefusedWithItsLine) {
       - known
       - {model: misspelt, name: x}
   - {name: trial, deployments: [known], rollout: {to: gone}}
-  - {name: named, deployments: [{model: known, name: x}], rollout: {to: x}}
+  - {name: named, deployments: [known, {model: known, name: x}], rollout: {to: x}}
 )",
                                   "f", [](const std::string& model) { return model == "known"; });
   ASSERT_FALSE(wrong);
@@ -119,6 +119,27 @@ TEST(ReadRoutes, TellsEveryFaultWithItsLine) {
   EXPECT_THAT(said, HasSubstr("a.yaml:8: a deployment should be"));
   EXPECT_THAT(said, HasSubstr("a.yaml:10: 'fallbacks' has no 'eror'; did you mean 'error'?"));
   EXPECT_THAT(said, HasSubstr("a.yaml:11: 'tiers' should name three routes"));
+}
+
+TEST(ReadRoutes, WhatDoesNotHoldTogetherIsRefusedWithItsLine) {
+  const auto wrong = parse_routes(R"(routes:
+  - name: twice
+    deployments:
+      - fast/model
+      - fast/model
+  - {name: elsewhere, deployments: [{model: y, name: twice/fast/model}]}
+  - {name: alone, deployments: [x], rollout: {to: x}}
+  - {name: low, tiers: {low: elsewhere, middle: elsewhere, high: elsewhere}}
+  - {name: high, tiers: {low: elsewhere, middle: elsewhere, high: low}}
+)",
+                                  "f");
+  ASSERT_FALSE(wrong);
+  const std::string& why = wrong.error().message;
+  EXPECT_THAT(why, HasSubstr("f:5: two deployments are called 'twice/fast/model'"));
+  EXPECT_THAT(why, HasSubstr("f:6: two deployments are called 'twice/fast/model'"));
+  EXPECT_THAT(why, HasSubstr("f:7: a rollout needs 'deployments' beside the model on trial"));
+  EXPECT_THAT(why, HasSubstr("f:9: a tier leads to 'low', which has tiers itself"));
+  EXPECT_EQ(std::ranges::count(why, '\n'), 3) << why;
 }
 
 TEST(ReadRoutes, SaysWhereTheFileIsNoYaml) {
