@@ -1,5 +1,8 @@
 #include "api/answer.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <utility>
 
 #include "api/keeper.h"
@@ -21,6 +24,8 @@ std::string_view finish_name(engine::FinishReason reason) {
       return R"("length")";
     case engine::FinishReason::tool_calls:
       return R"("tool_calls")";
+    case engine::FinishReason::function_call:
+      return R"("function_call")";
     case engine::FinishReason::content_filter:
       return R"("content_filter")";
     case engine::FinishReason::abort:
@@ -80,6 +85,7 @@ void Answer::start(engine::Generator& generator, std::vector<engine::Request> re
     }
   }
   requests.front().notes = notes_;
+  arrived_ = requests.front().arrived;
   for (std::size_t i = 0; i < requests.size(); ++i) {
     parts_[i]->delivery->name = reply_.id;
     requests[i].delivery = parts_[i]->delivery;
@@ -99,6 +105,7 @@ void Answer::on(Part& part, engine::Event event) {
   {
     std::lock_guard lock(mutex_);
     if (over_) return;
+    if (!opened_) told_ = engine::Clock::now();
     std::string out;
     render(part, event, out);
     if (reply_.stream && !out.empty()) {
@@ -114,6 +121,7 @@ void Answer::on(Part& part, engine::Event event) {
 
 void Answer::render(Part& part, engine::Event& event, std::string& out) {
   if (const auto* started = std::get_if<engine::Started>(&event)) {
+    if (!asked_) asked_ = started->asked;
     usage_.prompt_tokens += started->prompt_tokens;
     usage_.cached_tokens += started->cached_tokens;
     for (Choice& choice : choices_)
@@ -146,7 +154,16 @@ void Answer::render(Part& part, engine::Event& event, std::string& out) {
   }
 }
 
+// What passed until the request was handed to who computes it, and since the event that the answer goes out with.
+std::string Answer::overhead() const {
+  using Milliseconds = std::chrono::duration<double, std::milli>;
+  const auto now = engine::Clock::now();
+  const Milliseconds spent = asked_ ? (*asked_ - arrived_) + (now - told_) : now - arrived_;
+  return fmt::format("{:.3f}", std::max(0.0, spent.count()));
+}
+
 net::Headers Answer::with_notes(net::Headers headers) {
+  headers.emplace_back("x-ashlar-overhead-ms", overhead());
   headers.insert(headers.end(), std::make_move_iterator(notes_->begin()), std::make_move_iterator(notes_->end()));
   engine::Notes().swap(*notes_);
   return headers;

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -48,6 +49,7 @@ class Answer {
   void on(Part& part, engine::Event event);
   void render(Part& part, engine::Event& event, std::string& out);
   net::Headers with_notes(net::Headers headers);  // once
+  std::string overhead() const;                   // milliseconds, as text
   net::Marks marks() const;  // behind what ends the answer
   void open();               // the stream's header, if not yet sent
   void fail(const Fault&);   // as a status while that is possible, else within the stream
@@ -61,8 +63,12 @@ class Answer {
   // For the client's headers: written while the first request starts, before any event.
   const std::shared_ptr<engine::Notes> notes_ = std::make_shared<engine::Notes>();
 
+  engine::Clock::time_point arrived_;  // the first request
+
   std::mutex mutex_;
-  bool opened_ = false;  // guarded by mutex_, as are the next four
+  bool opened_ = false;  // guarded by mutex_, as are the next six
+  std::optional<engine::Clock::time_point> asked_;  // whoever computes the first request
+  engine::Clock::time_point told_;                  // the event that is looked at
   std::vector<Choice> choices_;
   engine::Usage usage_;  // counted as it comes, for usage within a stream
   engine::Usage total_;  // as the generator counted at the end

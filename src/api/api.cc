@@ -237,7 +237,7 @@ class ApiImpl final : public Api {
     headers.emplace_back("access-control-expose-headers",
                          "x-request-id, retry-after, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, "
                          "x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, "
-                         "x-ratelimit-reset-tokens");
+                         "x-ratelimit-reset-tokens, x-ashlar-overhead-ms, x-ashlar-dropped-reason, x-ashlar-route");
     if (options_.cors_origin != "*") headers.emplace_back("vary", "origin");
     return headers;
   }

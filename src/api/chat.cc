@@ -161,11 +161,11 @@ class ChatDialect final : public Dialect {
     if (piece) fmt::format_to(std::back_inserter(out), R"("index":{},)", call.index);
     if (!piece || !call.id.empty()) {
       append_json_string(out.append(R"("id":)"), call.id);
-      out.append(R"(,"type":"function",)");
+      out.append(call.custom ? R"(,"type":"custom",)" : R"(,"type":"function",)");
     }
-    out.append(R"("function":{)");
+    out.append(call.custom ? R"("custom":{)" : R"("function":{)");
     if (!piece || !call.name.empty()) append_json_string(out.append(R"("name":)"), call.name), out.push_back(',');
-    append_json_string(out.append(R"("arguments":)"), call.arguments);
+    append_json_string(out.append(call.custom ? R"("input":)" : R"("arguments":)"), call.arguments);
     return out.append("}}");
   }
 
@@ -259,12 +259,12 @@ void refuse_what_is_no_text(Fields& fields) {
 }  // namespace
 
 Outcome<void> chat_completions(Call& call) {
+  engine::Request request;  // it has arrived: what follows is counted as ours
   engine::Generator& generator = *TRY(call.generator());
   const auto body = std::make_shared<const Json>(TRY(parse_body(call.request().body)));
   Fields fields(*body);
   const auto model = TRY(find_model(call, generator, fields));
 
-  engine::Request request;
   if (model.foreign) request.body = body;
   request.id = "chat-" + random_hex(24);
   sign(call, model, request);

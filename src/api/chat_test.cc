@@ -432,9 +432,12 @@ TEST(Chat, TellsWhenToTryAgain) {
   const auto answer = world.chat(kHi);
   expect_fault(answer, 429, "", "queue is full");
   EXPECT_EQ(answer->header("retry-after"), "3");
+  EXPECT_EQ(answer->header("x-ashlar-dropped-reason"), "");
   EXPECT_EQ(answer->json()["error"]["code"], "rate_limit_exceeded");
-  world.generator.refusal = engine::Generator::Refusal{{Code::unavailable, "too many wait"}};
+  world.generator.refusal =
+      engine::Generator::Refusal{.error = {Code::unavailable, "too many wait"}, .dropped = engine::Dropped::saturated};
   EXPECT_EQ(world.chat(kHi)->status(), 503);
+  EXPECT_EQ(world.chat(kHi)->header("x-ashlar-dropped-reason"), "rejected-saturated");
   EXPECT_EQ(world.chat(kHi)->header("retry-after"), "1");
 }
 
@@ -531,6 +534,37 @@ TEST(Chat, ThoughtsCallsAndMembersAreWrittenWhole) {
               "refusal":"I won't","annotations":[1,2],"audio":{"id":"s","data":"ABCD","transcript":"hi"}})"));
   EXPECT_EQ(answer["choices"][0]["finish_reason"], "tool_calls");
   EXPECT_EQ(answer["usage"]["estimated"], true);
+}
+
+TEST(Chat, CallsOfCustomToolsHaveAnInput) {
+  World world;
+  world.generator.script = [](const engine::Request&) -> std::vector<engine::Event> {
+    return {engine::Started{.prompt_tokens = 3},
+            engine::ToolCall{.id = "a", .name = "run", .arguments = "ls ", .custom = true},
+            engine::ToolCall{.arguments = "-l", .custom = true},
+            engine::ChoiceEnd{.reason = engine::FinishReason::function_call}, engine::Finished{}};
+  };
+  const Json choice = world.chat(kHi)->json()["choices"][0];
+  EXPECT_EQ(choice["message"]["tool_calls"],
+            Json::parse(R"([{"id":"a","type":"custom","custom":{"name":"run","input":"ls -l"}}])"));
+  EXPECT_EQ(choice["finish_reason"], "function_call");
+  const auto events = world.chat(hi(R"("stream":true)"))->events();
+  EXPECT_EQ(Json::parse(events.at(2))["choices"][0]["delta"]["tool_calls"],
+            Json::parse(R"([{"index":0,"custom":{"input":"-l"}}])"));
+}
+
+TEST(Chat, TheHeadTellsWhatTheAnswerTookBesideTheModel) {
+  World world;
+  world.generator.script = [](const engine::Request& request) -> std::vector<engine::Event> {
+    return {engine::Started{.prompt_tokens = 3, .asked = request.arrived + std::chrono::milliseconds(250)},
+            engine::ChoiceEnd{}, engine::Finished{}};
+  };
+  for (const char* more : {R"("stream":false)", R"("stream":true)"}) {
+    const double told = std::stod(world.chat(hi(more))->header("x-ashlar-overhead-ms"));
+    EXPECT_GE(told, 250);
+    EXPECT_LT(told, 100'000);
+  }
+  EXPECT_NE(world.chat("{}")->status(), 200);
 }
 
 TEST(Chat, ThoughtsCallsAndMembersAreStreamed) {

@@ -173,12 +173,12 @@ void read_settings(Fields& fields, engine::Request& request, Settings& settings)
 }  // namespace
 
 Outcome<void> completions(Call& call) {
+  engine::Request base;  // it has arrived: what follows is counted as ours
   engine::Generator& generator = *TRY(call.generator());
   const auto body = std::make_shared<const Json>(TRY(parse_body(call.request().body)));
   Fields fields(*body);
   const auto model = TRY(find_model(call, generator, fields));
 
-  engine::Request base;
   if (model.foreign) base.body = body;
   sign(call, model, base);
   read_generation(call, fields, model, base);

@@ -79,6 +79,7 @@ void respond_fault(net::Exchange& exchange, const Fault& fault, net::Headers hea
   }
   if (wait > 0 || row(fault.error.code).retry)
     headers.emplace_back("retry-after", fmt::format("{}", std::max<long long>(wait, 1)));
+  if (fault.dropped != engine::Dropped::no) headers.emplace_back("x-ashlar-dropped-reason", name(fault.dropped));
   if (fault.error.code == Code::unauthorized) headers.emplace_back("www-authenticate", "Bearer");
   exchange.respond(status_of(fault), std::move(headers), error_json(fault));
 }

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/result.h"
+#include "engine/generator.h"
 #include "net/http.h"
 
 namespace ashlar::api {
@@ -20,6 +21,7 @@ struct [[nodiscard]] Fault {
   std::string reason;  // OpenAI's `code`; "": what the table says
   std::chrono::milliseconds retry_after{0};
   int status = 0;  // 0: what the table says
+  engine::Dropped dropped = engine::Dropped::no;
 
   Fault(Error e, std::string at = {}, std::string why = {})
       : error(std::move(e)), param(std::move(at)), reason(std::move(why)) {}
@@ -41,6 +43,7 @@ Fault fault_of(Failure failure, std::string_view prompt) {
   fault.retry_after = failure.retry_after;
   fault.status = failure.status;
   fault.reason = std::move(failure.reason);
+  fault.dropped = failure.dropped;
   if (failure.over_context) {
     fault.reason = "context_length_exceeded";  // clients look for it, to shorten the conversation and try again
     fault.param = prompt;
@@ -56,7 +59,7 @@ Fault not_yet(std::string param, std::string_view what);
 int status_of(const Fault& fault);
 // {"error":{...}}, the same as a body and within a stream.
 std::string error_json(const Fault& fault);
-// The whole answer, with Retry-After where waiting helps.
+// The whole answer, with Retry-After where waiting helps, and x-ashlar-dropped-reason where there was no room.
 void respond_fault(net::Exchange& exchange, const Fault& fault, net::Headers headers = {});
 
 }  // namespace ashlar::api

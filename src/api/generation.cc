@@ -241,6 +241,13 @@ engine::Sender sender_of(const Call& call, const engine::ModelCard* model) {
   return sender;
 }
 
+// Only who may see what happened here is told where requests go.
+bool explains(const Call& call) {
+  if (net::find_header(call.request().headers, "x-ashlar-explain") != "true") return false;
+  return call.who == nullptr || call.shared.identity == nullptr ||
+         call.shared.identity->decide(*call.who, call.action(Scope::audit)).allowed;
+}
+
 // Of who routes by what is cached here: it names other tenants' prompts, so only an operator's counts.
 std::optional<std::uint64_t> prefix_salt_of(const Call& call) {
   const std::string_view text = net::find_header(call.request().headers, "x-ashlar-prefix-salt");
@@ -257,6 +264,7 @@ void sign(const Call& call, const engine::ModelCard& model, engine::Request& req
   request.tenant = call.tenant;
   request.prefix_salt = prefix_salt_of(call);
   request.sender = sender_of(call, &model);
+  request.sender.explain = explains(call);
 }
 
 void cap_output(const Call& call, Fields& fields, engine::Stopping& stopping) {

@@ -38,7 +38,8 @@ Outcome<engine::ModelCard> find_model(const Call& call, const engine::Generator&
 using TextInput = std::variant<std::string, std::vector<std::int32_t>>;
 Outcome<std::vector<TextInput>> read_texts(Fields& fields, const std::string& name, int vocabulary, std::size_t most);
 
-// Who sends it, and what their headers say of its way: x-session-id, x-ashlar-data-class (a list), cache-control.
+// Who sends it, and what their headers say of its way: x-session-id, x-ashlar-data-class (a list), cache-control,
+// x-ashlar-explain.
 void sign(const Call& call, const engine::ModelCard& model, engine::Request& request);
 engine::Sender sender_of(const Call& call, const engine::ModelCard* model = nullptr);
 std::vector<std::string> declared_classes(const net::Headers& headers);  // in small letters

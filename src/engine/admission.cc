@@ -58,8 +58,9 @@ std::optional<Generator::Refusal> Admission::refuse(const Entry& entry, Clock::t
   const Queued others = beside(entry.priority);
   const auto full = [&](std::string message) {
     // One place is free again when the next request begins.
-    return Generator::Refusal{{Code::exhausted, std::move(message)},
-                              retry_after(expected / std::max(1, others.requests))};
+    return Generator::Refusal{.error = {Code::exhausted, std::move(message)},
+                              .retry_after = retry_after(expected / std::max(1, others.requests)),
+                              .dropped = Dropped::saturated};
   };
   if (limits_.max_queued_requests > 0 && others.requests >= limits_.max_queued_requests)
     return full(fmt::format("the queue is full: {} requests wait, and max_num_queued_reqs is {}", others.requests,
@@ -73,9 +74,11 @@ std::optional<Generator::Refusal> Admission::refuse(const Entry& entry, Clock::t
   if (limits_.max_wait.count() > 0) allowed = std::min<Seconds>(allowed, limits_.max_wait);
   if (expected > allowed)
     return Generator::Refusal{
-        {Code::unavailable, fmt::format("overloaded: the request would wait {:.1f} s, and {:.1f} s are allowed",
-                                        expected.count(), std::max(0.0, allowed.count()))},
-        retry_after(expected - std::max(allowed, Seconds(0)))};
+        .error = {Code::unavailable,
+                  fmt::format("overloaded: the request would wait {:.1f} s, and {:.1f} s are allowed", expected.count(),
+                              std::max(0.0, allowed.count()))},
+        .retry_after = retry_after(expected - std::max(allowed, Seconds(0))),
+        .dropped = Dropped::saturated};
   return std::nullopt;
 }
 

@@ -201,6 +201,7 @@ std::unique_ptr<Job> Engine::State::make_job(const Request& request, std::shared
   job->prompt_logprobs = request.prompt_logprobs;
   job->give_prompt_ids = request.echo || request.prompt_logprobs >= 0;
   job->arrived = request.arrived;
+  job->queued = parts.clock();
   job->deadline = deadline(request);
   job->entry = {.priority = request.priority, .tokens = job->prompt_tokens, .sequences = request.n};
   job->open_choices = request.n;

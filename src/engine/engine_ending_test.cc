@@ -125,6 +125,7 @@ TEST(Engine, ALongWaitEndsAWaitingRequestAlone) {
   ASSERT_TRUE(sinks[1].failed) << "it waited 12 s";
   EXPECT_EQ(sinks[1].failed->error.code, Code::unavailable);
   EXPECT_THAT(sinks[1].failed->error.message, HasSubstr("max_queue_wait"));
+  EXPECT_EQ(sinks[1].failed->dropped, Dropped::expired);
   sinks[0].wait();
   sinks[2].wait();
   EXPECT_TRUE(sinks[0].finished) << "it began at once";
@@ -144,6 +145,7 @@ TEST(Engine, AFullQueueRefusesAtOnce) {
   auto c = house.engine->start(request("c", 3), sinks[3]);
   ASSERT_FALSE(c);
   EXPECT_EQ(c.error().error.code, Code::exhausted);
+  EXPECT_EQ(c.error().dropped, Dropped::saturated);
   EXPECT_GE(c.error().retry_after, seconds(1));
   gate.open();
   EXPECT_TRUE(house.engine->drain(Clock::time_point::max()));

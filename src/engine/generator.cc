@@ -12,12 +12,37 @@ std::string_view name(FinishReason reason) {
       return "length";
     case FinishReason::tool_calls:
       return "tool_calls";
+    case FinishReason::function_call:
+      return "function_call";
     case FinishReason::content_filter:
       return "content_filter";
     case FinishReason::abort:
       return "abort";
   }
   return "stop";
+}
+
+std::string_view name(Dropped why) {
+  switch (why) {
+    case Dropped::no:
+      return "";
+    case Dropped::saturated:
+      return "rejected-saturated";
+    case Dropped::expired:
+      return "rejected-ttl-expired";
+    case Dropped::outranked:
+      return "evicted-priority";
+  }
+  return "";
+}
+
+Failed failed(Generator::Refusal refusal) {
+  return {.error = std::move(refusal.error),
+          .retry_after = refusal.retry_after,
+          .over_context = refusal.over_context,
+          .status = refusal.status,
+          .reason = std::move(refusal.reason),
+          .dropped = refusal.dropped};
 }
 
 std::optional<Speculation> speculation_of(std::string_view name) {

@@ -84,6 +84,7 @@ struct Sender {
   std::string session;                                    // its requests may stay together
   std::vector<std::string> data_classes;                  // of what the prompt holds, "sensitive"; in small letters
   std::string cache_control;                              // as HTTP's header
+  bool explain = false;                                   // where it went, and why, is told in the answer's header
   std::string counted_as;  // where the model was asked for by an alias, what that stands for: limits, prices and
                            // accounts know it by this name; "": by the request's
 };
@@ -153,7 +154,8 @@ struct TokenLogprob {
   std::vector<Alternative> top;
 };
 
-enum class FinishReason { stop, length, tool_calls, content_filter, abort };
+// function_call: OpenAI's older form of tool_calls.
+enum class FinishReason { stop, length, tool_calls, function_call, content_filter, abort };
 std::string_view name(FinishReason reason);
 
 struct Usage {
@@ -175,6 +177,8 @@ struct Started {
   std::vector<std::int32_t> prompt_ids;       // when echo or prompt_logprobs is asked
   std::vector<TokenLogprob> prompt_logprobs;  // [prompt_tokens]; the first has logprob 0 and no alternatives
   std::string deployment;                     // of the route, who answers; "": nobody chose
+  // When it was handed to who computes it, another server or the engine's queue; unset: nobody computes it.
+  std::optional<Clock::time_point> asked;
 };
 struct Text {
   int choice = 0;
@@ -188,11 +192,12 @@ struct Reasoning {
   std::string text;
 };
 // A piece of a call that the answer makes. The first of each `index` (0, 1...) has the id and the name; the arguments,
-// a JSON text, are all the pieces together.
+// a JSON text, are all the pieces together; any text, where the tool is a custom one.
 struct ToolCall {
   int choice = 0, index = 0;
   std::string id, name;
   std::string arguments;
+  bool custom = false;
 };
 // Further members of the answer's message as OpenAI's deltas have them: strings and arrays go on those of the same
 // name before (refusal, annotations, thinking_blocks...).
@@ -210,12 +215,22 @@ struct Finished {
   Usage usage;
   double queue_seconds = 0, prefill_seconds = 0, decode_seconds = 0;
 };
+// Why a request was let go of for want of room, by the names that the scheduler of Kubernetes' inference gateway has.
+enum class Dropped {
+  no,
+  saturated,  // "rejected-saturated": as many wait as may, or it would wait too long
+  expired,    // "rejected-ttl-expired": it waited too long
+  outranked,  // "evicted-priority": a more urgent one has its place
+};
+std::string_view name(Dropped why);  // "" of `no`
+
 struct Failed {
   Error error;
   std::chrono::milliseconds retry_after{0};  // > 0: say so to the client
   bool over_context = false;                 // as Generator::Refusal has it
   int status = 0;      // HTTP's for the client, where it says more than the error's code (502, 504, 422); 0: the code's
   std::string reason;  // OpenAI's `code` ("content_filter"); "": the error code's
+  Dropped dropped = Dropped::no;
 };
 using Event = std::variant<Started, Text, Reasoning, ToolCall, Members, ChoiceEnd, Finished, Failed>;
 
@@ -284,6 +299,7 @@ class Generator {
     bool over_context = false;  // what is wrong: the prompt and max_tokens do not fit the context
     int status = 0;             // as Failed has them
     std::string reason;
+    Dropped dropped = Dropped::no;
   };
   // Renders and tokenizes on the caller's thread, then queues. `sink` must live
   // until its last event or until the ticket is dropped.
@@ -328,6 +344,9 @@ class Generator {
   };
   virtual Load load() const = 0;
 };
+
+// The same, told later.
+Failed failed(Generator::Refusal refusal);
 
 // generator.load_adapter(), waited for.
 Status add_adapter(Generator& generator, AdapterOrder order);

@@ -49,7 +49,7 @@ struct Job {
 
   // What happened.
   std::vector<TokenLogprob> prompt_scores;
-  Clock::time_point arrived;
+  Clock::time_point arrived, queued;
   std::optional<Clock::time_point> began, first_token;  // its first step; the end of its prompt
   int open_choices = 0;
   bool broken = false;                       // its prompt's logits were not finite

@@ -316,8 +316,8 @@ class Residents::State : public std::enable_shared_from_this<State> {
   }
   Status unload(const std::string& model) {
     const std::lock_guard lock(mutex_);
-    const auto found = std::ranges::find_if(
-        slots_, [&](const SlotPtr& slot) { return slot->listed() && slot->name == model; });
+    const auto found =
+        std::ranges::find_if(slots_, [&](const SlotPtr& slot) { return slot->listed() && slot->name == model; });
     if (found == slots_.end()) return Error{Code::not_found, fmt::format("no model here is called '{}'", model)};
     (*found)->leaving = (*found)->leaving || (*found)->loaded();
     stir();
@@ -532,11 +532,12 @@ class Residents::State : public std::enable_shared_from_this<State> {
 
   bool expire_one(Lock& lock) {
     const auto now = Clock::now();
-    for (const SlotPtr slot : slots_) {
-      if (!slot->loaded() || slot->users > 0) continue;
-      const auto end = end_of(*slot);
-      const bool retired = slot->standing == Standing::retired && slot->waiting.empty();
-      if (!(end && now >= *end) && !slot->leaving && !retired) continue;
+    for (const SlotPtr& each : slots_) {
+      if (!each->loaded() || each->users > 0) continue;
+      const auto end = end_of(*each);
+      const bool retired = each->standing == Standing::retired && each->waiting.empty();
+      if (!(end && now >= *end) && !each->leaving && !retired) continue;
+      const SlotPtr slot = each;  // which the list may lose meanwhile
       evict(*slot, lock);
       return true;
     }
@@ -638,7 +639,7 @@ std::expected<std::unique_ptr<Ticket>, Generator::Refusal> Residents::start(Requ
         waiting->inner = std::move(*ticket);
         return;
       }
-      sink.on(Failed{.error = ticket.error().error, .retry_after = ticket.error().retry_after});
+      sink.on(failed(std::move(ticket.error())));
     }
     loaded = Resident{};
     state->leave(*slot);

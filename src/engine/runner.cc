@@ -88,9 +88,11 @@ void Runner::expire() {
     Job& job = *deadlines_.begin()->second;
     int tokens = 0;
     for (const auto& choice : job.choices) tokens += choice->answer.tokens();
-    fail(job, {Code::deadline,
-               fmt::format("the deadline passed {:.1f} s after the request arrived, {}", seconds(now_ - job.arrived),
-                           job.began ? fmt::format("with {} tokens generated", tokens) : "still in the queue")});
+    fail(job,
+         {Code::deadline,
+          fmt::format("the deadline passed {:.1f} s after the request arrived, {}", seconds(now_ - job.arrived),
+                      job.began ? fmt::format("with {} tokens generated", tokens) : "still in the queue")},
+         {}, job.began ? Dropped::no : Dropped::expired);
   }
   if (max_queue_wait_.count() == 0 || now_ - oldest_waiting_ <= max_queue_wait_) return;
   oldest_waiting_ = now_;
@@ -104,7 +106,7 @@ void Runner::expire() {
     fail(job,
          {Code::unavailable, fmt::format("overloaded: the request waited {:.1f} s, longer than max_queue_wait",
                                          seconds(now_ - job.arrived))},
-         std::chrono::seconds(1));
+         std::chrono::seconds(1), Dropped::expired);
   }
 }
 
@@ -262,7 +264,7 @@ bool Runner::begin_answers(Job& job) {
   const Choice& first = *job.choices[0];
   job.first_token = now_;
   shop_.metrics.first_token.observe(seconds(now_ - job.arrived));
-  Started started{.prompt_tokens = job.prompt_tokens, .cached_tokens = first.prefix_hit};
+  Started started{.prompt_tokens = job.prompt_tokens, .cached_tokens = first.prefix_hit, .asked = job.queued};
   if (job.give_prompt_ids) started.prompt_ids.assign(first.tokens.begin(), first.tokens.begin() + job.prompt_tokens);
   if (job.prompt_logprobs >= 0 && job.prompt_scores.empty()) job.prompt_scores.push_back(describe(first.tokens[0], {}));
   started.prompt_logprobs = std::move(job.prompt_scores);
@@ -329,10 +331,10 @@ void Runner::abort(Job& job) {
   retire(job);
 }
 
-void Runner::fail(Job& job, Error error, std::chrono::milliseconds retry_after) {
+void Runner::fail(Job& job, Error error, std::chrono::milliseconds retry_after, Dropped dropped) {
   if (job.slot >= jobs_.size() || jobs_[job.slot].get() != &job) return;  // ended earlier in this step
   shop_.metrics.failed.add();
-  job.outlet->send(Failed{.error = std::move(error), .retry_after = retry_after});
+  job.outlet->send(Failed{.error = std::move(error), .retry_after = retry_after, .dropped = dropped});
   retire(job);
 }
 

@@ -77,7 +77,7 @@ class Runner {
   bool begin_answers(Job& job);
   void push_token(Choice& choice, Sampler::Sampled&& sampled, Clock::duration gap);
   void fail_all(const Error& error);
-  void fail(Job& job, Error error, std::chrono::milliseconds retry_after = {});
+  void fail(Job& job, Error error, std::chrono::milliseconds retry_after = {}, Dropped dropped = Dropped::no);
   void end_choice(Choice& choice, ChoiceEnd end);
   void finish(Job& job);
   void abort(Job& job);

@@ -134,8 +134,7 @@ int steps_under_a_stream(SchedulerOptions options, int blocks, int usual, int pr
   Yard yard(blocks, options);
   std::vector<Sequence*> those;
   for (int i = 0; i < usual; ++i) those.push_back(&yard.add(prompt));
-  std::size_t began = 0;
-  int steps = 0, passed = 0;
+  int steps = 0;
   for (std::size_t left = those.size(); left > 0; ++steps) {
     if (steps > 20'000) return steps;
     int urgent = 0;

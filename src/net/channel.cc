@@ -75,7 +75,9 @@ void Channel::wait_read(std::shared_ptr<ChannelOwner> owner) {
   if (std::exchange(reading_, true)) return;
   socket_.async_wait(Socket::wait_read, [this, owner = std::move(owner)](const boost::system::error_code& error) {
     reading_ = false;
-    if (!error && socket_.is_open()) owner->readable();
+    if (error || !socket_.is_open()) return;
+    const IoThread::Turn turn(thread_);
+    owner->readable();
   });
 }
 
@@ -83,7 +85,9 @@ void Channel::wait_write(std::shared_ptr<ChannelOwner> owner) {
   if (std::exchange(writing_, true)) return;
   socket_.async_wait(Socket::wait_write, [this, owner = std::move(owner)](const boost::system::error_code& error) {
     writing_ = false;
-    if (!error && socket_.is_open()) owner->writable();
+    if (error || !socket_.is_open()) return;
+    const IoThread::Turn turn(thread_);
+    owner->writable();
   });
 }
 

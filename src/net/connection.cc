@@ -18,9 +18,9 @@ namespace {
 constexpr std::size_t kFill = 64 << 10;     // framed ahead of the socket
 constexpr std::chrono::seconds kLinger{2};  // for the client to read our last words
 
-// Carries answers to a connection's thread: however many parts come between two
-// turns of the thread, they make one task and one flush.
-class Door final : public AnswerDoor, public std::enable_shared_from_this<Door> {
+// Carries answers to a connection's thread: however many parts come in a turn of the thread, or between two of them,
+// they make one task and one flush.
+class Door final : public AnswerDoor, public IoThread::PutOff, public std::enable_shared_from_this<Door> {
  public:
   Door(std::shared_ptr<IoThread> thread, std::weak_ptr<Connection> connection)
       : thread_(std::move(thread)), connection_(std::move(connection)) {}
@@ -32,6 +32,7 @@ class Door final : public AnswerDoor, public std::enable_shared_from_this<Door> 
       if (parts_.size() > 1) return;
     }
     try {
+      if (thread_->put_off(shared_from_this())) return;
       boost::asio::post(thread_->io, [weak = weak_from_this()] {
         if (const auto self = weak.lock()) self->deliver();
       });
@@ -45,6 +46,7 @@ class Door final : public AnswerDoor, public std::enable_shared_from_this<Door> 
   void run(std::function<void()> task) override {
     if (!thread_->post(task)) task();
   }
+  void turn_ends() override { deliver(); }
   bool later(std::function<void()> task) override { return thread_->is_this() && thread_->post(std::move(task)); }
 
  private:

@@ -11,6 +11,18 @@
 namespace ashlar::net {
 namespace {
 thread_local IoThread* running = nullptr;
+
+// False: it threw.
+bool ran(FunctionRef<void()> act) {
+  try {
+    act();
+    return true;
+  } catch (const std::bad_alloc&) {  // then there is none for a line of the log either
+  } catch (const std::exception& e) {
+    log::error("network_thread_threw", {{"what", e.what()}});
+  }
+  return false;
+}
 }  // namespace
 
 IoThread* IoThread::current() { return running; }
@@ -22,14 +34,7 @@ void IoThread::start(const char* name) {
 void IoThread::loop(const char* name) {
   name_this_thread(name);
   running = this;
-  while (true) {
-    try {
-      io.run();
-      return;
-    } catch (const std::bad_alloc&) {  // then there is none for a line of the log either
-    } catch (const std::exception& e) {
-      log::error("network_thread_threw", {{"what", e.what()}});
-    }
+  while (!ran([this] { io.run(); })) {
   }
 }
 
@@ -56,6 +61,20 @@ bool IoThread::post(std::function<void()> task) {
   const std::lock_guard lock(mutex_);
   if (!finished_) boost::asio::post(io, std::move(task));
   return !finished_;
+}
+
+bool IoThread::put_off(const std::shared_ptr<PutOff>& what) {
+  if (!is_this() || !in_turn_) return false;
+  put_off_.push_back(what);
+  return true;
+}
+
+// What the end of a turn sets going has its own turn.
+void IoThread::end_turn() {
+  in_turn_ = false;
+  ending_.swap(put_off_);
+  for (const auto& each : ending_) ran([&] { each->turn_ends(); });
+  ending_.clear();
 }
 
 void IoThread::call(FunctionRef<void()> task) {

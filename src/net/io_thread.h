@@ -28,6 +28,24 @@ class IoThread : public std::enable_shared_from_this<IoThread> {
     virtual void thread_ends() = 0;
   };
 
+  // What is put off until the end of a turn: what a socket that became ready set going.
+  class PutOff {
+   public:
+    virtual ~PutOff() = default;
+    virtual void turn_ends() = 0;
+  };
+  // Lives while a turn runs. On the thread.
+  class Turn {
+   public:
+    explicit Turn(IoThread& thread) : thread_(thread) { thread_.in_turn_ = true; }
+    ~Turn() { thread_.end_turn(); }
+    Turn(const Turn&) = delete;
+    Turn& operator=(const Turn&) = delete;
+
+   private:
+    IoThread& thread_;
+  };
+
   static constexpr std::size_t kScratch = 64 << 10;
 
   // Starts the thread; it runs until finish().
@@ -45,6 +63,9 @@ class IoThread : public std::enable_shared_from_this<IoThread> {
 
   // Runs `task` on this thread; false, and nothing, if it has finished. Any thread.
   bool post(std::function<void()> task);
+  // Tells it at the end of the turn that runs: no way through the event loop, which would ask the kernel first. False,
+  // and nothing, where the caller is no part of a turn. Any thread.
+  bool put_off(const std::shared_ptr<PutOff>& what);
   // Runs `task` on this thread and waits for it. Any other thread; not after finish().
   void call(FunctionRef<void()> task);
 
@@ -55,9 +76,12 @@ class IoThread : public std::enable_shared_from_this<IoThread> {
 
  private:
   void loop(const char* name);
+  void end_turn();
 
   boost::asio::executor_work_guard<Executor> work_{io.get_executor()};
-  std::vector<std::weak_ptr<Tenant>> tenants_;  // the thread's own, as is the next
+  std::vector<std::weak_ptr<Tenant>> tenants_;  // the thread's own, as are the next
+  std::vector<std::shared_ptr<PutOff>> put_off_, ending_;
+  bool in_turn_ = false;
   bool ends_ = false;
   std::mutex mutex_;
   bool finished_ = false;  // GUARDED_BY(mutex_)

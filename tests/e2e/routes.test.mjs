@@ -159,6 +159,18 @@ routes:
   assert.equal(back.asked.filter((model) => model === "dear").length, 1, "four of the cache, which the budget does not know");
   assert.equal(await ask("dearly", "other", { temperature: 0 }), "dear");
   assert.equal(await ask("dearly", "third", { temperature: 0 }), "free", "half a thousandth of a dollar is left, and it may cost a whole one");
+
+  const explained = async (model, words, more = {}) => {
+    const answer = await front.fetch("/v1/chat/completions", { method: "POST",
+      headers: { "content-type": "application/json", ...more }, body: JSON.stringify({ model, messages: [{ role: "user", content: words }], temperature: 0 }) });
+    await answer.arrayBuffer();
+    assert.match(answer.headers.get("x-ashlar-overhead-ms"), /^[0-9]+\.[0-9]{3}$/);
+    return answer.headers.get("x-ashlar-route");
+  };
+  assert.equal(await explained("careful", "why"), null, "who does not ask is not told");
+  const why = await explained("careful", "and why", { "x-ashlar-explain": "true" });
+  assert.match(why, /^group=safe .*tries=careful\/strict:(failed|refused)\/[a-z_]+,safe\/free:running$/);
+  assert.match(await explained("careful", "and why", { "x-ashlar-explain": "true" }), /^group=careful .*cache=hit/);
 });
 
 test("a route to a model that nobody has is refused, with its line", async (t) => {

@@ -215,7 +215,8 @@ std::variant<Picked, Router::Core::Wait, Nobody, Router::Core::Turned> Router::C
               {.what = Task::What::refuse,
                .flight = other->second.lock(),
                .refusal = {.error = {Code::unavailable, "more urgent requests took its place in the queue"},
-                           .retry_after = std::chrono::seconds{1}}});
+                           .retry_after = std::chrono::seconds{1},
+                           .dropped = engine::Dropped::outranked}});
       }
       if (verdict.admitted) {
         flight.waits_ = rank;
@@ -225,7 +226,8 @@ std::variant<Picked, Router::Core::Wait, Nobody, Router::Core::Turned> Router::C
       } else {
         metrics_.shed.add();
         out = Turned{.refusal = {.error = {Code::unavailable, "the service is overloaded: " + verdict.why},
-                                 .retry_after = std::max(verdict.wait, std::chrono::milliseconds{1000})}};
+                                 .retry_after = std::max(verdict.wait, std::chrono::milliseconds{1000}),
+                                 .dropped = engine::Dropped::saturated}};
       }
     }
     metrics_.waiting.set(static_cast<double>(room_.size()));
@@ -392,7 +394,8 @@ TimePoint Router::Core::turn() {
               {.what = Task::What::refuse,
                .flight = std::move(flight),
                .refusal = {.error = {Code::unavailable, "the service is overloaded: no place became free in time"},
-                           .retry_after = std::chrono::seconds{1}}});
+                           .retry_after = std::chrono::seconds{1},
+                           .dropped = engine::Dropped::expired}});
         }
       }
       polls = !stopping_ && now - polled_ >= options_.poll;

@@ -109,7 +109,10 @@ class Sink final : public engine::Sink {
  public:
   void on(Event event) override {
     if (const auto* text = std::get_if<engine::Text>(&event)) words += text->text;
-    if (const auto* failed = std::get_if<engine::Failed>(&event)) error = failed->error;
+    if (const auto* failed = std::get_if<engine::Failed>(&event)) {
+      error = failed->error;
+      dropped = failed->dropped;
+    }
     started += std::holds_alternative<engine::Started>(event) ? 1 : 0;
     over += std::holds_alternative<engine::Finished>(event) || error ? 1 : 0;
     events.push_back(std::move(event));
@@ -117,6 +120,7 @@ class Sink final : public engine::Sink {
   }
   std::string words;
   std::optional<Error> error;
+  engine::Dropped dropped = engine::Dropped::no;
   int started = 0, over = 0;
   std::vector<Event> events;
   std::function<void()> then;

@@ -1,4 +1,5 @@
 #include "gateway/routing/flight.h"
+#include "gateway/routing/hints.h"
 
 #include <fmt/format.h>
 
@@ -151,8 +152,10 @@ Flight::Flight(std::shared_ptr<Router::Core> core, ResponseCache::Answer answer,
       told_(true),
       said_(*answer),
       trace_(std::move(trace)) {
-  for (engine::Event& event : said_)
+  for (engine::Event& event : said_) {
     if (auto* finished = std::get_if<engine::Finished>(&event)) finished->usage.kept = true;
+    if (auto* started = std::get_if<engine::Started>(&event)) started->asked.reset();  // nobody computes it now
+  }
 }
 
 std::optional<std::uint64_t> Flight::listen(engine::Sink& sink) {
@@ -429,6 +432,7 @@ void Flight::on(Attempt& attempt, engine::Event event) {
     engine::Started started =
         attempt.started_ ? std::move(*attempt.started_) : engine::Started{.prompt_tokens = prompt_tokens_};
     started.deployment = attempt.picked_.live->config.name;
+    if (!started.asked) started.asked = attempt.began_;
     say(std::move(started));
     if (over_ || attempt_.get() != &attempt) return;  // its listener left
   }
@@ -450,12 +454,18 @@ void Flight::on(Attempt& attempt, engine::Event event) {
 
 // Nobody else is asked any more: what that needed is let go of. A version on trial is told of the request at its end.
 void Flight::commit() {
+  explain();
   committed_ = true;
   if (!split_) request_ = nullptr;
   further_groups_ = {};
   seen_groups_.clear();
   tried_.clear();
   blocks_ = {};
+}
+
+// Before the first event, with which the client's headers go out.
+void Flight::explain() const {
+  if (request_ && !committed_) gateway::explain(*request_, trace_);
 }
 
 void Flight::fail(Attempt& attempt, engine::Failed failed, std::string outcome) {
@@ -469,10 +479,12 @@ void Flight::fail(Attempt& attempt, engine::Failed failed, std::string outcome) 
                             .retry_after = failed.retry_after,
                             .over_context = failed.over_context,
                             .status = failed.status,
-                            .reason = std::move(failed.reason)};
+                            .reason = std::move(failed.reason),
+                            .dropped = failed.dropped};
     // Another thread asks the next one: this is the generator's own, and the attempt's ticket must die.
     return core_->post({.what = Router::Core::Task::What::advance, .flight = shared_from_this()});
   }
+  explain();
   say(std::move(failed));
   if (!over_) end(false);
 }
@@ -554,11 +566,8 @@ void Flight::refuse(Refusal refusal) {
     report(*attempt_, Fleet::Ended::How::dropped, false);
     finish_try(*attempt_, "cancelled", std::nullopt, nullptr);
   }
-  say(engine::Failed{.error = std::move(refusal.error),
-                     .retry_after = refusal.retry_after,
-                     .over_context = refusal.over_context,
-                     .status = refusal.status,
-                     .reason = std::move(refusal.reason)});
+  explain();
+  say(engine::failed(std::move(refusal)));
   if (!over_) end(false);
 }
 

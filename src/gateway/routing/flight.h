@@ -128,6 +128,7 @@ class Flight : public std::enable_shared_from_this<Flight> {
   void report(Attempt& attempt, Fleet::Ended::How how, bool overload, bool refused = false);
   void finish_try(Attempt& attempt, std::string outcome, std::optional<Cause> cause, const Error* error);
   void commit();
+  void explain() const;
   void say(engine::Event event);
   void end(bool good);
   TimePoint next_check() const;

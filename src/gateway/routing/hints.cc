@@ -14,4 +14,8 @@ RouteHints hints_of(const engine::Request& request) {
   return hints;
 }
 
+void explain(const engine::Request& request, const RouteTrace& trace) {
+  if (request.sender.explain && request.notes) request.notes->emplace_back("x-ashlar-route", trace.header());
+}
+
 }  // namespace ashlar::gateway

@@ -63,30 +63,7 @@ class RoutesReader {
     if (group.tiers && (group.rollout || group.shadow))
       section_.fail(node, "a route with 'tiers' has no 'rollout' or 'shadow': the routes that it leads to may");
     if (group.rollout) put_on_trial(node, *group.rollout);
-    for (auto& [each, line] : mine_) {
-      if (served_ && !served_(each.model))
-        section_.fail(line, fmt::format("nobody serves a model '{}': no upstream here has it among its 'models', and "
-                                        "it is none of ours",
-                                        each.model));
-      each.group = group.name;
-      each.between_tokens = between_tokens_;
-      if (each.max_concurrent == kUnsaid) {
-        each.max_concurrent = 0;
-        each.adaptive = group.first_token.count() > 0 || between_tokens_.count() > 0;
-      }
-      if (each.name.empty()) each.name = fmt::format("{}/{}", group.name, each.model);
-      if (!names_.insert(each.name).second)
-        section_.fail(line, fmt::format("two deployments are called '{}': give one of them another 'name'", each.name));
-      if (group.rollout && each.trial) group.rollout->to = each.name;
-      if (group.rollout && each.label.empty()) each.label = each.trial ? "canary" : "stable";
-      table.deployments.push_back(std::move(each));
-    }
-    mine_.clear();
-    between_tokens_ = {};
-    if (contains(table.groups, group.name, &Group::name))
-      section_.fail(node, fmt::format("two routes are called '{}'", group.name));
-    nodes_.push_back(node);
-    table.groups.push_back(std::move(group));
+    finish(node, std::move(group));
   }
 
   // Once all routes are known: where they lead.
@@ -116,6 +93,34 @@ class RoutesReader {
     Deployment deployment;
     YAML::Node node;
   };
+
+  // The route is read, its deployments too: they are put in the table together.
+  void finish(const YAML::Node& node, Group group) {
+    const bool twice = contains(table.groups, group.name, &Group::name);
+    if (twice) section_.fail(node, fmt::format("two routes are called '{}'", group.name));
+    for (auto& [each, line] : mine_) {
+      if (served_ && !served_(each.model))
+        section_.fail(line, fmt::format("nobody serves a model '{}': no upstream here has it among its 'models', and "
+                                        "it is none of ours",
+                                        each.model));
+      each.group = group.name;
+      each.between_tokens = between_tokens_;
+      if (each.max_concurrent == kUnsaid) {
+        each.max_concurrent = 0;
+        each.adaptive = group.first_token.count() > 0 || between_tokens_.count() > 0;
+      }
+      if (each.name.empty()) each.name = fmt::format("{}/{}", group.name, each.model);
+      if (!names_.insert(each.name).second && !twice)
+        section_.fail(line, fmt::format("two deployments are called '{}': give one of them another 'name'", each.name));
+      if (group.rollout && each.trial) group.rollout->to = each.name;
+      if (group.rollout && each.label.empty()) each.label = each.trial ? "canary" : "stable";
+      table.deployments.push_back(std::move(each));
+    }
+    mine_.clear();
+    between_tokens_ = {};
+    nodes_.push_back(node);
+    table.groups.push_back(std::move(group));
+  }
 
   void target(const YAML::Node& node, Group& group) {
     section_.each(node,

@@ -22,7 +22,7 @@ TEST(ReadRoutes, ARouteThatNobodyCanAnswerIsRefusedWithItsLine) {
       - known
       - {model: misspelt, name: x}
   - {name: trial, deployments: [known], rollout: {to: gone}}
-  - {name: named, deployments: [known, {model: known, name: x}], rollout: {to: x}}
+  - {name: named, deployments: [known, {model: known, name: y}], rollout: {to: y}}
 )",
                                   "f", [](const std::string& model) { return model == "known"; });
   ASSERT_FALSE(wrong);

@@ -1,4 +1,5 @@
 #include "gateway/routing/router.h"
+#include "gateway/routing/hints.h"
 
 #include <fmt/format.h>
 
@@ -210,6 +211,7 @@ std::expected<std::unique_ptr<RouteTicket>, engine::Generator::Refusal> Router::
     auto found = core_->look_up(plan.key, control, plan.group->name, trial);
     if (found.found.answer) {
       trace.cache = found.found.stale ? "stale" : "hit";
+      explain(request, trace);
       if (core_->options().on_done) core_->options().on_done(trace);
       auto flight = std::make_shared<Flight>(core_, std::move(found.found.answer), std::move(trace));
       auto ticket = std::make_unique<Ticket>(flight, *flight->listen(sink));
@@ -220,6 +222,7 @@ std::expected<std::unique_ptr<RouteTicket>, engine::Generator::Refusal> Router::
       if (const auto listener = found.leader->listen(sink)) {
         core_->count_joined();
         trace.cache = "joined";
+        explain(request, trace);
         core_->post({.what = Core::Task::What::deliver, .flight = found.leader});
         return std::make_unique<Ticket>(std::move(found.leader), *listener,
                                         std::make_unique<const RouteTrace>(std::move(trace)));

@@ -318,6 +318,9 @@ TEST(Strategies, AFixedNumberOfPlacesIsKeptAndTheUrgentHaveSomeLeft) {
   int told = 0;
   for (const auto& sink : client.sinks) told += sink->error ? 1 : 0;
   EXPECT_EQ(told, 5) << "no place became free in time";
+  EXPECT_EQ(
+      std::ranges::count_if(client.sinks, [](const auto& each) { return each->dropped == engine::Dropped::expired; }),
+      5);
 }
 
 TEST(Strategies, NoPlaceIsKeptWhereNobodyIsUrgent) {

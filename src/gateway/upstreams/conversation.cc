@@ -79,17 +79,20 @@ Piece read_result(const Json& message) {
   return out;
 }
 
-void read_calls(const Json& message, std::vector<Piece>& out) {
+Status read_calls(const Json& message, std::vector<Piece>& out) {
   const Json* calls = find_member(message, "tool_calls");
-  if (calls == nullptr || !calls->is_array()) return;
+  if (calls == nullptr || !calls->is_array()) return {};
   for (const Json& call : *calls) {
     const Json* function = find_member(call, "function");
-    if (function == nullptr) continue;
+    if (function == nullptr)
+      return Error{Code::invalid,
+                   "an assistant's message calls a tool that is no function, which this model does not know"};
     out.push_back({.kind = Piece::Kind::call,
                    .id = std::string(string_member(call, "id")),
                    .name = std::string(string_member(*function, "name")),
                    .json = keep(arguments_object(find_member(*function, "arguments")))});
   }
+  return {};
 }
 
 void add_turn(Conversation& out, std::string_view role, std::vector<Piece> pieces) {
@@ -122,7 +125,7 @@ Result<Conversation> read_conversation(const engine::Chat& chat) {
       if (const Json* thoughts = find_member(message, "thinking_blocks"); thoughts != nullptr && thoughts->is_array())
         for (const Json& thought : *thoughts) pieces.push_back({.kind = Piece::Kind::other, .json = keep(thought)});
       read_content(message, pieces);
-      read_calls(message, pieces);
+      TRY(read_calls(message, pieces));
       add_turn(out, "assistant", std::move(pieces));
     } else if (role == "user") {
       read_content(message, pieces);

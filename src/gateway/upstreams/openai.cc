@@ -125,11 +125,17 @@ class OpenAiReader final : public EventReader {
   void take_rest(int index, const Json& message) {
     if (const Json* calls = find_member(message, "tool_calls"); calls != nullptr && calls->is_array())
       for (const Json& call : *calls) {
+        const int place = count_of(call, "index").value_or(-1);
+        const auto id = string_member(call, "id");
+        if (const Json* custom = find_member(call, "custom"); custom != nullptr && custom->is_object()) {
+          teller_.tool_call(index, place, id, string_member(*custom, "name"), string_member(*custom, "input"), true);
+          continue;
+        }
         const Json* function = find_member(call, "function");
         const Json nothing = Json::object();
         if (function == nullptr) function = &nothing;
-        teller_.tool_call(index, count_of(call, "index").value_or(-1), string_member(call, "id"),
-                          string_member(*function, "name"), arguments_text(find_member(*function, "arguments")));
+        teller_.tool_call(index, place, id, string_member(*function, "name"),
+                          arguments_text(find_member(*function, "arguments")));
       }
     Json more = Json::object();
     for (const auto& [name, value] : message.items())

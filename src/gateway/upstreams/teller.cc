@@ -87,8 +87,8 @@ Teller::Choice* Teller::open(int choice) {
   Choice& found = choices_[static_cast<std::size_t>(choice)];
   if (found.ended) return nullptr;
   if (!std::exchange(begun_, true))
-    events_.emplace_back(
-        engine::Started{.prompt_tokens = prompt_.value_or(prompt_estimate_), .cached_tokens = cached_.value_or(0)});
+    events_.emplace_back(engine::Started{
+        .prompt_tokens = prompt_.value_or(prompt_estimate_), .cached_tokens = cached_.value_or(0), .asked = made_});
   return &found;
 }
 
@@ -131,7 +131,8 @@ void Teller::reasoning(int index, std::string_view text) {
   count(*choice, index, quarters);
 }
 
-void Teller::tool_call(int index, int call, std::string_view id, std::string_view name, std::string_view arguments) {
+void Teller::tool_call(int index, int call, std::string_view id, std::string_view name, std::string_view arguments,
+                       bool custom) {
   Choice* choice = open(index);
   if (choice == nullptr) return;
   auto& calls = choice->calls;
@@ -140,16 +141,17 @@ void Teller::tool_call(int index, int call, std::string_view id, std::string_vie
     return each.said == call && (id.empty() || each.id == id || name.empty());
   });
   if (call < 0 && id.empty() && name.empty()) known = calls.rbegin();
-  engine::ToolCall out{.choice = index, .arguments = std::string(arguments)};
+  engine::ToolCall out{.choice = index, .arguments = std::string(arguments), .custom = custom};
   if (known == calls.rend()) {
     if (name.empty() || calls.size() >= kMaxCalls) return fail(nonsense(upstream_, "a tool call without a name"));
     out.index = static_cast<int>(calls.size());
     out.id = id.empty() ? new_call_id() : std::string(id.substr(0, 512));
     out.name = name.substr(0, 512);
-    calls.push_back({.said = call, .id = out.id});
+    calls.push_back({.said = call, .id = out.id, .custom = custom});
   } else {
     if (arguments.empty()) return;
     out.index = static_cast<int>(calls.rend() - known) - 1;
+    out.custom = known->custom;
   }
   events_.emplace_back(std::move(out));
   count(*choice, index, quarters_of(arguments));

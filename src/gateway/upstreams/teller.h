@@ -29,7 +29,9 @@ class Teller {
   void reasoning(int choice, std::string_view text);
   // Upstreams leave the index (below 0) or the id of later pieces out, or give several calls one index: a piece goes on
   // with the call of its index unless it names another. The first of each needs a name; without an id it gets one.
-  void tool_call(int choice, int index, std::string_view id, std::string_view name, std::string_view arguments);
+  // `custom`: of a custom tool, whose input the arguments are.
+  void tool_call(int choice, int index, std::string_view id, std::string_view name, std::string_view arguments,
+                 bool custom = false);
   void members(int choice, Json object);
   void end(engine::ChoiceEnd end);
 
@@ -61,6 +63,7 @@ class Teller {
     struct Call {
       int said;  // the index that the upstream gives it
       std::string id;
+      bool custom;
     };
     std::vector<Call> calls;
   };
@@ -74,6 +77,7 @@ class Teller {
   const int most_tokens_;  // of one choice; below 0: no limit
   const int prompt_estimate_;
   const bool in_pieces_;
+  const engine::Clock::time_point made_ = engine::Clock::now();  // when it was asked
   std::vector<Choice> choices_;
   std::vector<engine::Event> events_;
   std::optional<int> prompt_, completion_, cached_, reasoning_;

@@ -163,6 +163,40 @@ TEST(Upstream, CallsOfOneIndexAndWithoutIdsAreToldApart) {
   EXPECT_EQ(asked.sink.reasons(), std::vector{FinishReason::tool_calls}) << "though it said stop";
 }
 
+TEST(Upstream, CallsOfCustomToolsAreToldAsSuch) {
+  for (const bool whole : {false, true}) {
+    FakeServer server([&](const Turn& turn, int) {
+      if (whole)
+        return turn.answer(
+            200, "application/json",
+            R"({"choices":[{"index":0,"message":{"role":"assistant","content":null,"tool_calls":[{"id":"a","type":"custom",
+               "custom":{"name":"run","input":"ls -l"}}]},"finish_reason":"tool_calls"}]})");
+      turn.begin();
+      turn.event(
+          R"({"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"id":"a","type":"custom","custom":{"name":"run","input":""}}]}}]})");
+      turn.event(R"({"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"custom":{"input":"ls "}}]}}]})");
+      turn.event(R"({"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"custom":{"input":"-l"}}]}}]})");
+      turn.event(R"({"choices":[{"index":0,"delta":{},"finish_reason":"tool_calls"}]})");
+      turn.event("[DONE]");
+    });
+    auto asked = ask(server);
+    EXPECT_EQ(asked.sink.calls(), std::vector<std::string>{"a run ls -l"});
+    const auto pieces = asked.sink.all<engine::ToolCall>();
+    ASSERT_FALSE(pieces.empty());
+    for (const auto& each : pieces) EXPECT_TRUE(each.custom);
+  }
+}
+
+TEST(Upstream, TheOlderFormOfACallEndsAsItDoes) {
+  FakeServer server([](const Turn& turn, int) {
+    turn.answer(200, "application/json",
+                R"({"choices":[{"index":0,"message":{"role":"assistant","content":null,
+                   "function_call":{"name":"f","arguments":"{}"}},"finish_reason":"function_call"}]})");
+  });
+  auto asked = ask(server);
+  EXPECT_EQ(asked.sink.reasons(), std::vector{FinishReason::function_call});
+}
+
 TEST(Upstream, AWholeAnswerIsTakenWhereAStreamWasAsked) {
   FakeServer server([](const Turn& turn, int) {
     turn.answer(200, "application/json",

@@ -191,7 +191,7 @@ engine::FinishReason finish_reason(std::string_view name) {
   constexpr std::pair<std::string_view, FinishReason> kNames[] = {{"length", FinishReason::length},
                                                                   {"max_tokens", FinishReason::length},
                                                                   {"tool_calls", FinishReason::tool_calls},
-                                                                  {"function_call", FinishReason::tool_calls},
+                                                                  {"function_call", FinishReason::function_call},
                                                                   {"tool_use", FinishReason::tool_calls},
                                                                   {"content_filter", FinishReason::content_filter},
                                                                   {"abort", FinishReason::abort}};

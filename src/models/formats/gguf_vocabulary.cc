@@ -162,7 +162,8 @@ Result<text::Vocabulary> read_vocabulary(const File& file) {
   v.add_space_prefix = TRY(file.get("tokenizer.ggml.add_space_prefix", v.add_space_prefix));
   v.prefix_once = TRY(file.get(kPrefixOnceKey, false));
   v.ignore_merges = TRY(file.maybe<bool>(kIgnoreMergesKey));
-  v.compose = TRY(file.get(kComposeKey, TRY(file.get(kOldComposeKey, false))));
+  const bool composed = TRY(file.get(kOldComposeKey, false));
+  v.compose = TRY(file.get(kComposeKey, composed));
   v.lower_case = TRY(file.maybe<bool>(kLowerCaseKey));
   v.strip_accents = TRY(file.maybe<bool>(kStripAccentsKey));
   v.remove_extra_whitespaces = TRY(file.get("tokenizer.ggml.remove_extra_whitespaces", v.remove_extra_whitespaces));
