@@ -85,6 +85,7 @@ void Answer::start(engine::Generator& generator, std::vector<engine::Request> re
     }
   }
   requests.front().notes = notes_;
+  if (requests.size() > 1) requests.front().sender.explain = false;  // the others may be refused meanwhile
   arrived_ = requests.front().arrived;
   for (std::size_t i = 0; i < requests.size(); ++i) {
     parts_[i]->delivery->name = reply_.id;

@@ -12,12 +12,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "base/result.h"
@@ -45,12 +47,11 @@ class PostgresForTest {
   }
 
   void start() {
-    pid_ = spawn({binary("postgres"), "-D", folder_ + "/data", "-k", folder_, "-c", "listen_addresses=", "-c",
-                  "fsync=off", "-c", "deadlock_timeout=20ms", "-c", "max_connections=60", "-c", "shared_buffers=16MB"},
-                 folder_ + "/log");
-    for (int i = 0; i < 3000; ++i) {
-      if (run_quietly({binary("pg_isready"), "-q", "-U", "ashlar", "-h", folder_}) == 0) return;
-      if (::waitpid(pid_, nullptr, WNOHANG) == pid_) break;
+    // One that was killed may have begun a process that we did not see: until that ends, no other server takes its
+    // data.
+    for (int i = 0; i < 50; ++i) {
+      if (starts()) return;
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
     }
     fail("postgres did not start: " + read_small_file(folder_ + "/log", 1 << 20).value_or(""));
   }
@@ -68,6 +69,18 @@ class PostgresForTest {
   }
 
  private:
+  // False: it ended.
+  bool starts() {
+    pid_ = spawn({binary("postgres"), "-D", folder_ + "/data", "-k", folder_, "-c", "listen_addresses=", "-c",
+                  "fsync=off", "-c", "deadlock_timeout=20ms", "-c", "max_connections=60", "-c", "shared_buffers=16MB"},
+                 folder_ + "/log");
+    for (int i = 0; i < 3000; ++i) {
+      if (run_quietly({binary("pg_isready"), "-q", "-U", "ashlar", "-h", folder_}) == 0) return true;
+      if (::waitpid(pid_, nullptr, WNOHANG) == pid_) return false;
+    }
+    fail("postgres did not answer: " + read_small_file(folder_ + "/log", 1 << 20).value_or(""));
+  }
+
   PostgresForTest() {
     std::string pattern = (std::filesystem::temp_directory_path() / "ashlar-pg-XXXXXX").string();
     folder_ = ::mkdtemp(pattern.data());

@@ -218,11 +218,12 @@ std::expected<std::unique_ptr<RouteTicket>, engine::Generator::Refusal> Router::
       core_->post({.what = Core::Task::What::deliver, .flight = std::move(flight)});
       return ticket;
     }
-    if (found.leader && found.leader->deadline() >= request.deadline && found.leader->priority() <= request.priority) {
+    // Who asks for the way has one: whom they joined may be answering already.
+    if (found.leader && !request.sender.explain && found.leader->deadline() >= request.deadline &&
+        found.leader->priority() <= request.priority) {
       if (const auto listener = found.leader->listen(sink)) {
         core_->count_joined();
         trace.cache = "joined";
-        explain(request, trace);
         core_->post({.what = Core::Task::What::deliver, .flight = found.leader});
         return std::make_unique<Ticket>(std::move(found.leader), *listener,
                                         std::make_unique<const RouteTrace>(std::move(trace)));
