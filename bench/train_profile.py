@@ -6,8 +6,7 @@
   bench/train_profile.py
 
 Needs wrk and Debian's llvm-19. The program has a key check, limits with a budget, a route and rows of usage on, as in
-bench/proxy.py; it is asked for whole answers by many clients at once and at
-random moments, and for streams.
+bench/proxy.py. It is asked for whole answers by many clients at once and at random moments, and for streams.
 """
 import argparse
 import asyncio

@@ -60,7 +60,7 @@ class Answer {
   const Reply reply_;
   Keeper& keeper_;
   const std::uint64_t number_;
-  // For the client's headers: written while the first request starts, before any event.
+  // For the client's headers: written while the first request starts, and by whoever routes it before the first event.
   const std::shared_ptr<engine::Notes> notes_ = std::make_shared<engine::Notes>();
 
   engine::Clock::time_point arrived_;  // the first request

@@ -241,11 +241,15 @@ engine::Sender sender_of(const Call& call, const engine::ModelCard* model) {
   return sender;
 }
 
+// Beside what the route asks of everybody; without identities, anybody may.
+bool may_also(const Call& call, Scope scope) {
+  return call.who == nullptr || call.shared.identity == nullptr ||
+         call.shared.identity->decide(*call.who, call.action(scope)).allowed;
+}
+
 // Only who may see what happened here is told where requests go.
 bool explains(const Call& call) {
-  if (net::find_header(call.request().headers, "x-ashlar-explain") != "true") return false;
-  return call.who == nullptr || call.shared.identity == nullptr ||
-         call.shared.identity->decide(*call.who, call.action(Scope::audit)).allowed;
+  return net::find_header(call.request().headers, "x-ashlar-explain") == "true" && may_also(call, Scope::audit);
 }
 
 // Of who routes by what is cached here: it names other tenants' prompts, so only an operator's counts.
@@ -254,9 +258,7 @@ std::optional<std::uint64_t> prefix_salt_of(const Call& call) {
   std::uint64_t salt = 0;
   const auto [end, failed] = std::from_chars(text.data(), text.data() + text.size(), salt, 16);
   if (text.empty() || failed != std::errc{} || end != text.data() + text.size()) return std::nullopt;
-  if (call.who != nullptr && call.shared.identity != nullptr &&
-      !call.shared.identity->decide(*call.who, call.action(Scope::operate)).allowed)
-    return std::nullopt;
+  if (!may_also(call, Scope::operate)) return std::nullopt;
   return salt;
 }
 
