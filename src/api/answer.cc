@@ -166,6 +166,7 @@ std::string Answer::overhead() const {
 }
 
 net::Headers Answer::with_notes(net::Headers headers) {
+  headers.reserve(headers.size() + 1 + notes_->size());
   headers.emplace_back("x-ashlar-overhead-ms", overhead());
   headers.insert(headers.end(), std::make_move_iterator(notes_->begin()), std::make_move_iterator(notes_->end()));
   engine::Notes().swap(*notes_);

@@ -48,6 +48,19 @@ void append_or_null(std::string& out, std::string_view text) {
 
 }  // namespace
 
+Fault fault_of(engine::Failed failure, std::string_view prompt) {
+  Fault fault(std::move(failure.error));
+  fault.retry_after = failure.retry_after;
+  fault.status = failure.status;
+  fault.reason = std::move(failure.reason);
+  fault.dropped = failure.dropped;
+  if (failure.over_context) {
+    fault.reason = "context_length_exceeded";  // clients look for it, to shorten the conversation and try again
+    fault.param = prompt;
+  }
+  return fault;
+}
+
 Fault bad(std::string param, std::string message) { return {{Code::invalid, std::move(message)}, std::move(param)}; }
 
 Fault not_yet(std::string param, std::string_view what) {

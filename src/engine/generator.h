@@ -227,7 +227,7 @@ std::string_view name(Dropped why);  // "" of `no`
 struct Failed {
   Error error;
   std::chrono::milliseconds retry_after{0};  // > 0: say so to the client
-  bool over_context = false;                 // as Generator::Refusal has it
+  bool over_context = false;                 // what is wrong: the prompt and max_tokens do not fit the context
   int status = 0;      // HTTP's for the client, where it says more than the error's code (502, 504, 422); 0: the code's
   std::string reason;  // OpenAI's `code` ("content_filter"); "": the error code's
   Dropped dropped = Dropped::no;
@@ -292,15 +292,8 @@ class Generator {
  public:
   virtual ~Generator() = default;
 
-  // The error with the wait that would clear it, where waiting helps.
-  struct Refusal {
-    Error error;
-    std::chrono::milliseconds retry_after{0};
-    bool over_context = false;  // what is wrong: the prompt and max_tokens do not fit the context
-    int status = 0;             // as Failed has them
-    std::string reason;
-    Dropped dropped = Dropped::no;
-  };
+  // The same, known at once.
+  using Refusal = Failed;
   // Renders and tokenizes on the caller's thread, then queues. `sink` must live
   // until its last event or until the ticket is dropped.
   virtual std::expected<std::unique_ptr<Ticket>, Refusal> start(Request request, Sink& sink) = 0;
@@ -344,9 +337,6 @@ class Generator {
   };
   virtual Load load() const = 0;
 };
-
-// The same, told later.
-Failed failed(Generator::Refusal refusal);
 
 // generator.load_adapter(), waited for.
 Status add_adapter(Generator& generator, AdapterOrder order);

@@ -229,7 +229,7 @@ std::expected<Limits::Admission, LimitRefusal> MeteredGenerator::admit(const Sub
 }
 
 std::expected<std::unique_ptr<engine::Ticket>, engine::Generator::Refusal> MeteredGenerator::start_for(
-    Subject subject, Request request, engine::Sink& sink, RateNumbers* numbers) {
+    Subject subject, Request&& request, engine::Sink& sink, RateNumbers* numbers) {
   if (options_.admit)
     if (auto refusal = options_.admit(request)) return std::unexpected(std::move(*refusal));
   const bool limited = !limits_.idle(), measured = limits_.measures();

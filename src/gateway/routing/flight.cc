@@ -114,7 +114,7 @@ Attempt::~Attempt() { ticket_.reset(); }  // no call comes after it: then the re
 
 void Attempt::on(engine::Event event) { flight_->on(*this, std::move(event)); }
 
-Flight::Flight(std::shared_ptr<Router::Core> core, engine::Request request, RouteHints hints, Plan plan)
+Flight::Flight(std::shared_ptr<Router::Core> core, engine::Request&& request, RouteHints hints, Plan plan)
     : core_(std::move(core)),
       id_(core_->number()),
       request_(std::make_unique<const engine::Request>(std::move(request))),
@@ -475,12 +475,7 @@ void Flight::fail(Attempt& attempt, engine::Failed failed, std::string outcome) 
          judgement.refused);
   finish_try(attempt, std::move(outcome), judgement.cause, &failed.error);
   if (fall_back(judgement)) {
-    last_refusal_ = Refusal{.error = std::move(failed.error),
-                            .retry_after = failed.retry_after,
-                            .over_context = failed.over_context,
-                            .status = failed.status,
-                            .reason = std::move(failed.reason),
-                            .dropped = failed.dropped};
+    last_refusal_ = std::move(failed);
     // Another thread asks the next one: this is the generator's own, and the attempt's ticket must die.
     return core_->post({.what = Router::Core::Task::What::advance, .flight = shared_from_this()});
   }
@@ -567,7 +562,7 @@ void Flight::refuse(Refusal refusal) {
     finish_try(*attempt_, "cancelled", std::nullopt, nullptr);
   }
   explain();
-  say(engine::failed(std::move(refusal)));
+  say(std::move(refusal));
   if (!over_) end(false);
 }
 

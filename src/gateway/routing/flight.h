@@ -72,7 +72,7 @@ class Flight : public std::enable_shared_from_this<Flight> {
     RouteTrace trace;
   };
 
-  Flight(std::shared_ptr<Router::Core> core, engine::Request request, RouteHints hints, Plan plan);
+  Flight(std::shared_ptr<Router::Core> core, engine::Request&& request, RouteHints hints, Plan plan);
   // One that was answered before.
   Flight(std::shared_ptr<Router::Core> core, ResponseCache::Answer answer, RouteTrace trace);
 

@@ -94,11 +94,7 @@ class Errand : public std::enable_shared_from_this<Errand> {
       }
     }
     up_.metrics.failures.add();
-    finish(std::unexpected(Refusal{.error = std::move(failure.failed.error),
-                                   .retry_after = failure.failed.retry_after,
-                                   .over_context = failure.failed.over_context,
-                                   .status = failure.failed.status,
-                                   .reason = std::move(failure.failed.reason)}));
+    finish(std::unexpected(std::move(failure.failed)));
   }
 
   void finish(std::expected<engine::Embeddings, Refusal> result) {
