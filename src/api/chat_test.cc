@@ -441,6 +441,27 @@ TEST(Chat, TellsWhenToTryAgain) {
   EXPECT_EQ(world.chat(kHi)->header("retry-after"), "1");
 }
 
+TEST(Chat, TellsClientsNotToTryAgainWhereTheyWouldNotWait) {
+  World world;
+  const auto asked = [&](Code code, std::string reason, int seconds) {
+    world.generator.refusal = engine::Generator::Refusal{
+        .error = {code, "no"}, .retry_after = std::chrono::seconds(seconds), .reason = std::move(reason)};
+    const auto answer = world.chat(kHi);
+    return std::pair(answer->header("retry-after"), answer->header("x-should-retry"));
+  };
+  using Told = std::pair<std::string, std::string>;
+  EXPECT_EQ(asked(Code::exhausted, "", 60), Told("60", ""));
+  EXPECT_EQ(asked(Code::exhausted, "", 61), Told("61", "false"));
+  EXPECT_EQ(asked(Code::exhausted, "insufficient_quota", 0), Told("3600", "false"));
+  EXPECT_EQ(asked(Code::exhausted, "insufficient_quota", 5), Told("5", ""));
+  EXPECT_EQ(asked(Code::unavailable, "upstream_quota", 0), Told("3600", "false"));
+  EXPECT_EQ(asked(Code::unavailable, "upstream_refuses_us", 0), Told("60", "false"));
+  EXPECT_EQ(asked(Code::unavailable, "upstream_error", 0), Told("1", ""));
+  world.generator.refusal =
+      engine::Generator::Refusal{.error = {Code::exhausted, "spent"}, .reason = "insufficient_quota"};
+  EXPECT_EQ(world.chat(kHi)->json()["error"]["type"], "insufficient_quota");
+}
+
 TEST(Chat, FailsWithAStatusBeforeTheStreamAndWithinItAfter) {
   World world;
   world.generator.script = [](const engine::Request&) {
