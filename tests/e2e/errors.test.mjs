@@ -15,6 +15,8 @@ function assertError({ status, json }, expected, words = /./) {
   assert.equal(status, expected, JSON.stringify(json));
   assert.deepEqual(Object.keys(json.error), ["message", "type", "param", "code"]);
   assert.match(json.error.message, words);
+  assert.equal(typeof json.error.type, "string");
+  for (const word of [json.error.param, json.error.code]) assert.ok(word === null || typeof word === "string", JSON.stringify(json));
   return json.error;
 }
 
@@ -80,7 +82,7 @@ test("strings of 10 MB and a million members are answered", async () => {
 });
 
 test("a body over the limit is 413", async () => {
-  assertError(await server.post("/v1/completions", { prompt: "x".repeat(17 << 20) }), 413);
+  assert.equal(assertError(await server.post("/v1/completions", { prompt: "x".repeat(17 << 20) }), 413).type, "request_too_large");
 });
 
 test("wrong types and ranges name their field", async () => {
