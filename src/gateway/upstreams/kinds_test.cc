@@ -149,7 +149,7 @@ TEST(Anthropic, FilesPicturesOfToolsAndMarksOfTheCacheGoOut) {
       {"type":"image","source":{"type":"base64","media_type":"image/png","data":"AAAA"}}]}]}])"))
       << kind.body.dump();
   EXPECT_EQ(kind.body["tools"][0]["cache_control"]["type"], "ephemeral");
-  EXPECT_EQ(kind.body["thinking"]["budget_tokens"], 8999);
+  EXPECT_EQ(kind.body["thinking"]["budget_tokens"], 6750);
   EXPECT_FALSE(kind.body.contains("temperature"));
 }
 
@@ -163,6 +163,24 @@ TEST(Anthropic, ThoughtsAreNotAskedForWhereTheyWouldBeRefused) {
   request["tool_choice"] = "required";
   kind.ask(request);
   EXPECT_FALSE(kind.body.contains("thinking"));
+}
+
+TEST(Anthropic, ThoughtsLeaveRoomForTheAnswer) {
+  Kind kind("anthropic", refuses);
+  const auto asked = [&](const char* members) {
+    kind.ask(Json::parse(members));
+    const int thoughts = kind.body.contains("thinking") ? kind.body["thinking"].value("budget_tokens", -1) : 0;
+    return std::pair(kind.body["max_tokens"].get<int>(), thoughts);
+  };
+  using Told = std::pair<int, int>;  // the most tokens, and those of them for thoughts
+  EXPECT_EQ(asked("{}"), Told(4096, 0));
+  EXPECT_EQ(asked(R"({"reasoning_effort":"medium"})"), Told(8192, 4096));
+  EXPECT_EQ(asked(R"({"reasoning_effort":"high"})"), Told(20480, 16384));
+  EXPECT_EQ(asked(R"({"reasoning_effort":"high","max_tokens":4000})"), Told(4000, 3000));
+  EXPECT_EQ(asked(R"({"reasoning_effort":"low","max_tokens":1100})"), Told(1100, 0));
+  EXPECT_EQ(asked(R"({"thinking":{"type":"enabled","budget_tokens":10000}})"), Told(14096, 10000));
+  EXPECT_EQ(asked(R"({"thinking":{"type":"disabled"}})"), Told(4096, -1));
+  EXPECT_EQ(asked(R"({"reasoning_effort":"high","response_format":{"type":"json_object"}})"), Told(4096, 0));
 }
 
 TEST(Anthropic, AnErrorEventAndWhatItCannotBeAsked) {
@@ -305,7 +323,7 @@ TEST(Bedrock, FilesPicturesOfToolsAndMarksOfTheCacheGoOut) {
       << kind.body.dump();
   EXPECT_EQ(kind.body["toolConfig"]["tools"][1], Json::parse(R"({"cachePoint":{"type":"default"}})"));
   EXPECT_EQ(kind.body["additionalModelRequestFields"],
-            Json::parse(R"({"thinking":{"type":"enabled","budget_tokens":8999}})"));
+            Json::parse(R"({"thinking":{"type":"enabled","budget_tokens":6750}})"));
   EXPECT_EQ(kind.body["inferenceConfig"], Json::parse(R"({"maxTokens":9000})"));
   request.erase("tools");
   kind.ask(request);
