@@ -208,6 +208,14 @@ TEST(Chat, HandsEveryParameterToTheGenerator) {
   EXPECT_EQ(chat.tools->size(), 1u);
 }
 
+TEST(Chat, TheLeastTopPIsTheLikeliestTokenAlone) {
+  World world;
+  world.chat(hi(R"("top_p":0,"top_k":40)"));
+  const auto sampling = world.generator.seen().at(0).sampling;
+  EXPECT_EQ(sampling.top_p, 1);
+  EXPECT_EQ(sampling.top_k, 1);
+}
+
 TEST(Chat, SpeculationMayBeSwitchedOffAndIsCounted) {
   World world;
   world.chat(hi(R"("speculation":false,"prediction":{"type":"content","content":"x"})"));
@@ -307,7 +315,7 @@ TEST(Chat, RefusesWrongTypesAndRangesAndNamesTheField) {
       {R"("temperature":"hot")", "temperature"},
       {R"("temperature":2.1)", "temperature"},
       {R"("temperature":-1)", "temperature"},
-      {R"("top_p":0)", "top_p"},
+      {R"("top_p":-0.1)", "top_p"},
       {R"("top_p":1.5)", "top_p"},
       {R"("top_k":-2)", "top_k"},
       {R"("top_k":1.5)", "top_k"},

@@ -115,7 +115,7 @@ test("vectors are the same as Base64, as numbers, and through the gateway", asyn
 test("what clients send beside the request is no fault; tools that nobody must call are none", async () => {
   for (const server of both) {
     const answer = await server.client({ organization: "org", project: "proj" }).chat.completions.create({ ...asked(server), store: false, metadata: { a: "b" },
-      user: "u", safety_identifier: "u", service_tier: "auto", prompt_cache_key: "k", verbosity: "low", modalities: ["text"], parallel_tool_calls: true });
+      user: "u", safety_identifier: "u", service_tier: "auto", prompt_cache_key: "k", verbosity: "low", top_p: 0, modalities: ["text"], parallel_tool_calls: true });
     assert.equal(answer.choices[0].message.role, "assistant");
     if (back.chatExtras.chat_template) continue;
     const { text } = await generateText({ model: compatible(server)(server.model), prompt: "Hello", maxOutputTokens: 4,
