@@ -86,7 +86,7 @@ test("a body over the limit is 413", async () => {
 });
 
 test("wrong types and ranges name their field", async () => {
-  for (const [field, value] of Object.entries({ temperature: "hot", top_p: 0, n: 0, max_tokens: -1, stop: 7, seed: "x", stream: "yes", logit_bias: { "-1": 2 },
+  for (const [field, value] of Object.entries({ temperature: "hot", top_p: -0.1, n: 0, max_tokens: -1, stop: 7, seed: "x", stream: "yes", logit_bias: { "-1": 2 },
     top_logprobs: 3, presence_penalty: 9, stop_token_ids: ["a"], tools: "f", tool_choice: "required", response_format: { type: "json_schema" } })) {
     const error = assertError(await server.post("/v1/chat/completions", server.chat("x", { [field]: value })), 400);
     assert.equal(error.param, field);
