@@ -5,6 +5,7 @@
 #include "base/json_full.h"
 #include "gateway/upstreams/eventstream.h"
 #include "gateway/upstreams/fakes_for_test.h"
+#include "gateway/upstreams/wire.h"
 #include "store/s3.h"
 
 namespace ashlar::gateway {
@@ -254,6 +255,27 @@ TEST(Azure, ADeploymentHasItsPathVersionAndKey) {
   EXPECT_TRUE(kind.head.starts_with("POST /openai/deployments/theirs/chat/completions?api-version=2025-01-01-preview "))
       << kind.head;
   EXPECT_NE(kind.head.find("api-key: k3y"), std::string::npos);
+}
+
+TEST(OpenAi, TheMostTokensHaveTheNameThatTheServerKnows) {
+  const auto sent = [](const char* kind, const char* url, const char* members, const char* version = "") {
+    UpstreamOptions options{.name = "up", .kind = kind, .url = url};
+    options.api_version = version;
+    engine::Request request = chat_request("Hello", Json::parse(members));
+    request.stopping.max_tokens = 50;  // of a limit or a cap
+    const Json body = Json::parse(make_wire(options, {})->ask(request, "theirs")->body);
+    return std::pair(body.value("max_tokens", 0), body.value("max_completion_tokens", 0));
+  };
+  using Told = std::pair<int, int>;
+  EXPECT_EQ(sent("openai", "http://10.0.0.1:8000/v1", "{}"), Told(50, 0));
+  EXPECT_EQ(sent("openai", "https://api.openai.com/v1", "{}"), Told(0, 50));
+  EXPECT_EQ(sent("openai", "https://eu.api.openai.com/v1", "{}"), Told(0, 50));
+  EXPECT_EQ(sent("openai", "https://x.openai.azure.com/openai/v1", "{}"), Told(0, 50));
+  EXPECT_EQ(sent("openai", "https://api.openai.com.example/v1", "{}"), Told(50, 0));
+  EXPECT_EQ(sent("openai", "https://api.openai.com/v1", R"({"max_tokens":90})"), Told(50, 0)) << "as its client said";
+  EXPECT_EQ(sent("openai", "http://10.0.0.1:8000/v1", R"({"max_completion_tokens":90})"), Told(0, 50));
+  EXPECT_EQ(sent("azure", "https://x.openai.azure.com", "{}"), Told(0, 50));
+  EXPECT_EQ(sent("azure", "https://x.openai.azure.com", "{}", "2024-06-01"), Told(50, 0));
 }
 
 std::string converse_event(const std::string& type, const std::string& payload, const std::string& kind = "event") {
