@@ -258,12 +258,15 @@ TEST(Azure, ADeploymentHasItsPathVersionAndKey) {
 }
 
 TEST(OpenAi, TheMostTokensHaveTheNameThatTheServerKnows) {
-  const auto sent = [](const char* kind, const char* url, const char* members, const char* version = "") {
+  const auto sent_text = [](const char* kind, const char* url, const char* members, const char* version = "") {
     UpstreamOptions options{.name = "up", .kind = kind, .url = url};
     options.api_version = version;
     engine::Request request = chat_request("Hello", Json::parse(members));
     request.stopping.max_tokens = 50;  // of a limit or a cap
-    const Json body = Json::parse(make_wire(options, {})->ask(request, "theirs")->body);
+    return make_wire(options, {})->ask(request, "theirs")->body;
+  };
+  const auto sent = [&](const char* kind, const char* url, const char* members, const char* version = "") {
+    const Json body = Json::parse(sent_text(kind, url, members, version));
     return std::pair(body.value("max_tokens", 0), body.value("max_completion_tokens", 0));
   };
   using Told = std::pair<int, int>;
@@ -274,6 +277,8 @@ TEST(OpenAi, TheMostTokensHaveTheNameThatTheServerKnows) {
   EXPECT_EQ(sent("openai", "https://api.openai.com.example/v1", "{}"), Told(50, 0));
   EXPECT_EQ(sent("openai", "https://api.openai.com/v1", R"({"max_tokens":90})"), Told(50, 0)) << "as its client said";
   EXPECT_EQ(sent("openai", "http://10.0.0.1:8000/v1", R"({"max_completion_tokens":90})"), Told(0, 50));
+  const std::string null = sent_text("openai", "http://10.0.0.1:8000/v1", R"({"max_completion_tokens":null})");
+  EXPECT_TRUE(null.contains(R"("max_tokens":50)")) << null;
   EXPECT_EQ(sent("azure", "https://x.openai.azure.com", "{}"), Told(0, 50));
   EXPECT_EQ(sent("azure", "https://x.openai.azure.com", "{}", "2024-06-01"), Told(50, 0));
 }

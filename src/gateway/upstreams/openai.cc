@@ -268,7 +268,7 @@ std::string messages_text(const Json& messages) {
 std::string chat_text(const engine::Request& request, const engine::Chat& chat, const std::string& model, bool stream,
                       std::string_view most) {
   for (const std::string_view said : {kOlderMost, kNewerMost})  // the newer counts where there are both
-    if (request.body->contains(said)) most = said;
+    if (find_member(*request.body, said) != nullptr) most = said;
   // In place of the client's; none: not sent.
   std::vector<std::pair<std::string_view, std::string>> ours;
   ours.reserve(8);
