@@ -235,9 +235,10 @@ class ApiImpl final : public Api {
     if (options_.cors_origin.empty() || net::find_header(request.headers, "origin").empty()) return headers;
     headers.emplace_back("access-control-allow-origin", options_.cors_origin);
     headers.emplace_back("access-control-expose-headers",
-                         "x-request-id, retry-after, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, "
-                         "x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, "
-                         "x-ratelimit-reset-tokens, x-ashlar-overhead-ms, x-ashlar-dropped-reason, x-ashlar-route");
+                         "x-request-id, retry-after, x-should-retry, x-ratelimit-limit-requests, "
+                         "x-ratelimit-remaining-requests, x-ratelimit-reset-requests, x-ratelimit-limit-tokens, "
+                         "x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens, x-ashlar-overhead-ms, "
+                         "x-ashlar-dropped-reason, x-ashlar-route");
     if (options_.cors_origin != "*") headers.emplace_back("vary", "origin");
     return headers;
   }

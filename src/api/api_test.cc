@@ -288,6 +288,7 @@ TEST(Api, CorsIsOffUntilAsked) {
   EXPECT_EQ(asked->status(), 204);
   EXPECT_EQ(asked->header("access-control-allow-origin"), "*");
   EXPECT_EQ(asked->header("access-control-allow-methods"), "POST, OPTIONS");
+  EXPECT_NE(asked->header("access-control-expose-headers").find("x-should-retry"), std::string::npos);
   EXPECT_EQ(asked->header("access-control-allow-headers"), "authorization,x-stainless-os");
   EXPECT_EQ(on.ask("GET", "/v1/models", "", {{"origin", "https://a.example"}})->header("access-control-allow-origin"),
             "*");

@@ -208,6 +208,14 @@ TEST(Chat, HandsEveryParameterToTheGenerator) {
   EXPECT_EQ(chat.tools->size(), 1u);
 }
 
+TEST(Chat, TheLeastTopPIsTheLikeliestTokenAlone) {
+  World world;
+  world.chat(hi(R"("top_p":0,"top_k":40)"));
+  const auto sampling = world.generator.seen().at(0).sampling;
+  EXPECT_EQ(sampling.top_p, 1);
+  EXPECT_EQ(sampling.top_k, 1);
+}
+
 TEST(Chat, SpeculationMayBeSwitchedOffAndIsCounted) {
   World world;
   world.chat(hi(R"("speculation":false,"prediction":{"type":"content","content":"x"})"));
@@ -307,7 +315,7 @@ TEST(Chat, RefusesWrongTypesAndRangesAndNamesTheField) {
       {R"("temperature":"hot")", "temperature"},
       {R"("temperature":2.1)", "temperature"},
       {R"("temperature":-1)", "temperature"},
-      {R"("top_p":0)", "top_p"},
+      {R"("top_p":-0.1)", "top_p"},
       {R"("top_p":1.5)", "top_p"},
       {R"("top_k":-2)", "top_k"},
       {R"("top_k":1.5)", "top_k"},
@@ -439,6 +447,27 @@ TEST(Chat, TellsWhenToTryAgain) {
   EXPECT_EQ(world.chat(kHi)->status(), 503);
   EXPECT_EQ(world.chat(kHi)->header("x-ashlar-dropped-reason"), "rejected-saturated");
   EXPECT_EQ(world.chat(kHi)->header("retry-after"), "1");
+}
+
+TEST(Chat, TellsClientsNotToTryAgainWhereTheyWouldNotWait) {
+  World world;
+  const auto asked = [&](Code code, std::string reason, int seconds) {
+    world.generator.refusal = engine::Generator::Refusal{
+        .error = {code, "no"}, .retry_after = std::chrono::seconds(seconds), .reason = std::move(reason)};
+    const auto answer = world.chat(kHi);
+    return std::pair(answer->header("retry-after"), answer->header("x-should-retry"));
+  };
+  using Told = std::pair<std::string, std::string>;
+  EXPECT_EQ(asked(Code::exhausted, "", 60), Told("60", ""));
+  EXPECT_EQ(asked(Code::exhausted, "", 61), Told("61", "false"));
+  EXPECT_EQ(asked(Code::exhausted, "insufficient_quota", 0), Told("3600", "false"));
+  EXPECT_EQ(asked(Code::exhausted, "insufficient_quota", 5), Told("5", ""));
+  EXPECT_EQ(asked(Code::unavailable, "upstream_quota", 0), Told("3600", "false"));
+  EXPECT_EQ(asked(Code::unavailable, "upstream_refuses_us", 0), Told("60", "false"));
+  EXPECT_EQ(asked(Code::unavailable, "upstream_error", 0), Told("1", ""));
+  world.generator.refusal =
+      engine::Generator::Refusal{.error = {Code::exhausted, "spent"}, .reason = "insufficient_quota"};
+  EXPECT_EQ(world.chat(kHi)->json()["error"]["type"], "insufficient_quota");
 }
 
 TEST(Chat, FailsWithAStatusBeforeTheStreamAndWithinItAfter) {

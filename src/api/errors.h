@@ -47,7 +47,8 @@ Fault not_yet(std::string param, std::string_view what);
 int status_of(const Fault& fault);
 // {"error":{...}}, the same as a body and within a stream.
 std::string error_json(const Fault& fault);
-// The whole answer, with Retry-After where waiting helps, and x-ashlar-dropped-reason where there was no room.
+// The whole answer, with Retry-After where waiting helps (and x-should-retry: false where clients would not wait so
+// long), and x-ashlar-dropped-reason where there was no room.
 void respond_fault(net::Exchange& exchange, const Fault& fault, net::Headers headers = {});
 
 }  // namespace ashlar::api

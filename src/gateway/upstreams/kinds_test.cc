@@ -5,6 +5,7 @@
 #include "base/json_full.h"
 #include "gateway/upstreams/eventstream.h"
 #include "gateway/upstreams/fakes_for_test.h"
+#include "gateway/upstreams/wire.h"
 #include "store/s3.h"
 
 namespace ashlar::gateway {
@@ -150,7 +151,7 @@ TEST(Anthropic, FilesPicturesOfToolsAndMarksOfTheCacheGoOut) {
       {"type":"image","source":{"type":"base64","media_type":"image/png","data":"AAAA"}}]}]}])"))
       << kind.body.dump();
   EXPECT_EQ(kind.body["tools"][0]["cache_control"]["type"], "ephemeral");
-  EXPECT_EQ(kind.body["thinking"]["budget_tokens"], 8999);
+  EXPECT_EQ(kind.body["thinking"]["budget_tokens"], 6750);
   EXPECT_FALSE(kind.body.contains("temperature"));
 }
 
@@ -164,6 +165,24 @@ TEST(Anthropic, ThoughtsAreNotAskedForWhereTheyWouldBeRefused) {
   request["tool_choice"] = "required";
   kind.ask(request);
   EXPECT_FALSE(kind.body.contains("thinking"));
+}
+
+TEST(Anthropic, ThoughtsLeaveRoomForTheAnswer) {
+  Kind kind("anthropic", refuses);
+  const auto asked = [&](const char* members) {
+    kind.ask(Json::parse(members));
+    const int thoughts = kind.body.contains("thinking") ? kind.body["thinking"].value("budget_tokens", -1) : 0;
+    return std::pair(kind.body["max_tokens"].get<int>(), thoughts);
+  };
+  using Told = std::pair<int, int>;  // the most tokens, and those of them for thoughts
+  EXPECT_EQ(asked("{}"), Told(4096, 0));
+  EXPECT_EQ(asked(R"({"reasoning_effort":"medium"})"), Told(8192, 4096));
+  EXPECT_EQ(asked(R"({"reasoning_effort":"high"})"), Told(20480, 16384));
+  EXPECT_EQ(asked(R"({"reasoning_effort":"high","max_tokens":4000})"), Told(4000, 3000));
+  EXPECT_EQ(asked(R"({"reasoning_effort":"low","max_tokens":1100})"), Told(1100, 0));
+  EXPECT_EQ(asked(R"({"thinking":{"type":"enabled","budget_tokens":10000}})"), Told(14096, 10000));
+  EXPECT_EQ(asked(R"({"thinking":{"type":"disabled"}})"), Told(4096, -1));
+  EXPECT_EQ(asked(R"({"reasoning_effort":"high","response_format":{"type":"json_object"}})"), Told(4096, 0));
 }
 
 TEST(Anthropic, AnErrorEventAndWhatItCannotBeAsked) {
@@ -238,6 +257,32 @@ TEST(Azure, ADeploymentHasItsPathVersionAndKey) {
   EXPECT_NE(kind.head.find("api-key: k3y"), std::string::npos);
 }
 
+TEST(OpenAi, TheMostTokensHaveTheNameThatTheServerKnows) {
+  const auto sent_text = [](const char* kind, const char* url, const char* members, const char* version = "") {
+    UpstreamOptions options{.name = "up", .kind = kind, .url = url};
+    options.api_version = version;
+    engine::Request request = chat_request("Hello", Json::parse(members));
+    request.stopping.max_tokens = 50;  // of a limit or a cap
+    return make_wire(options, {})->ask(request, "theirs")->body;
+  };
+  const auto sent = [&](const char* kind, const char* url, const char* members, const char* version = "") {
+    const Json body = Json::parse(sent_text(kind, url, members, version));
+    return std::pair(body.value("max_tokens", 0), body.value("max_completion_tokens", 0));
+  };
+  using Told = std::pair<int, int>;
+  EXPECT_EQ(sent("openai", "http://10.0.0.1:8000/v1", "{}"), Told(50, 0));
+  EXPECT_EQ(sent("openai", "https://api.openai.com/v1", "{}"), Told(0, 50));
+  EXPECT_EQ(sent("openai", "https://eu.api.openai.com/v1", "{}"), Told(0, 50));
+  EXPECT_EQ(sent("openai", "https://x.openai.azure.com/openai/v1", "{}"), Told(0, 50));
+  EXPECT_EQ(sent("openai", "https://api.openai.com.example/v1", "{}"), Told(50, 0));
+  EXPECT_EQ(sent("openai", "https://api.openai.com/v1", R"({"max_tokens":90})"), Told(50, 0)) << "as its client said";
+  EXPECT_EQ(sent("openai", "http://10.0.0.1:8000/v1", R"({"max_completion_tokens":90})"), Told(0, 50));
+  const std::string null = sent_text("openai", "http://10.0.0.1:8000/v1", R"({"max_completion_tokens":null})");
+  EXPECT_TRUE(null.contains(R"("max_tokens":50)")) << null;
+  EXPECT_EQ(sent("azure", "https://x.openai.azure.com", "{}"), Told(0, 50));
+  EXPECT_EQ(sent("azure", "https://x.openai.azure.com", "{}", "2024-06-01"), Told(50, 0));
+}
+
 std::string converse_event(const std::string& type, const std::string& payload, const std::string& kind = "event") {
   return write_stream_message({{":message-type", kind},
                                {kind == "event" ? ":event-type" : ":exception-type", type},
@@ -306,7 +351,7 @@ TEST(Bedrock, FilesPicturesOfToolsAndMarksOfTheCacheGoOut) {
       << kind.body.dump();
   EXPECT_EQ(kind.body["toolConfig"]["tools"][1], Json::parse(R"({"cachePoint":{"type":"default"}})"));
   EXPECT_EQ(kind.body["additionalModelRequestFields"],
-            Json::parse(R"({"thinking":{"type":"enabled","budget_tokens":8999}})"));
+            Json::parse(R"({"thinking":{"type":"enabled","budget_tokens":6750}})"));
   EXPECT_EQ(kind.body["inferenceConfig"], Json::parse(R"({"maxTokens":9000})"));
   request.erase("tools");
   kind.ask(request);
