@@ -102,6 +102,14 @@ TEST(Api, EchoesAPlainRequestIdAndReplacesOthers) {
                 MatchesRegex("req-[0-9a-f]{24}"));
 }
 
+TEST(Api, OnlyAClientsOwnRequestIdGoesWithItsRequest) {
+  World world;
+  world.ask("POST", "/v1/completions", R"({"prompt":"a"})", {{"x-request-id", "mine"}});
+  world.ask("POST", "/v1/completions", R"({"prompt":"a"})", {{"x-request-id", "not plain"}});
+  EXPECT_EQ(world.generator.seen().at(0).sender.request_id, "mine");
+  EXPECT_EQ(world.generator.seen().at(1).sender.request_id, "");
+}
+
 TEST(Api, IsUnavailableWhileLoadingAndDraining) {
   World world;
   const auto api = *Api::create({}, "localhost");

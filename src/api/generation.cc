@@ -238,6 +238,7 @@ engine::Sender sender_of(const Call& call, const engine::ModelCard* model) {
   sender.session = said("x-session-id");
   sender.cache_control = said("cache-control");
   sender.data_classes = declared_classes(headers);
+  if (call.id_is_given) sender.request_id = call.request_id;
   if (model != nullptr) sender.counted_as = model->alias_of;
   return sender;
 }

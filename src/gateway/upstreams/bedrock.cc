@@ -264,7 +264,7 @@ class BedrockReader final : public Reader {
     if (input)
       prompt = static_cast<int>(
           std::min<std::int64_t>(std::int64_t{*input} + read.value_or(0) + made.value_or(0), 2'147'483'647));
-    teller_.counted(prompt, count_of(*usage, "outputTokens"), read);
+    teller_.counted(prompt, count_of(*usage, "outputTokens"), read, {}, made);
   }
 
   void take_end(std::string_view reason) {

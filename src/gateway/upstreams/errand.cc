@@ -70,6 +70,7 @@ class Errand : public std::enable_shared_from_this<Errand> {
     if (vectors->prompt_tokens == 0)
       for (const auto& input : request_.inputs)
         vectors->prompt_tokens += std::visit([](const auto& each) { return estimate_tokens({.input = each}); }, input);
+    vectors->asked = asked_;
     finish(std::move(*vectors));
   }
 
@@ -115,6 +116,7 @@ class Errand : public std::enable_shared_from_this<Errand> {
   const engine::EmbedRequest request_;
   const net::ClientRequest order_;
   const engine::Embedder::Done done_;
+  const engine::Clock::time_point asked_ = engine::Clock::now();
 
   // The client's thread only, but before the first call is sent.
   int status_ = 0;

@@ -107,6 +107,8 @@ TEST(Anthropic, ItsEventsBecomeOurs) {
   const auto usage = asked.sink.usage();
   EXPECT_EQ(usage.prompt_tokens, 10);
   EXPECT_EQ(usage.cached_tokens, 3);
+  EXPECT_EQ(usage.written_tokens, 2);
+  EXPECT_EQ(asked.sink.all<engine::Started>().at(0).written_tokens, 2);
   EXPECT_EQ(usage.completion_tokens, 17);
   EXPECT_FALSE(usage.estimated);
   EXPECT_EQ((*asked.sink.all<engine::Members>().at(0).json)["thinking_blocks"][0]["signature"], "SIG");
@@ -283,6 +285,47 @@ TEST(OpenAi, TheMostTokensHaveTheNameThatTheServerKnows) {
   EXPECT_EQ(sent("azure", "https://x.openai.azure.com", "{}", "2024-06-01"), Told(50, 0));
 }
 
+// A stream whose filter runs beside the model: what it finds comes with the pieces, or behind the end.
+TEST(Azure, WhatItsFilterFindsIsPassedOn) {
+  Kind kind("azure", [](const Exchange& exchange) {
+    exchange.begin();
+    for (
+        const char* const event :
+        {R"({"choices":[],"prompt_filter_results":[{"prompt_index":0,"content_filter_results":{"hate":{"filtered":false,"severity":"safe"}}}]})",
+         R"({"choices":[{"index":0,"delta":{"role":"assistant","content":""},"content_filter_results":{},"finish_reason":null}]})",
+         R"({"choices":[{"index":0,"delta":{"content":"ok"},"content_filter_results":{"hate":{"filtered":false,"severity":"low"}},"finish_reason":null}]})",
+         R"({"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]})",
+         R"({"choices":[{"index":0,"finish_reason":null,"content_filter_results":{"violence":{"filtered":false,"severity":"safe"}},"content_filter_offsets":{"check_offset":44}}]})",
+         "[DONE]"})
+      exchange.send(std::string("data: ") + event + "\n\n");
+  });
+  auto asked = kind.ask();
+  EXPECT_EQ(asked.sink.text(), "ok");
+  const auto members = asked.sink.all<engine::Members>();
+  ASSERT_EQ(members.size(), 3u);
+  EXPECT_EQ(members[0].of, engine::Members::Of::answer);
+  EXPECT_EQ((*members[0].json)["prompt_filter_results"][0]["content_filter_results"]["hate"]["severity"], "safe");
+  EXPECT_EQ(members[1].of, engine::Members::Of::choice);
+  EXPECT_EQ((*members[1].json)["content_filter_results"]["hate"]["severity"], "low");
+  EXPECT_EQ((*members[2].json)["content_filter_offsets"]["check_offset"], 44);
+  EXPECT_TRUE((*members[2].json)["content_filter_results"].contains("violence"));
+}
+
+TEST(OpenAi, WhatACacheWasWrittenWithIsCounted) {
+  for (const char* const usage :
+       {R"({"prompt_tokens":9,"prompt_tokens_details":{"cached_tokens":2,"cache_write_tokens":5}})",
+        R"({"prompt_tokens":9,"prompt_tokens_details":{"cached_tokens":2,"cache_creation_tokens":5}})",
+        R"({"prompt_tokens":9,"prompt_tokens_details":{"cached_tokens":2,"cache_creation_input_tokens":5}})",
+        R"({"prompt_tokens":9,"prompt_tokens_details":{"cached_tokens":2},"cache_creation_input_tokens":5})"}) {
+    Kind kind("openai", [&](const Exchange& exchange) {
+      exchange.begin();
+      exchange.send("data: " + Json{{"choices", {{{"delta", {{"content", "ok"}}}, {"finish_reason", "stop"}}}}}.dump() +
+                    "\n\ndata: {\"choices\":[],\"usage\":" + usage + "}\n\ndata: [DONE]\n\n");
+    });
+    EXPECT_EQ(kind.ask().sink.usage().written_tokens, 5) << usage;
+  }
+}
+
 std::string converse_event(const std::string& type, const std::string& payload, const std::string& kind = "event") {
   return write_stream_message({{":message-type", kind},
                                {kind == "event" ? ":event-type" : ":exception-type", type},
@@ -306,7 +349,9 @@ TEST(Bedrock, ConverseGoesOutSignedAndItsEventsComeBack) {
         converse_event("contentBlockDelta", R"({"contentBlockIndex":2,"delta":{"toolUse":{"input":"{\"a\":1}"}}})") +
         converse_event("contentBlockStop", R"({"contentBlockIndex":2})") +
         converse_event("messageStop", R"({"stopReason":"tool_use"})") +
-        converse_event("metadata", R"({"usage":{"inputTokens":8,"outputTokens":9,"cacheReadInputTokens":2}})");
+        converse_event(
+            "metadata",
+            R"({"usage":{"inputTokens":8,"outputTokens":9,"cacheReadInputTokens":2,"cacheWriteInputTokens":4}})");
     for (std::size_t i = 0; i < all.size(); i += 37) exchange.send(std::string_view(all).substr(i, 37));
   });
   kind.options.api_key.clear();
@@ -332,7 +377,8 @@ TEST(Bedrock, ConverseGoesOutSignedAndItsEventsComeBack) {
   EXPECT_EQ(asked.sink.text(), "Hi");
   EXPECT_EQ(asked.sink.thoughts(), "Hm");
   EXPECT_EQ(asked.sink.calls(), std::vector<std::string>{"t f {\"a\":1}"});
-  EXPECT_EQ(asked.sink.usage().prompt_tokens, 10);
+  EXPECT_EQ(asked.sink.usage().prompt_tokens, 14);
+  EXPECT_EQ(asked.sink.usage().written_tokens, 4);
   EXPECT_EQ(asked.sink.usage().completion_tokens, 9);
 }
 

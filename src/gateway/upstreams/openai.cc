@@ -97,6 +97,8 @@ class OpenAiReader final : public EventReader {
     if (const Json* error = find_member(chunk, "error"))
       return teller_.fail(failure_in_stream(teller_.upstream(), *error));
     if (const Json* usage = find_member(chunk, "usage")) teller_.usage(*usage);
+    if (const Json* results = find_member(chunk, "prompt_filter_results"); results != nullptr && results->is_array())
+      teller_.members(0, {{"prompt_filter_results", *results}}, engine::Members::Of::answer);
     const Json* choices = find_member(chunk, "choices");
     if (choices == nullptr || !choices->is_array()) return;
     for (const Json& choice : *choices) take_choice(choice);
@@ -120,7 +122,17 @@ class OpenAiReader final : public EventReader {
     }
     teller_.text(std::move(text));
     if (message != nullptr && message->is_object()) take_rest(index, *message);
+    take_filters(index, choice);
     if (const auto reason = string_member(choice, "finish_reason"); !reason.empty()) take_end(index, reason, choice);
+  }
+
+  // Azure's; some come behind the choice's end.
+  void take_filters(int index, const Json& choice) {
+    Json found = Json::object();
+    for (const char* const name : {"content_filter_results", "content_filter_offsets"})
+      if (const Json* said = find_member(choice, name); said != nullptr && said->is_object() && !said->empty())
+        found[name] = *said;
+    if (!found.empty()) teller_.members(index, std::move(found), engine::Members::Of::choice);
   }
 
   void take_rest(int index, const Json& message) {
