@@ -66,9 +66,10 @@ class MeteredGenerator::Run final : public engine::Sink {
     if (const auto* started = std::get_if<engine::Started>(&event)) {
       record_.use.prompt = started->prompt_tokens;
       record_.use.cached = started->cached_tokens;
+      record_.use.written = started->written_tokens;
       record_.deployment = started->deployment;
       begun_ = true;
-      if (open_) open_->prompt(record_.use.prompt, record_.use.cached);
+      if (open_) open_->prompt(record_.use.prompt, record_.use.cached, record_.use.written);
     } else if (const auto* text = std::get_if<engine::Text>(&event)) {
       deliver(text->ids.empty() ? guess(text->text) : static_cast<std::int64_t>(text->ids.size()));
     } else if (const auto* thought = std::get_if<engine::Reasoning>(&event)) {
@@ -111,6 +112,7 @@ class MeteredGenerator::Run final : public engine::Sink {
     TokenUse& use = record_.use;
     use = {.prompt = std::max(0, usage.prompt_tokens),
            .cached = std::max(0, usage.cached_tokens),
+           .written = std::max(0, usage.written_tokens),
            .completion = std::max<std::int64_t>(0, usage.completion_tokens),
            .reasoning = std::max(0, usage.reasoning_tokens)};
     end(usage.kept ? UsageRecord::End::kept : UsageRecord::End::finished, true);
@@ -171,14 +173,14 @@ std::expected<std::unique_ptr<engine::Ticket>, engine::Generator::Refusal> Meter
   return start_for(std::move(subject), std::move(request), sink, nullptr);
 }
 
-MeteredGenerator::Size MeteredGenerator::size_of(Request& request) const {
+MeteredGenerator::Size MeteredGenerator::size_of(Request& request, bool foreign) const {
   Size size;
   int context = 0;
   if (auto counted = options_.count_prompt ? options_.count_prompt(request) : Result<std::int64_t>(-1);
       counted && *counted >= 0) {
     size.prompt = *counted;
     if (const auto card = inner_.card(request.model)) context = card->context;
-  } else if (const auto card = inner_.card(request.model); card && card->foreign) {
+  } else if (foreign || is_foreign(request.model)) {
     size.prompt = most_tokens(request.prompt);  // its tokenizer is not here
   } else if (auto tokenized = inner_.tokenize(request.model, request.prompt, true)) {
     size.prompt = static_cast<std::int64_t>(tokenized->ids.size());
@@ -193,6 +195,11 @@ MeteredGenerator::Size MeteredGenerator::size_of(Request& request) const {
   size.known = context > 0;
   size.room = size.known ? std::max<std::int64_t>(0, context - size.prompt) : options_.unknown_room;
   return size;
+}
+
+bool MeteredGenerator::is_foreign(const std::string& model) const {
+  const auto card = inner_.card(model);
+  return card && card->foreign;
 }
 
 std::expected<Limits::Admission, LimitRefusal> MeteredGenerator::admit(const Subject& subject, Request& request,
@@ -213,7 +220,7 @@ std::expected<Limits::Admission, LimitRefusal> MeteredGenerator::admit(const Sub
     other.model = std::move(model);
     other.sender.counted_as.clear();
     other.tokenized = nullptr;
-    const Size other_size = size_of(other);
+    const Size other_size = size_of(other, false);
     auto admitted = asked(other, other_size);
     if (!admitted) continue;
     request = std::move(other);
@@ -224,11 +231,11 @@ std::expected<Limits::Admission, LimitRefusal> MeteredGenerator::admit(const Sub
 }
 
 std::expected<std::unique_ptr<engine::Ticket>, engine::Generator::Refusal> MeteredGenerator::start_for(
-    Subject subject, Request request, engine::Sink& sink, RateNumbers* numbers) {
+    Subject subject, Request&& request, engine::Sink& sink, RateNumbers* numbers) {
   if (options_.admit)
     if (auto refusal = options_.admit(request)) return std::unexpected(std::move(*refusal));
   const bool limited = !limits_.idle(), measured = limits_.measures();
-  Size size = measured ? size_of(request) : Size();
+  Size size = measured ? size_of(request, request.body != nullptr) : Size();
   auto admission = admit(subject, request, size);
   if (!admission) {
     LimitRefusal& refusal = admission.error();
@@ -247,6 +254,7 @@ std::expected<std::unique_ptr<engine::Ticket>, engine::Generator::Refusal> Meter
   UsageRecord record{.reservation = admission->id(),
                      .request = request.id,
                      .subject = std::move(subject),
+                     .given_id = request.sender.request_id,
                      .model = counted_model(request),
                      .begun_utc_ms = utc_ms()};
   auto open = ledger_.open(record, admission->price(), admission->measures());
