@@ -2,6 +2,7 @@
 // OpenAPI document is made, so that neither knows what the other does not.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <map>
 #include <memory>
@@ -19,6 +20,7 @@ struct AdminCall {
   std::map<std::string, std::string> query;  // decoded
   Json body;                                 // an object that fits the operation's schema; null: none was sent
   gateway::Who who;                          // may do it: the scope was checked
+  std::chrono::steady_clock::time_point came = std::chrono::steady_clock::now();
 };
 
 // Who asked, for the event log: the key's id, or "loopback" where there are no keys.

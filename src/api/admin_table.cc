@@ -102,6 +102,17 @@ Outcome<Json> read_body(const std::string& body, const Json& schema) {
 
 }  // namespace
 
+namespace {
+
+// Somebody else was first.
+Outcome<Json> conflict(const Fault& lost) {
+  Fault fault({Code::invalid, lost.error.message}, "", "conflict");
+  fault.status = 409;
+  return fault;
+}
+
+}  // namespace
+
 // A call on its way, kept by whoever will end it.
 struct AdminTable::Running {
   const std::shared_ptr<const std::vector<AdminOperation>> table;
@@ -120,6 +131,7 @@ struct AdminTable::Running {
 
   void end(Outcome<Json> outcome) {
     if (ended.exchange(true)) return;
+    if (!outcome && outcome.error().error.code == Code::cancelled) outcome = conflict(outcome.error());
     if (operation.audited && operation.method != "GET") audit(outcome);
     if (!outcome) {
       if (!replay_key.empty()) replays->forget(replay_key);

@@ -185,6 +185,15 @@ class AnswerersImpl final : public Answerers {
     const gateway::Router* const router = seen().router;
     return router != nullptr ? router->fallbacks(route, gateway::Cause::budget) : std::vector<std::string>();
   }
+  std::vector<std::string> troubles() const override {
+    std::vector<std::string> out;
+    for (const KeptUpstream& each : seen().upstreams)
+      if (const std::string why = each.upstream->trouble(); !why.empty())
+        out.push_back(fmt::format("the upstream '{}' {}: {}", each.upstream->name(),
+                                  each.upstream->standing() == gateway::Standing::down ? "is down" : "has not answered yet",
+                                  why));
+    return out;
+  }
   Json upstreams() const override {
     const Seen now = seen();
     const Json states = routes();
@@ -193,7 +202,6 @@ class AnswerersImpl final : public Answerers {
     Json out = Json::array();
     for (const KeptUpstream& each : now.upstreams) {
       const gateway::Upstream& upstream = *each.upstream;
-      const std::string trouble = upstream.trouble();
       Json models = Json::array(), breakers = Json::array();
       for (const engine::ModelCard& card : upstream.models()) {
         models.push_back(card.id);
@@ -204,8 +212,8 @@ class AnswerersImpl final : public Answerers {
                 breakers.push_back({{"deployment", deployment.name}, {"state", state["breaker"]}});
       }
       out.push_back({{"name", upstream.name()},
-                     {"state", trouble.empty() ? "up" : "down"},
-                     {"trouble", trouble},
+                     {"state", gateway::name(upstream.standing())},
+                     {"trouble", upstream.trouble()},
                      {"models", std::move(models)},
                      {"running", upstream.load().running},
                      {"breakers", std::move(breakers)}});

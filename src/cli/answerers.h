@@ -78,6 +78,9 @@ class Answerers {
 
   // To be called once a second or so: ends what nobody uses any more, and follows the repository's folder.
   virtual void turn() = 0;
+
+  // Upstreams that are down or have not answered yet, a sentence each. Any thread.
+  virtual std::vector<std::string> troubles() const = 0;
 };
 
 }  // namespace ashlar::cli

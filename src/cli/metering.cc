@@ -126,11 +126,11 @@ class MeteringImpl final : public Metering {
   // the sum, so they are summed again without it.
   Result<std::vector<store::Spent>> spent_of(store::Database* database, const gateway::LimitsConfig& config) const {
     if (database == nullptr) return std::vector<store::Spent>();
-    std::vector<gateway::UsageRecord> waiting = accounts_->unwritten();
+    std::vector<gateway::UsageRecord> waiting = TRY(accounts_->unwritten());
     while (true) {
       auto spent = TRY(gateway::budgets_spent(config, *database, store::machine_instant().utc_ms, {.unwritten = waiting}));
       std::set<std::string> left;
-      for (const gateway::UsageRecord& each : accounts_->unwritten()) left.insert(each.reservation);
+      for (const gateway::UsageRecord& each : TRY(accounts_->unwritten())) left.insert(each.reservation);
       if (std::erase_if(waiting, [&](const auto& each) { return !left.contains(each.reservation); }) == 0) return spent;
     }
   }
@@ -150,9 +150,11 @@ class MeteringImpl final : public Metering {
 
   // Rates go on where they were, if they are counted here.
   void replay(store::Database& database) {
-    const auto past =
-        gateway::rates_used(budgets_->all(), database, store::machine_instant().utc_ms, accounts_->unwritten());
-    const Status done = past ? counters_->replay(*past) : Status(std::unexpected(past.error()));
+    const auto done = [&]() -> Status {
+      const auto waiting = TRY(accounts_->unwritten());
+      return counters_->replay(
+          TRY(gateway::rates_used(budgets_->all(), database, store::machine_instant().utc_ms, waiting)));
+    }();
     if (!done) log::warn("rates_not_restored", {{"why", done.error().message}});
   }
 
@@ -161,7 +163,7 @@ class MeteringImpl final : public Metering {
                                                   std::int64_t before_ms,
                                                   const std::function<std::vector<std::string>()>& running) const {
     if (database == nullptr) return std::vector<store::Spent>();
-    std::vector<gateway::UsageRecord> waiting = accounts_->unwritten();
+    std::vector<gateway::UsageRecord> waiting = TRY(accounts_->unwritten());
     std::vector<std::string> except = running();
     const std::set<std::string> known(except.begin(), except.end());
     std::erase_if(waiting, [&](const auto& each) { return known.contains(each.reservation); });

@@ -200,6 +200,7 @@ Result<std::unique_ptr<Serving>> Serving::open(const Words& words, ReadServePlan
                    [self] {
                      std::vector<std::string> troubles = self->metering_->troubles();
                      if (std::string own = self->certificate_->trouble(); !own.empty()) troubles.push_back(std::move(own));
+                     for (std::string& each : self->answerers_->troubles()) troubles.push_back(std::move(each));
                      return troubles;
                    });
   return out;

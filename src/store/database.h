@@ -92,7 +92,9 @@ enum class Dialect { sqlite, postgres };
 //                growing pauses). If the connection broke in the middle of a write, the
 //                sentence says so: then it may have been written or not, and only what
 //                does no harm twice (ON CONFLICT DO NOTHING, a condition on a version)
-//                may be sent again.
+//                may be sent again. Who waits in transact() is told after statement_timeout
+//                that nothing is written, if its turn did not come; if its turn did not
+//                end, after three times as long, that it may be written or not.
 //   deadline     over statement_timeout; nothing is written
 //   too_large    over max_rows, or one list over max_waiting_bytes
 //   corrupt      the file is no database, or is damaged
@@ -103,7 +105,8 @@ class Database {
   using Written = Result<std::vector<Rows>>;  // one for each statement
   using Done = std::function<void(Written)>;
 
-  // Lists that wait are written first.
+  // Lists that wait are written first; those for which statement_timeout is not enough are
+  // told that they are not (cancelled).
   virtual ~Database() = default;
 
   // One statement that only reads.
@@ -126,6 +129,12 @@ class Database {
   virtual Dialect dialect() const = 0;
   // For messages: the file's path, or the server and its database, without secrets.
   virtual const std::string& name() const = 0;
+
+  // Returns when all that was taken before has been written or refused, and its `done`
+  // has returned. deadline: not within statement_timeout.
+  virtual Status drain() = 0;
+  // unavailable: some writes have waited for five seconds or longer; how many and how long.
+  virtual Status health() const = 0;
 };
 
 // "postgres://..." or "postgresql://...", else the path of a file, which is made for

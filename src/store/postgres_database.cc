@@ -109,6 +109,8 @@ class PostgresDatabase final : public Database {
 
   Dialect dialect() const override { return Dialect::postgres; }
   const std::string& name() const override { return door_.name(); }
+  Status drain() override { return queue_.drain(); }
+  Status health() const override { return queue_.health(); }
 
  private:
   void write(std::vector<Write>& batch) {

@@ -45,6 +45,8 @@ class SqliteDatabase final : public Database {
 
   Dialect dialect() const override { return Dialect::sqlite; }
   const std::string& name() const override { return path_; }
+  Status drain() override { return queue_.drain(); }
+  Status health() const override { return queue_.health(); }
 
  private:
   // One transaction, one wait for the disk.

@@ -9,7 +9,7 @@ import path from "node:path";
 import { test } from "node:test";
 import tls from "node:tls";
 import { Server, binary, haveStories, run, stories } from "./server.mjs";
-import { haveRedis, redis } from "./services.mjs";
+import { havePostgres, haveRedis, postgres, redis } from "./services.mjs";
 
 process.env.NODE_TLS_REJECT_UNAUTHORIZED = "0";  // for a certificate of our own
 const rounds = Number(process.env.ASHLAR_KILL_ROUNDS ?? 6);
@@ -42,6 +42,8 @@ function unchunked(bytes) {
 // How a request goes to a server and all that the kernel delivers comes back: {text, whole}.
 const over = {
   "HTTP/1.1, counted on Redis": (server, text) => over["HTTP/1.1"](server, text),
+  "HTTP/1.1, kept on PostgreSQL": (server, text) => over["HTTP/1.1"](server, text),
+  "HTTP/1.1, counted on Redis, kept on PostgreSQL": (server, text) => over["HTTP/1.1"](server, text),
   "HTTP/1.1": (server, text) => speak(net.connect(server.port, "127.0.0.1"), "connect", text),
   TLS: (server, text) => speak(tls.connect({ port: server.port, host: "127.0.0.1", rejectUnauthorized: false, ALPNProtocols: ["http/1.1"] }), "secureConnect", text),
   "HTTP/2": (server, text) => frames(http2.connect(`http://127.0.0.1:${server.port}`), text),
@@ -90,14 +92,14 @@ async function ask(server, body, send) {
   return done ? { done, prompt: usage.prompt_tokens, completion: usage.completion_tokens } : { done, completion };
 }
 
-async function rowsOf(dir) {
-  const told = await run(binary, ["usage", "--data-dir", dir, "--csv"]);
+async function rowsOf(...where) {
+  const told = await run(binary, ["usage", ...where, "--csv"]);
   assert.equal(told.code, 0, told.err);
   const [names, ...lines] = told.out.trim().split("\r\n").join("\n").split("\n").map((line) => line.split(/,(?=(?:[^"]*"[^"]*")*[^"]*$)/));
   return lines.map((values) => Object.fromEntries(names.map((name, i) => [name, values[i].replace(/^"|"$/g, "")])));
 }
 
-for (const [name, send] of Object.entries(over)) test(`after kill -9 over ${name}, ${rounds} times, usage and budgets are what the clients received`, { timeout: 3_600_000, skip: name.includes("Redis") && !haveRedis }, async (t) => {
+for (const [name, send] of Object.entries(over)) test(`after kill -9 over ${name}, ${rounds} times, usage and budgets are what the clients received`, { timeout: 3_600_000, skip: (name.includes("Redis") && !haveRedis) || (name.includes("PostgreSQL") && !havePostgres) }, async (t) => {
   const dir = mkdtempSync(path.join(os.tmpdir(), "ashlar-accounts-"));
   t.after(() => rmSync(dir, { recursive: true, force: true }));
   const certificate = path.join(dir, "cert.pem"), key = path.join(dir, "key.pem");
@@ -107,7 +109,8 @@ for (const [name, send] of Object.entries(over)) test(`after kill -9 over ${name
   writeFileSync(path.join(dir, "limits.yaml"), `prices:\n  - {model: "*", input: 1000, output: 1000}\nlimits:\n` +
     `  - {scope: global, name: all, kind: budget, dollars: ${budget}, window: total}\n  - {scope: model, name: seats, kind: semaphore, capacity: 1000}\n`);
   const counters = name.includes("Redis") ? ["--counters", (await redis(t)).url] : [];
-  const start = () => Server.start(["--data-dir", dir, "--limits", path.join(dir, "limits.yaml"), ...secure, ...counters],
+  const where = ["--data-dir", dir, ...(name.includes("PostgreSQL") ? ["--database", (await postgres(t)).url] : [])];
+  const start = () => Server.start([...where, "--limits", path.join(dir, "limits.yaml"), ...secure, ...counters],
     haveStories ? { models: ["--model", `m=${stories}`] } : {});
   const received = [];
   let cut = 0, server = await start();
@@ -129,7 +132,7 @@ for (const [name, send] of Object.entries(over)) test(`after kill -9 over ${name
     await Promise.all(all);
     server = await start();
 
-    const rows = await rowsOf(dir);
+    const rows = await rowsOf(...where);
     const charged = rows.filter((row) => Number(row.completion_tokens) > 0);
     assert.equal(new Set(rows.map((row) => row.id)).size, rows.length);
     const prompt = received.find((one) => one.done)?.prompt ?? Number(charged[0]?.prompt_tokens ?? 0);

@@ -6,6 +6,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, before, test } from "node:test";
 import { Server, binary, events, run } from "./server.mjs";
+import { folder, freePort } from "./services.mjs";
 
 let back, front;
 before(async () => {
@@ -183,4 +184,21 @@ test("a configuration file is checked as a whole, and served", async (t) => {
   const answer = await gateway.post("/v1/chat/completions", gateway.chat("Hello", { max_tokens: 4 }));
   assert.equal(answer.status, 200, JSON.stringify(answer.json));
   assert.equal(answer.json.model, "small");
+});
+
+test("an upstream that was never reached is unknown, not up, until it is known to be down; health says why", async (t) => {
+  const dir = folder(t), nobody = await freePort();
+  writeFileSync(path.join(dir, "a.yaml"), `upstreams:\n  - {name: away, url: "http://127.0.0.1:${nobody}/v1", models: [m], health_interval: 2s, health_failures: 3}\n`);
+  const server = await Server.start(["--config", path.join(dir, "a.yaml"), "--data-dir", dir], { models: [] });
+  t.after(() => server.stop());
+  const seen = async () => (await (await server.fetch("/admin/v1/upstreams")).json()).upstreams[0];
+  const first = await seen();
+  assert.equal(first.state, "unknown");
+  assert.match(first.trouble, /refused|connect/);
+  assert.match((await run(binary, ["upstream", "list", "--server", server.url])).out, /away +unknown/);
+  const troubles = async () => (await (await server.fetch("/admin/v1/status")).json()).troubles.join();
+  assert.match(await troubles(), /the upstream 'away' has not answered yet: /);
+  assert.equal(await server.metric("ashlar_upstream_healthy"), 0);
+  await server.until(seen, (now) => now.state === "down");
+  assert.match(await troubles(), /the upstream 'away' is down: /);
 });

@@ -114,7 +114,7 @@ Outcome<Json> change_key(const AdminParts& parts, const AdminCall& call) {
 Outcome<Json> rotate_key(const AdminParts& parts, const AdminCall& call) {
   if (parts.keys == nullptr) return not_kept();
   const auto overlap = TRY_FAULT(parse_span(call.body.value("overlap", "24h"), "'overlap'"));
-  const auto shown = TRY_FAULT(parts.keys->rotate(call.path.at("id"), overlap));
+  const auto shown = TRY_FAULT(parts.keys->rotate(call.path.at("id"), overlap, call.came));
   reload(parts);
   tell(parts, call, "key.rotated", shown.record.id, fmt::format("the key '{}' got a new secret", shown.record.name),
        {{"old_valid_until", utc(shown.record.previous_until)}});

@@ -30,10 +30,11 @@ AdminParts admin_parts(const KeptKeys& keys, gateway::KeptEvents& events, Answer
   parts.force = [&answerers](const std::string& name, gateway::Breaker::Mode mode) {
     return answerers.force(name, mode);
   };
-  parts.status = [&keys, &metering, began = gateway::system_unix_seconds()] {
+  parts.status = [&keys, &metering, &answerers, began = gateway::system_unix_seconds()] {
     const auto load = metering.generator().load();
     std::vector<std::string> troubles = metering.troubles();
     if (keys.ring && !keys.ring->trouble().empty()) troubles.push_back(keys.ring->trouble());
+    for (std::string& each : answerers.troubles()) troubles.push_back(std::move(each));
     return Json{{"version", ASHLAR_VERSION}, {"started_at", utc(began)},
                 {"running", load.running},   {"waiting", load.waiting},
                 {"healthy", load.healthy},   {"database", keys.database ? Json(keys.database->name()) : Json()},

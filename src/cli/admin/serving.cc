@@ -143,9 +143,10 @@ std::vector<AdminOperation> serving_operations(const AdminParts& parts) {
        .scope = Scope::audit,
        .id = "listUpstreams",
        .tag = "upstreams",
-       .summary = "Other servers that answer for this one, and why one is down.",
+       .summary = "Other servers that answer for this one, and why one is down. Unknown: its probes have neither been answered yet nor "
+                  "failed often enough, or there are none; it is asked as if it were up.",
        .answer = object({{"upstreams", list_of(object({{"name", {{"type", "string"}}},
-                                                       {"state", words({"up", "down"})},
+                                                       {"state", words({"up", "down", "unknown"})},
                                                        {"trouble", {{"type", "string"}}},
                                                        {"models", list_of({{"type", "string"}})},
                                                        {"running", {{"type", "integer"}}},

@@ -22,6 +22,7 @@ using store::Values;
 
 constexpr int kPage = 20'000;  // rows of one query
 constexpr int kMostUrgent = -1'000'000;
+constexpr std::chrono::minutes kRemembered{10};  // a rotation that has ended; nobody's request waits for longer
 constexpr std::size_t kMaxMetadata = 16 << 10, kMaxList = 1000, kMaxPattern = 256;
 
 const store::Schema kSchema{
@@ -111,6 +112,13 @@ Status check_wishes(const KeyRecord& record, std::int64_t now) {
   return {};
 }
 
+Error rotated_by_others(const std::string& id) {
+  return {Code::cancelled,
+          fmt::format("the key {} was rotated or deleted by somebody else at the same time: nothing was changed here; "
+                      "whoever was first has the new secret",
+                      id)};
+}
+
 }  // namespace
 
 std::int64_t system_unix_seconds() {
@@ -145,20 +153,45 @@ Result<ShownKey> KeyStore::create(KeyRecord record) {
   return ShownKey{std::move(key.text), std::move(record)};
 }
 
-Result<ShownKey> KeyStore::rotate(std::string_view which, std::chrono::seconds overlap) {
+Result<ShownKey> KeyStore::rotate(std::string_view which, std::chrono::seconds overlap, Clock::time_point asked) {
   KeyRecord record = TRY(find(which));
+  const std::string id = record.id;
+  if (!begin_rotation(id, asked)) return rotated_by_others(id);
+  auto shown = rotate(std::move(record), overlap);
+  end_rotation(id, shown.has_value());
+  return shown;
+}
+
+bool KeyStore::begin_rotation(const std::string& id, Clock::time_point asked) {
+  const std::lock_guard lock(mutex_);
+  const auto now = Clock::now();
+  std::erase_if(rotations_, [&](const auto& each) { return each.second && now - *each.second > kRemembered; });
+  const auto [found, first] = rotations_.try_emplace(id, std::nullopt);
+  if (!first && (!found->second || *found->second >= asked)) return false;
+  found->second.reset();
+  return true;
+}
+
+void KeyStore::end_rotation(const std::string& id, bool done) {
+  const std::lock_guard lock(mutex_);
+  if (done)
+    rotations_[id] = Clock::now();
+  else
+    rotations_.erase(id);
+}
+
+Result<ShownKey> KeyStore::rotate(KeyRecord record, std::chrono::seconds overlap) {
   const std::int64_t now = unix_seconds_();
   if (record.expires_at != 0 && record.expires_at <= now)
     return Error{Code::invalid, fmt::format("the key {} has expired: create a new one", record.id)};
   NewApiKey key = make_api_key();
-  // On the hash that was read: of two rotations at once, one is told.
+  // On the hash that was read: of two processes at once, one is told.
   TRY(database_.transact(
       {{.sql =
             "UPDATE api_keys SET hash = ?, prefix = ?, previous_hash = ?, previous_until = ? WHERE id = ? AND hash = ?",
         .args = {blob_of(key.hash), key.prefix, blob_of(record.hash), now + overlap.count(), record.id,
                  blob_of(record.hash)},
-        .if_unchanged =
-            Error{Code::invalid, fmt::format("the key {} was rotated or deleted at the same time", record.id)}},
+        .if_unchanged = rotated_by_others(record.id)},
        next_keys_generation()}));
   record.previous_hash = record.hash;
   record.previous_until = now + overlap.count();

@@ -4,7 +4,9 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -57,11 +59,16 @@ class KeyStore {
   // invalid: a name, role, network, pattern or metadata that is not one, an expiry that has passed.
   Result<ShownKey> create(KeyRecord record);
 
+  using Clock = std::chrono::steady_clock;
+
   // A new text for the key; the old one is valid for `overlap` longer, and one of an
-  // earlier rotation no more. not_found; invalid: a key that has expired.
-  Result<ShownKey> rotate(std::string_view which, std::chrono::seconds overlap);
+  // earlier rotation no more. Of several at once one is done: cancelled, if another was
+  // under way, in any process, or has ended here since `asked`. not_found; invalid: a key
+  // that has expired.
+  Result<ShownKey> rotate(std::string_view which, std::chrono::seconds overlap, Clock::time_point asked = Clock::now());
   Status set_blocked(std::string_view which, bool blocked);
-  // Reads it, lets `edit` change its wishes and whether it is blocked, and writes it. not_found; invalid: as create().
+  // Reads it, lets `edit` change its wishes and whether it is blocked, and writes it. not_found; invalid: as create();
+  // cancelled: others keep changing it.
   Result<KeyRecord> edit(std::string_view which, const std::function<Status(KeyRecord&)>& edit);
   Status remove(std::string_view which);
 
@@ -79,9 +86,14 @@ class KeyStore {
       : database_(database), unix_seconds_(std::move(unix_seconds)) {}
   Result<std::vector<KeyRecord>> select(std::string_view where, const store::Values& args);
   Status change(std::string_view id, std::string sql, store::Values args);
+  Result<ShownKey> rotate(KeyRecord record, std::chrono::seconds overlap);
+  bool begin_rotation(const std::string& id, Clock::time_point asked);
+  void end_rotation(const std::string& id, bool done);
 
   store::Database& database_;
   const std::function<std::int64_t()> unix_seconds_;
+  std::mutex mutex_;
+  std::map<std::string, std::optional<Clock::time_point>> rotations_;  // GUARDED_BY(mutex_); when it ended; null: runs
 };
 
 }  // namespace ashlar::gateway

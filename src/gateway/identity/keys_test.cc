@@ -4,8 +4,11 @@
 
 #include <atomic>
 #include <chrono>
+#include <future>
 #include <set>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "gateway/identity/key_ring.h"
 #include "gateway/identity/key_store.h"
@@ -71,7 +74,9 @@ class Keys : public testing::TestWithParam<store::Dialect> {
 constexpr const char* kWrong = "the API key is not valid";
 
 INSTANTIATE_TEST_SUITE_P(Twins, Keys, testing::Values(store::Dialect::sqlite, store::Dialect::postgres),
-                         [](const auto& twin) { return twin.param == store::Dialect::sqlite ? "SQLite" : "PostgreSQL"; });
+                         [](const auto& twin) {
+                           return twin.param == store::Dialect::sqlite ? "SQLite" : "PostgreSQL";
+                         });
 
 TEST_P(Keys, StandForTheirOwner) {
   EXPECT_FALSE(ring->used());
@@ -104,8 +109,7 @@ TEST_P(Keys, StandForTheirOwner) {
 
 TEST_P(Keys, AreAsUrgentAsTheyMay) {
   const Who usual = *ring->find(create({.name = "usual", .roles = {Role::app}}), std::nullopt);
-  const Who urgent =
-      *ring->find(create({.name = "urgent", .roles = {Role::app}, .min_priority = -2}), std::nullopt);
+  const Who urgent = *ring->find(create({.name = "urgent", .roles = {Role::app}, .min_priority = -2}), std::nullopt);
   const Who operating = *ring->find(create({.roles = {Role::operator_}}), std::nullopt);
   for (const auto& [claimed, usual_is, urgent_is] :
        {std::tuple{-7, 0, -2}, {-2, 0, -2}, {-1, 0, -1}, {0, 0, 0}, {5, 5, 5}}) {
@@ -193,6 +197,33 @@ TEST_P(Keys, RotateWithAnOverlap) {
   EXPECT_EQ(ask(third->text), kWrong) << "blocked, both of them";
   EXPECT_EQ(store->find(third->text)->id, id) << "the old text finds it, too";
   EXPECT_FALSE(store->rotate("none", std::chrono::hours(1)));
+}
+
+TEST_P(Keys, OfManyRotationsAtOnceOneIsDone) {
+  const auto first = create({.name = "n"});
+  auto elsewhere = *store::open_database(place.where());
+  const auto other = *KeyStore::open(*elsewhere, clock());
+  const auto asked = KeyStore::Clock::now();
+  std::vector<std::future<Result<ShownKey>>> all;
+  for (int i = 0; i < 10; ++i)
+    all.push_back(std::async(std::launch::async, [&] { return store->rotate("n", std::chrono::hours(1), asked); }));
+  std::string won;
+  for (auto& each : all) {
+    const auto shown = each.get();
+    if (shown) {
+      EXPECT_EQ(won, "");
+      won = shown->text;
+      continue;
+    }
+    EXPECT_EQ(shown.error().code, Code::cancelled);
+    EXPECT_THAT(shown.error().message, HasSubstr("at the same time"));
+  }
+  ASSERT_TRUE(ring->reload());
+  const auto id = store->find("n")->id;
+  EXPECT_EQ(ask(first), id) << "the old one is valid for the overlap";
+  EXPECT_EQ(ask(won), id);
+  EXPECT_TRUE(other->rotate("n", std::chrono::hours(1))) << "later, from anywhere";
+  EXPECT_TRUE(store->rotate("n", std::chrono::hours(1)));
 }
 
 TEST_P(Keys, AnotherProcessIsNoticed) {

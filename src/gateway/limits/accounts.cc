@@ -382,11 +382,10 @@ Result<std::shared_ptr<OpenUsage>> Accounts::open(const UsageRecord& begun, cons
   return nullptr;
 }
 
-std::vector<UsageRecord> Accounts::unwritten() {
+Result<std::vector<UsageRecord>> Accounts::unwritten() {
   const std::lock_guard one(state_->writing);
   (void)state_->write_waiting();
-  // Behind all that is on its way to the database.
-  (void)state_->database.transact({{.sql = "SELECT 1", .args = {}, .if_unchanged = {}}});
+  TRY(state_->database.drain());  // what is on its way is either written or waits
   std::vector<UsageRecord> out;
   {
     const std::lock_guard lock(state_->mutex);
@@ -401,6 +400,7 @@ std::vector<UsageRecord> Accounts::unwritten() {
 
 std::vector<std::string> Accounts::troubles() const {
   std::vector<std::string> out;
+  if (const auto health = state_->database.health(); !health) out.push_back(health.error().message);
   const std::lock_guard lock(state_->mutex);
   if (!state_->waits.empty())
     out.push_back(fmt::format("{} rows of usage wait for the database: {}", state_->waits.size(), state_->why));

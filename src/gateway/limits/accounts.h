@@ -46,7 +46,7 @@ class Accounts final : public UsageLedger {
                                           std::span<const Measure> measures) override;
 
   // Tries now to write what waits, and gives what still does: spent, but not in the database.
-  std::vector<UsageRecord> unwritten();
+  Result<std::vector<UsageRecord>> unwritten();
   // What an operator should know, a sentence each; none: all is well.
   std::vector<std::string> troubles() const;
   std::size_t waiting() const;

@@ -42,6 +42,8 @@ class Moody final : public store::Database {
     done(Error{Code::io, "the disk is full"});
     return {};
   }
+  Status drain() override { return inner_->drain(); }
+  Status health() const override { return inner_->health(); }
   Status backup(const std::string& file) override { return inner_->backup(file); }
   store::Dialect dialect() const override { return inner_->dialect(); }
   const std::string& name() const override { return inner_->name(); }
@@ -114,11 +116,11 @@ TEST_F(AccountsTest, RowsWaitForTheDatabaseAndAreWrittenOnce) {
   for (int i = 30; i < 40; ++i) run(*accounts, record(std::to_string(i), 10));
   wait_for([&] { return accounts->waiting() == 40; });
   ASSERT_EQ(accounts->troubles().size(), 1u);
-  EXPECT_EQ(accounts->unwritten().size(), 40u);
+  EXPECT_EQ(accounts->unwritten()->size(), 40u);
   database.full = database.busy = false;
   wait_for([&] { return accounts->waiting() == 0 && rows().size() == 40; });
   EXPECT_TRUE(accounts->troubles().empty());
-  EXPECT_TRUE(accounts->unwritten().empty());
+  EXPECT_TRUE(accounts->unwritten()->empty());
 }
 
 TEST_F(AccountsTest, WhatWaitsOutlivesTheProcess) {
@@ -201,7 +203,7 @@ prices: [{model: m, input: 1000, output: 1000}])");
   database.full = true;
   auto accounts = Accounts::open(database, options());
   EXPECT_TRUE(rows().empty());
-  const auto waits = accounts->unwritten();
+  const auto waits = *accounts->unwritten();
   ASSERT_EQ(waits.size(), 2u);
   const auto early = budgets_spent(*config, database, store::machine_instant().utc_ms, {.unwritten = waits});
   ASSERT_EQ(early->size(), 1u) << "spent, though the database does not know it yet";

@@ -49,7 +49,7 @@ UpstreamState::UpstreamState(UpstreamOptions given, std::unique_ptr<Wire> wire)
   auto cards = std::make_shared<std::vector<engine::ModelCard>>();
   for (const auto& [name, model] : options.models) cards->push_back(card_of(options, name, model));
   cards_ = std::move(cards);
-  metrics.healthy.set(1);
+  metrics.healthy.set(options.health_interval.count() > 0 ? 0 : 1);
 }
 
 // The client, the last member, dies first; until its thread has ended its callbacks use the pointer, which reset()
@@ -124,7 +124,12 @@ std::vector<engine::ModelCard> UpstreamState::cards() const {
 
 std::string UpstreamState::trouble() const {
   const std::lock_guard lock(mutex_);
-  return healthy_ ? std::string() : trouble_;
+  return healthy_ && known_ ? std::string() : trouble_;
+}
+
+Standing UpstreamState::standing() const {
+  if (!known_) return Standing::unknown;
+  return healthy_ ? Standing::up : Standing::down;
 }
 
 void UpstreamState::when_probed(std::function<void()> told) {
@@ -203,8 +208,9 @@ void UpstreamState::probed(int status, const std::string& body, Status call) {
   {
     const std::lock_guard lock(mutex_);
     first = !probed_;
-    trouble_ =
-        !call ? call.error().message : fmt::format("it answers its probe with {} {}", status, net::reason(status));
+    trouble_ = fine || limited ? ""
+               : !call         ? call.error().message
+                               : fmt::format("it answers its probe with {} {}", status, net::reason(status));
     probed_ = true;
     told.swap(waiting_);
   }
@@ -214,7 +220,8 @@ void UpstreamState::probed(int status, const std::string& body, Status call) {
                {{"upstream", options.name}, {"why", failures_ == 0 ? std::string() : trouble_}});
   if (first && failures_ == 0 && cards().empty())
     log::warn("upstream_lists_nothing", {{"upstream", options.name}, {"status", status}});
-  metrics.healthy.set(now ? 1 : 0);
+  if (failures_ == 0 || !now) known_ = true;
+  metrics.healthy.set(now && known_ ? 1 : 0);
   for (const auto& tell : told) tell();
   pause_ = client_->after(options.health_interval, [this] { probe(); });
 }

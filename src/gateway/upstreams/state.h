@@ -14,6 +14,7 @@
 #include "gateway/upstreams/options.h"
 #include "gateway/upstreams/prefix_copy.h"
 #include "gateway/upstreams/retries.h"
+#include "gateway/upstreams/standing.h"
 #include "gateway/upstreams/told_load.h"
 #include "gateway/upstreams/wire.h"
 #include "net/http_client.h"
@@ -27,7 +28,7 @@ struct UpstreamMetrics {
         retries("upstream_retries_total", "Further attempts after a failed one.", {{"upstream", name}}),
         hedges("upstream_hedges_total", "Second attempts beside a slow one.", {{"upstream", name}}),
         running("upstream_running", "Requests under way at an upstream.", {{"upstream", name}}),
-        healthy("upstream_healthy", "1 while an upstream answers its probes.", {{"upstream", name}}) {}
+        healthy("upstream_healthy", "1 while an upstream answers its probes; 0 until it has.", {{"upstream", name}}) {}
   Counter requests, failures, retries, hedges;
   Gauge running, healthy;
 };
@@ -58,6 +59,7 @@ class UpstreamState {
 
   // False while the probes say that it is down.
   bool healthy() const { return healthy_; }
+  Standing standing() const;
   std::string trouble() const;
   void when_probed(std::function<void()> told);
   void begin_probes();
@@ -85,6 +87,7 @@ class UpstreamState {
   const std::unique_ptr<Wire> wire_;
   const bool url_is_local_;
   std::atomic<bool> healthy_ = true;
+  std::atomic<bool> known_ = false;  // a probe was answered, or as many failed as make it down
   std::atomic<std::uint64_t> cards_version_ = 0;
   std::atomic<int> told_waiting_ = 0;
   std::atomic<double> told_memory_ = 0;

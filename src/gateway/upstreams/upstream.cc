@@ -42,6 +42,7 @@ Result<std::unique_ptr<Upstream>> Upstream::create(UpstreamOptions options) {
 
 const std::string& Upstream::name() const { return state_->options.name; }
 void Upstream::when_probed(std::function<void()> told) { state_->when_probed(std::move(told)); }
+Standing Upstream::standing() const { return state_->standing(); }
 std::string Upstream::trouble() const { return state_->trouble(); }
 
 std::expected<std::unique_ptr<engine::Ticket>, engine::Generator::Refusal> Upstream::start(engine::Request request,

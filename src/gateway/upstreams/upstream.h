@@ -10,6 +10,7 @@
 #include "engine/embedder.h"
 #include "engine/generator.h"
 #include "gateway/upstreams/options.h"
+#include "gateway/upstreams/standing.h"
 
 namespace ashlar::gateway {
 
@@ -27,7 +28,8 @@ class Upstream final : public engine::Generator, public engine::Embedder, public
   const std::string& name() const;
   // Calls `told` once the first probe has been answered or has failed; at once if it has. For start-up.
   void when_probed(std::function<void()> told);
-  // Why it is down; "": it is not.
+  Standing standing() const;
+  // Why it is down, or why its probes have failed so far; "": neither.
   std::string trouble() const;
 
   // unavailable at once while the probes say that it is down.

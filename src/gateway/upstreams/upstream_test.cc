@@ -496,6 +496,37 @@ TEST(Upstream, ProbesLearnTheModelsAndTheHealth) {
   while (!upstream->load().healthy) std::this_thread::yield();
 }
 
+TEST(Upstream, IsUnknownUntilItsProbesHaveSaidSomething) {
+  std::atomic<int> probes = 0;
+  std::atomic<int> well_after = 3;
+  FakeServer server([&](const Turn& turn, int) {
+    if (++probes < well_after) return turn.answer(503, "text/plain", "no");
+    turn.answer(200, "application/json", R"({"data":[]})");
+  });
+  auto options = options_for(server);
+  options.health_interval = milliseconds(0);
+  const auto unprobed = *Upstream::create(options);
+  EXPECT_EQ(unprobed->standing(), Standing::unknown);
+  EXPECT_EQ(unprobed->trouble(), "");
+
+  options.health_interval = milliseconds(20);
+  options.health_failures = 1'000'000;
+  const auto late = *Upstream::create(options);
+  EXPECT_EQ(late->standing(), Standing::unknown);
+  while (probes == 0 || (late->standing() == Standing::unknown && late->trouble().empty())) std::this_thread::yield();
+  EXPECT_TRUE(late->load().healthy) << "it is asked as if it were up";
+  while (late->standing() == Standing::unknown) std::this_thread::yield();
+  EXPECT_EQ(late->standing(), Standing::up);
+  EXPECT_EQ(late->trouble(), "");
+
+  well_after = 1'000'000;
+  options.health_failures = 3;
+  const auto dead = *Upstream::create(options);
+  while (dead->standing() == Standing::unknown) std::this_thread::yield();
+  EXPECT_EQ(dead->standing(), Standing::down) << "it never was up";
+  EXPECT_NE(dead->trouble(), "");
+}
+
 TEST(Upstream, KeptConnectionsServeTheNext) {
   std::atomic<int> connections = 0;
   FakeServer server([&](const Turn&, int) { ++connections; });
