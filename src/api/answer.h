@@ -50,9 +50,9 @@ class Answer {
   void render(Part& part, engine::Event& event, std::string& out);
   net::Headers with_notes(net::Headers headers);  // once
   std::string overhead() const;                   // milliseconds, as text
-  net::Marks marks() const;  // behind what ends the answer
-  void open();               // the stream's header, if not yet sent
-  void fail(const Fault&);   // as a status while that is possible, else within the stream
+  net::Marks marks() const;                       // behind what ends the answer
+  void open();                                    // the stream's header, if not yet sent
+  void fail(const Fault&);                        // as a status while that is possible, else within the stream
   void finish();
 
   const std::shared_ptr<net::Exchange> exchange_;
@@ -66,7 +66,7 @@ class Answer {
   engine::Clock::time_point arrived_;  // the first request
 
   std::mutex mutex_;
-  bool opened_ = false;  // guarded by mutex_, as are the next six
+  bool opened_ = false;                             // guarded by mutex_, as are the next six
   std::optional<engine::Clock::time_point> asked_;  // whoever computes the first request
   engine::Clock::time_point told_;                  // the event that is looked at
   std::vector<Choice> choices_;

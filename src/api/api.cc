@@ -4,9 +4,9 @@
 
 #include <algorithm>
 #include <exception>
-#include <new>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <utility>
 
 #include "api/admin_table.h"
@@ -139,7 +139,8 @@ class ApiImpl final : public Api {
         respond_fault(exchange, done.error(), wrong_method ? net::Headers{{"allow", asked.allow}} : net::Headers{});
       }
     } catch (const std::bad_alloc&) {
-      respond_fault(exchange, Fault({Code::unavailable, "the server has no memory for this request: try again in a moment"}));
+      respond_fault(exchange,
+                    Fault({Code::unavailable, "the server has no memory for this request: try again in a moment"}));
     } catch (const std::exception& e) {
       log::error("request_threw", {{"path", request.path}, {"request_id", asked.call.request_id}, {"what", e.what()}});
       respond_fault(exchange,

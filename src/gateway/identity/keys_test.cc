@@ -71,7 +71,9 @@ class Keys : public testing::TestWithParam<store::Dialect> {
 constexpr const char* kWrong = "the API key is not valid";
 
 INSTANTIATE_TEST_SUITE_P(Twins, Keys, testing::Values(store::Dialect::sqlite, store::Dialect::postgres),
-                         [](const auto& twin) { return twin.param == store::Dialect::sqlite ? "SQLite" : "PostgreSQL"; });
+                         [](const auto& twin) {
+                           return twin.param == store::Dialect::sqlite ? "SQLite" : "PostgreSQL";
+                         });
 
 TEST_P(Keys, StandForTheirOwner) {
   EXPECT_FALSE(ring->used());
@@ -104,8 +106,7 @@ TEST_P(Keys, StandForTheirOwner) {
 
 TEST_P(Keys, AreAsUrgentAsTheyMay) {
   const Who usual = *ring->find(create({.name = "usual", .roles = {Role::app}}), std::nullopt);
-  const Who urgent =
-      *ring->find(create({.name = "urgent", .roles = {Role::app}, .min_priority = -2}), std::nullopt);
+  const Who urgent = *ring->find(create({.name = "urgent", .roles = {Role::app}, .min_priority = -2}), std::nullopt);
   const Who operating = *ring->find(create({.roles = {Role::operator_}}), std::nullopt);
   for (const auto& [claimed, usual_is, urgent_is] :
        {std::tuple{-7, 0, -2}, {-2, 0, -2}, {-1, 0, -1}, {0, 0, 0}, {5, 5, 5}}) {
