@@ -1,5 +1,6 @@
 #include "api/answer.h"
 
+#include <fmt/compile.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -139,10 +140,11 @@ void Answer::render(Part& part, engine::Event& event, std::string& out) {
 
 // What passed until the request was handed to who computes it, and since the event that the answer goes out with.
 std::string Answer::overhead() const {
-  using Milliseconds = std::chrono::duration<double, std::milli>;
   const auto now = engine::Clock::now();
-  const Milliseconds spent = asked_ ? (*asked_ - arrived_) + (now - told_) : now - arrived_;
-  return fmt::format("{:.3f}", std::max(0.0, spent.count()));
+  const auto spent = std::chrono::duration_cast<std::chrono::microseconds>(asked_ ? (*asked_ - arrived_) + (now - told_)
+                                                                                  : now - arrived_);
+  const auto us = std::max<std::int64_t>(0, spent.count());
+  return fmt::format(FMT_COMPILE("{}.{:03}"), us / 1000, us % 1000);
 }
 
 net::Headers Answer::with_notes(net::Headers headers) {

@@ -1,5 +1,6 @@
 #include "api/dialect.h"
 
+#include <fmt/compile.h>
 #include <fmt/format.h>
 
 #include <cmath>
@@ -12,8 +13,9 @@ namespace ashlar::api {
 
 std::string usage_json(const engine::Usage& usage) {
   return fmt::format(
-      R"({{"prompt_tokens":{},"completion_tokens":{},"total_tokens":{},"prompt_tokens_details":{{"cached_tokens":{},"audio_tokens":0}},)"
-      R"("completion_tokens_details":{{"reasoning_tokens":{},"audio_tokens":0,"accepted_prediction_tokens":{},"rejected_prediction_tokens":{}}}{}}})",
+      FMT_COMPILE(
+          R"({{"prompt_tokens":{},"completion_tokens":{},"total_tokens":{},"prompt_tokens_details":{{"cached_tokens":{},"audio_tokens":0}},)"
+          R"("completion_tokens_details":{{"reasoning_tokens":{},"audio_tokens":0,"accepted_prediction_tokens":{},"rejected_prediction_tokens":{}}}{}}})"),
       usage.prompt_tokens, usage.completion_tokens, usage.prompt_tokens + usage.completion_tokens, usage.cached_tokens,
       usage.reasoning_tokens, usage.accepted_tokens, usage.rejected_tokens,
       usage.estimated ? R"(,"estimated":true)" : "");

@@ -282,7 +282,7 @@ Reply read_reply(Fields& fields, const engine::ModelCard& model, std::string_vie
   Reply reply{.model = model.id, .created = unix_seconds()};
   std::string name;
   fields.read("request_id", name, 128);
-  reply.id = fmt::format("{}{}", prefix, name.empty() ? random_hex(24) : name);
+  reply.id = std::string(prefix) + (name.empty() ? random_hex(24) : name);
   fields.read("stream", reply.stream);
   fields.read("return_token_ids", reply.token_ids);
   fields.read("return_tokens_as_token_ids", reply.tokens_as_ids);

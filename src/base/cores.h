@@ -8,7 +8,7 @@
 
 namespace ashlar {
 
-// The cores that this process may use (its affinity mask), rising.
+// The cores that this process may use (the affinity mask of its first thread), rising.
 std::vector<int> allowed_cores();
 
 // A live thread of this process. Any thread may ask.

@@ -38,7 +38,11 @@ class LimitedBuilder : public nlohmann::detail::json_sax_dom_parser<Json> {
     return element() && Base::number_float(value, text);
   }
   bool string(std::string& value) { return element() && Base::string(value); }
-  bool start_object(std::size_t n) { return element() && enter(/*array=*/false) && Base::start_object(n); }
+  bool start_object(std::size_t n) {
+    if (!element() || !enter(/*array=*/false) || !Base::start_object(n)) return false;
+    if (open_.size() == 1) root_.get_ref<Json::object_t&>().reserve(8);
+    return true;
+  }
   bool start_array(std::size_t n) { return element() && enter(/*array=*/true) && Base::start_array(n); }
   bool end_object() {
     if (walked() && !hand_on()) return false;

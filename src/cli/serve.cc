@@ -142,6 +142,7 @@ Result<std::unique_ptr<Serving>> Serving::open(const Words& words, ReadServePlan
   // No model here computes: a gateway's work is the network's.
   const bool computes = !plan.models.empty() || !options.repository.model_repository.empty();
   if (server.http_threads == 0 && !computes) server.http_threads = available_cores();
+  server.pin_http_threads = !computes;
   out->server_ = TRY(net::HttpServer::listen(server, out->api_->handler()));
   out->certificate_ = std::make_unique<Certificate>(*out->server_, options.server, *out->events_);
   const auto folder = store::state_folder(options.state);

@@ -1,5 +1,6 @@
 #include "net/client_pool.h"
 
+#include <fmt/compile.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -11,7 +12,9 @@
 namespace ashlar::net {
 namespace {
 
-std::string key_of(const Url& url) { return fmt::format("{}://{}", url.tls ? "https" : "http", url.authority()); }
+std::string key_of(const Url& url) {
+  return fmt::format(FMT_COMPILE("{}://{}"), url.tls ? "https" : "http", url.authority());
+}
 
 constexpr int kMostLost = 8;
 constexpr std::chrono::minutes kSpeakHttp1{10};
@@ -32,9 +35,17 @@ void ClientPool::end() {
 // Finds out where the task's request goes: the name of connections to there.
 Result<std::string> ClientPool::place(ClientTask& task) {
   if (!is_token(task.request.method)) return Error{Code::invalid, "The method is not a word."};
-  task.url = TRY(parse_url(task.request.url));
-  task.proxy = TRY(options.proxies.find(task.url));
-  std::string key = key_of(task.url);
+  auto known = ways_.find(task.request.url);
+  if (known == ways_.end()) {
+    Way way{.url = TRY(parse_url(task.request.url)), .proxy = {}, .key = {}};
+    way.proxy = TRY(options.proxies.find(way.url));
+    way.key = key_of(way.url);
+    if (ways_.size() >= kMostRemembered) ways_.clear();
+    known = ways_.emplace(task.request.url, std::move(way)).first;
+  }
+  task.url = known->second.url;
+  task.proxy = known->second.proxy;
+  std::string key = known->second.key;
   if (const auto wanted = http1_until_.find(key); wanted != http1_until_.end()) {
     task.http1 = Clock::now() < wanted->second;
     if (!task.http1) http1_until_.erase(wanted);

@@ -9,6 +9,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <unordered_map>
 #include <unordered_set>
 #include <vector>
 
@@ -74,6 +75,12 @@ class ClientPool {
     bool http1 = false;  // is what it spoke last
     int lost = 0;        // connections for who waits that were made and lost before the server spoke, in a row
   };
+  // Where a URL leads.
+  struct Way {
+    Url url;
+    std::optional<Proxy> proxy;
+    std::string key;
+  };
   Result<std::string> place(ClientTask& task);
   bool may_share(const ClientTask& task) const;
   std::shared_ptr<ClientLink> take_free(Host& host, const ClientTask& task);
@@ -86,6 +93,7 @@ class ClientPool {
   std::unordered_set<std::shared_ptr<ClientLink>> links_;
   std::map<std::string, Host> hosts_;
   std::map<std::string, TimePoint> http1_until_;  // of servers that wanted it
+  std::unordered_map<std::string, Way> ways_;     // by their texts, of requests before
   std::unordered_set<std::shared_ptr<ClientAlarm>> alarms_;
   bool ending_ = false;
 };

@@ -204,7 +204,7 @@ void Http1::receive_end() {
 
 void Http1::write_head(int status, const Headers& headers, std::optional<std::size_t> length) {
   std::string head;
-  head.reserve(256);
+  head.reserve(768);
   head.append("HTTP/1.1 ").append(fmt::format_int(status).str()).append(" ").append(reason(status)).append("\r\n");
   for (const auto& [name, value] : headers) {
     if (name == "connection" && has_word(value, "close")) keep_alive_ = false;

@@ -14,6 +14,7 @@
 #include <exception>
 #include <vector>
 
+#include "base/cores.h"
 #include "base/log.h"
 #include "base/threads.h"
 #include "net/connection.h"
@@ -95,7 +96,10 @@ Server::Server(const ServerOptions& options, Handler handler, std::shared_ptr<co
     entrances_.push_back(std::make_unique<Entrance>(
         Entrance{Acceptor(first, protocol, socket.release()), decltype(Entrance::pause)(first), socket.v6()}));
   }
-  for (const auto& thread : threads_) thread->start("ashlar-net");
+  const std::vector<int> cores = allowed_cores();
+  const bool pinned = options.pin_http_threads && threads_.size() == cores.size();
+  for (std::size_t i = 0; i < threads_.size(); ++i)
+    threads_[i]->start("ashlar-net", pinned ? std::optional(cores[i]) : std::nullopt);
   asio::post(first, [this] {
     for (const auto& entrance : entrances_) wait_accept(*entrance);
   });

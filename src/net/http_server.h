@@ -21,6 +21,9 @@ struct ServerOptions {
   std::string tls_client_ca;                 // who signs clients' certificates
   std::string tls_client_auth = "required";  // or "optional": whether each must show one
   int http_threads = 0;
+  // Where they are as many as the cores, each stays on one of its own: of threads that wake each other the scheduler
+  // puts two on one core while another idles.
+  bool pin_http_threads = false;
   Bytes max_body{32 << 20};
   Bytes max_bodies{1 << 30};
   Bytes max_header{64 << 10};
@@ -40,7 +43,7 @@ struct ServerOptions {
           "required: a client without a certificate is not talked to; optional: it shows a key instead.");
     field("http_threads", http_threads,
           "Threads for the network; 0: one for each four cores, at least one; of a gateway without models one for each "
-          "core.");
+          "core. A gateway's that are as many as the cores stay each on a core of its own.");
     field("max_body", max_body, "Largest request body; a larger one is answered 413.");
     field("max_bodies", max_bodies,
           "Most bytes of request bodies arriving at once, over all connections; more are answered 503.");

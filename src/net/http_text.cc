@@ -45,6 +45,12 @@ int hex_digit(char c) {
 }
 
 bool is_control(char c) { return (static_cast<unsigned char>(c) < 0x20 && c != '\t') || c == 0x7f; }
+// To the end in any case: so it is many characters at a time.
+bool has_control(std::string_view text) {
+  bool has = false;
+  for (const char c : text) has |= is_control(c);
+  return has;
+}
 
 }  // namespace
 
@@ -241,7 +247,7 @@ const char* parse_field(std::string_view line, Headers& headers) {
   }
   if (!is_name) return "a header's name has a character that may not be there";
   const std::string_view value = trim(line.substr(colon + 1));
-  if (std::ranges::any_of(value, is_control)) return "a header's value has a control character";
+  if (has_control(value)) return "a header's value has a control character";
   if (headers.size() >= kMostFields) return "too many header fields";
   headers.emplace_back(std::move(name), value);
   return nullptr;
@@ -256,10 +262,11 @@ bool may_send(std::string_view name) {
 
 void append_field(std::string& head, std::string_view name, std::string_view value) {
   if (!may_send(name)) return;
-  const std::size_t at = head.size() + name.size() + 2;
-  head.append(name).append(": ").append(value);
-  for (char& c : std::span(head).subspan(at))
-    if (is_control(c)) c = ' ';
+  head.append(name).append(": ");
+  if (has_control(value))
+    head.append(safe_value(value));
+  else
+    head.append(value);
   head.append("\r\n");
 }
 

@@ -6,6 +6,7 @@
 #include <new>
 #include <utility>
 
+#include "base/cores.h"
 #include "base/log.h"
 
 namespace ashlar::net {
@@ -27,12 +28,13 @@ bool ran(FunctionRef<void()> act) {
 
 IoThread* IoThread::current() { return running; }
 
-void IoThread::start(const char* name) {
-  thread_ = std::thread([this, name] { loop(name); });
+void IoThread::start(const char* name, std::optional<int> core) {
+  thread_ = std::thread([this, name, core] { loop(name, core); });
 }
 
-void IoThread::loop(const char* name) {
+void IoThread::loop(const char* name, std::optional<int> core) {
   name_this_thread(name);
+  if (core) confine(ThreadId::current(), *core);
   running = this;
   while (!ran([this] { io.run(); })) {
   }

@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -48,8 +49,8 @@ class IoThread : public std::enable_shared_from_this<IoThread> {
 
   static constexpr std::size_t kScratch = 64 << 10;
 
-  // Starts the thread; it runs until finish().
-  void start(const char* name);
+  // Starts the thread, to stay on `core` if one is given; it runs until finish().
+  void start(const char* name, std::optional<int> core = {});
   // On the thread: ends its tenants, takes no more tasks, and ends when what is under way has ended.
   void finish();
   // On the thread; whoever has died by then is not told. Where it is ending already, that is told at once.
@@ -75,7 +76,7 @@ class IoThread : public std::enable_shared_from_this<IoThread> {
   std::string plain;                                          // and then opened into, under TLS
 
  private:
-  void loop(const char* name);
+  void loop(const char* name, std::optional<int> core);
   void end_turn();
 
   boost::asio::executor_work_guard<Executor> work_{io.get_executor()};

@@ -1,5 +1,6 @@
 #include "net/url.h"
 
+#include <fmt/compile.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -11,7 +12,7 @@ namespace ashlar::net {
 
 std::string Url::authority() const {
   const std::string name = host.find(':') == host.npos ? host : "[" + host + "]";
-  return port == (tls ? 443 : 80) ? name : fmt::format("{}:{}", name, port);
+  return port == (tls ? 443 : 80) ? name : fmt::format(FMT_COMPILE("{}:{}"), name, port);
 }
 
 bool Url::is_this_machine() const {

@@ -1,5 +1,6 @@
 #include "store/counters.h"
 
+#include <fmt/compile.h>
 #include <fmt/format.h>
 #include <openssl/rand.h>
 
@@ -12,8 +13,9 @@ namespace ashlar::store {
 namespace {
 
 bool is_name(std::string_view name) {
-  return !name.empty() && name.size() <= kLongestKey &&
-         std::ranges::all_of(name, [](char c) { return c > ' ' && c < 127; });
+  bool printable = !name.empty() && name.size() <= kLongestKey;
+  for (const char c : name) printable &= c > ' ' && c < 127;  // to the end in any case: many characters at a time
+  return printable;
 }
 
 }  // namespace
@@ -35,7 +37,7 @@ const std::string& reservation_owner() {
 
 std::string new_reservation_id() {
   static std::atomic<std::uint64_t> next = 0;
-  return fmt::format("{}{:08x}", reservation_owner(), next.fetch_add(1, std::memory_order_relaxed));
+  return fmt::format(FMT_COMPILE("{}{:08x}"), reservation_owner(), next.fetch_add(1, std::memory_order_relaxed));
 }
 
 Status check_limit(const Limit& limit) {

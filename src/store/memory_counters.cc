@@ -90,6 +90,7 @@ Result<Verdict> MemoryCounters::reserve(const std::string& id, std::span<const C
   }
   if (verdict.admitted && !held) {
     Held record{.charges = {charges.begin(), charges.end()}, .since_ms = grip.now().steady_ms};
+    record.marks.reserve(charges.size());
     for (std::size_t i = 0; i < charges.size(); ++i) {
       record.marks.push_back(
           grip.with(i, [&](auto& meter) { return meter.take(charges[i].limit, charges[i].amount, id); }));
@@ -97,6 +98,7 @@ Result<Verdict> MemoryCounters::reserve(const std::string& id, std::span<const C
     }
     home.held.emplace(id, std::move(record));
   }
+  verdict.standings.reserve(charges.size());
   for (std::size_t i = 0; i < charges.size(); ++i)
     verdict.standings.push_back(grip.with(i, [&](auto& meter) { return meter.standing(charges[i].limit); }));
   return verdict;

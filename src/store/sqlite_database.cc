@@ -47,8 +47,7 @@ class SqliteDatabase final : public Database {
   const std::string& name() const override { return path_; }
 
  private:
-  // One transaction, one wait for the disk; a savepoint each, so that a list that is
-  // refused takes no other with it.
+  // One transaction, one wait for the disk.
   void write(std::vector<Write>& batch) {
     Status open = writer_->run("BEGIN IMMEDIATE");
     for (Write& each : batch) {
@@ -64,8 +63,10 @@ class SqliteDatabase final : public Database {
       if (!each.outcome || *each.outcome) each.outcome = open.error();
   }
 
+  // A savepoint, so that a list that is refused takes no other with it; of a single statement nothing stays anyway.
   Written write_one(const Write& write) {
     writer_->set_timeout(write.unhurried ? std::chrono::milliseconds(0) : options_.statement_timeout);
+    if (write.statements.size() == 1) return run_all(write);
     TRY(writer_->run("SAVEPOINT list"));
     auto written = run_all(write);
     if (!written && writer_->in_transaction()) TRY(writer_->run("ROLLBACK TO list"));

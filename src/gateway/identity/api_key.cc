@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "base/crc32.h"
 #include "base/result.h"
 
 namespace ashlar::gateway {
@@ -13,16 +14,6 @@ namespace {
 constexpr std::string_view kAlphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 constexpr std::string_view kStart = "ak-";
 constexpr std::size_t kRandom = 40, kChecksum = 6, kShown = 8;
-
-// CRC-32 as in zlib (reflected 0x04C11DB7).
-std::uint32_t crc32(std::string_view text) {
-  std::uint32_t crc = 0xffffffff;
-  for (const char c : text) {
-    crc ^= static_cast<unsigned char>(c);
-    for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ (0xedb88320 & (0 - (crc & 1)));
-  }
-  return ~crc;
-}
 
 std::string checksum(std::string_view text) {
   std::uint32_t left = crc32(text);

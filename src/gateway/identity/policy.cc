@@ -1,5 +1,6 @@
 #include "gateway/identity/policy.h"
 
+#include <fmt/compile.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -254,7 +255,7 @@ Decision Policy::decide(const Principal& who, const Action& action) const {
   }
   if (allowed != nullptr) return {true, allowed->name, fmt::format("the rule '{}' allows it", allowed->name)};
   if (who.roles.has_any(roles_of(action.scope)))
-    return {true, "", fmt::format("the role allows '{}'", name(action.scope))};
+    return {true, "", fmt::format(FMT_COMPILE("the role allows '{}'"), name(action.scope))};
   return {false, "",
           fmt::format("it needs one of the roles {}; this identity has {}",
                       fmt::join(names(roles_of(action.scope)), ", "), fmt::join(names(who.roles), ", "))};

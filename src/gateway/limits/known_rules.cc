@@ -13,6 +13,7 @@ std::shared_ptr<const std::vector<Applied>> KnownRules::find(const std::shared_p
     const auto size = static_cast<std::uint32_t>(part.size());  // so that no two askers are written alike
     asker.append(reinterpret_cast<const char*>(&size), sizeof size).append(part);
   };
+  asker.reserve(256);
   for (const std::string* part : {&subject.key, &subject.user, &subject.team, &subject.tenant, &model}) add(*part);
   for (const auto& [tag, value] : subject.tags) {
     add(tag);

@@ -1,5 +1,6 @@
 #include "gateway/limits/limits.h"
 
+#include <fmt/compile.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -31,11 +32,11 @@ std::string dollars(std::int64_t nano) {
 // "6m0s" as the field writes it.
 std::string go_duration(std::chrono::milliseconds time) {
   const std::int64_t ms = time.count();
-  if (ms < 1000) return ms == 0 ? "0s" : fmt::format("{}ms", ms);
+  if (ms < 1000) return ms == 0 ? "0s" : fmt::format(FMT_COMPILE("{}ms"), ms);
   const std::int64_t s = (ms + 999) / 1000;
-  if (s >= 3600) return fmt::format("{}h{}m{}s", s / 3600, s / 60 % 60, s % 60);
-  if (s >= 60) return fmt::format("{}m{}s", s / 60, s % 60);
-  return fmt::format("{}s", s);
+  if (s >= 3600) return fmt::format(FMT_COMPILE("{}h{}m{}s"), s / 3600, s / 60 % 60, s % 60);
+  if (s >= 60) return fmt::format(FMT_COMPILE("{}m{}s"), s / 60, s % 60);
+  return fmt::format(FMT_COMPILE("{}s"), s);
 }
 
 std::string_view window_name(store::Calendar calendar) {
@@ -86,6 +87,7 @@ struct Limits::Asked {
 
   void charge() {
     charges.clear();
+    charges.reserve(rules.size());
     for (const Applied& applied : rules) {
       std::int64_t amount = 1;
       if (applied.rule->measure == Measure::tokens) amount = tokens();
@@ -143,6 +145,7 @@ void Limits::end(Running& request, const TokenUse* use) {
   if (!request.measures.empty() && use == nullptr) counters_.release(request.id);
   if (!request.measures.empty() && use != nullptr) {
     std::vector<std::int64_t> amounts;
+    amounts.reserve(request.measures.size());
     for (const Measure measure : request.measures)
       amounts.push_back(measure == Measure::tokens ? use->total() : measure == Measure::money ? request.cost(*use) : 1);
     counters_.settle(request.id, amounts);
@@ -269,6 +272,7 @@ std::expected<Limits::Admission, LimitRefusal> Limits::admit(const Ask& ask,
   running.begun_utc_ms = now_ms;
   running.reserved = asked.cost();
   running.price = asked.price;
+  running.measures.reserve(asked.rules.size());
   for (const Applied& applied : asked.rules) {
     const Measure measure = applied.rule->measure;
     running.measures.push_back(measure);

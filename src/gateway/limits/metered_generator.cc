@@ -171,14 +171,14 @@ std::expected<std::unique_ptr<engine::Ticket>, engine::Generator::Refusal> Meter
   return start_for(std::move(subject), std::move(request), sink, nullptr);
 }
 
-MeteredGenerator::Size MeteredGenerator::size_of(Request& request) const {
+MeteredGenerator::Size MeteredGenerator::size_of(Request& request, bool foreign) const {
   Size size;
   int context = 0;
   if (auto counted = options_.count_prompt ? options_.count_prompt(request) : Result<std::int64_t>(-1);
       counted && *counted >= 0) {
     size.prompt = *counted;
     if (const auto card = inner_.card(request.model)) context = card->context;
-  } else if (const auto card = inner_.card(request.model); card && card->foreign) {
+  } else if (foreign || is_foreign(request.model)) {
     size.prompt = most_tokens(request.prompt);  // its tokenizer is not here
   } else if (auto tokenized = inner_.tokenize(request.model, request.prompt, true)) {
     size.prompt = static_cast<std::int64_t>(tokenized->ids.size());
@@ -193,6 +193,11 @@ MeteredGenerator::Size MeteredGenerator::size_of(Request& request) const {
   size.known = context > 0;
   size.room = size.known ? std::max<std::int64_t>(0, context - size.prompt) : options_.unknown_room;
   return size;
+}
+
+bool MeteredGenerator::is_foreign(const std::string& model) const {
+  const auto card = inner_.card(model);
+  return card && card->foreign;
 }
 
 std::expected<Limits::Admission, LimitRefusal> MeteredGenerator::admit(const Subject& subject, Request& request,
@@ -213,7 +218,7 @@ std::expected<Limits::Admission, LimitRefusal> MeteredGenerator::admit(const Sub
     other.model = std::move(model);
     other.sender.counted_as.clear();
     other.tokenized = nullptr;
-    const Size other_size = size_of(other);
+    const Size other_size = size_of(other, false);
     auto admitted = asked(other, other_size);
     if (!admitted) continue;
     request = std::move(other);
@@ -228,7 +233,7 @@ std::expected<std::unique_ptr<engine::Ticket>, engine::Generator::Refusal> Meter
   if (options_.admit)
     if (auto refusal = options_.admit(request)) return std::unexpected(std::move(*refusal));
   const bool limited = !limits_.idle(), measured = limits_.measures();
-  Size size = measured ? size_of(request) : Size();
+  Size size = measured ? size_of(request, request.body != nullptr) : Size();
   auto admission = admit(subject, request, size);
   if (!admission) {
     LimitRefusal& refusal = admission.error();

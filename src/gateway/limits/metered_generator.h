@@ -76,8 +76,9 @@ class MeteredGenerator final : public engine::Generator {
     std::int64_t room = 0;  // for the answer
     bool known = false;     // the room, by the model's context
   };
-  // Who had to tokenize the prompt hands it on.
-  Size size_of(engine::Request& request) const;
+  // Who had to tokenize the prompt hands it on. `foreign`: the model is known to be another server's.
+  Size size_of(engine::Request& request, bool foreign) const;
+  bool is_foreign(const std::string& model) const;
   // Both become those of another model where that one is admitted in its place.
   std::expected<Limits::Admission, LimitRefusal> admit(const Subject& subject, engine::Request& request, Size& size);
 

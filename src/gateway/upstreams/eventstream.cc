@@ -1,22 +1,13 @@
 #include "gateway/upstreams/eventstream.h"
 
-#include <array>
 #include <utility>
+
+#include "base/crc32.h"
 
 namespace ashlar::gateway {
 namespace {
 
 constexpr std::size_t kPrelude = 12, kCrc = 4;
-
-constexpr std::array<std::uint32_t, 256> kTable = [] {
-  std::array<std::uint32_t, 256> table{};
-  for (std::uint32_t i = 0; i < 256; ++i) {
-    std::uint32_t c = i;
-    for (int bit = 0; bit < 8; ++bit) c = (c & 1) != 0 ? 0xEDB88320u ^ (c >> 1) : c >> 1;
-    table[i] = c;
-  }
-  return table;
-}();
 
 std::uint32_t number(std::string_view bytes, std::size_t size) {
   std::uint32_t out = 0;
@@ -59,12 +50,6 @@ bool read_headers(std::string_view bytes, StreamMessage& out) {
 }
 
 }  // namespace
-
-std::uint32_t crc32(std::string_view bytes) {
-  std::uint32_t c = 0xFFFFFFFFu;
-  for (const unsigned char byte : bytes) c = kTable[(c ^ byte) & 0xff] ^ (c >> 8);
-  return c ^ 0xFFFFFFFFu;
-}
 
 std::string_view StreamMessage::header(std::string_view name) const {
   const auto found = headers.find(name);

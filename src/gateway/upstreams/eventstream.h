@@ -39,7 +39,4 @@ class EventStreamReader {
 // One message, for tests and fakes. Headers are texts.
 std::string write_stream_message(const std::map<std::string, std::string>& headers, std::string_view payload);
 
-// CRC-32 as zlib has it (polynomial 0xEDB88320, reflected).
-std::uint32_t crc32(std::string_view bytes);
-
 }  // namespace ashlar::gateway

@@ -1,6 +1,7 @@
 // The other kinds: what goes out, and what their streams become.
 #include <gtest/gtest.h>
 
+#include "base/crc32.h"
 #include "base/json_full.h"
 #include "gateway/upstreams/eventstream.h"
 #include "gateway/upstreams/fakes_for_test.h"
