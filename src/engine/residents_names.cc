@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <iterator>
 
+#include "engine/load_sum.h"
 #include "engine/prefix_book.h"
 #include "engine/residents_state.h"
 
@@ -180,11 +181,7 @@ Generator::Load Residents::State::load() {
     sum.waiting += static_cast<int>(slot->waiting.size());
     if (!slot->loaded()) continue;
     const Load one = slot->resident.generator->load();
-    sum.running += one.running;
-    sum.waiting += one.waiting;
-    sum.kv_used = std::max(sum.kv_used, one.kv_used);
-    sum.prefill_tokens_per_second += one.prefill_tokens_per_second;
-    sum.decode_tokens_per_second += one.decode_tokens_per_second;
+    engine::add(sum, one);
     sum.healthy = sum.healthy && one.healthy;
   }
   return sum;

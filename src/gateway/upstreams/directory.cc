@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "engine/load_sum.h"
+
 namespace ashlar::gateway {
 namespace {
 
@@ -107,11 +109,7 @@ engine::Generator::Load Directory::load() const {
   Load out{.healthy = false};
   for (const Place& place : places()->all()) {
     const Load one = place.generator->load();
-    out.running += one.running;
-    out.waiting += one.waiting;
-    out.kv_used = std::max(out.kv_used, one.kv_used);
-    out.prefill_tokens_per_second += one.prefill_tokens_per_second;
-    out.decode_tokens_per_second += one.decode_tokens_per_second;
+    engine::add(out, one);
     out.healthy = out.healthy || one.healthy;
   }
   return out;
