@@ -62,7 +62,10 @@ std::optional<engine::ModelCard> Directory::card(const std::string& model) const
   const Found found = places->find(model);
   auto card = found.place != nullptr ? found.place->generator->card(found.model) : std::nullopt;
   if (!card) return Generator::card(model);
-  if (found.model != model) card->id = model;
+  if (found.model == model) return card;
+  card->id = model;
+  // A second name of what is listed by the first: for rules, limits and prices it is that one.
+  if (places->find(found.model).place == found.place) card->alias_of = found.model;
   return card;
 }
 std::optional<std::uint64_t> Directory::names_version() const { return places()->version(); }
