@@ -7,7 +7,8 @@
 
 namespace ashlar::engine {
 
-// Counts and speeds add up, and kv_used is the fullest's. `healthy` is left alone: whoever asks knows whether all must be.
+// Counts and speeds add up, and kv_used is the fullest's. `healthy` is left alone: whoever asks knows whether all must
+// be.
 inline void add(Generator::Load& sum, const Generator::Load& one) {
   sum.running += one.running;
   sum.waiting += one.waiting;

@@ -137,11 +137,8 @@ Status check_rule(const Rule& rule) {
   for (const int percent : rule.alerts)
     if (percent < 1 || percent > most) return wrong(fmt::format("an alert is at 1 to {} percent", most));
   const std::string key = counter_key(rule, rule.who);
-  const Status fine = store::check_limit({.key = key,
-                                          .kind = rule.kind,
-                                          .capacity = rule.capacity,
-                                          .period = rule.period,
-                                          .calendar = rule.calendar});
+  const Status fine = store::check_limit(
+      {.key = key, .kind = rule.kind, .capacity = rule.capacity, .period = rule.period, .calendar = rule.calendar});
   if (fine) return {};
   // Said of the counter, whose name nobody wrote.
   std::string_view why = fine.error().message;

@@ -80,7 +80,8 @@ void LitellmImporter::fallback(const std::string& cause, const std::string& name
     const Group* other = group(each);
     if (other == nullptr || other->embeds)
       note(list, "fallbacks." + name,
-           fmt::format("'{}' left out: {}", each.substr(0, 100), other == nullptr ? "no such model" : "it makes vectors"));
+           fmt::format("'{}' left out: {}", each.substr(0, 100),
+                       other == nullptr ? "no such model" : "it makes vectors"));
     else if (each != name && !contains(from->fallbacks[cause], each))
       from->fallbacks[cause].push_back(each);
   }

@@ -83,8 +83,7 @@ void LitellmImporter::model(const YAML::Node& node) {
   out.model = theirs;
   if (group == made_.groups.end())
     group = made_.groups.insert(
-        made_.groups.end(),
-        Group{.name = name, .embeds = embeds, .deployments = {}, .aliases = {}, .fallbacks = {}});
+        made_.groups.end(), Group{.name = name, .embeds = embeds, .deployments = {}, .aliases = {}, .fallbacks = {}});
   group->deployments.push_back(std::move(out));
 }
 

@@ -96,7 +96,8 @@ std::optional<std::string> LitellmReader::resolved(const YAML::Node& at, const s
   if (!name) return value;
   const char* const said = is_variable_name(*name) ? std::getenv(name->c_str()) : nullptr;
   if (said == nullptr || *said == '\0') {
-    note(at, key, fmt::format("left out: set {0} and import again, or write here what it would say", name->substr(0, 100)));
+    note(at, key,
+         fmt::format("left out: set {0} and import again, or write here what it would say", name->substr(0, 100)));
     return std::nullopt;
   }
   note(at, key, fmt::format("what {} says now was written", *name));
