@@ -1,11 +1,9 @@
 #include "api/answer.h"
 
-#include <fmt/compile.h>
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <utility>
 
+#include "api/door.h"
 #include "api/keeper.h"
 #include "base/log.h"
 
@@ -108,6 +106,7 @@ void Answer::render(Part& part, engine::Event& event, std::string& out) {
     if (!asked_) asked_ = started->asked;
     usage_.prompt_tokens += started->prompt_tokens;
     usage_.cached_tokens += started->cached_tokens;
+    usage_.written_tokens += started->written_tokens;
     for (Choice& choice : choices_)
       if (choice.prompt == choices_[part.first_choice].prompt) dialect_->started(choice, *started, out);
   } else if (const auto* text = std::get_if<engine::Text>(&event)) {
@@ -128,6 +127,7 @@ void Answer::render(Part& part, engine::Event& event, std::string& out) {
     total_.prompt_tokens += finished->usage.prompt_tokens;
     total_.completion_tokens += finished->usage.completion_tokens;
     total_.cached_tokens += finished->usage.cached_tokens;
+    total_.written_tokens += finished->usage.written_tokens;
     total_.reasoning_tokens += finished->usage.reasoning_tokens;
     total_.accepted_tokens += finished->usage.accepted_tokens;
     total_.rejected_tokens += finished->usage.rejected_tokens;
@@ -139,16 +139,14 @@ void Answer::render(Part& part, engine::Event& event, std::string& out) {
 }
 
 // What passed until the request was handed to who computes it, and since the event that the answer goes out with.
-std::string Answer::overhead() const {
+engine::Clock::duration Answer::overhead() const {
   const auto now = engine::Clock::now();
-  const auto spent = std::chrono::duration_cast<std::chrono::microseconds>(asked_ ? (*asked_ - arrived_) + (now - told_)
-                                                                                  : now - arrived_);
-  const auto us = std::max<std::int64_t>(0, spent.count());
-  return fmt::format(FMT_COMPILE("{}.{:03}"), us / 1000, us % 1000);
+  return asked_ ? (*asked_ - arrived_) + (now - told_) : now - arrived_;
 }
 
 net::Headers Answer::with_notes(net::Headers headers) {
-  headers.emplace_back("x-ashlar-overhead-ms", overhead());
+  headers.reserve(headers.size() + 1 + notes_->size());
+  headers.push_back(overhead_header(overhead()));
   headers.insert(headers.end(), std::make_move_iterator(notes_->begin()), std::make_move_iterator(notes_->end()));
   engine::Notes().swap(*notes_);
   return headers;

@@ -50,6 +50,10 @@ struct Asked {
     if (admin.operation != nullptr) return admin.operation->scope;
     return is_admin ? Scope::audit : Scope::use;
   }
+  // He was let in, and wants something computed.
+  bool asks_for_work() const {
+    return route != nullptr && route->scope == Scope::use && route->method == "POST" && call.who != nullptr;
+  }
 };
 
 Fault forbidden(const Call& call, const gateway::Decision& decision) {
@@ -118,14 +122,19 @@ class ApiImpl final : public Api {
     AdminTable::Found found;
     const bool is_admin = AdminTable::has(request.path);
     if (const AdminTable* const admin = shared_.admin; is_admin && admin != nullptr) found = admin->find(request);
-    const std::string id = request_id(request.headers);
+    std::string id = given_request_id(request.headers);
+    const bool id_is_given = !id.empty();
+    if (!id_is_given) id = "req-" + random_hex(24);
     const std::string_view label = route != nullptr             ? route->path
                                    : found.operation != nullptr ? std::string_view(found.operation->path)
                                                                 : "other";
     auto exchange = with_door(std::move(inner), common_headers(request, id), label);
-    auto asked = std::make_shared<Asked>(
-        Call{.exchange = exchange, .shared = shared_, .rest = std::move(rest), .request_id = id}, exchange, route,
-        is_admin ? found.allow : std::move(allow), is_admin, found);
+    auto asked = std::make_shared<Asked>(Call{.exchange = exchange,
+                                              .shared = shared_,
+                                              .rest = std::move(rest),
+                                              .request_id = id,
+                                              .id_is_given = id_is_given},
+                                         exchange, route, is_admin ? found.allow : std::move(allow), is_admin, found);
     attempt(*asked, [&] { return receive(asked); });
   }
 
@@ -136,7 +145,10 @@ class ApiImpl final : public Api {
     try {
       if (Outcome<void> done = step(); !done) {
         const bool wrong_method = status_of(done.error()) == 405;
-        respond_fault(exchange, done.error(), wrong_method ? net::Headers{{"allow", asked.allow}} : net::Headers{});
+        net::Headers headers;
+        if (wrong_method) headers.emplace_back("allow", asked.allow);
+        if (asked.asks_for_work()) headers.push_back(overhead_header(engine::Clock::now() - asked.door->arrived()));
+        respond_fault(exchange, done.error(), std::move(headers));
       }
     } catch (const std::bad_alloc&) {
       respond_fault(exchange,
@@ -236,9 +248,10 @@ class ApiImpl final : public Api {
     if (options_.cors_origin.empty() || net::find_header(request.headers, "origin").empty()) return headers;
     headers.emplace_back("access-control-allow-origin", options_.cors_origin);
     headers.emplace_back("access-control-expose-headers",
-                         "x-request-id, retry-after, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, "
-                         "x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, "
-                         "x-ratelimit-reset-tokens, x-ashlar-overhead-ms, x-ashlar-dropped-reason, x-ashlar-route");
+                         "x-request-id, retry-after, x-should-retry, x-ratelimit-limit-requests, "
+                         "x-ratelimit-remaining-requests, x-ratelimit-reset-requests, x-ratelimit-limit-tokens, "
+                         "x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens, x-ashlar-overhead-ms, "
+                         "x-ashlar-dropped-reason, x-ashlar-route");
     if (options_.cors_origin != "*") headers.emplace_back("vary", "origin");
     return headers;
   }

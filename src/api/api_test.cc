@@ -102,6 +102,14 @@ TEST(Api, EchoesAPlainRequestIdAndReplacesOthers) {
                 MatchesRegex("req-[0-9a-f]{24}"));
 }
 
+TEST(Api, OnlyAClientsOwnRequestIdGoesWithItsRequest) {
+  World world;
+  world.ask("POST", "/v1/completions", R"({"prompt":"a"})", {{"x-request-id", "mine"}});
+  world.ask("POST", "/v1/completions", R"({"prompt":"a"})", {{"x-request-id", "not plain"}});
+  EXPECT_EQ(world.generator.seen().at(0).sender.request_id, "mine");
+  EXPECT_EQ(world.generator.seen().at(1).sender.request_id, "");
+}
+
 TEST(Api, IsUnavailableWhileLoadingAndDraining) {
   World world;
   const auto api = *Api::create({}, "localhost");
@@ -288,6 +296,7 @@ TEST(Api, CorsIsOffUntilAsked) {
   EXPECT_EQ(asked->status(), 204);
   EXPECT_EQ(asked->header("access-control-allow-origin"), "*");
   EXPECT_EQ(asked->header("access-control-allow-methods"), "POST, OPTIONS");
+  EXPECT_NE(asked->header("access-control-expose-headers").find("x-should-retry"), std::string::npos);
   EXPECT_EQ(asked->header("access-control-allow-headers"), "authorization,x-stainless-os");
   EXPECT_EQ(on.ask("GET", "/v1/models", "", {{"origin", "https://a.example"}})->header("access-control-allow-origin"),
             "*");

@@ -53,7 +53,9 @@ class ChatDialect final : public Dialect {
     out.append(R"(},"logprobs":null,"finish_reason":null}])");
     out.append(prompt_ids_);
     out.append(prompt_logprobs_);
-    close_chunk(out, {.prompt_tokens = started.prompt_tokens, .cached_tokens = started.cached_tokens});
+    close_chunk(out, {.prompt_tokens = started.prompt_tokens,
+                      .cached_tokens = started.cached_tokens,
+                      .written_tokens = started.written_tokens});
   }
 
   void text(Choice& choice, const engine::Text& text, const engine::Usage& usage, std::string& out) override {
@@ -104,6 +106,7 @@ class ChatDialect final : public Dialect {
   }
 
   void members(Choice& choice, const engine::Members& more, const engine::Usage& usage, std::string& out) override {
+    if (more.of != engine::Members::Of::message) return add_beside(choice, more, usage, out);
     if (reply_.stream) return write_delta(out, choice, dump_json(*more.json), usage);
     if (choice.members == nullptr) choice.members = std::make_shared<Json>(Json::object());
     for (const auto& [name, value] : more.json->items()) put_behind((*choice.members)[name], value);
@@ -142,13 +145,33 @@ class ChatDialect final : public Dialect {
         out.append(R"(,"token_ids":)");
         append_ids(out, choice.ids);
       }
+      append_members(out, choice.beside.get());
       out.push_back('}');
     }
-    fmt::format_to(std::back_inserter(out), R"(],"usage":{}{}{}}})", usage_json(usage), prompt_logprobs_, prompt_ids_);
-    return out;
+    fmt::format_to(std::back_inserter(out), R"(],"usage":{}{}{})", usage_json(usage), prompt_logprobs_, prompt_ids_);
+    append_members(out, beside_.get());
+    return out.append("}");
   }
 
  private:
+  void add_beside(Choice& choice, const engine::Members& more, const engine::Usage& usage, std::string& out) {
+    const bool of_choice = more.of == engine::Members::Of::choice;
+    if (!reply_.stream) {
+      auto& kept = of_choice ? choice.beside : beside_;
+      if (kept == nullptr) kept = std::make_shared<Json>(Json::object());
+      return put_beside(*kept, *more.json);
+    }
+    out.append(head_);
+    if (of_choice)
+      fmt::format_to(std::back_inserter(out), R"({{"index":{},"delta":{{}},"logprobs":null,"finish_reason":null)",
+                     choice.index);
+    else
+      out.append("]");
+    append_members(out, more.json.get());
+    if (of_choice) out.append("}]");
+    close_chunk(out, usage);
+  }
+
   void write_delta(std::string& out, const Choice& choice, std::string_view delta, const engine::Usage& usage) const {
     fmt::format_to(std::back_inserter(out), R"({}{{"index":{},"delta":{},"logprobs":null,"finish_reason":null}}])",
                    head_, choice.index, delta);
@@ -179,12 +202,7 @@ class ChatDialect final : public Dialect {
     for (std::size_t i = 0; i < choice.calls.size(); ++i)
       out.append(i == 0 ? R"(,"tool_calls":[)" : ",").append(call_json(choice.calls[i], false));
     if (!choice.calls.empty()) out.push_back(']');
-    if (more == nullptr) return;
-    for (const auto& [name, value] : more->items()) {
-      out.push_back(',');
-      append_json_string(out, name);
-      out.append(":").append(dump_json(value));
-    }
+    append_members(out, more);
   }
 
   void close_chunk(std::string& out, const engine::Usage& usage) const {
@@ -227,6 +245,7 @@ class ChatDialect final : public Dialect {
   const std::string echo_;                    // what every choice begins with
   std::string head_;                          // of the answer, or of each chunk: up to and with `"choices":[`
   std::string prompt_ids_, prompt_logprobs_;  // members, with a comma before
+  std::shared_ptr<Json> beside_;              // of the answer, put together; null: none
 };
 
 void read_logprobs(Fields& fields, engine::Request& request) {

@@ -208,6 +208,14 @@ TEST(Chat, HandsEveryParameterToTheGenerator) {
   EXPECT_EQ(chat.tools->size(), 1u);
 }
 
+TEST(Chat, TheLeastTopPIsTheLikeliestTokenAlone) {
+  World world;
+  world.chat(hi(R"("top_p":0,"top_k":40)"));
+  const auto sampling = world.generator.seen().at(0).sampling;
+  EXPECT_EQ(sampling.top_p, 1);
+  EXPECT_EQ(sampling.top_k, 1);
+}
+
 TEST(Chat, SpeculationMayBeSwitchedOffAndIsCounted) {
   World world;
   world.chat(hi(R"("speculation":false,"prediction":{"type":"content","content":"x"})"));
@@ -307,7 +315,7 @@ TEST(Chat, RefusesWrongTypesAndRangesAndNamesTheField) {
       {R"("temperature":"hot")", "temperature"},
       {R"("temperature":2.1)", "temperature"},
       {R"("temperature":-1)", "temperature"},
-      {R"("top_p":0)", "top_p"},
+      {R"("top_p":-0.1)", "top_p"},
       {R"("top_p":1.5)", "top_p"},
       {R"("top_k":-2)", "top_k"},
       {R"("top_k":1.5)", "top_k"},
@@ -441,6 +449,27 @@ TEST(Chat, TellsWhenToTryAgain) {
   EXPECT_EQ(world.chat(kHi)->header("retry-after"), "1");
 }
 
+TEST(Chat, TellsClientsNotToTryAgainWhereTheyWouldNotWait) {
+  World world;
+  const auto asked = [&](Code code, std::string reason, int seconds) {
+    world.generator.refusal = engine::Generator::Refusal{
+        .error = {code, "no"}, .retry_after = std::chrono::seconds(seconds), .reason = std::move(reason)};
+    const auto answer = world.chat(kHi);
+    return std::pair(answer->header("retry-after"), answer->header("x-should-retry"));
+  };
+  using Told = std::pair<std::string, std::string>;
+  EXPECT_EQ(asked(Code::exhausted, "", 60), Told("60", ""));
+  EXPECT_EQ(asked(Code::exhausted, "", 61), Told("61", "false"));
+  EXPECT_EQ(asked(Code::exhausted, "insufficient_quota", 0), Told("3600", "false"));
+  EXPECT_EQ(asked(Code::exhausted, "insufficient_quota", 5), Told("5", ""));
+  EXPECT_EQ(asked(Code::unavailable, "upstream_quota", 0), Told("3600", "false"));
+  EXPECT_EQ(asked(Code::unavailable, "upstream_refuses_us", 0), Told("60", "false"));
+  EXPECT_EQ(asked(Code::unavailable, "upstream_error", 0), Told("1", ""));
+  world.generator.refusal =
+      engine::Generator::Refusal{.error = {Code::exhausted, "spent"}, .reason = "insufficient_quota"};
+  EXPECT_EQ(world.chat(kHi)->json()["error"]["type"], "insufficient_quota");
+}
+
 TEST(Chat, FailsWithAStatusBeforeTheStreamAndWithinItAfter) {
   World world;
   world.generator.script = [](const engine::Request&) {
@@ -536,6 +565,49 @@ TEST(Chat, ThoughtsCallsAndMembersAreWrittenWhole) {
   EXPECT_EQ(answer["usage"]["estimated"], true);
 }
 
+// As Azure's filter says it, in pieces.
+std::vector<engine::Event> filtered_answer(const engine::Request&) {
+  const auto json = [](const char* text) { return std::make_shared<const Json>(Json::parse(text)); };
+  using Of = engine::Members::Of;
+  return {
+      engine::Started{.prompt_tokens = 3, .written_tokens = 2},
+      engine::Members{.json = json(R"({"prompt_filter_results":[{"prompt_index":0,"content_filter_results":{}}]})"),
+                      .of = Of::answer},
+      engine::Text{.text = "ok"},
+      engine::Members{.json = json(R"({"content_filter_results":{"hate":{"filtered":false,"severity":"medium"}}})"),
+                      .of = Of::choice},
+      engine::ChoiceEnd{},
+      engine::Members{
+          .json = json(
+              R"({"content_filter_results":{"hate":{"filtered":true,"severity":"low"},"violence":{"severity":"safe"}}})"),
+          .of = Of::choice},
+      engine::Finished{.usage = {.prompt_tokens = 3, .completion_tokens = 1, .written_tokens = 2}}};
+}
+
+TEST(Chat, WhatAFilterFoundIsToldWholeTheStricterOfTwo) {
+  World world;
+  world.generator.script = filtered_answer;
+  const Json answer = world.chat(kHi)->json();
+  EXPECT_EQ(answer["prompt_filter_results"], Json::parse(R"([{"prompt_index":0,"content_filter_results":{}}])"));
+  EXPECT_EQ(answer["choices"][0]["content_filter_results"],
+            Json::parse(R"({"hate":{"filtered":true,"severity":"medium"},"violence":{"severity":"safe"}})"));
+  EXPECT_EQ(answer["choices"][0]["message"]["content"], "ok");
+  EXPECT_EQ(answer["usage"]["prompt_tokens_details"]["cache_write_tokens"], 2);
+}
+
+TEST(Chat, WhatAFilterFoundIsStreamedAsItComes) {
+  World world;
+  world.generator.script = filtered_answer;
+  const auto events = world.chat(hi(R"("stream":true)"))->events();
+  ASSERT_EQ(events.size(), 7u);
+  const Json prompt = Json::parse(events[1]), second = Json::parse(events[3]), last = Json::parse(events[5]);
+  EXPECT_EQ(prompt["choices"], Json::array());
+  EXPECT_EQ(prompt["prompt_filter_results"][0]["prompt_index"], 0);
+  EXPECT_EQ(second["choices"][0]["delta"], Json::object());
+  EXPECT_EQ(second["choices"][0]["content_filter_results"]["hate"]["severity"], "medium");
+  EXPECT_EQ(last["choices"][0]["content_filter_results"]["hate"]["filtered"], true);
+}
+
 TEST(Chat, CallsOfCustomToolsHaveAnInput) {
   World world;
   world.generator.script = [](const engine::Request&) -> std::vector<engine::Event> {
@@ -564,7 +636,10 @@ TEST(Chat, TheHeadTellsWhatTheAnswerTookBesideTheModel) {
     EXPECT_GE(told, 250);
     EXPECT_LT(told, 100'000);
   }
-  EXPECT_NE(world.chat("{}")->status(), 200);
+  const auto malformed = world.chat("{}");
+  EXPECT_NE(malformed->status(), 200);
+  EXPECT_GE(std::stod(malformed->header("x-ashlar-overhead-ms")), 0);
+  EXPECT_EQ(world.ask("GET", "/v1/models/none")->header("x-ashlar-overhead-ms"), "");
 }
 
 TEST(Chat, ThoughtsCallsAndMembersAreStreamed) {

@@ -50,6 +50,24 @@ class CompletionDialect final : public Dialect {
     write_chunk(out, choice, text.text, text.ids, usage);
   }
 
+  void members(Choice& choice, const engine::Members& more, const engine::Usage& usage, std::string& out) override {
+    const bool of_choice = more.of == engine::Members::Of::choice;
+    if (!of_choice && more.of != engine::Members::Of::answer) return;
+    if (!reply_.stream) {
+      auto& kept = of_choice ? choice.beside : beside_;
+      if (kept == nullptr) kept = std::make_shared<Json>(Json::object());
+      return put_beside(*kept, of_choice ? *more.json : with_prompt(*more.json, choice.prompt));
+    }
+    if (of_choice) {
+      append_members(choice.extras, more.json.get());
+      return write_chunk(out, choice, "", {}, usage);
+    }
+    const Json said = with_prompt(*more.json, choice.prompt);
+    out.append("data: ").append(head_).append("]");
+    append_members(out, &said);
+    close_chunk(out, usage);
+  }
+
   void ended(Choice& choice, const engine::Usage& usage, std::string& out) override {
     if (reply_.stream) write_chunk(out, choice, "", {}, usage);
   }
@@ -64,11 +82,20 @@ class CompletionDialect final : public Dialect {
       if (choice.index > 0) out.push_back(',');
       write_choice(out, choice, choice.text, choice.ids);
     }
-    fmt::format_to(std::back_inserter(out), R"(],"usage":{}}})", usage_json(usage));
-    return out;
+    fmt::format_to(std::back_inserter(out), R"(],"usage":{})", usage_json(usage));
+    append_members(out, beside_.get());
+    return out.append("}");
   }
 
  private:
+  // Each prompt was asked apart, as the first.
+  static Json with_prompt(Json members, int prompt) {
+    for (Json& list : members)
+      for (Json& each : list)
+        if (each.is_object() && each.contains("prompt_index")) each["prompt_index"] = prompt;
+    return members;
+  }
+
   void write_choice(std::string& out, const Choice& choice, std::string_view text,
                     std::span<const std::int32_t> ids) const {
     const LogprobLists& lists = choice.logprobs;
@@ -84,6 +111,7 @@ class CompletionDialect final : public Dialect {
                    choice.stop_reason);
     if (reply_.token_ids) append_ids(out.append(R"(,"token_ids":)"), ids);
     out.append(choice.extras);
+    append_members(out, choice.beside.get());
     out.push_back('}');
   }
 
@@ -95,6 +123,10 @@ class CompletionDialect final : public Dialect {
     choice.logprobs = {};
     choice.extras.clear();
     out.push_back(']');
+    close_chunk(out, usage);
+  }
+
+  void close_chunk(std::string& out, const engine::Usage& usage) const {
     if (reply_.continuous_usage)
       fmt::format_to(std::back_inserter(out), R"(,"usage":{})", usage_json(usage));
     else if (reply_.include_usage)
@@ -147,7 +179,8 @@ class CompletionDialect final : public Dialect {
   const Reply reply_;
   const Settings settings_;
   const std::vector<std::vector<std::int32_t>> ids_;
-  std::string head_;  // up to and with `"choices":[`
+  std::string head_;              // up to and with `"choices":[`
+  std::shared_ptr<Json> beside_;  // members of the whole answer, put together; null: none
 };
 
 void read_settings(Fields& fields, engine::Request& request, Settings& settings) {

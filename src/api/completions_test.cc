@@ -1,6 +1,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <set>
+
 #include "api/fakes_for_test.h"
 
 namespace ashlar::api {
@@ -32,6 +34,30 @@ TEST(Completions, TakesPromptsOfEveryKindAndNumbersTheAnswers) {
     EXPECT_EQ(json["choices"][i]["text"], texts[i]);
   }
   EXPECT_EQ(json["usage"]["completion_tokens"], 20);
+}
+
+TEST(Completions, WhatAFilterFoundOfEachPromptIsTold) {
+  World world;
+  world.generator.script = [](const engine::Request&) -> std::vector<engine::Event> {
+    const auto json = [](const char* text) { return std::make_shared<const Json>(Json::parse(text)); };
+    return {engine::Started{.prompt_tokens = 1},
+            engine::Members{.json = json(R"({"prompt_filter_results":[{"prompt_index":0}]})"),
+                            .of = engine::Members::Of::answer},
+            engine::Text{.text = "ok"},
+            engine::Members{.json = json(R"({"content_filter_results":{"hate":{"filtered":false}}})"),
+                            .of = engine::Members::Of::choice},
+            engine::ChoiceEnd{},
+            engine::Finished{}};
+  };
+  const Json whole = world.complete(R"({"prompt":["a","b"]})")->json();
+  std::set<int> prompts;
+  for (const Json& each : whole["prompt_filter_results"]) prompts.insert(each["prompt_index"].get<int>());
+  EXPECT_EQ(prompts, (std::set{0, 1}));
+  for (const Json& choice : whole["choices"]) EXPECT_TRUE(choice["content_filter_results"].contains("hate"));
+  const auto events = world.complete(R"({"prompt":"a","stream":true})")->events();
+  ASSERT_EQ(events.size(), 5u);
+  EXPECT_EQ(Json::parse(events[0])["prompt_filter_results"][0]["prompt_index"], 0);
+  EXPECT_TRUE(Json::parse(events[2])["choices"][0]["content_filter_results"].contains("hate"));
 }
 
 TEST(Completions, StreamsManyPromptsOverOneConnection) {

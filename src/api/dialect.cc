@@ -3,22 +3,51 @@
 #include <fmt/compile.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <iterator>
 
-#include "base/json.h"
+#include "base/json_full.h"
 #include "base/utf8.h"
 
 namespace ashlar::api {
 
 std::string usage_json(const engine::Usage& usage) {
+  const std::string written =
+      usage.written_tokens > 0 ? fmt::format(R"(,"cache_write_tokens":{})", usage.written_tokens) : std::string();
   return fmt::format(
       FMT_COMPILE(
-          R"({{"prompt_tokens":{},"completion_tokens":{},"total_tokens":{},"prompt_tokens_details":{{"cached_tokens":{},"audio_tokens":0}},)"
+          R"({{"prompt_tokens":{},"completion_tokens":{},"total_tokens":{},"prompt_tokens_details":{{"cached_tokens":{},"audio_tokens":0{}}},)"
           R"("completion_tokens_details":{{"reasoning_tokens":{},"audio_tokens":0,"accepted_prediction_tokens":{},"rejected_prediction_tokens":{}}}{}}})"),
       usage.prompt_tokens, usage.completion_tokens, usage.prompt_tokens + usage.completion_tokens, usage.cached_tokens,
-      usage.reasoning_tokens, usage.accepted_tokens, usage.rejected_tokens,
+      written, usage.reasoning_tokens, usage.accepted_tokens, usage.rejected_tokens,
       usage.estimated ? R"(,"estimated":true)" : "");
+}
+
+void put_beside(Json& kept, const Json& more) {
+  constexpr std::string_view kSeverities[] = {"safe", "low", "medium", "high"};
+  constexpr std::size_t kMostListed = 1024;
+  const auto severity = [&](const Json& word) {
+    return std::ranges::find(kSeverities, word.get_ref<const std::string&>()) - std::begin(kSeverities);
+  };
+  if (kept.is_object() && more.is_object()) {
+    for (const auto& [name, value] : more.items()) put_beside(kept[name], value);
+  } else if (kept.is_array() && more.is_array()) {
+    for (const Json& each : more)
+      if (kept.size() < kMostListed && std::ranges::find(kept, each) == kept.end()) kept.push_back(each);
+  } else if (kept.is_boolean() && more.is_boolean()) {
+    kept = kept.get<bool>() || more.get<bool>();
+  } else if (!kept.is_string() || !more.is_string() || severity(kept) < severity(more)) {
+    kept = more;
+  }
+}
+
+void append_members(std::string& out, const Json* object) {
+  if (object == nullptr) return;
+  for (const auto& [name, value] : object->items()) {
+    append_json_string(out.append(","), name);
+    out.append(":").append(dump_json(value));
+  }
 }
 
 void append_logprob(std::string& out, float logprob) {

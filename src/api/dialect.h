@@ -29,7 +29,8 @@ struct Choice {
   LogprobLists logprobs;          // the same
   std::string reasoning;          // so far; of a whole answer only, as are the next two
   std::vector<engine::ToolCall> calls;
-  std::shared_ptr<Json> members;       // of engine::Members, put together; null: none
+  std::shared_ptr<Json> members;       // of engine::Members of the message, put together; null: none
+  std::shared_ptr<Json> beside;        // the same of those of the choice itself
   std::string extras;                  // further members of the whole answer, as the dialect wrote them
   std::size_t characters = 0;          // that the listed tokens span: the next one's text_offset
   std::string finish_reason = "null";  // as JSON, as is the next
@@ -43,7 +44,7 @@ class Dialect {
   virtual ~Dialect() = default;
   virtual void started(Choice& choice, const engine::Started& started, std::string& out) = 0;
   virtual void text(Choice& choice, const engine::Text& text, const engine::Usage& usage, std::string& out) = 0;
-  // What only a chat's answers have.
+  // What only a chat's answers have, but for members of a choice and of the whole answer.
   virtual void reasoning(Choice&, const engine::Reasoning&, const engine::Usage&, std::string&) {}
   virtual void tool_call(Choice&, const engine::ToolCall&, const engine::Usage&, std::string&) {}
   virtual void members(Choice&, const engine::Members&, const engine::Usage&, std::string&) {}
@@ -55,6 +56,10 @@ class Dialect {
 
 // {"prompt_tokens":...}, with details always.
 std::string usage_json(const engine::Usage& usage);
+// Members of a choice or an answer that came in pieces (Azure's filter results): of two verdicts the stricter stays.
+void put_beside(Json& kept, const Json& more);
+// ,"name":value for each member; null: nothing.
+void append_members(std::string& out, const Json* object);
 // A JSON number; what JSON cannot say (-inf, nan) becomes -9999, as clients know it.
 void append_logprob(std::string& out, float logprob);
 // A token's text as a JSON string. Bytes that are no whole characters are

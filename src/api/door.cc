@@ -1,6 +1,10 @@
 #include "api/door.h"
 
+#include <fmt/compile.h>
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <chrono>
 #include <iterator>
 #include <map>
 #include <mutex>
@@ -65,6 +69,7 @@ class DoorImpl final : public Door, public std::enable_shared_from_this<DoorImpl
 
   const net::HttpRequest& request() const override { return inner_->request(); }
   void set_rates(std::function<net::Headers()> rates) override { rates_ = std::move(rates); }
+  engine::Clock::time_point arrived() const override { return arrived_; }
 
   void respond(int status, net::Headers headers, std::string body) override {
     inner_->respond(status, with_common(std::move(headers)), std::move(body));
@@ -124,14 +129,18 @@ std::shared_ptr<Door> with_door(std::shared_ptr<net::Exchange> inner, net::Heade
   return std::make_shared<DoorImpl>(std::move(inner), std::move(common), route);
 }
 
-std::string request_id(const net::Headers& headers) {
+std::string given_request_id(const net::Headers& headers) {
   const auto given = net::find_header(headers, "x-request-id");
   const bool plain = std::ranges::all_of(given, [](char c) {
     return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' || c == '_' ||
            c == '.' || c == ':';
   });
-  if (!given.empty() && given.size() <= 128 && plain) return std::string(given);
-  return "req-" + random_hex(24);
+  return given.size() <= 128 && plain ? std::string(given) : std::string();
+}
+
+std::pair<std::string, std::string> overhead_header(engine::Clock::duration spent) {
+  const auto us = std::max<std::int64_t>(0, std::chrono::duration_cast<std::chrono::microseconds>(spent).count());
+  return {"x-ashlar-overhead-ms", fmt::format(FMT_COMPILE("{}.{:03}"), us / 1000, us % 1000)};
 }
 
 }  // namespace ashlar::api

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "engine/generator.h"
 #include "net/http.h"
@@ -20,10 +21,14 @@ class Door : public net::Exchange {
   // Where whoever asks stands, for an answer that does not say it already (x-ratelimit-...). Before the answer; called
   // as it goes out, on its thread.
   virtual void set_rates(std::function<net::Headers()> rates) = 0;
+  virtual engine::Clock::time_point arrived() const = 0;
 };
 std::shared_ptr<Door> with_door(std::shared_ptr<net::Exchange> inner, net::Headers common, std::string_view route);
 
-// The client's X-Request-Id if it is short and plain, else a new one.
-std::string request_id(const net::Headers& headers);
+// The client's X-Request-Id, if it is short and plain; "": it gave none.
+std::string given_request_id(const net::Headers& headers);
+
+// The header that says how much of the time until an answer was spent here.
+std::pair<std::string, std::string> overhead_header(engine::Clock::duration spent);
 
 }  // namespace ashlar::api

@@ -57,6 +57,7 @@ Outcome<bool> read_encoding(Fields& fields) {
 }  // namespace
 
 Outcome<void> embeddings(Call& call) {
+  const auto arrived = engine::Clock::now();
   const engine::Generator& generator = *TRY(call.generator());
   const Json body = TRY(parse_body(call.request().body));
   Fields fields(body);
@@ -75,7 +76,7 @@ Outcome<void> embeddings(Call& call) {
   for (const engine::TextOrIds& input : request.inputs)
     if (const auto* text = std::get_if<std::string>(&input); text != nullptr && text->empty())
       return bad("input", "'input' holds an empty string");
-  const ReadingReply reply(call, request);
+  const ReadingReply reply(call, request, arrived);
   embedder->embed(std::move(request), [reply, model = model.id, base64](auto answer) {
     // A route is listed, but is for text alone: no embedder knows it.
     if (!answer && answer.error().error.code == Code::not_found)
@@ -84,7 +85,8 @@ Outcome<void> embeddings(Call& call) {
           fmt::format("'{}' gives no embeddings: a route is for text, name a model of an upstream or of this server",
                       model)};
     if (!answer) return reply.refuse(std::move(answer).error(), "input");
-    reply.respond(embeddings_json(model, *answer, base64));
+    const auto told = engine::Clock::now();
+    reply.respond(embeddings_json(model, *answer, base64), answer->asked, told);
   });
   return {};
 }

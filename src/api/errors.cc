@@ -33,6 +33,17 @@ constexpr Row kRows[] = {
     {Code::unavailable, 503, "service_unavailable_error", "server_is_overloaded", true},
 };
 
+// What no wait ends, but somebody who acts; and after how many seconds it is worth a look.
+struct Lasting {
+  std::string_view reason;
+  int seconds;
+};
+constexpr Lasting kLasting[] = {{"insufficient_quota", 3600}, {"upstream_quota", 3600}, {"upstream_refuses_us", 60}};
+
+// The clients of OpenAI and Anthropic obey a Retry-After of at most so many seconds: told a longer one they try again
+// within one or two, unless they are told not to.
+constexpr long long kLongestWait = 60;
+
 const Row& row(Code code) {
   const Row* found = std::ranges::find(kRows, code, &Row::code);
   CHECK(found != std::end(kRows), "every code has a row");
@@ -48,6 +59,19 @@ void append_or_null(std::string& out, std::string_view text) {
 
 }  // namespace
 
+Fault fault_of(engine::Failed failure, std::string_view prompt) {
+  Fault fault(std::move(failure.error));
+  fault.retry_after = failure.retry_after;
+  fault.status = failure.status;
+  fault.reason = std::move(failure.reason);
+  fault.dropped = failure.dropped;
+  if (failure.over_context) {
+    fault.reason = "context_length_exceeded";  // clients look for it, to shorten the conversation and try again
+    fault.param = prompt;
+  }
+  return fault;
+}
+
 Fault bad(std::string param, std::string message) { return {{Code::invalid, std::move(message)}, std::move(param)}; }
 
 Fault not_yet(std::string param, std::string_view what) {
@@ -61,7 +85,7 @@ std::string error_json(const Fault& fault) {
   std::string out = R"({"error":{"message":)";
   append_json_string(out, fault.error.message);
   out.append(R"(,"type":)");
-  append_json_string(out, said.type);
+  append_json_string(out, fault.reason == "insufficient_quota" ? std::string_view(fault.reason) : said.type);
   out.append(R"(,"param":)");
   append_or_null(out, fault.param);
   out.append(R"(,"code":)");
@@ -73,12 +97,15 @@ std::string error_json(const Fault& fault) {
 void respond_fault(net::Exchange& exchange, const Fault& fault, net::Headers headers) {
   headers.emplace_back("content-type", "application/json");
   auto wait = std::chrono::ceil<std::chrono::seconds>(fault.retry_after).count();
-  if (wait == 0 && fault.reason == "insufficient_quota") {
-    wait = 3600;  // no wait helps, unless somebody gives more money: clients that try again by themselves should not
-    headers.emplace_back("x-should-retry", "false");
+  bool in_vain = wait > kLongestWait;
+  if (const auto* lasting = std::ranges::find(kLasting, std::string_view(fault.reason), &Lasting::reason);
+      wait == 0 && lasting != std::end(kLasting)) {
+    wait = lasting->seconds;
+    in_vain = true;
   }
   if (wait > 0 || row(fault.error.code).retry)
     headers.emplace_back("retry-after", fmt::format("{}", std::max<long long>(wait, 1)));
+  if (in_vain) headers.emplace_back("x-should-retry", "false");
   if (fault.dropped != engine::Dropped::no) headers.emplace_back("x-ashlar-dropped-reason", name(fault.dropped));
   if (fault.error.code == Code::unauthorized) headers.emplace_back("www-authenticate", "Bearer");
   exchange.respond(status_of(fault), std::move(headers), error_json(fault));

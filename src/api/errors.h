@@ -36,20 +36,8 @@ struct [[nodiscard]] Fault {
 template <class T>
 using Outcome = std::expected<T, Fault>;
 
-// Of an engine::Failed or a Generator::Refusal; `prompt` names the member that is too long where the context is over.
-template <class Failure>
-Fault fault_of(Failure failure, std::string_view prompt) {
-  Fault fault(std::move(failure.error));
-  fault.retry_after = failure.retry_after;
-  fault.status = failure.status;
-  fault.reason = std::move(failure.reason);
-  fault.dropped = failure.dropped;
-  if (failure.over_context) {
-    fault.reason = "context_length_exceeded";  // clients look for it, to shorten the conversation and try again
-    fault.param = prompt;
-  }
-  return fault;
-}
+// `prompt` names the member that is too long where the context is over.
+Fault fault_of(engine::Failed failure, std::string_view prompt);
 
 // The input is wrong, at `param`.
 Fault bad(std::string param, std::string message);
@@ -59,7 +47,8 @@ Fault not_yet(std::string param, std::string_view what);
 int status_of(const Fault& fault);
 // {"error":{...}}, the same as a body and within a stream.
 std::string error_json(const Fault& fault);
-// The whole answer, with Retry-After where waiting helps, and x-ashlar-dropped-reason where there was no room.
+// The whole answer, with Retry-After where waiting helps (and x-should-retry: false where clients would not wait so
+// long), and x-ashlar-dropped-reason where there was no room.
 void respond_fault(net::Exchange& exchange, const Fault& fault, net::Headers headers = {});
 
 }  // namespace ashlar::api

@@ -177,8 +177,9 @@ void read_generation(const Call& call, Fields& fields, const engine::ModelCard& 
   auto& sampling = request.sampling;
   sampling = model.sampling;
   fields.read("temperature", sampling.temperature, {0, 2});
-  fields.read("top_p", sampling.top_p, {0, 1, true});
+  fields.read("top_p", sampling.top_p, {0, 1});
   fields.read("top_k", sampling.top_k, {-1, kNoLimit});
+  if (sampling.top_p == 0) sampling.top_p = 1, sampling.top_k = 1;  // OpenAI's least: the likeliest token alone
   fields.read("min_p", sampling.min_p, {0, 1});
   fields.read("typical_p", sampling.typical_p, {0, 1, true});
   fields.read("repetition_penalty", sampling.repetition_penalty, {0, 100, true});
@@ -237,6 +238,7 @@ engine::Sender sender_of(const Call& call, const engine::ModelCard* model) {
   sender.session = said("x-session-id");
   sender.cache_control = said("cache-control");
   sender.data_classes = declared_classes(headers);
+  if (call.id_is_given) sender.request_id = call.request_id;
   if (model != nullptr) sender.counted_as = model->alias_of;
   return sender;
 }

@@ -3,6 +3,7 @@
 #include <memory>
 #include <utility>
 
+#include "api/door.h"
 #include "base/json_full.h"
 
 namespace ashlar::api {
@@ -26,8 +27,11 @@ std::stop_token stop_when_gone(net::Exchange& exchange) {
   return source->get_token();
 }
 
-void ReadingReply::respond(std::string json) const {
-  net::Headers headers{{"content-type", "application/json"}};
+void ReadingReply::respond(std::string json, std::optional<engine::Clock::time_point> asked,
+                           engine::Clock::time_point told) const {
+  const auto now = engine::Clock::now();
+  net::Headers headers{{"content-type", "application/json"},
+                       overhead_header(asked ? (*asked - arrived_) + (now - told) : now - arrived_)};
   headers.insert(headers.end(), notes_->begin(), notes_->end());
   net::Marks marks;
   if (delivery_->count != nullptr) marks.push_back({.count = delivery_->count, .value = delivery_->value});
@@ -35,7 +39,9 @@ void ReadingReply::respond(std::string json) const {
 }
 
 void ReadingReply::refuse(engine::Generator::Refusal refusal, std::string texts) const {
-  respond_fault(*exchange_, fault_of(std::move(refusal), texts), *notes_);
+  net::Headers headers = *notes_;
+  headers.push_back(overhead_header(engine::Clock::now() - arrived_));
+  respond_fault(*exchange_, fault_of(std::move(refusal), texts), std::move(headers));
 }
 
 }  // namespace ashlar::api

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <stop_token>
 #include <string>
 
@@ -38,9 +39,10 @@ Outcome<Request> begin_reading(const Call& call, const engine::ModelCard& model,
 class ReadingReply {
  public:
   template <class Request>
-  ReadingReply(const Call& call, const Request& request)
-      : exchange_(call.exchange), notes_(request.notes), delivery_(request.delivery) {}
-  void respond(std::string json) const;
+  ReadingReply(const Call& call, const Request& request, engine::Clock::time_point arrived)
+      : exchange_(call.exchange), notes_(request.notes), delivery_(request.delivery), arrived_(arrived) {}
+  // `asked`: as the answer has it, which came at `told`.
+  void respond(std::string json, std::optional<engine::Clock::time_point> asked, engine::Clock::time_point told) const;
   // `texts` names the member whose texts were too long.
   void refuse(engine::Generator::Refusal refusal, std::string texts) const;
 
@@ -48,6 +50,7 @@ class ReadingReply {
   std::shared_ptr<net::Exchange> exchange_;
   std::shared_ptr<const engine::Notes> notes_;
   std::shared_ptr<const engine::Delivery> delivery_;
+  engine::Clock::time_point arrived_;
 };
 
 }  // namespace ashlar::api

@@ -17,7 +17,8 @@ class FakeReader final : public engine::Embedder, public engine::Reranker {
   void embed(engine::EmbedRequest request, engine::Embedder::Done done) override {
     embeds.push_back(request);
     if (refusal) return done(std::unexpected(*refusal));
-    engine::Embeddings answer{.dimensions = request.dimensions == 0 ? 2 : request.dimensions, .prompt_tokens = 5};
+    engine::Embeddings answer{
+        .dimensions = request.dimensions == 0 ? 2 : request.dimensions, .prompt_tokens = 5, .asked = asked};
     for (const engine::TextOrIds& input : request.inputs) {
       const auto size = std::visit([](const auto& text) { return text.size(); }, input);
       answer.values.push_back(static_cast<float>(size));
@@ -28,7 +29,7 @@ class FakeReader final : public engine::Embedder, public engine::Reranker {
   void rerank(engine::RerankRequest request, engine::Reranker::Done done) override {
     reranks.push_back(request);
     if (refusal) return done(std::unexpected(*refusal));
-    engine::Ranking answer{.scores = {}, .prompt_tokens = 9, .cut = cut};
+    engine::Ranking answer{.scores = {}, .prompt_tokens = 9, .cut = cut, .asked = asked};
     for (const std::string& document : request.documents)
       answer.scores.push_back(static_cast<float>(document.size()) / 8);
     std::jthread([&] { done(std::move(answer)); });
@@ -38,6 +39,7 @@ class FakeReader final : public engine::Embedder, public engine::Reranker {
   std::vector<engine::EmbedRequest> embeds;
   std::vector<engine::RerankRequest> reranks;
   int cut = 0;
+  std::optional<engine::Clock::time_point> asked;
 };
 
 // "vectors" embeds, "ranker" ranks, and "chat" does neither.
@@ -144,6 +146,15 @@ TEST(Embeddings, SayWhyTheReaderRefused) {
   const auto full = world.embed(R"("input":"a")");
   EXPECT_EQ(full->status(), 429);
   EXPECT_EQ(full->header("retry-after"), "2");
+}
+
+TEST(Readers, TheHeadTellsWhatTheAnswerTookBesideTheModel) {
+  ReadersWorld world;
+  world.reader.asked = engine::Clock::now() + std::chrono::hours(1);
+  for (const auto& answer : {world.embed(R"("input":"a")"), world.rank(R"("query":"q","documents":["a"])")})
+    EXPECT_GE(std::stod(answer->header("x-ashlar-overhead-ms")), 3'000'000) << answer->body();
+  for (const auto& wrong : {world.embed(R"("input":7)"), world.ask("/v1/rerank", "{")})
+    EXPECT_LT(std::stod(wrong->header("x-ashlar-overhead-ms")), 3'000'000) << wrong->body();
 }
 
 TEST(Embeddings, PassOnWhatWasAsked) {

@@ -77,6 +77,7 @@ std::string ranking_json(const RankReply& reply, const engine::Ranking& ranking)
 }  // namespace
 
 Outcome<void> rerank(Call& call) {
+  const auto arrived = engine::Clock::now();
   const engine::Generator& generator = *TRY(call.generator());
   const Json body = TRY(parse_body(call.request().body));
   Fields fields(body);
@@ -100,10 +101,11 @@ Outcome<void> rerank(Call& call) {
   request.documents = TRY(read_documents(fields));
   RankReply reply{.model = model.id, .top = top == 0 ? request.documents.size() : static_cast<std::size_t>(top)};
   if (show) reply.documents = request.documents;
-  const ReadingReply way(call, request);
+  const ReadingReply way(call, request, arrived);
   reranker->rerank(std::move(request), [way, reply = std::move(reply)](auto answer) {
     if (!answer) return way.refuse(std::move(answer).error(), "documents");
-    way.respond(ranking_json(reply, *answer));
+    const auto told = engine::Clock::now();
+    way.respond(ranking_json(reply, *answer), answer->asked, told);
   });
   return {};
 }

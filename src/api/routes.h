@@ -53,6 +53,7 @@ struct Call {
   gateway::Who who;    // null for open routes
   std::string rest;    // what the route's "*" stands for
   std::string request_id;
+  bool id_is_given = false;  // by the client
 
   const net::HttpRequest& request() const { return exchange->request(); }
   // The generator, or the 503 of a server that is loading or draining.

@@ -34,6 +34,7 @@ struct BudgetPlace {
 
 struct BudgetWishes {
   std::string name, dollars, window = "month";
+  bool soft = false;
   BudgetPlace place;
   std::vector<std::string> alerts;
   void fields(auto&& field) {
@@ -41,18 +42,22 @@ struct BudgetWishes {
     field("dollars", dollars, "How much, such as 12.50.");
     field("window", window, "hour, day, month (of UTC) or total.");
     field("alert", alerts, "Tell somebody at this percentage of it; may be given many times.");
+    field("soft", soft, "Tell somebody, at 100 % unless --alert says others (to 1000), and refuse nobody.");
     place.fields(field);
   }
 };
 
 struct BudgetChanges {
   std::string name, dollars;
+  bool soft = false, hard = false;
   std::vector<std::string> alerts;
   BudgetPlace place;
   void fields(auto&& field) {
     field("name", name, "Another name.");
     field("dollars", dollars, "Another amount.");
     field("alert", alerts, "Other percentages at which somebody is told; may be given many times.");
+    field("soft", soft, "Refuse nobody from now on: only tell.");
+    field("hard", hard, "Refuse what has no room, from now on.");
     place.fields(field);
   }
 };
@@ -83,8 +88,8 @@ Result<std::vector<int>> read_alerts(const std::vector<std::string>& texts) {
   std::vector<int> out;
   for (const std::string& text : texts) {
     const auto value = parse_json(text);
-    if (!value || !value->is_number_integer() || *value < 1 || *value > 100)
-      return Error{Code::invalid, fmt::format("--alert: '{}' is no percentage from 1 to 100", text)};
+    if (!value || !value->is_number_integer() || *value < 1 || *value > 1000)
+      return Error{Code::invalid, fmt::format("--alert: '{}' is no percentage from 1 to 100, of a soft budget to 1000", text)};
     out.push_back(value->get<int>());
   }
   return out;
@@ -130,6 +135,7 @@ Status create_budget(const std::string& subject, const BudgetWishes& wishes) {
   budget.capacity = TRY(gateway::parse_dollars(wishes.dollars));
   budget.window = TRY(gateway::parse_window(wishes.window));
   budget.alerts = TRY(read_alerts(wishes.alerts));
+  budget.soft = wishes.soft;
   const auto kept = TRY(open_budgets(wishes.place.state));
   if (budget.scope == LimitScope::key) TRY(name_key(*kept.database, budget.who));
   const KeptBudget made = TRY(kept.budgets->create(std::move(budget)));
@@ -139,6 +145,7 @@ Status create_budget(const std::string& subject, const BudgetWishes& wishes) {
 }
 
 Status change_budget(const std::string& which, const BudgetChanges& changes) {
+  if (changes.soft && changes.hard) return Error{Code::invalid, "--soft or --hard, not both"};
   const auto kept = TRY(open_budgets(changes.place.state));
   const KeptBudget changed = TRY(kept.budgets->change(which,
                                         [&](KeptBudget& budget) -> Status {
@@ -146,6 +153,7 @@ Status change_budget(const std::string& which, const BudgetChanges& changes) {
                                           if (!changes.dollars.empty())
                                             budget.capacity = TRY(gateway::parse_dollars(changes.dollars));
                                           if (!changes.alerts.empty()) budget.alerts = TRY(read_alerts(changes.alerts));
+                                          if (changes.soft || changes.hard) budget.soft = changes.soft;
                                           return {};
                                         }));
   tell(kept, changed, "changed", "changed");
@@ -176,11 +184,11 @@ Status list_budgets(const BudgetPlace& place) {
     fmt::print("{}\n", dump_json(out));
     return {};
   }
-  Table table({"ID", "FOR", "NAME", "WINDOW", "DOLLARS", "SPENT", "LEFT"});
+  Table table({"ID", "FOR", "NAME", "WINDOW", "DOLLARS", "SPENT", "LEFT", "KIND"});
   for (const KeptBudget& each : all)
     table.add({each.id, fmt::format("{}:{}", gateway::name(each.scope), each.who), each.name,
                std::string(gateway::name(each.window)), store::dollars(each.capacity), store::dollars(spent_of(each)),
-               store::dollars(std::max<std::int64_t>(0, each.capacity - spent_of(each)))});
+               store::dollars(std::max<std::int64_t>(0, each.capacity - spent_of(each))), each.soft ? "soft" : "hard"});
   if (table.empty())
     fmt::print("There is no budget in {}. To make one: ashlar budget create team:search --dollars 100\n",
                kept.database->name());
@@ -213,7 +221,8 @@ int run_create(const Words& words) {
       {.name = "budget create",
        .summary = "Make a budget, beside those of the file of limits. It counts what was spent of the window already.",
        .examples = "Examples:\n  ashlar budget create team:search --dollars 100 --alert 80 --alert 100\n"
-                   "  ashlar budget create key:key_3vT1QpX9aBcD --dollars 0.50 --window day",
+                   "  ashlar budget create key:key_3vT1QpX9aBcD --dollars 0.50 --window day\n"
+                   "  ashlar budget create user:ann --dollars 5 --soft --alert 100 --alert 200",
        .positionals = {{.name = "SUBJECT",
                         .help = "key:ID, user:NAME, team:NAME or tenant:NAME.",
                         .value = &subject,

@@ -18,14 +18,15 @@ namespace ashlar::cli {
 namespace {
 
 struct UsageOptions {
-  std::string since, until, by;
+  std::string since, until, by, request;
   bool json = false, csv = false;
   store::StateOptions state = store::state_options_from_environment();
   void fields(auto&& field) {
     field("since", since, "Only from then on: 2026-11-01, 2026-11-01T08:00:00Z, or how long ago: 24h, 7d.");
     field("until", until, "Only before then.");
     field("by", by,
-          "Sums by tenant, team, user, key, model, deployment, status, day or tag:NAME; several with commas.");
+          "Sums by tenant, team, user, key, model, deployment, request, status, day or tag:NAME; several with commas.");
+    field("request", request, "Only what was asked with this X-Request-Id.");
     field("json", json, "For a script: a line of JSON each; without --by, a line for each request.");
     field("csv", csv, "The same as CSV.");
     state.fields(field);
@@ -48,11 +49,11 @@ void print_json(const std::vector<std::string>& by, const std::vector<store::Usa
 
 void print_csv(const std::vector<std::string>& by, const std::vector<store::UsageSum>& sums) {
   for (const std::string& each : by) fmt::print("{},", store::csv_text(each));
-  fmt::print("requests,failed,prompt_tokens,cached_tokens,completion_tokens,reasoning_tokens,cost_nano_usd\n");
+  fmt::print("requests,failed,prompt_tokens,cached_tokens,completion_tokens,reasoning_tokens,cost_nano_usd,cache_write_tokens\n");
   for (const auto& sum : sums) {
     for (const std::string& each : sum.by) fmt::print("{},", store::csv_text(each));
-    fmt::print("{},{},{},{},{},{},{}\n", sum.requests, sum.failed, sum.prompt_tokens, sum.cached_tokens,
-               sum.completion_tokens, sum.reasoning_tokens, sum.cost_nano);
+    fmt::print("{},{},{},{},{},{},{},{}\n", sum.requests, sum.failed, sum.prompt_tokens, sum.cached_tokens,
+               sum.completion_tokens, sum.reasoning_tokens, sum.cost_nano, sum.cache_write_tokens);
   }
 }
 
@@ -102,6 +103,7 @@ Status print_usage(const UsageOptions& options) {
   store::UsageFilter filter;
   if (!options.since.empty()) filter.since_ms = TRY(parse_when(options.since));
   if (!options.until.empty()) filter.until_ms = TRY(parse_when(options.until));
+  if (!options.request.empty()) filter.where.emplace_back("request", options.request);
   const std::string where = TRY(store::state_location(options.state));
   std::error_code failed;
   if (where.find("://") == std::string::npos && !std::filesystem::exists(where, failed))

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <stop_token>
 #include <string>
 #include <variant>
@@ -33,6 +34,7 @@ struct Embeddings {
   int dimensions = 0;
   std::vector<float> values;  // [inputs, dimensions], each of length 1
   int prompt_tokens = 0;
+  std::optional<Clock::time_point> asked;  // as Started has it
 };
 
 // Any thread may call.

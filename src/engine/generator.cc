@@ -36,15 +36,6 @@ std::string_view name(Dropped why) {
   return "";
 }
 
-Failed failed(Generator::Refusal refusal) {
-  return {.error = std::move(refusal.error),
-          .retry_after = refusal.retry_after,
-          .over_context = refusal.over_context,
-          .status = refusal.status,
-          .reason = std::move(refusal.reason),
-          .dropped = refusal.dropped};
-}
-
 std::optional<Speculation> speculation_of(std::string_view name) {
   constexpr std::pair<std::string_view, Speculation> kNames[] = {{"off", Speculation::off},
                                                                  {"ngram", Speculation::ngram},

@@ -84,6 +84,7 @@ struct Sender {
   std::string session;                                    // its requests may stay together
   std::vector<std::string> data_classes;                  // of what the prompt holds, "sensitive"; in small letters
   std::string cache_control;                              // as HTTP's header
+  std::string request_id;                                 // their own name for the request; "": they gave none
   bool explain = false;                                   // where it went, and why, is told in the answer's header
   std::string counted_as;  // where the model was asked for by an alias, what that stands for: limits, prices and
                            // accounts know it by this name; "": by the request's
@@ -161,7 +162,8 @@ std::string_view name(FinishReason reason);
 struct Usage {
   int prompt_tokens = 0;
   int completion_tokens = 0;
-  int cached_tokens = 0;  // of the prompt, found in the prefix cache
+  int cached_tokens = 0;   // of the prompt, found in the prefix cache
+  int written_tokens = 0;  // of the prompt, written to the cache: where its server counts them apart
   int reasoning_tokens = 0;
   int accepted_tokens = 0, rejected_tokens = 0;  // guessed ahead: those of the answer, and the others
   bool estimated = false;  // by the length of the texts: another server did not say, or said what cannot be
@@ -173,7 +175,7 @@ struct Usage {
 // point, alone last.
 struct Started {
   int prompt_tokens = 0;
-  int cached_tokens = 0;
+  int cached_tokens = 0, written_tokens = 0;  // as Usage has them
   std::vector<std::int32_t> prompt_ids;       // when echo or prompt_logprobs is asked
   std::vector<TokenLogprob> prompt_logprobs;  // [prompt_tokens]; the first has logprob 0 and no alternatives
   std::string deployment;                     // of the route, who answers; "": nobody chose
@@ -199,11 +201,14 @@ struct ToolCall {
   std::string arguments;
   bool custom = false;
 };
-// Further members of the answer's message as OpenAI's deltas have them: strings and arrays go on those of the same
-// name before (refusal, annotations, thinking_blocks...).
+// Further members of the answer as OpenAI's events have them, of its message (refusal, annotations,
+// thinking_blocks...), of the choice or of the whole answer (Azure's filter results): strings and arrays go on those of
+// the same name before.
 struct Members {
+  enum class Of { message, choice, answer };
   int choice = 0;
   std::shared_ptr<const Json> json;  // an object
+  Of of = Of::message;
 };
 struct ChoiceEnd {
   int choice = 0;
@@ -227,7 +232,7 @@ std::string_view name(Dropped why);  // "" of `no`
 struct Failed {
   Error error;
   std::chrono::milliseconds retry_after{0};  // > 0: say so to the client
-  bool over_context = false;                 // as Generator::Refusal has it
+  bool over_context = false;                 // what is wrong: the prompt and max_tokens do not fit the context
   int status = 0;      // HTTP's for the client, where it says more than the error's code (502, 504, 422); 0: the code's
   std::string reason;  // OpenAI's `code` ("content_filter"); "": the error code's
   Dropped dropped = Dropped::no;
@@ -292,15 +297,8 @@ class Generator {
  public:
   virtual ~Generator() = default;
 
-  // The error with the wait that would clear it, where waiting helps.
-  struct Refusal {
-    Error error;
-    std::chrono::milliseconds retry_after{0};
-    bool over_context = false;  // what is wrong: the prompt and max_tokens do not fit the context
-    int status = 0;             // as Failed has them
-    std::string reason;
-    Dropped dropped = Dropped::no;
-  };
+  // The same, known at once.
+  using Refusal = Failed;
   // Renders and tokenizes on the caller's thread, then queues. `sink` must live
   // until its last event or until the ticket is dropped.
   virtual std::expected<std::unique_ptr<Ticket>, Refusal> start(Request request, Sink& sink) = 0;
@@ -344,9 +342,6 @@ class Generator {
   };
   virtual Load load() const = 0;
 };
-
-// The same, told later.
-Failed failed(Generator::Refusal refusal);
 
 // generator.load_adapter(), waited for.
 Status add_adapter(Generator& generator, AdapterOrder order);

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <stop_token>
 #include <string>
 #include <vector>
@@ -31,7 +32,8 @@ struct RerankRequest {
 struct Ranking {
   std::vector<float> scores;  // of each document, in the request's order
   int prompt_tokens = 0;
-  int cut = 0;  // of the documents, so many were cut, or their query was
+  int cut = 0;                             // of the documents, so many were cut, or their query was
+  std::optional<Clock::time_point> asked;  // as Started has it
 };
 
 // Any thread may call.

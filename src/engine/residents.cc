@@ -81,7 +81,7 @@ std::expected<std::unique_ptr<Ticket>, Generator::Refusal> Residents::start(Requ
         waiting->inner = std::move(*ticket);
         return;
       }
-      sink.on(failed(std::move(ticket.error())));
+      sink.on(std::move(ticket.error()));
     }
     loaded = Resident{};
     state->leave(*slot);

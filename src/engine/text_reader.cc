@@ -303,7 +303,8 @@ void TextReader::State::give(Work& work) {
   const std::size_t outputs = size(parts.encoder->outputs());
   if (auto* embed = std::get_if<EmbedRequest>(&work.request)) {
     const std::size_t wanted = embed->dimensions == 0 ? outputs : size(embed->dimensions);
-    Embeddings answer{.dimensions = static_cast<int>(wanted), .prompt_tokens = work.prompt_tokens};
+    Embeddings answer{
+        .dimensions = static_cast<int>(wanted), .prompt_tokens = work.prompt_tokens, .asked = work.arrived};
     answer.values.resize(work.texts * wanted);
     for (std::size_t i = 0; i < work.texts; ++i) {
       const auto vector = std::span(answer.values).subspan(i * wanted, wanted);
@@ -313,7 +314,7 @@ void TextReader::State::give(Work& work) {
     return std::get<Embedder::Done>(work.done)(std::move(answer));
   }
   const auto& rerank = std::get<RerankRequest>(work.request);
-  Ranking answer{.scores = {}, .prompt_tokens = work.prompt_tokens, .cut = work.cut};
+  Ranking answer{.scores = {}, .prompt_tokens = work.prompt_tokens, .cut = work.cut, .asked = work.arrived};
   for (std::size_t i = 0; i < work.texts; ++i) {
     const auto scores = std::span(work.results).subspan(i * outputs, outputs);
     answer.scores.push_back(rerank.raw_scores ? scores[size(parts.relevant)] : relevance(scores, parts.relevant));

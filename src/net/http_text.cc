@@ -121,11 +121,17 @@ std::string_view http_date() {
   return {text, length};
 }
 
+// As api/ has them: `code` is a string or null, and clients that know types read nothing else.
 std::string error_body(int status, std::string_view message) {
+  const char* type = status == 408   ? "timeout_error"
+                     : status == 413 ? "request_too_large"
+                     : status == 503 ? "service_unavailable_error"
+                     : status < 500  ? "invalid_request_error"
+                                     : "server_error";
   std::string out = R"({"error":{"message":)";
   append_json_string(out, message);
-  out.append(fmt::format(R"(,"type":"{}","param":null,"code":{}}}}})",
-                         status < 500 ? "invalid_request_error" : "server_error", status));
+  out.append(fmt::format(R"(,"type":"{}","param":null,"code":{}}}}})", type,
+                         status == 503 ? R"("server_is_overloaded")" : "null"));
   return out;
 }
 

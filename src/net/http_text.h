@@ -26,7 +26,7 @@ std::string_view reason(int status);
 std::string_view http_date();
 
 // The body of an answer that this room gives by itself, as JSON:
-// {"error":{"message":...,"type":...,"param":null,"code":status}}
+// {"error":{"message":...,"type":...,"param":null,"code":null, or a string}}
 std::string error_body(int status, std::string_view message);
 // Its headers.
 Headers error_headers(int status = 500);

@@ -21,6 +21,18 @@ TEST(HttpText, ReadsRetryAfter) {
   EXPECT_FALSE(parse_retry_after("-1", now));
 }
 
+TEST(HttpText, AnErrorsCodeIsAStringOrNull) {
+  EXPECT_EQ(error_body(413, "a\"b"),
+            R"({"error":{"message":"a\"b","type":"request_too_large","param":null,"code":null}})");
+  EXPECT_EQ(error_body(400, "a"),
+            R"({"error":{"message":"a","type":"invalid_request_error","param":null,"code":null}})");
+  EXPECT_EQ(error_body(408, "a"), R"({"error":{"message":"a","type":"timeout_error","param":null,"code":null}})");
+  EXPECT_EQ(error_body(500, "a"), R"({"error":{"message":"a","type":"server_error","param":null,"code":null}})");
+  EXPECT_EQ(
+      error_body(503, "a"),
+      R"({"error":{"message":"a","type":"service_unavailable_error","param":null,"code":"server_is_overloaded"}})");
+}
+
 TEST(HttpText, WritesAFieldAsOneLine) {
   const auto written = [](std::string_view name, std::string_view value) {
     std::string head = "HTTP/1.1 200 OK\r\n";

@@ -24,7 +24,7 @@ Status check(const UsageRow& row) {
   if (row.id.empty() || row.id.size() > kLongestName)
     return Error{Code::invalid, fmt::format("usage: a row's id has 1 to {} bytes", kLongestName)};
   for (const std::int64_t each : {row.prompt_tokens, row.cached_tokens, row.completion_tokens, row.reasoning_tokens,
-                                  row.cost_nano, row.duration_ms, row.ttft_ms.value_or(0)})
+                                  row.cache_write_tokens, row.cost_nano, row.duration_ms, row.ttft_ms.value_or(0)})
     if (each < 0) return Error{Code::invalid, "usage: a count below zero"};
   return {};
 }
@@ -68,6 +68,7 @@ Result<Dimension> dimension(std::string_view name, Dialect dialect) {
                                                                         {"key", "key_id"},
                                                                         {"model", "model"},
                                                                         {"deployment", "deployment"},
+                                                                        {"request", "request_id"},
                                                                         {"status", "CAST(status AS TEXT)"},
                                                                         {"day", "CAST(at / 86400000 AS TEXT)"}};
   for (const auto& [known, sql] : kColumns)
@@ -79,7 +80,7 @@ Result<Dimension> dimension(std::string_view name, Dialect dialect) {
     return Dimension{.sql = "COALESCE(json_extract(tags, ?), '')", .args = {fmt::format("$.\"{}\"", tag)}};
   }
   return Error{Code::invalid,
-               fmt::format("usage is summed by tenant, team, user, key, model, deployment, status, day or "
+               fmt::format("usage is summed by tenant, team, user, key, model, deployment, request, status, day or "
                            "tag:NAME, not by '{}'",
                            name.substr(0, 64))};
 }
@@ -102,9 +103,13 @@ Result<std::string> condition(const UsageFilter& filter, Dialect dialect, Values
   return sql;
 }
 
-constexpr std::string_view kColumns =
+// Of the first two versions; what came later stands behind them.
+constexpr std::string_view kFirstColumns =
     "id, at, tenant, team, user_id, key_id, model, deployment, tags, prompt_tokens, cached_tokens, completion_tokens, "
     "reasoning_tokens, cost_nano, status, ttft_ms, duration_ms";
+constexpr std::string_view kColumns =
+    "id, at, tenant, team, user_id, key_id, model, deployment, tags, prompt_tokens, cached_tokens, completion_tokens, "
+    "reasoning_tokens, cost_nano, status, ttft_ms, duration_ms, cache_write_tokens, request_id";
 
 UsageRow row_of(const Values& v) {
   UsageRow row{.id = as_text(v.at(0)),
@@ -117,11 +122,13 @@ UsageRow row_of(const Values& v) {
                .deployment = as_text(v.at(7)),
                .prompt_tokens = as_int(v.at(9)),
                .cached_tokens = as_int(v.at(10)),
+               .cache_write_tokens = as_int(v.at(17)),
                .completion_tokens = as_int(v.at(11)),
                .reasoning_tokens = as_int(v.at(12)),
                .cost_nano = as_int(v.at(13)),
                .status = as_int(v.at(14)),
-               .duration_ms = as_int(v.at(16))};
+               .duration_ms = as_int(v.at(16)),
+               .request_id = as_text(v.at(18))};
   if (!is_null(v.at(15))) row.ttft_ms = as_int(v.at(15));
   if (const auto tags = parse_json(as_text(v.at(8))); tags && tags->is_object())
     for (const auto& [name, value] : tags->items())
@@ -154,8 +161,11 @@ const Schema& usage_schema() {
            "NULL, prompt_tokens BIGINT NOT NULL, cached_tokens BIGINT NOT NULL, completion_tokens BIGINT NOT NULL, "
            "reasoning_tokens BIGINT NOT NULL, cost_nano BIGINT NOT NULL, status BIGINT NOT NULL, ttft_ms BIGINT, "
            "duration_ms BIGINT NOT NULL, PRIMARY KEY (at, id))",
-           fmt::format("INSERT INTO usage_rows ({0}) SELECT {0} FROM usage_rows_by_id ORDER BY at, id", kColumns),
-           "DROP TABLE usage_rows_by_id"}}};
+           fmt::format("INSERT INTO usage_rows ({0}) SELECT {0} FROM usage_rows_by_id ORDER BY at, id", kFirstColumns),
+           "DROP TABLE usage_rows_by_id"},
+          // With what a program that knows less leaves out: it goes on beside one that knows them.
+          {"ALTER TABLE usage_rows ADD COLUMN cache_write_tokens BIGINT NOT NULL DEFAULT 0",
+           "ALTER TABLE usage_rows ADD COLUMN request_id TEXT NOT NULL DEFAULT ''"}}};
   return schema;
 }
 
@@ -168,7 +178,7 @@ std::string tag_in_rows(std::string_view name) {
 Result<Statement> usage_insert(UsageRow row) {
   TRY(check(row));
   static const std::string kInsert = fmt::format(
-      "INSERT INTO usage_rows ({}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (at, "
+      "INSERT INTO usage_rows ({}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (at, "
       "id) DO NOTHING",
       kColumns);
   Statement insert{.sql = kInsert, .args = {}};
@@ -180,7 +190,8 @@ Result<Statement> usage_insert(UsageRow row) {
   add(std::move(row.id), row.at_ms, clean(std::move(row.tenant)), clean(std::move(row.team)),
       clean(std::move(row.user)), clean(std::move(row.key)), clean(std::move(row.model)),
       clean(std::move(row.deployment)), std::move(tags), row.prompt_tokens, row.cached_tokens, row.completion_tokens,
-      row.reasoning_tokens, row.cost_nano, row.status, row.ttft_ms ? Value(*row.ttft_ms) : Value(), row.duration_ms);
+      row.reasoning_tokens, row.cost_nano, row.status, row.ttft_ms ? Value(*row.ttft_ms) : Value(), row.duration_ms,
+      row.cache_write_tokens, clean(std::move(row.request_id)));
   return insert;
 }
 
@@ -206,7 +217,8 @@ Result<std::vector<UsageSum>> sum_usage(Database& database, const UsageFilter& f
   const Rows rows = TRY(database.query(
       fmt::format(
           "SELECT {}count(*), sum(CASE WHEN status >= 400 THEN 1 ELSE 0 END), sum(prompt_tokens), "
-          "sum(cached_tokens), sum(completion_tokens), sum(reasoning_tokens), sum(cost_nano) FROM usage_rows {} {}",
+          "sum(cached_tokens), sum(cache_write_tokens), sum(completion_tokens), sum(reasoning_tokens), sum(cost_nano) "
+          "FROM usage_rows {} {}",
           names, where, numbers),
       std::move(args)));
   std::vector<UsageSum> sums;
@@ -214,8 +226,9 @@ Result<std::vector<UsageSum>> sum_usage(Database& database, const UsageFilter& f
     UsageSum& sum = sums.emplace_back();
     for (std::size_t i = 0; i < by.size(); ++i) sum.by.push_back(shown(by[i], as_text(row.at(i))));
     std::size_t at = by.size();
-    for (std::int64_t* const each : {&sum.requests, &sum.failed, &sum.prompt_tokens, &sum.cached_tokens,
-                                     &sum.completion_tokens, &sum.reasoning_tokens, &sum.cost_nano})
+    for (std::int64_t* const each :
+         {&sum.requests, &sum.failed, &sum.prompt_tokens, &sum.cached_tokens, &sum.cache_write_tokens,
+          &sum.completion_tokens, &sum.reasoning_tokens, &sum.cost_nano})
       *each = as_int(row.at(at++));
   }
   const bool by_time = !by.empty() && by[0] == "day";

@@ -25,12 +25,14 @@ struct UsageRow {
   std::vector<std::pair<std::string, std::string>> tags;
   std::int64_t prompt_tokens = 0;  // with those that the cache had
   std::int64_t cached_tokens = 0;
+  std::int64_t cache_write_tokens = 0;
   std::int64_t completion_tokens = 0;  // with those of reasoning
   std::int64_t reasoning_tokens = 0;
   std::int64_t cost_nano = 0;
   std::int64_t status = 200;  // as HTTP has it
   std::optional<std::int64_t> ttft_ms;
   std::int64_t duration_ms = 0;
+  std::string request_id;  // the client's own; "": it gave none
 };
 
 // For migrate().
@@ -60,13 +62,14 @@ struct UsageFilter {
 struct UsageSum {
   std::vector<std::string> by;            // one value for each dimension asked for; "": the rows that have none
   std::int64_t requests = 0, failed = 0;  // failed: status 400 and above
-  std::int64_t prompt_tokens = 0, cached_tokens = 0, completion_tokens = 0, reasoning_tokens = 0;
+  std::int64_t prompt_tokens = 0, cached_tokens = 0, cache_write_tokens = 0, completion_tokens = 0,
+               reasoning_tokens = 0;
   std::int64_t cost_nano = 0;
 };
 
 // The dearest first, or the oldest where `day` is the first dimension. A dimension is
-// tenant, team, user, key, model, deployment, status, day (UTC, 2026-11-21), or
-// tag:NAME; none gives one sum of all.
+// tenant, team, user, key, model, deployment, request (as the client calls it), status,
+// day (UTC, 2026-11-21), or tag:NAME; none gives one sum of all.
 // invalid: no such dimension; as Database::query().
 Result<std::vector<UsageSum>> sum_usage(Database& database, const UsageFilter& filter,
                                         const std::vector<std::string>& by);

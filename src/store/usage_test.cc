@@ -48,12 +48,14 @@ UsageRow row(std::string id, std::int64_t at, std::string model, std::string tea
           .deployment = "d1",
           .prompt_tokens = 10,
           .cached_tokens = 4,
+          .cache_write_tokens = 3,
           .completion_tokens = 5,
           .reasoning_tokens = 2,
           .cost_nano = cost,
           .status = 200,
           .ttft_ms = 90,
-          .duration_ms = 400};
+          .duration_ms = 400,
+          .request_id = "client-1"};
 }
 
 TEST_P(Usage, ARequestIsCountedOnceHoweverOftenItIsSent) {
@@ -73,6 +75,7 @@ TEST_P(Usage, ARequestIsCountedOnceHoweverOftenItIsSent) {
   EXPECT_EQ(sums->at(0).cost_nano, 350);
   EXPECT_EQ(sums->at(0).prompt_tokens, 500);
   EXPECT_EQ(sums->at(0).cached_tokens, 200);
+  EXPECT_EQ(sums->at(0).cache_write_tokens, 150);
   EXPECT_EQ(sums->at(0).completion_tokens, 250);
   EXPECT_EQ(sums->at(0).reasoning_tokens, 100);
   Statement again = *usage_insert(row("r1", kNoon, "m", "t", 7));
@@ -84,12 +87,6 @@ TEST_P(Usage, RowsOfTheFirstVersionStayAsTheyWere) {
   const PlaceForTest place{GetParam()};
   const auto database = *open_database(place.where());
   const Schema first{.room = "usage", .steps = {usage_schema().steps.front()}};
-  ASSERT_TRUE(migrate(*database, {&first, 1}));
-  ASSERT_TRUE(database->transact(
-      {{.sql = "INSERT INTO usage_rows VALUES ('b', 2, 'acme', 'red', 'ann', 'ak-1', 'm', 'd', '{\"x\":\"y\"}', 10, 4, "
-               "5, 2, 7, 200, NULL, 400), ('a', 2, '', '', '', '', '', '', '{}', 0, 0, 0, 0, 0, 429, 3, 0)",
-        .args = {},
-        .if_unchanged = {}}}));
   const auto shown = [&] {
     std::string out;
     EXPECT_TRUE(each_usage(*database, {}, [&](const UsageRow& each) -> Status {
@@ -98,13 +95,46 @@ TEST_P(Usage, RowsOfTheFirstVersionStayAsTheyWere) {
     }));
     return out;
   };
-  const std::string before = shown();
-  EXPECT_NE(before.find("ak-1"), std::string::npos);
+  ASSERT_TRUE(migrate(*database, {&first, 1}));
+  ASSERT_TRUE(database->transact(
+      {{.sql = "INSERT INTO usage_rows VALUES ('b', 2, 'acme', 'red', 'ann', 'ak-1', 'm', 'd', '{\"x\":\"y\"}', 10, 4, "
+               "5, 2, 7, 200, NULL, 400), ('a', 2, '', '', '', '', '', '', '{}', 0, 0, 0, 0, 0, 429, 3, 0)",
+        .args = {},
+        .if_unchanged = {}}}));
   const auto made = migrate(*database, {&usage_schema(), 1});
   ASSERT_TRUE(made) << made.error().message;
+  const std::string before =
+      "\"a\",1970-01-01T00:00:00.002Z,\"\",\"\",\"\",\"\",\"\",\"\",\"{}\",0,0,0,0,0,429,3,0,0,\"\"\n"
+      "\"b\",1970-01-01T00:00:00.002Z,\"acme\",\"red\",\"ann\",\"ak-1\",\"m\",\"d\",\"{\"\"x\"\":\"\"y\"\"}\","
+      "10,4,5,2,7,200,,400,0,\"\"\n";
   EXPECT_EQ(shown(), before);
   ASSERT_TRUE(database->transact({*usage_insert({.id = "a", .at_ms = 2, .model = "sent again"})}));
   EXPECT_EQ(shown(), before);
+}
+
+// A server of the version before, beside one that has brought the database further.
+TEST_P(Usage, AnOlderProgramGoesOnWithItsRows) {
+  ASSERT_TRUE(database_->transact(
+      {{.sql = "INSERT INTO usage_rows (id, at, tenant, team, user_id, key_id, model, deployment, tags, prompt_tokens, "
+               "cached_tokens, completion_tokens, reasoning_tokens, cost_nano, status, ttft_ms, duration_ms) VALUES "
+               "('b', 2, '', '', '', '', 'm', '', '{}', 10, 4, 5, 2, 7, 200, NULL, 400)",
+        .args = {},
+        .if_unchanged = {}}}));
+  const auto sums = sum_usage(*database_, {}, {"model"});
+  ASSERT_TRUE(sums) << sums.error().message;
+  EXPECT_EQ(sums->at(0).cost_nano, 7);
+  EXPECT_EQ(sums->at(0).cache_write_tokens, 0);
+}
+
+TEST_P(Usage, AnAnswerIsFoundByWhatItsClientCalledIt) {
+  UsageRow other = row("b", kNoon, "m", "t", 8);
+  other.request_id = "client-2";
+  record({row("a", kNoon, "m", "t", 7), other});
+  const auto sums = sum_usage(*database_, {.where = {{"request", "client-2"}}}, {"request"});
+  ASSERT_TRUE(sums) << sums.error().message;
+  ASSERT_EQ(sums->size(), 1u);
+  EXPECT_EQ(sums->at(0).by.at(0), "client-2");
+  EXPECT_EQ(sums->at(0).cost_nano, 8);
 }
 
 TEST_P(Usage, IsSummedByAnyOfItsDimensionsBetweenTwoTimes) {
@@ -182,14 +212,14 @@ TEST(UsageText, IsCsvAndJsonLines) {
   one.tags = {{"a", "b\"c"}};
   EXPECT_EQ(usage_csv(one),
             "\"r,1\",2026-11-21T12:00:00.000Z,\"acme\",\"\",\"ann\",\"ak-1\",\"m\n\"\"x\"\"\",\"d1\","
-            "\"{\"\"a\"\":\"\"b\\\"\"c\"\"}\",10,4,5,2,12,200,90,400\n");
+            "\"{\"\"a\"\":\"\"b\\\"\"c\"\"}\",10,4,5,2,12,200,90,400,3,\"client-1\"\n");
   one.ttft_ms.reset();
   const auto json = parse_json(usage_json(one));
   ASSERT_TRUE(json);
   EXPECT_EQ(json->at("model"), "m\n\"x\"");
   EXPECT_EQ(json->at("tags").at("a"), "b\"c");
   EXPECT_TRUE(json->at("ttft_ms").is_null());
-  EXPECT_EQ(json->size(), 17u);
+  EXPECT_EQ(json->size(), 19u);
   EXPECT_EQ(dollars(1'500'000'000), "1.50");
   EXPECT_EQ(dollars(345), "0.000000345");
   EXPECT_EQ(dollars(-20'000'000), "-0.02");

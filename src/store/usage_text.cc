@@ -38,7 +38,7 @@ std::string csv_text(std::string_view text) {
 std::string usage_csv_header() {
   return "id,time,tenant,team,user,key,model,deployment,tags,prompt_tokens,cached_tokens,completion_tokens,reasoning_"
          "tokens,"
-         "cost_nano_usd,status,ttft_ms,duration_ms\n";
+         "cost_nano_usd,status,ttft_ms,duration_ms,cache_write_tokens,request_id\n";
 }
 
 std::string usage_csv(const UsageRow& row) {
@@ -46,9 +46,10 @@ std::string usage_csv(const UsageRow& row) {
   for (const std::string* each : {&row.tenant, &row.team, &row.user, &row.key, &row.model, &row.deployment})
     line += ',' + csv_text(*each);
   line += ',' + csv_text(dump_json(tags_json(row)));
-  return line + fmt::format(",{},{},{},{},{},{},{},{}\n", row.prompt_tokens, row.cached_tokens, row.completion_tokens,
-                            row.reasoning_tokens, row.cost_nano, row.status,
-                            row.ttft_ms ? fmt::format("{}", *row.ttft_ms) : "", row.duration_ms);
+  return line + fmt::format(",{},{},{},{},{},{},{},{},{},{}\n", row.prompt_tokens, row.cached_tokens,
+                            row.completion_tokens, row.reasoning_tokens, row.cost_nano, row.status,
+                            row.ttft_ms ? fmt::format("{}", *row.ttft_ms) : "", row.duration_ms, row.cache_write_tokens,
+                            csv_text(row.request_id));
 }
 
 std::string usage_json(const UsageRow& row) {
@@ -63,12 +64,14 @@ std::string usage_json(const UsageRow& row) {
                         {"tags", tags_json(row)},
                         {"prompt_tokens", row.prompt_tokens},
                         {"cached_tokens", row.cached_tokens},
+                        {"cache_write_tokens", row.cache_write_tokens},
                         {"completion_tokens", row.completion_tokens},
                         {"reasoning_tokens", row.reasoning_tokens},
                         {"cost_nano_usd", row.cost_nano},
                         {"status", row.status},
                         {"ttft_ms", row.ttft_ms ? Json(*row.ttft_ms) : Json()},
-                        {"duration_ms", row.duration_ms}}) +
+                        {"duration_ms", row.duration_ms},
+                        {"request_id", row.request_id}}) +
          "\n";
 }
 

@@ -15,6 +15,8 @@ function assertError({ status, json }, expected, words = /./) {
   assert.equal(status, expected, JSON.stringify(json));
   assert.deepEqual(Object.keys(json.error), ["message", "type", "param", "code"]);
   assert.match(json.error.message, words);
+  assert.equal(typeof json.error.type, "string");
+  for (const word of [json.error.param, json.error.code]) assert.ok(word === null || typeof word === "string", JSON.stringify(json));
   return json.error;
 }
 
@@ -80,11 +82,11 @@ test("strings of 10 MB and a million members are answered", async () => {
 });
 
 test("a body over the limit is 413", async () => {
-  assertError(await server.post("/v1/completions", { prompt: "x".repeat(17 << 20) }), 413);
+  assert.equal(assertError(await server.post("/v1/completions", { prompt: "x".repeat(17 << 20) }), 413).type, "request_too_large");
 });
 
 test("wrong types and ranges name their field", async () => {
-  for (const [field, value] of Object.entries({ temperature: "hot", top_p: 0, n: 0, max_tokens: -1, stop: 7, seed: "x", stream: "yes", logit_bias: { "-1": 2 },
+  for (const [field, value] of Object.entries({ temperature: "hot", top_p: -0.1, n: 0, max_tokens: -1, stop: 7, seed: "x", stream: "yes", logit_bias: { "-1": 2 },
     top_logprobs: 3, presence_penalty: 9, stop_token_ids: ["a"], tools: "f", tool_choice: "required", response_format: { type: "json_schema" } })) {
     const error = assertError(await server.post("/v1/chat/completions", server.chat("x", { [field]: value })), 400);
     assert.equal(error.param, field);

@@ -287,6 +287,18 @@ TEST_F(Administered, ABudgetHoldsWhenItsAnswerIsThere) {
     ask("POST", "/admin/v1/budgets", wrong, 400);
 }
 
+TEST_F(Administered, ABudgetMayBeSoft) {
+  const Json made = ask("POST", "/admin/v1/budgets", {{"scope", "team"}, {"who", "search"}, {"dollars", 2}, {"soft", true}});
+  EXPECT_EQ(made["soft"], true);
+  EXPECT_EQ(made["alerts"], Json::array({100}));
+  const std::string path = "/admin/v1/budgets/" + made["id"].get<std::string>();
+  EXPECT_EQ(ask("PATCH", path, {{"alerts", {100, 1000}}})["alerts"], Json::array({100, 1000}));
+  EXPECT_EQ(ask("GET", "/admin/v1/budgets")["budgets"][0]["soft"], true);
+  ask("PATCH", path, {{"soft", false}}, 400);
+  ask("PATCH", path, {{"alerts", {1001}}}, 400);
+  EXPECT_EQ(ask("PATCH", path, {{"soft", false}, {"alerts", {80}}})["soft"], false);
+}
+
 // Another process makes one: this one follows by itself.
 TEST_F(Administered, BudgetsOfOthersAreFollowed) {
   const auto others = *gateway::BudgetStore::open(*database);

@@ -22,10 +22,11 @@ Json dollars_schema() {
 }
 Json alerts_schema() {
   return {{"type", "array"},
-          {"items", whole(1, 100)},
+          {"items", whole(1, 1000)},
           {"maxItems", 20},
-          {"description", "at which percentages somebody is told"}};
+          {"description", "at which percentages somebody is told: to 100, of a soft budget to 1000"}};
 }
+Json soft_schema() { return {{"type", "boolean"}, {"description", "somebody is told, nobody refused"}}; }
 
 Json budget_schema() {
   return object({{"id", {{"type", Json::array({"string", "null"})}, {"description", "null: it is the limits file's"}}},
@@ -36,7 +37,7 @@ Json budget_schema() {
                  {"dollars", {{"type", "string"}}},
                  {"capacity_nano_usd", {{"type", "integer"}}},
                  {"alerts", list_of({{"type", "integer"}})},
-                 {"soft", {{"type", "boolean"}, {"description", "somebody is told, nobody refused"}}},
+                 {"soft", soft_schema()},
                  {"created_at", time_or_null()}});
 }
 
@@ -124,7 +125,8 @@ std::vector<AdminOperation> budget_operations(const AdminParts& parts) {
                      {"name", text(40)},
                      {"dollars", dollars_schema()},
                      {"window", words({"hour", "day", "month", "total"})},
-                     {"alerts", alerts_schema()}},
+                     {"alerts", alerts_schema()},
+                     {"soft", soft_schema()}},
                     {"scope", "who", "dollars"}),
        .answer = budget_schema(),
        .run = with(create_budget),
@@ -145,7 +147,7 @@ std::vector<AdminOperation> budget_operations(const AdminParts& parts) {
        .id = "changeBudget",
        .tag = "budgets",
        .summary = "Change a budget; what was spent of it stays spent.",
-       .body = body({{"name", text(40)}, {"dollars", dollars_schema()}, {"alerts", alerts_schema()}}),
+       .body = body({{"name", text(40)}, {"dollars", dollars_schema()}, {"alerts", alerts_schema()}, {"soft", soft_schema()}}),
        .answer = budget_schema(),
        .run = with(change_budget),
        .audited = false},

@@ -65,7 +65,7 @@ Outcome<Json> show_usage(const AdminParts& parts, const AdminCall& call) {
   store::UsageFilter filter;
   TRY(read_time(call, "since", filter.since_ms));
   TRY(read_time(call, "until", filter.until_ms));
-  for (const char* dimension : {"tenant", "team", "user", "key", "model", "deployment"})
+  for (const char* dimension : {"tenant", "team", "user", "key", "model", "deployment", "request"})
     if (call.query.contains(dimension)) filter.where.emplace_back(dimension, said(call, dimension));
   std::vector<std::string> by;
   const std::string list = call.query.contains("by") ? said(call, "by") : "model";
@@ -95,9 +95,9 @@ std::vector<AdminOperation> event_operations(const AdminParts& parts) {
   Json usage_parameters = times();
   usage_parameters.push_back(parameter(
       "by",
-      "tenant, team, user, key, model, deployment, status, day or tag:NAME; several with commas. Left out: model.",
+      "tenant, team, user, key, model, deployment, request, status, day or tag:NAME; several with commas. Left out: model.",
       text(512)));
-  for (const char* each : {"tenant", "team", "user", "key", "model", "deployment"})
+  for (const char* each : {"tenant", "team", "user", "key", "model", "deployment", "request"})
     usage_parameters.push_back(parameter(each, "Only of this one.", text(512)));
   const Json event = object({{"id", {{"type", "integer"}}},
                              {"at", {{"type", "string"}, {"format", "date-time"}}},

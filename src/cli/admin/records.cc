@@ -63,7 +63,7 @@ Json json_of(const gateway::KeptBudget& budget) {
           {"dollars", store::dollars(budget.capacity)},
           {"capacity_nano_usd", budget.capacity},
           {"alerts", budget.alerts},
-          {"soft", false},
+          {"soft", budget.soft},
           {"created_at", utc(budget.created_at)}};
 }
 
@@ -74,6 +74,7 @@ Json json_of(const store::UsageSum& sum, const std::vector<std::string>& by) {
   json["failed"] = sum.failed;
   json["prompt_tokens"] = sum.prompt_tokens;
   json["cached_tokens"] = sum.cached_tokens;
+  json["cache_write_tokens"] = sum.cache_write_tokens;
   json["completion_tokens"] = sum.completion_tokens;
   json["reasoning_tokens"] = sum.reasoning_tokens;
   json["cost_nano_usd"] = sum.cost_nano;
@@ -114,6 +115,7 @@ Status read_wishes(const Json& body, gateway::TeamRecord& record) {
 Status read_wishes(const Json& body, gateway::KeptBudget& budget) {
   read(body, "name", budget.name);
   read(body, "alerts", budget.alerts);
+  read(body, "soft", budget.soft);
   if (body.contains("dollars")) budget.capacity = TRY(read_dollars(body["dollars"]));
   return {};
 }

@@ -66,11 +66,13 @@ store::UsageRow row_of(const UsageRecord& record) {
                       .tags = record.subject.tags,
                       .prompt_tokens = record.use.prompt,
                       .cached_tokens = record.use.cached,
+                      .cache_write_tokens = record.use.written,
                       .completion_tokens = record.use.completion,
                       .reasoning_tokens = record.use.reasoning,
                       .cost_nano = record.cost,
                       .status = status_of(record.end),
-                      .duration_ms = static_cast<std::int64_t>(record.seconds * 1000)};
+                      .duration_ms = static_cast<std::int64_t>(record.seconds * 1000),
+                      .request_id = record.given_id};
   if (record.first_seconds) row.ttft_ms = static_cast<std::int64_t>(*record.first_seconds * 1000);
   // First, for the last of too many are left out.
   if (record.end == UsageRecord::End::interrupted) row.tags.insert(row.tags.begin(), {"interrupted", "true"});

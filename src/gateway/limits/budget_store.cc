@@ -25,10 +25,11 @@ const store::Schema kSchema{
                "NULL, name TEXT NOT NULL, capacity BIGINT NOT NULL, calendar TEXT NOT NULL, alerts TEXT NOT NULL, "
                "created_at BIGINT NOT NULL, version BIGINT NOT NULL, UNIQUE (scope, who, name))",
                "CREATE TABLE budgets_generation (one BIGINT PRIMARY KEY, value BIGINT NOT NULL)",
-               "INSERT INTO budgets_generation (one, value) VALUES (1, 0)"}}};
+               "INSERT INTO budgets_generation (one, value) VALUES (1, 0)"},
+              {"ALTER TABLE budgets ADD COLUMN soft BIGINT NOT NULL DEFAULT 0"}}};
 
 constexpr std::string_view kSelect =
-    "SELECT id, scope, who, name, capacity, calendar, alerts, created_at, version FROM budgets";
+    "SELECT id, scope, who, name, capacity, calendar, alerts, created_at, version, soft FROM budgets";
 
 // Random, so that a restored copy of the database shows as a change too.
 store::Statement next_generation() {
@@ -50,6 +51,7 @@ Result<KeptBudget> read_budget(const store::Values& row) {
                  .who = store::as_text(row[2]),
                  .name = store::as_text(row[3]),
                  .capacity = store::as_int(row[4]),
+                 .soft = store::as_int(row[9]) != 0,
                  .created_at = store::as_int(row[7])};
   const auto scope = std::ranges::find(kScopes, store::as_text(row[1]), [](LimitScope s) { return name(s); });
   if (scope == std::end(kScopes))
@@ -62,7 +64,9 @@ Result<KeptBudget> read_budget(const store::Values& row) {
   return out;
 }
 
-Status check(const KeptBudget& budget) {
+// What is right; made so where it says too little.
+Status complete(KeptBudget& budget) {
+  if (budget.soft && budget.alerts.empty()) budget.alerts = {100};
   if (std::ranges::find(kScopes, budget.scope) == std::end(kScopes))
     return Error{Code::invalid, "a budget is for a key, a user, a team or a tenant"};
   TRY(check_name(budget.who, "whom a budget is for"));
@@ -86,6 +90,7 @@ Rule rule_of(const KeptBudget& budget) {
           .capacity = budget.capacity,
           .calendar = budget.window,
           .alerts = budget.alerts,
+          .soft = budget.soft,
           .id = budget.id};
 }
 
@@ -106,16 +111,19 @@ Result<KeptBudget> BudgetStore::create(KeptBudget budget) {
   budget.id = new_id();
   budget.created_at =
       std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
-  TRY(check(budget));
+  TRY(complete(budget));
   const std::string scope(name(budget.scope));
   // Two at once may both find three before them; the charges of a request have room for that.
   TRY(database_.transact(
-      {{.sql = "INSERT INTO budgets (id, scope, who, name, capacity, calendar, alerts, created_at, version) SELECT "
-               "CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS BIGINT), CAST(? AS "
-               "TEXT), CAST(? AS TEXT), CAST(? AS BIGINT), 1 WHERE (SELECT count(*) FROM budgets WHERE scope = ? AND "
-               "who = ?) < ? ON CONFLICT (scope, who, name) DO NOTHING",
+      {{.sql =
+            "INSERT INTO budgets (id, scope, who, name, capacity, calendar, alerts, created_at, version, soft) "
+            "SELECT CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS BIGINT), CAST(? AS "
+            "TEXT), CAST(? AS TEXT), CAST(? AS BIGINT), 1, CAST(? AS BIGINT) WHERE (SELECT count(*) FROM budgets WHERE "
+            "scope = ? AND "
+            "who = ?) < ? ON CONFLICT (scope, who, name) DO NOTHING",
         .args = {budget.id, scope, budget.who, budget.name, budget.capacity, std::string(name(budget.window)),
-                 alerts_json(budget.alerts), budget.created_at, scope, budget.who, std::int64_t{kMostBudgetsOfOne}},
+                 alerts_json(budget.alerts), budget.created_at, std::int64_t{budget.soft}, scope, budget.who,
+                 std::int64_t{kMostBudgetsOfOne}},
         .if_unchanged = taken(budget)},
        next_generation()}));
   return budget;
@@ -128,15 +136,15 @@ Result<KeptBudget> BudgetStore::change(std::string_view which, const std::functi
     KeptBudget budget = before;
     TRY(edit(budget));
     budget.id = before.id, budget.scope = before.scope, budget.who = before.who, budget.window = before.window;
-    TRY(check(budget));
+    TRY(complete(budget));
     const std::int64_t version = rows.rows.empty() ? 0 : store::as_int(rows.rows.front().front());
     // On what was read: of two changes at once, neither is lost.
     const auto written = database_.transact(
-        {{.sql =
-              "UPDATE budgets SET name = ?, capacity = ?, alerts = ?, version = version + 1 WHERE id = ? AND version "
-              "= ? AND name = ? AND capacity = ?",
-          .args = {budget.name, budget.capacity, alerts_json(budget.alerts), budget.id, version, before.name,
-                   before.capacity},
+        {{.sql = "UPDATE budgets SET name = ?, capacity = ?, alerts = ?, soft = ?, version = version + 1 WHERE id = ? "
+                 "AND version "
+                 "= ? AND name = ? AND capacity = ?",
+          .args = {budget.name, budget.capacity, alerts_json(budget.alerts), std::int64_t{budget.soft}, budget.id,
+                   version, before.name, before.capacity},
           .if_unchanged = Error{Code::cancelled, fmt::format("the budget {} is being changed by others", budget.id)}},
          next_generation()});
     if (written) return budget;

@@ -22,7 +22,8 @@ struct KeptBudget {
   std::string name;                     // for people and refusals; one of each name for one subject
   std::int64_t capacity = 0;            // nano-dollars in a window; 0: nothing that costs money
   store::Calendar window = store::Calendar::month;
-  std::vector<int> alerts;      // percentages of it
+  std::vector<int> alerts;      // percentages of it: to 100, of a soft one to 1000
+  bool soft = false;            // somebody is told, nobody is refused; without alerts it has one at 100
   std::int64_t created_at = 0;  // seconds of Unix
 };
 
@@ -43,7 +44,8 @@ class BudgetStore {
   // id and created_at are set here. invalid: as check_rule(), another scope, a name that the subject's budgets have
   // already, or more than kMostBudgetsOfOne for it.
   Result<KeptBudget> create(KeptBudget budget);
-  // Reads it, lets `edit` change its name, capacity and alerts, and writes it. not_found; invalid: as create().
+  // Reads it, lets `edit` change its name, capacity, alerts and softness, and writes it. not_found; invalid: as
+  // create().
   Result<KeptBudget> change(std::string_view which, const std::function<Status(KeptBudget&)>& edit);
   Result<KeptBudget> remove(std::string_view which);  // what it was
 

@@ -72,6 +72,42 @@ TEST_P(Budgets, AreRefusedWhereTheyMakeNoSense) {
     EXPECT_EQ(budgets->create(wrong).error().code, Code::invalid);
 }
 
+TEST_P(Budgets, ThatAreSoftRefuseNobodyUntilTheyAreHard) {
+  const auto made = make({.who = "search", .name = "month", .capacity = kDollar, .soft = true});
+  EXPECT_EQ(budgets->find(made.id)->alerts, std::vector<int>{100}) << "somebody is to be told";
+  EXPECT_TRUE(budgets->find(made.id)->soft);
+  LimitsConfig config = *read_limits("prices: [{model: m, input: 1000000, output: 1000000}]\n");
+  config.rules = {rule_of(*budgets->find(made.id))};
+  const auto counters = store::memory_counters();
+  const auto limits = *Limits::create(config, *counters, {});
+  const auto ask = [&] {
+    auto admitted = limits->admit({.subject = {.team = "search"}, .model = "m", .prompt_tokens = 1, .max_tokens = 0});
+    if (admitted) admitted->settle({.prompt = 1});
+    return admitted.has_value();
+  };
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(ask());
+  const auto alerts = budgets->change(made.id, [](KeptBudget& budget) -> Status {
+    budget.alerts = {100, 400};
+    return {};
+  });
+  ASSERT_TRUE(alerts) << alerts.error().message;
+  EXPECT_EQ(alerts->alerts, (std::vector<int>{100, 400}));
+  const auto harden = [](KeptBudget& budget) -> Status {
+    budget.soft = false;
+    return {};
+  };
+  EXPECT_EQ(budgets->change(made.id, harden).error().code, Code::invalid) << "an alert at 400 percent comes never";
+  const auto hard = budgets->change(made.id, [&](KeptBudget& budget) {
+    budget.alerts = {80};
+    return harden(budget);
+  });
+  ASSERT_TRUE(hard) << hard.error().message;
+  config.rules = {rule_of(*hard)};
+  ASSERT_TRUE(limits->apply(config));
+  EXPECT_FALSE(ask()) << "what was spent is spent";
+  EXPECT_EQ(budgets->create({.who = "x", .name = "n", .capacity = 0, .soft = true}).error().code, Code::invalid);
+}
+
 TEST_P(Budgets, StandBesideTheRulesOfTheFile) {
   LimitsConfig config = *read_limits(
       "limits: [{scope: team, who: search, name: month, kind: budget, dollars: 100, window: month}]\n"

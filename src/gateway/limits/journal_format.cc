@@ -4,14 +4,15 @@
 #include <cmath>
 #include <cstddef>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 namespace ashlar::gateway {
 namespace journal {
 namespace {
 
-constexpr std::string_view kMagic = "ASHLARJ1";
-constexpr std::size_t kMostSlots = 64;  // of one record
+constexpr std::string_view kMagic = "ASHLARJ";  // the version, a digit, comes behind it
+constexpr std::size_t kMostSlots = 64;          // of one record
 constexpr std::int64_t kMostTokens = std::int64_t{1} << 40;
 
 std::uint64_t mix(std::uint64_t hash, std::string_view bytes) {
@@ -37,11 +38,31 @@ std::string_view bytes_of(const T& value) {
 }
 
 // Odd, so neither that of a free slot nor that of one with further texts.
-std::uint64_t seal_of(std::uint32_t number, Fixed fixed, std::string_view texts) {
+template <class AnyPrice>
+std::uint64_t seal_of(std::uint32_t number, FixedWith<AnyPrice> fixed, std::string_view texts) {
   fixed.also = 0;
   return mix(mix(mix(0x6A73686C61720A, bytes_of(number)), bytes_of(fixed)), texts) | 1;
 }
-std::uint64_t seal_of(std::uint64_t slot_seal, const End& end) { return mix(slot_seal, bytes_of(end)) | 1; }
+template <class AnyEnd>
+std::uint64_t seal_of_end(std::uint64_t slot_seal, const AnyEnd& end) {
+  return mix(slot_seal, bytes_of(end)) | 1;
+}
+
+// What version 1 did not know was priced as any other of the prompt.
+Price price_of(const Price& price) { return price; }
+Price price_of(const PriceOfOne& price) {
+  return {.input = price.input,
+          .cached_input = price.cached_input,
+          .cache_write = price.input,
+          .output = price.output,
+          .reasoning = price.reasoning};
+}
+std::int64_t written_of(const Slot& slot) {
+  return static_cast<std::int64_t>(slot.written.load(std::memory_order_acquire));
+}
+std::int64_t written_of(const SlotOfOne&) { return 0; }
+std::int64_t written_of(const End& end) { return end.written; }
+std::int64_t written_of(const EndOfOne&) { return 0; }
 
 void put(std::string& out, std::string_view text, std::size_t most = kLongestText) {
   text = text.substr(0, most);
@@ -60,12 +81,17 @@ std::optional<std::string> take(std::string_view& texts) {
   return out;
 }
 
-bool read_texts(std::string_view texts, UsageRecord& record) {
+bool read_texts(std::string_view texts, bool has_given_id, UsageRecord& record) {
   for (std::string* const each : {&record.reservation, &record.request, &record.subject.key, &record.subject.user,
                                   &record.subject.team, &record.subject.tenant, &record.model}) {
     auto text = take(texts);
     if (!text) return false;
     *each = std::move(*text);
+  }
+  if (has_given_id) {
+    auto text = take(texts);
+    if (!text) return false;
+    record.given_id = std::move(*text);
   }
   while (!texts.empty()) {
     auto name = take(texts);
@@ -77,10 +103,11 @@ bool read_texts(std::string_view texts, UsageRecord& record) {
 }
 
 // The texts of a chain of slots, as many as the first says.
-std::optional<std::string> gather(const Slot& first, SlotAt at) {
+template <class AnySlot>
+std::optional<std::string> gather(const AnySlot& first, SlotAt at) {
   const std::size_t wanted = first.fixed.text_bytes;
   if (slots_for(wanted) > kMostSlots) return std::nullopt;
-  std::string texts(first.texts, std::min(wanted, Slot::kTexts));
+  std::string texts(first.texts, std::min(wanted, AnySlot::kTexts));
   std::uint32_t next = first.fixed.next;
   while (texts.size() < wanted) {
     const std::byte* const bytes = next == 0 ? nullptr : at(next - 1);
@@ -97,13 +124,17 @@ std::optional<std::string> gather(const Slot& first, SlotAt at) {
 bool is_count(std::int64_t value) { return value >= 0 && value <= kMostTokens; }
 
 // What a request used that was cut off.
-void cut_off(UsageRecord& record, std::uint64_t delivered, std::uint64_t prompt, const Fixed& fixed) {
+template <class AnySlot, class AnyPrice>
+void cut_off(UsageRecord& record, std::uint64_t delivered, const AnySlot& slot, const FixedWith<AnyPrice>& fixed) {
   record.end = UsageRecord::End::interrupted;
   if (delivered == 0 || delivered > static_cast<std::uint64_t>(kMostTokens)) return;
-  record.use = {.prompt = static_cast<std::int64_t>(prompt & 0xFFFFFFFF),
-                .cached = static_cast<std::int64_t>(prompt >> 32),
+  const std::uint64_t prompt = slot.prompt.load(std::memory_order_acquire);
+  const auto tokens = static_cast<std::int64_t>(prompt & 0xFFFFFFFF), cached = static_cast<std::int64_t>(prompt >> 32);
+  record.use = {.prompt = tokens,
+                .cached = cached,
+                .written = std::clamp<std::int64_t>(written_of(slot), 0, std::max<std::int64_t>(0, tokens - cached)),
                 .completion = static_cast<std::int64_t>(delivered)};
-  if (fixed.priced != 0) record.cost = cost_of(fixed.price, record.use);
+  if (fixed.priced != 0) record.cost = cost_of(price_of(fixed.price), record.use);
 }
 
 }  // namespace
@@ -111,6 +142,7 @@ void cut_off(UsageRecord& record, std::uint64_t delivered, std::uint64_t prompt,
 Header header_of(const std::string& database) {
   Header header{.slot_bytes = kSlot};
   std::ranges::copy(kMagic, header.magic);
+  header.magic[kMagic.size()] = '0' + kVersion;
   const std::string_view name = std::string_view(database).substr(0, kLongestText);
   header.database_bytes = static_cast<std::uint32_t>(name.size());
   std::ranges::copy(name, header.database);
@@ -122,6 +154,7 @@ std::string texts_of(const UsageRecord& record) {
   for (const std::string* const each : {&record.reservation, &record.request, &record.subject.key, &record.subject.user,
                                         &record.subject.team, &record.subject.tenant, &record.model})
     put(out, *each);
+  put(out, record.given_id);
   for (std::size_t i = 0; i < std::min(record.subject.tags.size(), kMostTags); ++i) {
     put(out, record.subject.tags[i].first, kLongestTag);
     put(out, record.subject.tags[i].second);
@@ -151,6 +184,7 @@ void write_open(std::span<std::byte* const> slots, std::span<const std::uint32_t
   slot.delivered.store(0, std::memory_order_relaxed);
   slot.prompt.store(0, std::memory_order_relaxed);
   slot.end_seal.store(0, std::memory_order_relaxed);
+  slot.written.store(0, std::memory_order_relaxed);
   Fixed fixed{.begun_utc_ms = record.begun_utc_ms,
               .price = price.value_or(Price{}),
               .text_bytes = static_cast<std::uint32_t>(texts.size()),
@@ -166,25 +200,31 @@ void write_open(std::span<std::byte* const> slots, std::span<const std::uint32_t
 }
 
 void write_end(Slot& slot, const UsageRecord& record) {
-  const End end{.prompt = record.use.prompt,
-                .cached = record.use.cached,
-                .completion = record.use.completion,
-                .reasoning = record.use.reasoning,
-                .cost = record.cost,
-                .duration_ms = std::llround(std::clamp(record.seconds, 0.0, 1e9) * 1000),
-                .how = 1 + static_cast<std::uint64_t>(record.end)};
+  const End end{{.prompt = record.use.prompt,
+                 .cached = record.use.cached,
+                 .completion = record.use.completion,
+                 .reasoning = record.use.reasoning,
+                 .cost = record.cost,
+                 .duration_ms = std::llround(std::clamp(record.seconds, 0.0, 1e9) * 1000),
+                 .how = 1 + static_cast<std::uint64_t>(record.end)},
+                record.use.written};
   slot.end = end;
-  slot.end_seal.store(seal_of(slot.seal.load(std::memory_order_relaxed), end), std::memory_order_release);
+  slot.end_seal.store(seal_of_end(slot.seal.load(std::memory_order_relaxed), end), std::memory_order_release);
 }
 
-std::optional<JournalRow> read_slot(std::uint32_t number, SlotAt at) {
-  const auto& slot = *reinterpret_cast<const Slot*>(at(number));
+namespace {
+
+template <class AnySlot>
+std::optional<JournalRow> read_as(std::uint32_t number, SlotAt at) {
+  const auto& slot = *reinterpret_cast<const AnySlot*>(at(number));
   const std::uint64_t seal = slot.seal.load(std::memory_order_acquire);
   if (seal == 0 || seal == kFurther) return std::nullopt;
-  const Fixed fixed = slot.fixed;
+  const auto fixed = slot.fixed;
   const auto texts = gather(slot, at);
   JournalRow row;
-  if (!texts || seal != seal_of(number, fixed, *texts) || !read_texts(*texts, row.record)) return std::nullopt;
+  constexpr bool kHasGivenId = std::is_same_v<AnySlot, Slot>;
+  if (!texts || seal != seal_of(number, fixed, *texts) || !read_texts(*texts, kHasGivenId, row.record))
+    return std::nullopt;
   if (fixed.measures > fixed.measure.size()) return std::nullopt;
   for (std::size_t i = 0; i < fixed.measures; ++i) {
     if (fixed.measure[i] > static_cast<std::uint8_t>(Measure::money)) return std::nullopt;
@@ -194,29 +234,41 @@ std::optional<JournalRow> read_slot(std::uint32_t number, SlotAt at) {
   UsageRecord& record = row.record;
   record.begun_utc_ms = fixed.begun_utc_ms;
   const std::uint64_t delivered = slot.delivered.load(std::memory_order_acquire);
-  const End end = slot.end;
-  const bool whole = slot.end_seal.load(std::memory_order_acquire) == seal_of(seal, end) && end.how >= 1 &&
+  const auto end = slot.end;
+  const bool whole = slot.end_seal.load(std::memory_order_acquire) == seal_of_end(seal, end) && end.how >= 1 &&
                      end.how <= 1 + static_cast<std::uint64_t>(UsageRecord::End::kept) && is_count(end.prompt) &&
-                     is_count(end.cached) && is_count(end.completion) && is_count(end.reasoning) && end.cost >= 0 &&
-                     end.duration_ms >= 0;
+                     is_count(end.cached) && is_count(end.completion) && is_count(end.reasoning) &&
+                     is_count(written_of(end)) && end.cost >= 0 && end.duration_ms >= 0;
   if (whole) record.seconds = static_cast<double>(end.duration_ms) / 1000;
   if (!whole || delivered != OpenUsage::kAll) {
-    cut_off(record, delivered, slot.prompt.load(std::memory_order_relaxed), fixed);
+    cut_off(record, delivered, slot, fixed);
     return row;
   }
-  record.use = {.prompt = end.prompt, .cached = end.cached, .completion = end.completion, .reasoning = end.reasoning};
+  record.use = {.prompt = end.prompt,
+                .cached = end.cached,
+                .written = written_of(end),
+                .completion = end.completion,
+                .reasoning = end.reasoning};
   record.cost = end.cost;
   record.end = static_cast<UsageRecord::End>(end.how - 1);
   return row;
+}
+
+}  // namespace
+
+std::optional<JournalRow> read_slot(std::uint32_t number, SlotAt at, int version) {
+  return version == 1 ? read_as<SlotOfOne>(number, at) : read_as<Slot>(number, at);
 }
 
 }  // namespace journal
 
 Result<JournalText> read_journal(std::string_view bytes) {
   using namespace journal;
-  if (bytes.size() < kHeader || !bytes.starts_with(kMagic.substr(0, 7)))
+  if (bytes.size() < kHeader || !bytes.starts_with(kMagic))
     return Error{Code::corrupt, "This is no journal of open requests."};
-  if (!bytes.starts_with(kMagic)) return Error{Code::unsupported, "This journal is of another version of Ashlar."};
+  const int version = bytes[kMagic.size()] - '0';
+  if (version < 1 || version > kVersion)
+    return Error{Code::unsupported, "This journal is of another version of Ashlar."};
   Header header;
   std::memcpy(&header, bytes.data(), sizeof header);
   if (header.slot_bytes != kSlot || header.database_bytes > kLongestText)
@@ -231,7 +283,7 @@ Result<JournalText> read_journal(std::string_view bytes) {
     std::uint64_t seal = 0;
     std::memcpy(&seal, bytes.data() + i * kSlot, sizeof seal);
     if (seal == 0 || seal == kFurther) continue;
-    if (auto row = read_slot(i, at))
+    if (auto row = read_slot(i, at, version))
       out.rows.push_back(std::move(*row));
     else
       ++out.torn;

@@ -1,17 +1,20 @@
 // The bytes of a journal of open requests (journal.h).
 //
-//   0      header     magic, size of a slot, whose database; one page
+//   0      header     magic with the version, size of a slot, whose database; one page
 //   4096   slots      512 bytes each
 //
 //   slot   seal        0: free. Else a checksum of what does not change, written last: a torn slot is known as such
 //          delivered   tokens of the answer that left; OpenUsage::kAll: all
 //          prompt      its tokens, and in the upper half those of them that were cached
 //          end's seal  0: it runs. Else a checksum of the end, written after it
+//          written     how many of the prompt's tokens a cache was written with
 //          end         what it used and cost, how it ended
 //          fixed       when it began, its price, what its charges measure, the next slot with texts
-//          texts       reservation, request, who, model, tags: a u16 of length before each
+//          texts       reservation, request, who, model, the client's id, tags: a u16 of length before each
 //
 //   further slot       seal (2), next, bytes; texts
+//
+// Version 1 knew nothing of what caches are written with, nor the client's id: what it left is read.
 #pragma once
 
 #include <array>
@@ -51,14 +54,22 @@ constexpr std::size_t kHeader = 4096, kSlot = 512;
 constexpr std::size_t kLongestText = 512, kMostTags = 32, kLongestTag = 64;  // as rows of usage have them
 constexpr std::uint64_t kFurther = 2;                                        // the seal of a slot of texts alone
 
-struct End {
+struct EndOfOne {
   std::int64_t prompt, cached, completion, reasoning, cost, duration_ms;
   std::uint64_t how;  // 1 + UsageRecord::End
 };
+struct End : EndOfOne {
+  std::int64_t written;
+};
 
-struct Fixed {
+struct PriceOfOne {
+  std::int64_t input, cached_input, output, reasoning;
+};
+
+template <class AnyPrice>
+struct FixedWith {
   std::int64_t begun_utc_ms;
-  Price price;
+  AnyPrice price;
   std::uint32_t text_bytes;  // in all slots
   std::uint32_t next;        // 1 + the slot where they go on; 0: none
   std::uint16_t priced, measures;
@@ -66,14 +77,25 @@ struct Fixed {
   std::uint32_t also;  // reservations beside its own; may grow while it runs, so no seal covers it
 };
 
+using Fixed = FixedWith<Price>;
+
 struct Slot {
-  std::atomic<std::uint64_t> seal, delivered, prompt, end_seal;
+  std::atomic<std::uint64_t> seal, delivered, prompt, end_seal, written;
   End end;
   Fixed fixed;
-  static constexpr std::size_t kTexts = kSlot - 32 - sizeof(End) - sizeof(Fixed);
+  static constexpr std::size_t kTexts = kSlot - 40 - sizeof(End) - sizeof(Fixed);
   char texts[kTexts];
 };
 static_assert(sizeof(Slot) == kSlot && std::atomic<std::uint64_t>::is_always_lock_free);
+
+struct SlotOfOne {
+  std::atomic<std::uint64_t> seal, delivered, prompt, end_seal;
+  EndOfOne end;
+  FixedWith<PriceOfOne> fixed;
+  static constexpr std::size_t kTexts = kSlot - 32 - sizeof(end) - sizeof(fixed);
+  char texts[kTexts];
+};
+static_assert(sizeof(SlotOfOne) == kSlot);
 
 struct Further {
   std::atomic<std::uint64_t> seal;
@@ -89,6 +111,7 @@ struct Header {
   char database[kLongestText];
 };
 static_assert(sizeof(Header) <= kHeader);
+inline constexpr int kVersion = 2;
 Header header_of(const std::string& database);
 
 // The texts of a record, cut as its row will be.
@@ -104,7 +127,7 @@ void write_end(Slot& slot, const UsageRecord& record);
 // Where a slot lies; null: there is none of that number.
 using SlotAt = FunctionRef<const std::byte*(std::uint32_t)>;
 // Nothing: it is free, torn, or holds further texts.
-std::optional<JournalRow> read_slot(std::uint32_t number, SlotAt at);
+std::optional<JournalRow> read_slot(std::uint32_t number, SlotAt at, int version = kVersion);
 
 }  // namespace journal
 }  // namespace ashlar::gateway

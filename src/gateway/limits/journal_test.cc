@@ -7,6 +7,7 @@
 
 #include <chrono>
 #include <csignal>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -24,8 +25,11 @@ namespace {
 
 using End = UsageRecord::End;
 
-constexpr Price kPrice{
-    .input = 1'000'000'000, .cached_input = 500'000'000, .output = 2'000'000'000, .reasoning = 2'000'000'000};
+constexpr Price kPrice{.input = 1'000'000'000,
+                       .cached_input = 500'000'000,
+                       .cache_write = 1'250'000'000,
+                       .output = 2'000'000'000,
+                       .reasoning = 2'000'000'000};
 constexpr Measure kMeasures[] = {Measure::tokens, Measure::seats, Measure::money};
 
 UsageRecord record(const std::string& id) {
@@ -36,6 +40,7 @@ UsageRecord record(const std::string& id) {
                       .team = "search",
                       .tenant = "t",
                       .tags = {{"project", "x"}, {"tier", "free"}}},
+          .given_id = "client-" + id,
           .model = "m",
           .begun_utc_ms = 1'700'000'000'000};
 }
@@ -76,11 +81,11 @@ TEST_F(JournalTest, WhoComesAfterAKillFindsWhatEachClientHadGot) {
     auto journal = make();
     auto begun = journal->open(record("begun"), kPrice, kMeasures);
     auto cut = journal->open(record("cut"), kPrice, kMeasures);
-    cut->prompt(100, 40);
+    cut->prompt(100, 40, 20);
     cut->delivered() = 7;
     auto over = journal->open(record("over"), kPrice, kMeasures);
     UsageRecord all = record("over");
-    all.use = {.prompt = 5, .cached = 1, .completion = 9, .reasoning = 3};
+    all.use = {.prompt = 5, .cached = 1, .written = 2, .completion = 9, .reasoning = 3};
     all.cost = 12345;
     all.seconds = 1.5;
     over->prompt(5, 1);
@@ -99,15 +104,17 @@ TEST_F(JournalTest, WhoComesAfterAKillFindsWhatEachClientHadGot) {
   ASSERT_EQ(rows.size(), 4u);
   EXPECT_EQ(rows["begun"].record.use, TokenUse{}) << "who got nothing pays nothing";
   EXPECT_EQ(rows["begun"].record.end, End::interrupted);
-  EXPECT_EQ(rows["cut"].record.use, (TokenUse{.prompt = 100, .cached = 40, .completion = 7}));
-  EXPECT_EQ(rows["cut"].record.cost, 60'000 + 20'000 + 14'000);
+  EXPECT_EQ(rows["cut"].record.use, (TokenUse{.prompt = 100, .cached = 40, .written = 20, .completion = 7}));
+  EXPECT_EQ(rows["cut"].record.cost, 40'000 + 20'000 + 25'000 + 14'000);
+  EXPECT_EQ(rows["cut"].record.given_id, "client-cut");
   EXPECT_EQ(rows["cut"].measures, std::vector(std::begin(kMeasures), std::end(kMeasures)));
   EXPECT_EQ(rows["cut"].record.subject.user, "ann");
   EXPECT_EQ(rows["cut"].record.subject.tags, record("x").subject.tags);
   EXPECT_EQ(rows["cut"].record.model, "m");
   EXPECT_EQ(rows["cut"].record.begun_utc_ms, 1'700'000'000'000);
   EXPECT_EQ(rows["over"].record.end, End::finished);
-  EXPECT_EQ(rows["over"].record.use, (TokenUse{.prompt = 5, .cached = 1, .completion = 9, .reasoning = 3}));
+  EXPECT_EQ(rows["over"].record.use,
+            (TokenUse{.prompt = 5, .cached = 1, .written = 2, .completion = 9, .reasoning = 3}));
   EXPECT_EQ(rows["over"].record.cost, 12345);
   EXPECT_EQ(rows["over"].record.seconds, 1.5);
   EXPECT_EQ(rows["unsent"].record.end, End::interrupted);
@@ -257,6 +264,36 @@ TEST_F(JournalTest, DamageIsKnownAsSuch) {
     (void)read_journal(std::string_view(whole).substr(0, size));
   EXPECT_EQ(read_journal("ASHLARJ9" + whole.substr(8)).error().code, Code::unsupported);
   EXPECT_EQ(read_journal("nonsense").error().code, Code::corrupt);
+}
+
+// A slot that version 1 left: 100 tokens of a prompt, 40 of them cached, and one of the answer.
+constexpr std::string_view kOfVersionOne =
+    "819ea2d9ed44a42d010000000000000064000000280000000000000000000000000000000000000000000000000000000000"
+    "0000000000000000000000000000000000000000000000000000000000000000000000000000d5e28803a20100000010a5d4"
+    "e80000000088526a7400000000204aa9d101000000204aa9d101000053000000000000000100010003000000000000000000"
+    "0000000000000000000000000000000000000000000000000000200061623062623965366538386163363531373233313036"
+    "353630303030303030311d00636861742d613939616530343131613130326432633565636264626266000000000000000008"
+    "006f6e652f66616b65";
+
+TEST_F(JournalTest, WhatVersionOneLeftIsRead) {
+  const journal::Header header = journal::header_of("db");
+  std::string file(journal::kHeader + journal::kSlot, '\0');
+  std::memcpy(file.data(), &header, sizeof header);
+  file[7] = '1';
+  for (std::size_t i = 0; i < kOfVersionOne.size(); i += 2)
+    file[journal::kHeader + i / 2] = static_cast<char>(std::stoi(std::string(kOfVersionOne.substr(i, 2)), nullptr, 16));
+  const auto read = read_journal(file);
+  ASSERT_TRUE(read) << read.error().message;
+  ASSERT_EQ(read->rows.size(), 1u);
+  const UsageRecord& row = read->rows[0].record;
+  EXPECT_EQ(row.model, "one/fake");
+  EXPECT_EQ(row.given_id, "");
+  EXPECT_EQ(row.end, End::interrupted);
+  EXPECT_EQ(row.use, (TokenUse{.prompt = 100, .cached = 40, .completion = 1}));
+  EXPECT_EQ(row.cost, 60'000'000 + 20'000'000 + 2'000'000);
+  EXPECT_EQ(read->rows[0].measures, std::vector{Measure::money});
+  file[7] = '2';
+  EXPECT_EQ(read_journal(file)->rows.size(), 0u) << "its checksums are of another layout";
 }
 
 TEST_F(JournalTest, ManyThreadsShareIt) {

@@ -152,6 +152,27 @@ TEST_F(LimitsTest, TheOutputCapHoldsWhateverIsAsked) {
   EXPECT_EQ(admit(1, 4000, {.user = "bob"})->max_tokens(), 4000);
 }
 
+TEST_F(LimitsTest, WritesToACacheArePricedApartAndReservedAtTheirMost) {
+  use(R"(
+limits: [{scope: global, name: all, kind: budget, dollars: 1}]
+prices: [{model: m, input: 1000, cached_input: 100, cache_write: 1250, output: 2000}])");
+  auto admission = admit(100, 10);
+  ASSERT_TRUE(admission) << admission.error().error.message;
+  EXPECT_EQ(admission->reserved(), 125'000'000 + 20'000'000) << "all of the prompt may be written";
+  EXPECT_EQ(admission->cost({.prompt = 100, .cached = 50, .written = 40, .completion = 10}),
+            10'000'000 + 5'000'000 + 50'000'000 + 20'000'000);
+  EXPECT_EQ(admission->cost({.prompt = 100, .cached = 50, .written = 90}), 5'000'000 + 62'500'000)
+      << "no token is both";
+}
+
+TEST_F(LimitsTest, WritesToACacheCostAsAnyOtherOfThePromptWhereNothingElseIsSaid) {
+  use("limits: [{scope: global, name: all, kind: budget, dollars: 1}]\n"
+      "prices: [{model: m, input: 1000, output: 2000}]");
+  auto admission = admit(100, 10);
+  ASSERT_TRUE(admission);
+  EXPECT_EQ(admission->cost({.prompt = 100, .written = 40}), 100'000'000);
+}
+
 TEST_F(LimitsTest, ModelsWithoutAPriceAreFreeOrRefused) {
   const std::string budget = "limits: [{scope: team, name: day, kind: budget, dollars: 0, window: day}]\n";
   use(budget);

@@ -66,9 +66,10 @@ class MeteredGenerator::Run final : public engine::Sink {
     if (const auto* started = std::get_if<engine::Started>(&event)) {
       record_.use.prompt = started->prompt_tokens;
       record_.use.cached = started->cached_tokens;
+      record_.use.written = started->written_tokens;
       record_.deployment = started->deployment;
       begun_ = true;
-      if (open_) open_->prompt(record_.use.prompt, record_.use.cached);
+      if (open_) open_->prompt(record_.use.prompt, record_.use.cached, record_.use.written);
     } else if (const auto* text = std::get_if<engine::Text>(&event)) {
       deliver(text->ids.empty() ? guess(text->text) : static_cast<std::int64_t>(text->ids.size()));
     } else if (const auto* thought = std::get_if<engine::Reasoning>(&event)) {
@@ -111,6 +112,7 @@ class MeteredGenerator::Run final : public engine::Sink {
     TokenUse& use = record_.use;
     use = {.prompt = std::max(0, usage.prompt_tokens),
            .cached = std::max(0, usage.cached_tokens),
+           .written = std::max(0, usage.written_tokens),
            .completion = std::max<std::int64_t>(0, usage.completion_tokens),
            .reasoning = std::max(0, usage.reasoning_tokens)};
     end(usage.kept ? UsageRecord::End::kept : UsageRecord::End::finished, true);
@@ -229,7 +231,7 @@ std::expected<Limits::Admission, LimitRefusal> MeteredGenerator::admit(const Sub
 }
 
 std::expected<std::unique_ptr<engine::Ticket>, engine::Generator::Refusal> MeteredGenerator::start_for(
-    Subject subject, Request request, engine::Sink& sink, RateNumbers* numbers) {
+    Subject subject, Request&& request, engine::Sink& sink, RateNumbers* numbers) {
   if (options_.admit)
     if (auto refusal = options_.admit(request)) return std::unexpected(std::move(*refusal));
   const bool limited = !limits_.idle(), measured = limits_.measures();
@@ -252,6 +254,7 @@ std::expected<std::unique_ptr<engine::Ticket>, engine::Generator::Refusal> Meter
   UsageRecord record{.reservation = admission->id(),
                      .request = request.id,
                      .subject = std::move(subject),
+                     .given_id = request.sender.request_id,
                      .model = counted_model(request),
                      .begun_utc_ms = utc_ms()};
   auto open = ledger_.open(record, admission->price(), admission->measures());

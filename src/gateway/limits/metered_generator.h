@@ -41,7 +41,7 @@ class MeteredGenerator final : public engine::Generator {
   std::expected<std::unique_ptr<engine::Ticket>, Refusal> start(engine::Request request, engine::Sink& sink) override;
   // The same for a subject that is known; `numbers`, if not null, gets what the answer's headers tell, of a refusal
   // too.
-  std::expected<std::unique_ptr<engine::Ticket>, Refusal> start_for(Subject subject, engine::Request request,
+  std::expected<std::unique_ptr<engine::Ticket>, Refusal> start_for(Subject subject, engine::Request&& request,
                                                                     engine::Sink& sink, RateNumbers* numbers);
 
   std::vector<engine::ModelCard> models() const override { return inner_.models(); }

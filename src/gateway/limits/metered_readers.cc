@@ -150,6 +150,7 @@ std::expected<std::shared_ptr<Reading>, Refusal> admit(const ReadersMeter& meter
   note(request.notes, admission->numbers());
   UsageRecord record{.reservation = admission->id(),
                      .subject = std::move(subject),
+                     .given_id = request.sender.request_id,
                      .model = counted_model(request),
                      .begun_utc_ms = store::machine_instant().utc_ms};
   auto open = meter.ledger.open(record, admission->price(), admission->measures());

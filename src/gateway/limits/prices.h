@@ -12,9 +12,10 @@
 
 namespace ashlar::gateway {
 
-// What went through a model. Reasoning is a part of the completion, cached of the prompt.
+// What went through a model. Reasoning is a part of the completion; what a cache had (cached) or was written with
+// (written) are parts of the prompt, no token of both.
 struct TokenUse {
-  std::int64_t prompt = 0, cached = 0;
+  std::int64_t prompt = 0, cached = 0, written = 0;
   std::int64_t completion = 0, reasoning = 0;
   std::int64_t total() const { return prompt + completion; }
   bool operator==(const TokenUse&) const = default;
@@ -22,15 +23,15 @@ struct TokenUse {
 
 // Nano-dollars for a million tokens: "$0.15 a million" is 150,000,000.
 struct Price {
-  std::int64_t input = 0, cached_input = 0;
+  std::int64_t input = 0, cached_input = 0, cache_write = 0;
   std::int64_t output = 0, reasoning = 0;
   bool operator==(const Price&) const = default;
 };
 
 // In nano-dollars; what is less than one counts as one. At most store::kMostAmount. Counts below 0 are 0; more cached
-// than prompt tokens, or more reasoning than completion, are as many.
+// than prompt tokens, more written than are left beside those, or more reasoning than completion, are as many.
 std::int64_t cost_of(const Price& price, const TokenUse& use);
-// The most that so many tokens can cost, whatever of them turns out to be cached or reasoning.
+// The most that so many tokens can cost, whatever of them turns out to be cached, written or reasoning.
 std::int64_t most_cost_of(const Price& price, std::int64_t prompt, std::int64_t completion);
 
 // "2.50" dollars in nano-dollars, exactly. invalid: not a decimal number of at most nine digits after the point, below

@@ -142,7 +142,7 @@ std::optional<PriceTable::Day> day_of(const std::string& text) {
 void read_price(Section& section, const YAML::Node& node, PriceTable& out) {
   std::string model;
   PriceTable::Day from{};
-  std::optional<std::int64_t> input, cached_input, output, reasoning;
+  std::optional<std::int64_t> input, cached_input, cache_write, output, reasoning;
   const std::size_t before = section.faults().size();
   section.each(node,
                {{"model", section.text("model", model)},
@@ -154,6 +154,7 @@ void read_price(Section& section, const YAML::Node& node, PriceTable& out) {
                  }},
                 {"input", dollars(section, "input", input)},
                 {"cached_input", dollars(section, "cached_input", cached_input)},
+                {"cache_write", dollars(section, "cache_write", cache_write)},
                 {"output", dollars(section, "output", output)},
                 {"reasoning", dollars(section, "reasoning", reasoning)}},
                "a price");
@@ -162,6 +163,7 @@ void read_price(Section& section, const YAML::Node& node, PriceTable& out) {
   Price price;
   price.input = input.value_or(0);
   price.cached_input = cached_input.value_or(price.input);
+  price.cache_write = cache_write.value_or(price.input);
   price.output = output.value_or(0);
   price.reasoning = reasoning.value_or(price.output);
   out.add(model, from, price);

@@ -21,6 +21,7 @@ struct UsageRecord {
   std::string reservation;  // unique, also among replicas: a ledger that sees it twice has seen one request
   std::string request;      // its id
   Subject subject;
+  std::string given_id;    // what the client calls it; "": it did not say
   std::string model;       // as limits and prices know it
   std::string deployment;  // of the route, who answered; "": nobody chose
   TokenUse use;            // what was delivered
@@ -52,7 +53,7 @@ class OpenUsage {
   static constexpr std::uint64_t kAll = ~std::uint64_t{0};
 
   virtual ~OpenUsage() = default;
-  virtual void prompt(std::int64_t tokens, std::int64_t cached) = 0;
+  virtual void prompt(std::int64_t tokens, std::int64_t cached, std::int64_t written = 0) = 0;
   // Tokens of the answer that left this process: to be moved before they do. Any thread.
   virtual std::atomic<std::uint64_t>& delivered() = 0;
   // It is over. Only what the client has yet to get is still to come.

@@ -82,6 +82,18 @@ int tokens_of(const engine::Text& text) {
   return text.text.empty() ? 0 : std::max(1, static_cast<int>(text.text.size() / 4));
 }
 
+// Of what is said of one; below 0: it is not.
+int choice_of(const engine::Event& event) {
+  return std::visit(
+      [](const auto& said) {
+        if constexpr (requires { said.choice; })
+          return said.choice;
+        else
+          return -1;
+      },
+      event);
+}
+
 }  // namespace
 
 Charge::Charge(std::shared_ptr<Live> live, int prompt, int answer)
@@ -114,7 +126,7 @@ Attempt::~Attempt() { ticket_.reset(); }  // no call comes after it: then the re
 
 void Attempt::on(engine::Event event) { flight_->on(*this, std::move(event)); }
 
-Flight::Flight(std::shared_ptr<Router::Core> core, engine::Request request, RouteHints hints, Plan plan)
+Flight::Flight(std::shared_ptr<Router::Core> core, engine::Request&& request, RouteHints hints, Plan plan)
     : core_(std::move(core)),
       id_(core_->number()),
       request_(std::make_unique<const engine::Request>(std::move(request))),
@@ -400,13 +412,13 @@ bool Flight::next_group(Cause cause) {
 std::string Flight::wrong_with(const Attempt& attempt, const engine::Event& event) const {
   if (std::holds_alternative<engine::Started>(event))
     return attempt.started_ || attempt.first_token_ ? "the answer began twice" : "";
-  int choice = -1;
-  if (const auto* text = std::get_if<engine::Text>(&event)) choice = text->choice;
-  if (const auto* ended = std::get_if<engine::ChoiceEnd>(&event)) choice = ended->choice;
   if (std::holds_alternative<engine::Finished>(event))
     return std::ssize(attempt.ended_choices_) < choices_ ? "the answer finished before its end" : "";
   if (std::holds_alternative<engine::Failed>(event)) return "";
+  const int choice = choice_of(event);
   if (choice < 0 || choice >= choices_) return fmt::format("there is no choice {}", choice);
+  const auto* members = std::get_if<engine::Members>(&event);
+  if (members != nullptr && members->of != engine::Members::Of::message) return "";  // they may come behind its end
   return attempt.ended_choices_.contains(choice) ? "a choice went on after its end" : "";
 }
 
@@ -475,12 +487,7 @@ void Flight::fail(Attempt& attempt, engine::Failed failed, std::string outcome) 
          judgement.refused);
   finish_try(attempt, std::move(outcome), judgement.cause, &failed.error);
   if (fall_back(judgement)) {
-    last_refusal_ = Refusal{.error = std::move(failed.error),
-                            .retry_after = failed.retry_after,
-                            .over_context = failed.over_context,
-                            .status = failed.status,
-                            .reason = std::move(failed.reason),
-                            .dropped = failed.dropped};
+    last_refusal_ = std::move(failed);
     // Another thread asks the next one: this is the generator's own, and the attempt's ticket must die.
     return core_->post({.what = Router::Core::Task::What::advance, .flight = shared_from_this()});
   }
@@ -543,12 +550,21 @@ void Flight::say(engine::Event event) {
   calling_ = before;
 }
 
+// Of those who share an answer one pays: the first who has it whole. For the others nothing was computed.
+engine::Event Flight::for_listener(const engine::Event& said) {
+  const auto* finished = std::get_if<engine::Finished>(&said);
+  if (finished == nullptr || !std::exchange(paid_, true)) return said;
+  engine::Finished shared = *finished;
+  shared.usage.kept = true;
+  return shared;
+}
+
 void Flight::deliver() {
   const Lock lock(mutex_);
   const std::thread::id before = std::exchange(calling_, std::this_thread::get_id());
   for (std::size_t i = 0; i < listeners_.size(); ++i)
     while (listeners_[i].sink != nullptr && listeners_[i].next < said_.size())
-      listeners_[i].sink->on(said_[listeners_[i].next++]);
+      listeners_[i].sink->on(for_listener(said_[listeners_[i].next++]));
   calling_ = before;
 }
 
@@ -567,7 +583,7 @@ void Flight::refuse(Refusal refusal) {
     finish_try(*attempt_, "cancelled", std::nullopt, nullptr);
   }
   explain();
-  say(engine::failed(std::move(refusal)));
+  say(std::move(refusal));
   if (!over_) end(false);
 }
 

@@ -72,7 +72,7 @@ class Flight : public std::enable_shared_from_this<Flight> {
     RouteTrace trace;
   };
 
-  Flight(std::shared_ptr<Router::Core> core, engine::Request request, RouteHints hints, Plan plan);
+  Flight(std::shared_ptr<Router::Core> core, engine::Request&& request, RouteHints hints, Plan plan);
   // One that was answered before.
   Flight(std::shared_ptr<Router::Core> core, ResponseCache::Answer answer, RouteTrace trace);
 
@@ -130,6 +130,7 @@ class Flight : public std::enable_shared_from_this<Flight> {
   void commit();
   void explain() const;
   void say(engine::Event event);
+  engine::Event for_listener(const engine::Event& said);
   void end(bool good);
   TimePoint next_check() const;
 
@@ -169,6 +170,7 @@ class Flight : public std::enable_shared_from_this<Flight> {
   std::vector<engine::Event> said_;
   std::vector<Listener> listeners_;
   std::uint64_t listeners_made_ = 0;
+  bool paid_ = false;  // one of them had the whole answer
   std::thread::id calling_;
   RouteTrace trace_;
 

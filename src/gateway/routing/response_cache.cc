@@ -173,6 +173,10 @@ std::size_t bytes_of(const engine::Event& event) {
     bytes += text->text.capacity() + text->ids.capacity() * sizeof(std::int32_t) + bytes_of(text->logprobs);
   if (const auto* started = std::get_if<engine::Started>(&event))
     bytes += started->prompt_ids.capacity() * sizeof(std::int32_t) + bytes_of(started->prompt_logprobs);
+  if (const auto* thought = std::get_if<engine::Reasoning>(&event)) bytes += thought->text.capacity();
+  if (const auto* call = std::get_if<engine::ToolCall>(&event))
+    bytes += call->id.capacity() + call->name.capacity() + call->arguments.capacity();
+  if (const auto* members = std::get_if<engine::Members>(&event)) bytes += 4 * dump_json(*members->json).size();
   return bytes;
 }
 

@@ -219,8 +219,23 @@ TEST(ResponseCache, EqualRequestsInTheAirAreComputedOnce) {
   EXPECT_EQ(sinks[2].words, "one two");
   EXPECT_EQ(sinks[2].over, 1);
   EXPECT_EQ(router.cache_counts().joined, 2U);
+  const auto kept = [](const Sink& sink) { return std::get<engine::Finished>(sink.events.back()).usage.kept; };
+  EXPECT_FALSE(kept(sinks[1])) << "the first who has it whole pays for it";
+  EXPECT_TRUE(kept(sinks[2])) << "as one whom the cache answers";
   tickets.clear();
   EXPECT_EQ(house[0].alive(), 0);
+}
+
+TEST(ResponseCache, WhoAskedFirstPaysForAllWhoJoined) {
+  Cached house;
+  house.answers = false;
+  auto& router = house.open();
+  Sink first, second;
+  auto one = router.route(greedy(), {}, first), two = router.route(greedy(), {}, second);
+  house[0].last().answer("one");
+  router.turn();
+  EXPECT_FALSE(std::get<engine::Finished>(first.events.back()).usage.kept);
+  EXPECT_TRUE(std::get<engine::Finished>(second.events.back()).usage.kept);
 }
 
 TEST(ResponseCache, WhenAllLeaveTheWorkStopsAndAFailureIsToldToAll) {

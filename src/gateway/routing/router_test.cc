@@ -36,6 +36,24 @@ TEST(Router, HandsEventsOnInOrderAndTellsItsWay) {
   EXPECT_EQ(house[0].alive(), 0);
 }
 
+TEST(Router, ThoughtsCallsAndMembersPassAsTextDoes) {
+  House house;
+  auto& router = house.open();
+  Sink sink;
+  auto ticket = router.route(ask(), {}, sink);
+  const auto json = std::make_shared<const Json>(Json{{"a", 1}});
+  auto& call = house[0].last();
+  call.start();
+  call.say(engine::Reasoning{.text = "hm"});
+  call.say(engine::ToolCall{.id = "c", .name = "f", .arguments = "{}"});
+  call.say(engine::Members{.json = json});
+  call.say(engine::ChoiceEnd{});
+  call.say(engine::Members{.json = json, .of = engine::Members::Of::choice});
+  call.say(engine::Finished{});
+  EXPECT_FALSE(sink.error);
+  EXPECT_EQ(sink.events.size(), 7U);
+}
+
 TEST(Router, AFailureBeforeTheFirstTokenIsMadeGoodElsewhere) {
   House house;
   auto& router = house.open();

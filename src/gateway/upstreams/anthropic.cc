@@ -90,10 +90,15 @@ void say_tools(const engine::Chat& chat, const Json& body, Json& out) {
   out["tool_choice"] = std::move(said);
 }
 
-// Thinking wants the usual sampling.
-void say_thinking(const Json& body, const Conversation& conversation, Json& out) {
-  const int budget = thinking_budget(body, conversation, read_tool_choice(body), out["max_tokens"].get<int>());
-  if (!out.contains("thinking") && budget > 0) out["thinking"] = {{"type", "enabled"}, {"budget_tokens", budget}};
+// The most tokens are the answer's and the thoughts', which are below them: where nobody said any, there is room for
+// both. Thinking wants the usual sampling.
+void say_thinking(const Json& body, const Conversation& conversation, int most, int usual_tokens, Json& out) {
+  int budget = thinking_budget(body, conversation, most);
+  if (const Json* said = find_member(body, "thinking"))
+    budget = std::min(count_of(*said, "budget_tokens").value_or(0), 1'000'000);
+  else if (budget > 0)
+    out["thinking"] = {{"type", "enabled"}, {"budget_tokens", budget}};
+  out["max_tokens"] = most > 0 ? most : usual_tokens + budget;
   if (!out.contains("thinking") || string_member(out["thinking"], "type") == "disabled") return;
   for (const char* name : {"temperature", "top_k", "top_p"}) out.erase(name);
 }
@@ -195,7 +200,7 @@ class AnthropicReader final : public EventReader {
     if (input)
       prompt = static_cast<int>(
           std::min<std::int64_t>(std::int64_t{*input} + read.value_or(0) + made.value_or(0), 2'147'483'647));
-    teller_.counted(prompt, count_of(*usage, "output_tokens"), read);
+    teller_.counted(prompt, count_of(*usage, "output_tokens"), read, {}, made);
   }
 
   void take_end(const Json& delta) {
@@ -242,8 +247,7 @@ class Anthropic final : public Wire {
     TRY(refuse_members(body, "anthropic",
                        {"n", "logprobs", "logit_bias", "presence_penalty", "frequency_penalty", "functions"}));
     const Conversation conversation = TRY(read_conversation(*chat));
-    Json out{{"model", model},
-             {"max_tokens", request.stopping.max_tokens > 0 ? request.stopping.max_tokens : max_tokens_}};
+    Json out{{"model", model}, {"max_tokens", max_tokens_}};
     if (!conversation.system.empty()) out["system"] = blocks_of(conversation.system);
     out["messages"] = Json::array();
     for (const Turn& turn : conversation.turns)
@@ -254,7 +258,7 @@ class Anthropic final : public Wire {
     if (const auto user = string_member(body, "user"); !user.empty()) out["metadata"] = {{"user_id", user}};
     if (const auto stops = read_stops(body); !stops.empty()) out["stop_sequences"] = stops;
     say_tools(*chat, body, out);
-    say_thinking(body, conversation, out);
+    say_thinking(body, conversation, std::max(0, request.stopping.max_tokens), max_tokens_, out);
     if (const auto schema = read_schema(body)) {
       if (out.contains("tools"))
         return Error{Code::unsupported, "an upstream of kind anthropic takes either tools or 'response_format'"};

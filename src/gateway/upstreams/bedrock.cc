@@ -145,15 +145,15 @@ void say_thinking(int budget, Json& config, Json& more) {
 void say_inference(const Json& body, const engine::Request& request, const Conversation& conversation, bool claude,
                    int usual_tokens, Json& out) {
   Json config = Json::object(), more = Json::object();
-  const int most = request.stopping.max_tokens > 0 ? request.stopping.max_tokens : usual_tokens;
-  const int budget = claude ? thinking_budget(body, conversation, read_tool_choice(body), most) : 0;
-  if (request.stopping.max_tokens > 0 || budget > 0) config["maxTokens"] = most;
+  const int most = std::max(0, request.stopping.max_tokens);
+  const int budget = claude ? thinking_budget(body, conversation, most) : 0;
+  if (most > 0 || budget > 0) config["maxTokens"] = most > 0 ? most : usual_tokens + budget;
   if (const Json* value = find_member(body, "temperature")) config["temperature"] = *value;
   if (const Json* value = find_member(body, "top_p")) config["topP"] = *value;
   if (const auto stops = read_stops(body); !stops.empty()) config["stopSequences"] = stops;
   for (const char* name : {"top_k", "thinking", "reasoning_effort"})
     if (const Json* value = find_member(body, name)) more[name] = *value;
-  if (claude) say_thinking(read_schema(body) ? 0 : budget, config, more);
+  if (claude) say_thinking(budget, config, more);
   if (!config.empty()) out["inferenceConfig"] = std::move(config);
   if (!more.empty()) out["additionalModelRequestFields"] = std::move(more);
 }
@@ -264,7 +264,7 @@ class BedrockReader final : public Reader {
     if (input)
       prompt = static_cast<int>(
           std::min<std::int64_t>(std::int64_t{*input} + read.value_or(0) + made.value_or(0), 2'147'483'647));
-    teller_.counted(prompt, count_of(*usage, "outputTokens"), read);
+    teller_.counted(prompt, count_of(*usage, "outputTokens"), read, {}, made);
   }
 
   void take_end(std::string_view reason) {

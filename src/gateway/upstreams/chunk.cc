@@ -102,6 +102,8 @@ class Handler {
     cached_tokens,
     reasoning_tokens,
     prediction_tokens,  // accepted or rejected: whoever has some is read into a tree
+    written_tokens,     // to a cache: the same
+    filter_results,     // the same
   };
   static Key key_of(std::string_view name) {
     switch (name.size()) {
@@ -135,16 +137,30 @@ class Handler {
         return name == "completion_tokens"   ? Key::completion_tokens
                : name == "reasoning_content" ? Key::reasoning_content
                                              : Key::other;
+      case 18:
+        return name == "cache_write_tokens" ? Key::written_tokens : Key::other;
       case 21:
-        return name == "prompt_tokens_details" ? Key::prompt_tokens_details : Key::other;
+        return name == "prompt_tokens_details"   ? Key::prompt_tokens_details
+               : name == "cache_creation_tokens" ? Key::written_tokens
+               : name == "prompt_filter_results" ? Key::filter_results
+                                                 : Key::other;
+      case 22:
+        return name == "content_filter_results" || name == "content_filter_offsets" ? Key::filter_results : Key::other;
       case 25:
         return name == "completion_tokens_details" ? Key::completion_tokens_details : Key::other;
       case 26:
         return name == "accepted_prediction_tokens" || name == "rejected_prediction_tokens" ? Key::prediction_tokens
                                                                                             : Key::other;
+      case 27:
+        return name == "cache_creation_input_tokens" ? Key::written_tokens : Key::other;
       default:
         return Key::other;
     }
+  }
+  // Of a choice's object or list: nobody misses it.
+  bool may_be_missed() const {
+    return key_ != Key::delta && key_ != Key::message && key_ != Key::logprobs && key_ != Key::text &&
+           key_ != Key::filter_results;
   }
 
   static bool fine(bool taken, error_code& ec) {
@@ -184,7 +200,7 @@ class Handler {
         return enter(In::choice);
       case In::choice:
         if (key_ == Key::delta && !std::exchange(chunk.in_delta, true)) return enter(In::delta);
-        return key_ != Key::delta && key_ != Key::message && key_ != Key::logprobs && key_ != Key::text && pass_over();
+        return may_be_missed() && pass_over();
       case In::usage:
         if (key_ == Key::prompt_tokens_details) return enter(In::prompt_details);
         if (key_ == Key::completion_tokens_details) return enter(In::completion_details);
@@ -202,9 +218,9 @@ class Handler {
     switch (in()) {
       case In::root:
         if (key_ == Key::choices) return !std::exchange(has_choices_, true) && enter(In::choices);
-        return key_ != Key::error && key_ != Key::usage && pass_over();
+        return key_ != Key::error && key_ != Key::usage && key_ != Key::filter_results && pass_over();
       case In::choice:
-        return key_ != Key::delta && key_ != Key::message && key_ != Key::logprobs && key_ != Key::text && pass_over();
+        return may_be_missed() && pass_over();
       case In::usage:
       case In::prompt_details:
       case In::completion_details:
@@ -287,10 +303,10 @@ class Handler {
       case In::usage:
         if (key_ == Key::prompt_tokens) chunk.usage->prompt = count;
         if (key_ == Key::completion_tokens) chunk.usage->completion = count;
-        return true;
+        return key_ != Key::written_tokens || count == 0;
       case In::prompt_details:
         if (key_ == Key::cached_tokens) chunk.usage->cached = count;
-        return true;
+        return key_ != Key::written_tokens || count == 0;
       case In::completion_details:
         if (key_ == Key::reasoning_tokens) chunk.usage->reasoning = count;
         return key_ != Key::prediction_tokens || count == 0;

@@ -20,15 +20,15 @@ const std::vector<std::string>& events() {
       R"({"choices":[{"index":1,"delta":{"content":"中\u6587 \ud83d\ude00 \"q\" \\ \n"},"finish_reason":null}],"usage":null})",
       R"({"choices":[{"index":0,"delta":{"reasoning_content":"hm","content":null},"stop_reason":null}]})",
       R"({"choices":[{"index":0,"delta":{"reasoning":"hm","refusal":null,"tool_calls":null}}]})",
-      R"({"choices":[{"index":0,"delta":{"refusal":"","content":"a"},"content_filter_results":{"hate":{"filtered":false}}}]})",
+      R"({"choices":[{"index":0,"delta":{"refusal":"","content":"a"},"safety":{"hate":{"filtered":false}},"content_filter_results":null}]})",
       R"({"choices":[{"index":0,"delta":{},"finish_reason":"length","stop_reason":null,"seed":5}]})",
       R"({"choices":[{"index":0,"text":"a piece","logprobs":null,"finish_reason":null}]})",
-      R"({"choices":[],"usage":{"prompt_tokens":12,"completion_tokens":9,"total_tokens":21,"prompt_tokens_details":{"cached_tokens":3,"audio_tokens":null},"completion_tokens_details":{"reasoning_tokens":4,"x":[1,{"y":2}]},"cost":0.25}})",
+      R"({"choices":[],"usage":{"prompt_tokens":12,"completion_tokens":9,"total_tokens":21,"cache_creation_input_tokens":0,"prompt_tokens_details":{"cached_tokens":3,"cache_write_tokens":0,"audio_tokens":null},"completion_tokens_details":{"reasoning_tokens":4,"x":[1,{"y":2}]},"cost":0.25}})",
       R"({"choices":[{"index":0,"delta":{"content":"a"}}],"usage":{"prompt_tokens":-1,"completion_tokens":1e99,"prompt_tokens_details":null}})",
       R"( {"choices" : [ { "index" : 0 , "delta" : { "content" : "a" } } ] , "x_groq": {"id": [1, [2]]} } )",
       R"({"provider":{"a":[true,false]},"choices":[{"delta":{"content":"a"}}]})",
       R"({"choices":[{"index":"2","delta":{"content":"a"}}]})",
-      R"({"choices":null,"prompt_filter_results":[{"a":1}]})",
+      R"({"choices":null,"prompt_results":[{"a":1}]})",
       R"({})",
   };
   return all;
@@ -85,13 +85,31 @@ TEST(Chunk, SaysWhatATreeSays) {
 }
 
 TEST(Chunk, LeavesTheRestToATree) {
-  for (const char* event :
-       {R"({"error":{"message":"no"}})", R"({"error":"no"})", R"({"choices":[{"delta":{"content":"a"}},{"delta":{}}]})",
-        R"({"choices":[{"message":{"content":"a"}}]})", R"({"choices":[{"delta":{"tool_calls":[{"index":0}]}}]})",
-        R"({"choices":[{"delta":{"content":["a"]}}]})", R"({"choices":[{"delta":{"audio":{"id":"a"}}}]})",
-        R"({"choices":[{"delta":{},"logprobs":{"content":[]}}]})", R"({"choices":[{"delta":{},"stop_reason":128001}]})",
-        R"({"choices":[{"delta":{},"stop_reason":"END"}]})", R"({"choices":[{"delta":{"refusal":"no"}}]})", "[]", "1",
-        "null", "", "{", R"({"a":1}x)", "{\"choices\":[{\"delta\":{\"content\":\"\xff\"}}]}", R"({"a":01})"})
+  for (const char* event : {R"({"error":{"message":"no"}})",
+                            R"({"error":"no"})",
+                            R"({"choices":[{"delta":{"content":"a"}},{"delta":{}}]})",
+                            R"({"choices":[{"message":{"content":"a"}}]})",
+                            R"({"choices":[{"delta":{"tool_calls":[{"index":0}]}}]})",
+                            R"({"choices":[{"delta":{"content":["a"]}}]})",
+                            R"({"choices":[{"delta":{"audio":{"id":"a"}}}]})",
+                            R"({"choices":[{"delta":{},"logprobs":{"content":[]}}]})",
+                            R"({"choices":[{"delta":{},"stop_reason":128001}]})",
+                            R"({"choices":[],"prompt_filter_results":[{"prompt_index":0}]})",
+                            R"({"choices":[{"delta":{},"content_filter_results":{"hate":{"filtered":false}}}]})",
+                            R"({"choices":[{"delta":{},"content_filter_offsets":{"check_offset":4}}]})",
+                            R"({"choices":[],"usage":{"prompt_tokens_details":{"cache_write_tokens":3}}})",
+                            R"({"choices":[],"usage":{"prompt_tokens_details":{"cache_creation_tokens":3}}})",
+                            R"({"choices":[],"usage":{"cache_creation_input_tokens":3}})",
+                            R"({"choices":[{"delta":{},"stop_reason":"END"}]})",
+                            R"({"choices":[{"delta":{"refusal":"no"}}]})",
+                            "[]",
+                            "1",
+                            "null",
+                            "",
+                            "{",
+                            R"({"a":1}x)",
+                            "{\"choices\":[{\"delta\":{\"content\":\"\xff\"}}]}",
+                            R"({"a":01})"})
     EXPECT_FALSE(read_chunk(event)) << event;
 }
 

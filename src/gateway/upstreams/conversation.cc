@@ -199,14 +199,16 @@ std::vector<std::string> read_stops(const Json& body) {
   return out;
 }
 
-int thinking_budget(const Json& body, const Conversation& conversation, const ToolChoice& choice, int most) {
+int thinking_budget(const Json& body, const Conversation& conversation, int most) {
   const std::string_view effort = string_member(body, "reasoning_effort");
   const int wanted = effort == "low"                         ? 1024
                      : effort == "medium"                    ? 4096
                      : effort == "high" || effort == "xhigh" ? 16384
                                                              : 0;
-  const int budget = std::min(wanted, most - 1);
-  if (budget < 1024 || choice.kind == ToolChoice::Kind::any || choice.kind == ToolChoice::Kind::one) return 0;
+  const int budget = most > 0 ? std::min(wanted, most - most / 4) : wanted;
+  const auto choice = read_tool_choice(body).kind;
+  const bool forced = choice == ToolChoice::Kind::any || choice == ToolChoice::Kind::one || read_schema(body);
+  if (budget < 1024 || forced) return 0;
   const auto& turns = conversation.turns;
   const auto last =
       std::find_if(turns.rbegin(), turns.rend(), [](const Turn& each) { return each.role == "assistant"; });

@@ -58,10 +58,11 @@ ToolChoice read_tool_choice(const Json& body);
 std::shared_ptr<const Json> read_schema(const Json& body);
 std::vector<std::string> read_stops(const Json& body);
 
-// The tokens that an upstream without words for 'reasoning_effort' may think, below `most`, which those of the answer
-// are part of; 0: it shall not. Where the answer must be a call, or goes on with calls whose thoughts the client did
-// not keep, it cannot think.
-int thinking_budget(const Json& body, const Conversation& conversation, const ToolChoice& choice, int most);
+// The tokens that an upstream without words for 'reasoning_effort' may think; 0: it shall not. Of `most`, which are
+// those of the answer too, they leave a quarter for it; where nobody said one (0), `most` is to be greater by them.
+// Where the answer must be a call or have a schema, or goes on with calls whose thoughts the client did not keep, it
+// cannot think.
+int thinking_budget(const Json& body, const Conversation& conversation, int most);
 
 // unsupported: a message has a part that is neither text nor picture.
 Status refuse_other_parts(const Json& messages, std::string_view kind);

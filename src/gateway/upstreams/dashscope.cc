@@ -99,7 +99,7 @@ class DashScopeReader final : public Reader {
     const Json* out = find_member(usage, "output_tokens_details");
     teller_.counted(count_of(usage, "input_tokens"), count_of(usage, "output_tokens"),
                     details != nullptr ? count_of(*details, "cached_tokens") : std::nullopt,
-                    out != nullptr ? count_of(*out, "reasoning_tokens") : std::nullopt);
+                    out != nullptr ? count_of(*out, "reasoning_tokens") : std::nullopt, written_of(usage));
   }
 
   void take_choice(const Json& choice) {

@@ -70,6 +70,7 @@ class Errand : public std::enable_shared_from_this<Errand> {
     if (vectors->prompt_tokens == 0)
       for (const auto& input : request_.inputs)
         vectors->prompt_tokens += std::visit([](const auto& each) { return estimate_tokens({.input = each}); }, input);
+    vectors->asked = asked_;
     finish(std::move(*vectors));
   }
 
@@ -94,11 +95,7 @@ class Errand : public std::enable_shared_from_this<Errand> {
       }
     }
     up_.metrics.failures.add();
-    finish(std::unexpected(Refusal{.error = std::move(failure.failed.error),
-                                   .retry_after = failure.failed.retry_after,
-                                   .over_context = failure.failed.over_context,
-                                   .status = failure.failed.status,
-                                   .reason = std::move(failure.failed.reason)}));
+    finish(std::unexpected(std::move(failure.failed)));
   }
 
   void finish(std::expected<engine::Embeddings, Refusal> result) {
@@ -119,6 +116,7 @@ class Errand : public std::enable_shared_from_this<Errand> {
   const engine::EmbedRequest request_;
   const net::ClientRequest order_;
   const engine::Embedder::Done done_;
+  const engine::Clock::time_point asked_ = engine::Clock::now();
 
   // The client's thread only, but before the first call is sent.
   int status_ = 0;

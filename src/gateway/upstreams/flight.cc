@@ -34,7 +34,7 @@ milliseconds until(Clock::time_point when) {
 // because a sink may drop its ticket. Calls are dropped without it.
 class Flight : public std::enable_shared_from_this<Flight> {
  public:
-  Flight(UpstreamState& upstream, engine::Request request, net::ClientRequest order, engine::Sink& sink)
+  Flight(UpstreamState& upstream, engine::Request&& request, net::ClientRequest order, engine::Sink& sink)
       : up_(upstream),
         asked_(std::make_unique<const Asked>(std::move(request), std::move(order))),
         sink_(sink),
@@ -349,7 +349,7 @@ class FlightTicket final : public engine::Ticket {
 }  // namespace
 
 std::expected<std::unique_ptr<engine::Ticket>, engine::Generator::Refusal> take_off(
-    std::shared_ptr<UpstreamState> upstream, engine::Request request, std::string model, engine::Sink& sink) {
+    std::shared_ptr<UpstreamState> upstream, engine::Request&& request, std::string model, engine::Sink& sink) {
   auto order = upstream->wire().ask(request, model);
   if (!order) return std::unexpected(engine::Generator::Refusal{.error = std::move(order).error()});
   auto flight = std::make_shared<Flight>(*upstream, std::move(request), std::move(*order), sink);

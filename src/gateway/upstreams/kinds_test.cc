@@ -5,6 +5,7 @@
 #include "base/json_full.h"
 #include "gateway/upstreams/eventstream.h"
 #include "gateway/upstreams/fakes_for_test.h"
+#include "gateway/upstreams/wire.h"
 #include "store/s3.h"
 
 namespace ashlar::gateway {
@@ -106,6 +107,8 @@ TEST(Anthropic, ItsEventsBecomeOurs) {
   const auto usage = asked.sink.usage();
   EXPECT_EQ(usage.prompt_tokens, 10);
   EXPECT_EQ(usage.cached_tokens, 3);
+  EXPECT_EQ(usage.written_tokens, 2);
+  EXPECT_EQ(asked.sink.all<engine::Started>().at(0).written_tokens, 2);
   EXPECT_EQ(usage.completion_tokens, 17);
   EXPECT_FALSE(usage.estimated);
   EXPECT_EQ((*asked.sink.all<engine::Members>().at(0).json)["thinking_blocks"][0]["signature"], "SIG");
@@ -150,7 +153,7 @@ TEST(Anthropic, FilesPicturesOfToolsAndMarksOfTheCacheGoOut) {
       {"type":"image","source":{"type":"base64","media_type":"image/png","data":"AAAA"}}]}]}])"))
       << kind.body.dump();
   EXPECT_EQ(kind.body["tools"][0]["cache_control"]["type"], "ephemeral");
-  EXPECT_EQ(kind.body["thinking"]["budget_tokens"], 8999);
+  EXPECT_EQ(kind.body["thinking"]["budget_tokens"], 6750);
   EXPECT_FALSE(kind.body.contains("temperature"));
 }
 
@@ -164,6 +167,24 @@ TEST(Anthropic, ThoughtsAreNotAskedForWhereTheyWouldBeRefused) {
   request["tool_choice"] = "required";
   kind.ask(request);
   EXPECT_FALSE(kind.body.contains("thinking"));
+}
+
+TEST(Anthropic, ThoughtsLeaveRoomForTheAnswer) {
+  Kind kind("anthropic", refuses);
+  const auto asked = [&](const char* members) {
+    kind.ask(Json::parse(members));
+    const int thoughts = kind.body.contains("thinking") ? kind.body["thinking"].value("budget_tokens", -1) : 0;
+    return std::pair(kind.body["max_tokens"].get<int>(), thoughts);
+  };
+  using Told = std::pair<int, int>;  // the most tokens, and those of them for thoughts
+  EXPECT_EQ(asked("{}"), Told(4096, 0));
+  EXPECT_EQ(asked(R"({"reasoning_effort":"medium"})"), Told(8192, 4096));
+  EXPECT_EQ(asked(R"({"reasoning_effort":"high"})"), Told(20480, 16384));
+  EXPECT_EQ(asked(R"({"reasoning_effort":"high","max_tokens":4000})"), Told(4000, 3000));
+  EXPECT_EQ(asked(R"({"reasoning_effort":"low","max_tokens":1100})"), Told(1100, 0));
+  EXPECT_EQ(asked(R"({"thinking":{"type":"enabled","budget_tokens":10000}})"), Told(14096, 10000));
+  EXPECT_EQ(asked(R"({"thinking":{"type":"disabled"}})"), Told(4096, -1));
+  EXPECT_EQ(asked(R"({"reasoning_effort":"high","response_format":{"type":"json_object"}})"), Told(4096, 0));
 }
 
 TEST(Anthropic, AnErrorEventAndWhatItCannotBeAsked) {
@@ -238,6 +259,73 @@ TEST(Azure, ADeploymentHasItsPathVersionAndKey) {
   EXPECT_NE(kind.head.find("api-key: k3y"), std::string::npos);
 }
 
+TEST(OpenAi, TheMostTokensHaveTheNameThatTheServerKnows) {
+  const auto sent_text = [](const char* kind, const char* url, const char* members, const char* version = "") {
+    UpstreamOptions options{.name = "up", .kind = kind, .url = url};
+    options.api_version = version;
+    engine::Request request = chat_request("Hello", Json::parse(members));
+    request.stopping.max_tokens = 50;  // of a limit or a cap
+    return make_wire(options, {})->ask(request, "theirs")->body;
+  };
+  const auto sent = [&](const char* kind, const char* url, const char* members, const char* version = "") {
+    const Json body = Json::parse(sent_text(kind, url, members, version));
+    return std::pair(body.value("max_tokens", 0), body.value("max_completion_tokens", 0));
+  };
+  using Told = std::pair<int, int>;
+  EXPECT_EQ(sent("openai", "http://10.0.0.1:8000/v1", "{}"), Told(50, 0));
+  EXPECT_EQ(sent("openai", "https://api.openai.com/v1", "{}"), Told(0, 50));
+  EXPECT_EQ(sent("openai", "https://eu.api.openai.com/v1", "{}"), Told(0, 50));
+  EXPECT_EQ(sent("openai", "https://x.openai.azure.com/openai/v1", "{}"), Told(0, 50));
+  EXPECT_EQ(sent("openai", "https://api.openai.com.example/v1", "{}"), Told(50, 0));
+  EXPECT_EQ(sent("openai", "https://api.openai.com/v1", R"({"max_tokens":90})"), Told(50, 0)) << "as its client said";
+  EXPECT_EQ(sent("openai", "http://10.0.0.1:8000/v1", R"({"max_completion_tokens":90})"), Told(0, 50));
+  const std::string null = sent_text("openai", "http://10.0.0.1:8000/v1", R"({"max_completion_tokens":null})");
+  EXPECT_TRUE(null.contains(R"("max_tokens":50)")) << null;
+  EXPECT_EQ(sent("azure", "https://x.openai.azure.com", "{}"), Told(0, 50));
+  EXPECT_EQ(sent("azure", "https://x.openai.azure.com", "{}", "2024-06-01"), Told(50, 0));
+}
+
+// A stream whose filter runs beside the model: what it finds comes with the pieces, or behind the end.
+TEST(Azure, WhatItsFilterFindsIsPassedOn) {
+  Kind kind("azure", [](const Exchange& exchange) {
+    exchange.begin();
+    for (
+        const char* const event :
+        {R"({"choices":[],"prompt_filter_results":[{"prompt_index":0,"content_filter_results":{"hate":{"filtered":false,"severity":"safe"}}}]})",
+         R"({"choices":[{"index":0,"delta":{"role":"assistant","content":""},"content_filter_results":{},"finish_reason":null}]})",
+         R"({"choices":[{"index":0,"delta":{"content":"ok"},"content_filter_results":{"hate":{"filtered":false,"severity":"low"}},"finish_reason":null}]})",
+         R"({"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]})",
+         R"({"choices":[{"index":0,"finish_reason":null,"content_filter_results":{"violence":{"filtered":false,"severity":"safe"}},"content_filter_offsets":{"check_offset":44}}]})",
+         "[DONE]"})
+      exchange.send(std::string("data: ") + event + "\n\n");
+  });
+  auto asked = kind.ask();
+  EXPECT_EQ(asked.sink.text(), "ok");
+  const auto members = asked.sink.all<engine::Members>();
+  ASSERT_EQ(members.size(), 3u);
+  EXPECT_EQ(members[0].of, engine::Members::Of::answer);
+  EXPECT_EQ((*members[0].json)["prompt_filter_results"][0]["content_filter_results"]["hate"]["severity"], "safe");
+  EXPECT_EQ(members[1].of, engine::Members::Of::choice);
+  EXPECT_EQ((*members[1].json)["content_filter_results"]["hate"]["severity"], "low");
+  EXPECT_EQ((*members[2].json)["content_filter_offsets"]["check_offset"], 44);
+  EXPECT_TRUE((*members[2].json)["content_filter_results"].contains("violence"));
+}
+
+TEST(OpenAi, WhatACacheWasWrittenWithIsCounted) {
+  for (const char* const usage :
+       {R"({"prompt_tokens":9,"prompt_tokens_details":{"cached_tokens":2,"cache_write_tokens":5}})",
+        R"({"prompt_tokens":9,"prompt_tokens_details":{"cached_tokens":2,"cache_creation_tokens":5}})",
+        R"({"prompt_tokens":9,"prompt_tokens_details":{"cached_tokens":2,"cache_creation_input_tokens":5}})",
+        R"({"prompt_tokens":9,"prompt_tokens_details":{"cached_tokens":2},"cache_creation_input_tokens":5})"}) {
+    Kind kind("openai", [&](const Exchange& exchange) {
+      exchange.begin();
+      exchange.send("data: " + Json{{"choices", {{{"delta", {{"content", "ok"}}}, {"finish_reason", "stop"}}}}}.dump() +
+                    "\n\ndata: {\"choices\":[],\"usage\":" + usage + "}\n\ndata: [DONE]\n\n");
+    });
+    EXPECT_EQ(kind.ask().sink.usage().written_tokens, 5) << usage;
+  }
+}
+
 std::string converse_event(const std::string& type, const std::string& payload, const std::string& kind = "event") {
   return write_stream_message({{":message-type", kind},
                                {kind == "event" ? ":event-type" : ":exception-type", type},
@@ -261,7 +349,9 @@ TEST(Bedrock, ConverseGoesOutSignedAndItsEventsComeBack) {
         converse_event("contentBlockDelta", R"({"contentBlockIndex":2,"delta":{"toolUse":{"input":"{\"a\":1}"}}})") +
         converse_event("contentBlockStop", R"({"contentBlockIndex":2})") +
         converse_event("messageStop", R"({"stopReason":"tool_use"})") +
-        converse_event("metadata", R"({"usage":{"inputTokens":8,"outputTokens":9,"cacheReadInputTokens":2}})");
+        converse_event(
+            "metadata",
+            R"({"usage":{"inputTokens":8,"outputTokens":9,"cacheReadInputTokens":2,"cacheWriteInputTokens":4}})");
     for (std::size_t i = 0; i < all.size(); i += 37) exchange.send(std::string_view(all).substr(i, 37));
   });
   kind.options.api_key.clear();
@@ -287,7 +377,8 @@ TEST(Bedrock, ConverseGoesOutSignedAndItsEventsComeBack) {
   EXPECT_EQ(asked.sink.text(), "Hi");
   EXPECT_EQ(asked.sink.thoughts(), "Hm");
   EXPECT_EQ(asked.sink.calls(), std::vector<std::string>{"t f {\"a\":1}"});
-  EXPECT_EQ(asked.sink.usage().prompt_tokens, 10);
+  EXPECT_EQ(asked.sink.usage().prompt_tokens, 14);
+  EXPECT_EQ(asked.sink.usage().written_tokens, 4);
   EXPECT_EQ(asked.sink.usage().completion_tokens, 9);
 }
 
@@ -306,7 +397,7 @@ TEST(Bedrock, FilesPicturesOfToolsAndMarksOfTheCacheGoOut) {
       << kind.body.dump();
   EXPECT_EQ(kind.body["toolConfig"]["tools"][1], Json::parse(R"({"cachePoint":{"type":"default"}})"));
   EXPECT_EQ(kind.body["additionalModelRequestFields"],
-            Json::parse(R"({"thinking":{"type":"enabled","budget_tokens":8999}})"));
+            Json::parse(R"({"thinking":{"type":"enabled","budget_tokens":6750}})"));
   EXPECT_EQ(kind.body["inferenceConfig"], Json::parse(R"({"maxTokens":9000})"));
   request.erase("tools");
   kind.ask(request);

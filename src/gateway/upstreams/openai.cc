@@ -12,6 +12,7 @@
 #include "gateway/upstreams/chunk.h"
 #include "gateway/upstreams/event_reader.h"
 #include "gateway/upstreams/plain_chunk.h"
+#include "net/url.h"
 #include "store/digest.h"
 #include "store/wire.h"
 
@@ -96,6 +97,8 @@ class OpenAiReader final : public EventReader {
     if (const Json* error = find_member(chunk, "error"))
       return teller_.fail(failure_in_stream(teller_.upstream(), *error));
     if (const Json* usage = find_member(chunk, "usage")) teller_.usage(*usage);
+    if (const Json* results = find_member(chunk, "prompt_filter_results"); results != nullptr && results->is_array())
+      teller_.members(0, {{"prompt_filter_results", *results}}, engine::Members::Of::answer);
     const Json* choices = find_member(chunk, "choices");
     if (choices == nullptr || !choices->is_array()) return;
     for (const Json& choice : *choices) take_choice(choice);
@@ -119,7 +122,17 @@ class OpenAiReader final : public EventReader {
     }
     teller_.text(std::move(text));
     if (message != nullptr && message->is_object()) take_rest(index, *message);
+    take_filters(index, choice);
     if (const auto reason = string_member(choice, "finish_reason"); !reason.empty()) take_end(index, reason, choice);
+  }
+
+  // Azure's; some come behind the choice's end.
+  void take_filters(int index, const Json& choice) {
+    Json found = Json::object();
+    for (const char* const name : {"content_filter_results", "content_filter_offsets"})
+      if (const Json* said = find_member(choice, name); said != nullptr && said->is_object() && !said->empty())
+        found[name] = *said;
+    if (!found.empty()) teller_.members(index, std::move(found), engine::Members::Of::choice);
   }
 
   void take_rest(int index, const Json& message) {
@@ -157,13 +170,22 @@ class OpenAiReader final : public EventReader {
   PlainChunk plain_;
 };
 
+// OpenAI's service or Azure's, not one that only speaks as they do.
+bool is_openais_own(std::string_view url) {
+  const auto parsed = net::parse_url(url);
+  if (!parsed) return false;
+  const std::string_view host = parsed->host;
+  return host == "api.openai.com" || host.ends_with(".api.openai.com") || host.ends_with(".openai.azure.com");
+}
+
 class OpenAi final : public Wire {
  public:
   OpenAi(const UpstreamOptions& options, UpstreamSecrets secrets)
       : base_(base_url(options, "/v1")),
         health_(options.health_path),
         stream_(options.stream),
-        is_ashlar_(options.blocks_interval.count() > 0) {
+        is_ashlar_(options.blocks_interval.count() > 0),
+        most_(is_openais_own(base_) ? kNewerMost : kOlderMost) {
     headers_ = {{"content-type", "application/json"},
                 {"accept", stream_ ? "text/event-stream, application/json" : "application/json"}};
     if (!secrets.api_key.empty()) headers_.emplace_back("authorization", "Bearer " + secrets.api_key);
@@ -172,12 +194,12 @@ class OpenAi final : public Wire {
   Result<net::ClientRequest> ask(const engine::Request& request, const std::string& model) const override {
     const bool chat = std::holds_alternative<engine::Chat>(request.prompt.input);
     const char* path = chat ? "/chat/completions" : "/completions";
-    if (!is_ashlar_) return post(path, openai_text(request, model, stream_));
+    if (!is_ashlar_) return post(path, openai_text(request, model, stream_, most_));
     engine::Request salted = request;
     Json body = openai_body(request);
     body["cache_salt"] = blocks_salt(request);
     salted.body = std::make_shared<const Json>(std::move(body));
-    net::ClientRequest out = post(path, openai_text(salted, model, stream_));
+    net::ClientRequest out = post(path, openai_text(salted, model, stream_, most_));
     if (request.prefix_salt)
       out.headers.emplace_back("x-ashlar-prefix-salt", fmt::format("{:016x}", *request.prefix_salt));
     return out;
@@ -219,6 +241,7 @@ class OpenAi final : public Wire {
 
   const std::string base_, health_;
   const bool stream_, is_ashlar_;
+  const std::string_view most_;
   net::Headers headers_;
 };
 
@@ -254,7 +277,10 @@ std::string messages_text(const Json& messages) {
 }
 
 // A chat's body as its client wrote it, but for what the request says otherwise: openai_body() without copying it.
-std::string chat_text(const engine::Request& request, const engine::Chat& chat, const std::string& model, bool stream) {
+std::string chat_text(const engine::Request& request, const engine::Chat& chat, const std::string& model, bool stream,
+                      std::string_view most) {
+  for (const std::string_view said : {kOlderMost, kNewerMost})  // the newer counts where there are both
+    if (find_member(*request.body, said) != nullptr) most = said;
   // In place of the client's; none: not sent.
   std::vector<std::pair<std::string_view, std::string>> ours;
   ours.reserve(8);
@@ -264,9 +290,7 @@ std::string chat_text(const engine::Request& request, const engine::Chat& chat, 
   ours.emplace_back("stream_options", stream ? R"({"include_usage":true})" : "");
   ours.emplace_back("request_id", "");
   ours.emplace_back("tools", chat.tools ? dump_json(*chat.tools) : "");
-  if (request.stopping.max_tokens >= 0)
-    ours.emplace_back(request.body->contains("max_completion_tokens") ? "max_completion_tokens" : "max_tokens",
-                      fmt::format("{}", request.stopping.max_tokens));
+  if (request.stopping.max_tokens >= 0) ours.emplace_back(most, fmt::format("{}", request.stopping.max_tokens));
   if (request.n > 1) ours.emplace_back("n", fmt::format("{}", request.n));
   if (request.body->contains("priority")) ours.emplace_back("priority", fmt::format("{}", request.priority));
   std::string out;
@@ -305,12 +329,18 @@ std::string blocks_salt(const engine::Request& request) {
       store::sha256(fmt::format("{}:{}{}", request.tenant.size(), request.tenant, request.cache_salt)));
 }
 
-std::string openai_text(const engine::Request& request, const std::string& model, bool stream) {
+std::string openai_text(const engine::Request& request, const std::string& model, bool stream, std::string_view most) {
   if (const auto* chat = std::get_if<engine::Chat>(&request.prompt.input); chat != nullptr && request.body != nullptr)
-    return chat_text(request, *chat, model, stream);
+    return chat_text(request, *chat, model, stream, most);
   Json body = openai_body(request);
   body["model"] = model;
-  if (body.contains("messages")) write_arguments_as_texts(body["messages"]);
+  if (body.contains("messages")) {
+    write_arguments_as_texts(body["messages"]);
+    if (const Json* said = find_member(body, kOlderMost); said != nullptr && most != kOlderMost) {
+      body[std::string(most)] = Json(*said);
+      body.erase(std::string(kOlderMost));
+    }
+  }
   if (stream) {
     body["stream"] = true;
     body["stream_options"] = {{"include_usage", true}};

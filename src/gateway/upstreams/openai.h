@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "gateway/upstreams/wire.h"
 
@@ -21,8 +22,12 @@ Result<std::vector<Listed>> read_openai_list(std::string_view body);
 // of what the client said itself.
 std::string blocks_salt(const engine::Request& request);
 
+// What the most tokens of a chat are called where its client named none and the gateway does. OpenAI's models that
+// think refuse the older name; many other servers pass over the newer one, and would answer without end.
+constexpr std::string_view kOlderMost = "max_tokens", kNewerMost = "max_completion_tokens";
+
 // The body to be sent: what openai_body() says, with arguments of tool calls as texts, and how it is to be streamed.
-std::string openai_text(const engine::Request& request, const std::string& model, bool stream);
+std::string openai_text(const engine::Request& request, const std::string& model, bool stream, std::string_view most);
 std::string openai_vectors_text(const engine::EmbedRequest& request, const std::string& model);
 
 }  // namespace ashlar::gateway

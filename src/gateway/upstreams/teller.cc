@@ -13,6 +13,7 @@ namespace ashlar::gateway {
 namespace {
 
 constexpr std::size_t kMaxCalls = 1024;  // of one choice
+constexpr std::size_t kMostEarly = 64;
 
 std::uint64_t quarters_of(std::string_view text) {
   std::uint64_t out = 0;
@@ -71,6 +72,13 @@ std::optional<int> count_of(const Json& object, std::string_view name) {
   return static_cast<int>(value);
 }
 
+std::optional<int> written_of(const Json& openai) {
+  if (const auto details = openai.find("prompt_tokens_details"); details != openai.end())
+    for (const std::string_view name : {"cache_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens"})
+      if (const auto count = count_of(*details, name)) return count;
+  return count_of(openai, "cache_creation_input_tokens");
+}
+
 Teller::Teller(std::string upstream, const engine::Request& request)
     : upstream_(std::move(upstream)),
       most_tokens_(request.stopping.max_tokens),
@@ -86,10 +94,17 @@ Teller::Choice* Teller::open(int choice) {
   }
   Choice& found = choices_[static_cast<std::size_t>(choice)];
   if (found.ended) return nullptr;
-  if (!std::exchange(begun_, true))
-    events_.emplace_back(engine::Started{
-        .prompt_tokens = prompt_.value_or(prompt_estimate_), .cached_tokens = cached_.value_or(0), .asked = made_});
+  if (!std::exchange(begun_, true)) begin();
   return &found;
+}
+
+void Teller::begin() {
+  events_.emplace_back(engine::Started{.prompt_tokens = prompt_.value_or(prompt_estimate_),
+                                       .cached_tokens = cached_.value_or(0),
+                                       .written_tokens = written_.value_or(0),
+                                       .asked = made_});
+  for (engine::Members& each : early_) events_.emplace_back(std::move(each));
+  early_.clear();
 }
 
 // An estimate may be wrong by a factor, so that only what is far beyond the limit is cut: an upstream that does not
@@ -157,9 +172,11 @@ void Teller::tool_call(int index, int call, std::string_view id, std::string_vie
   count(*choice, index, quarters_of(arguments));
 }
 
-void Teller::members(int index, Json object) {
-  if (open(index) == nullptr) return;
-  events_.emplace_back(engine::Members{.choice = index, .json = std::make_shared<const Json>(std::move(object))});
+void Teller::members(int index, Json object, engine::Members::Of of) {
+  if (of == engine::Members::Of::message && open(index) == nullptr) return;
+  if (over_ || failure_ || index < 0 || index >= std::ssize(choices_) || early_.size() >= kMostEarly) return;
+  engine::Members told{.choice = index, .json = std::make_shared<const Json>(std::move(object)), .of = of};
+  begun_ ? void(events_.emplace_back(std::move(told))) : early_.push_back(std::move(told));
 }
 
 void Teller::end(engine::ChoiceEnd end) {
@@ -172,11 +189,12 @@ void Teller::end(engine::ChoiceEnd end) {
 }
 
 void Teller::counted(std::optional<int> prompt, std::optional<int> completion, std::optional<int> cached,
-                     std::optional<int> reasoning) {
+                     std::optional<int> reasoning, std::optional<int> written) {
   if (prompt) prompt_ = prompt;
   if (completion) completion_ = completion;
   if (cached) cached_ = cached;
   if (reasoning) reasoning_ = reasoning;
+  if (written) written_ = written;
 }
 
 void Teller::usage(const Json& openai) {
@@ -185,7 +203,8 @@ void Teller::usage(const Json& openai) {
     return openai.is_object() && found != openai.end() ? count_of(*found, name) : std::nullopt;
   };
   counted(count_of(openai, "prompt_tokens"), count_of(openai, "completion_tokens"),
-          inner("prompt_tokens_details", "cached_tokens"), inner("completion_tokens_details", "reasoning_tokens"));
+          inner("prompt_tokens_details", "cached_tokens"), inner("completion_tokens_details", "reasoning_tokens"),
+          written_of(openai));
   accepted_ = inner("completion_tokens_details", "accepted_prediction_tokens").value_or(accepted_);
   rejected_ = inner("completion_tokens_details", "rejected_prediction_tokens").value_or(rejected_);
 }
@@ -222,6 +241,7 @@ void Teller::finish() {
   const bool believed = completion_ && !capped_ && (*completion_ > 0 || estimate == 0);
   usage.completion_tokens = believed ? *completion_ : estimate;
   usage.cached_tokens = std::min(cached_.value_or(0), usage.prompt_tokens);
+  usage.written_tokens = std::min(written_.value_or(0), usage.prompt_tokens - usage.cached_tokens);
   usage.reasoning_tokens = std::min(reasoning_.value_or(tokens_of(reasoning_quarters_)), usage.completion_tokens);
   usage.accepted_tokens = accepted_;
   usage.rejected_tokens = rejected_;

@@ -32,14 +32,15 @@ class Teller {
   // `custom`: of a custom tool, whose input the arguments are.
   void tool_call(int choice, int index, std::string_view id, std::string_view name, std::string_view arguments,
                  bool custom = false);
-  void members(int choice, Json object);
+  // Not only the message's come behind a choice's end; those before the answer has begun are kept until it does.
+  void members(int choice, Json object, engine::Members::Of of = engine::Members::Of::message);
   void end(engine::ChoiceEnd end);
 
   // Counts as an upstream gave them, in OpenAI's form (prompt_tokens, completion_tokens and their details) or already
   // read; what is no count is left to our estimate. The last word stands.
   void usage(const Json& openai);
   void counted(std::optional<int> prompt, std::optional<int> completion, std::optional<int> cached = {},
-               std::optional<int> reasoning = {});
+               std::optional<int> reasoning = {}, std::optional<int> written = {});
 
   // The upstream said that the answer is whole. Choices that had no end get one: `stop`, or `tool_calls`.
   void done();
@@ -69,6 +70,7 @@ class Teller {
   };
   // Null: told as a fault, or ended. Makes Started come first.
   Choice* open(int choice);
+  void begin();
   void count(Choice& choice, int index, std::uint64_t quarters);
   bool goes_on(const engine::Text& text);
   void finish();
@@ -80,7 +82,8 @@ class Teller {
   const engine::Clock::time_point made_ = engine::Clock::now();  // when it was asked
   std::vector<Choice> choices_;
   std::vector<engine::Event> events_;
-  std::optional<int> prompt_, completion_, cached_, reasoning_;
+  std::vector<engine::Members> early_;  // what came before the answer began
+  std::optional<int> prompt_, completion_, cached_, reasoning_, written_;
   int accepted_ = 0, rejected_ = 0;
   std::uint64_t reasoning_quarters_ = 0;
   bool begun_ = false, over_ = false, capped_ = false;
@@ -89,5 +92,9 @@ class Teller {
 
 // A count: a whole number from 0 to 2^31 - 1.
 std::optional<int> count_of(const Json& object, std::string_view name);
+
+// The prompt's tokens that a cache was written with, of a usage in OpenAI's form: OpenRouter's name for them, LiteLLM's
+// and DashScope's, among the prompt's details, or Anthropic's beside them. Nothing: it says none.
+std::optional<int> written_of(const Json& openai);
 
 }  // namespace ashlar::gateway
