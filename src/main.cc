@@ -1,8 +1,10 @@
 // The front door: finds the command and hands it the rest of the words.
 #include <fmt/format.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include <csignal>
+#include <cstdio>
 #include <exception>
 #include <string>
 #include <vector>
@@ -93,12 +95,22 @@ int dispatch(const Words& words) {
   return 2;
 }
 
+// Output that a full disk did not take is not there, whatever the command thinks of it.
+int ended(int status) {
+  const bool written = std::fflush(stdout) == 0 && std::ferror(stdout) == 0;
+  pollfd reader{.fd = STDOUT_FILENO, .events = POLLOUT, .revents = 0};
+  const bool left = poll(&reader, 1, 0) > 0 && (reader.revents & (POLLERR | POLLHUP)) != 0;  // `| head`: it has enough
+  if (written || left || status != 0) return status;
+  fmt::print(stderr, "ashlar: not all of the output could be written: is the disk full?\n");
+  return 1;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);
   try {
-    return dispatch(Words(argv + 1, argv + argc));
+    return ended(dispatch(Words(argv + 1, argv + argc)));
   } catch (const std::exception& e) {
     fmt::print(stderr, "ashlar: internal error: {}\n", e.what());
     return 70;

@@ -161,14 +161,15 @@ struct AdminTable::Running {
       details["members"] = Json::array();
       for (const auto& member : call.body.items()) details["members"].push_back(member.key());
     }
-    events->write({.kind = "admin." + operation.id,
-                   .subject = std::move(subject),
-                   .severity = outcome ? gateway::Severity::info : gateway::Severity::warning,
-                   .message = outcome
-                                  ? operation.summary
-                                  : fmt::format("{}: refused: {}", operation.summary, outcome.error().error.message),
-                   .actor = actor_of(call.who),
-                   .details = std::move(details)});
+    std::string_view what = operation.summary;
+    if (!outcome && what.ends_with('.')) what.remove_suffix(1);  // the sentence goes on
+    events->write(
+        {.kind = "admin." + operation.id,
+         .subject = std::move(subject),
+         .severity = outcome ? gateway::Severity::info : gateway::Severity::warning,
+         .message = outcome ? operation.summary : fmt::format("{}: refused: {}", what, outcome.error().error.message),
+         .actor = actor_of(call.who),
+         .details = std::move(details)});
   }
 };
 

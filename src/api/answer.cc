@@ -15,24 +15,6 @@ std::uint64_t next_number() {
   return ++last;
 }
 
-std::string_view finish_name(engine::FinishReason reason) {
-  switch (reason) {
-    case engine::FinishReason::stop:
-      return R"("stop")";
-    case engine::FinishReason::length:
-      return R"("length")";
-    case engine::FinishReason::tool_calls:
-      return R"("tool_calls")";
-    case engine::FinishReason::function_call:
-      return R"("function_call")";
-    case engine::FinishReason::content_filter:
-      return R"("content_filter")";
-    case engine::FinishReason::abort:
-      return R"("abort")";
-  }
-  return "null";
-}
-
 std::string stop_reason_json(const engine::ChoiceEnd& end) {
   std::string out;
   if (end.stop_string)
@@ -138,7 +120,7 @@ void Answer::render(Part& part, engine::Event& event, std::string& out) {
     dialect_->members(choices_.at(part.first_choice + members->choice), *members, usage_, out);
   } else if (const auto* end = std::get_if<engine::ChoiceEnd>(&event)) {
     Choice& choice = choices_.at(part.first_choice + end->choice);
-    choice.finish_reason = finish_name(end->reason);
+    choice.finish_reason = '"' + std::string(engine::name(end->reason)) + '"';
     choice.stop_reason = stop_reason_json(*end);
     dialect_->ended(choice, usage_, out);
   } else if (const auto* finished = std::get_if<engine::Finished>(&event)) {

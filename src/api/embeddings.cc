@@ -78,6 +78,12 @@ Outcome<void> embeddings(Call& call) {
       return bad("input", "'input' holds an empty string");
   const ReadingReply reply(call, request, arrived);
   embedder->embed(std::move(request), [reply, model = model.id, base64](auto answer) {
+    // A route is listed, but is for text alone: no embedder knows it.
+    if (!answer && answer.error().error.code == Code::not_found)
+      answer.error().error = {
+          Code::unsupported,
+          fmt::format("'{}' gives no embeddings: a route is for text, name a model of an upstream or of this server",
+                      model)};
     if (!answer) return reply.refuse(std::move(answer).error(), "input");
     const auto told = engine::Clock::now();
     reply.respond(embeddings_json(model, *answer, base64), answer->asked, told);

@@ -126,6 +126,16 @@ TEST(Embeddings, RefuseWhatIsWrong) {
   EXPECT_EQ(world.ask("/v1/embeddings", R"({"model":"none","input":"a"})")->status(), 404);
 }
 
+// A route is listed as other servers' models are, and has no embedder.
+TEST(Embeddings, OfARouteAreRefusedAsWhatItLacksNotAsAModelThatIsNotThere) {
+  ReadersWorld world;
+  world.reader.refusal = {.error = {Code::not_found, "the model 'vectors' does not exist"}};
+  const auto answer = world.embed(R"("input":"a")");
+  EXPECT_EQ(answer->status(), 400);
+  EXPECT_THAT(answer->json()["error"]["message"].get<std::string>(),
+              HasSubstr("gives no embeddings: a route is for text"));
+}
+
 TEST(Embeddings, SayWhyTheReaderRefused) {
   ReadersWorld world;
   world.reader.refusal = {.error = {Code::invalid, "input 0 is long"}, .over_context = true};

@@ -4,8 +4,8 @@
 
 namespace ashlar {
 
-// Holds address space back, which `operator new` gets before it throws; or takes it back where it was spent and there is
-// memory again. Any thread; to be called now and then.
+// Holds address space back, which `operator new` gets before it throws; or takes it back where it was spent and there
+// is memory again. Any thread; to be called now and then.
 void keep_memory_reserve();
 
 }  // namespace ashlar

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <set>
 #include <sstream>
 
 #include "base/nearest.h"
@@ -47,6 +48,7 @@ Status read_options_text(const std::string& text, const std::string& path, std::
     const YAML::Node root = YAML::Load(text);
     if (root.IsNull()) return {};
     if (!root.IsMap()) return Error{Code::invalid, fmt::format("{}: expected `name: value` lines", path)};
+    std::set<std::string> seen;
     for (const auto& entry : root) {
       if (!entry.first.IsScalar()) {
         fail(entry.first, "an option's name should be a word");
@@ -54,6 +56,10 @@ Status read_options_text(const std::string& text, const std::string& path, std::
       }
       std::string name = entry.first.Scalar();
       std::ranges::replace(name, '-', '_');
+      if (!seen.insert(name).second) {
+        fail(entry.first, fmt::format("'{}' stands twice", name));
+        continue;
+      }
       if (std::ranges::find(sections, name) != sections.end()) continue;
       const auto option = std::ranges::find(options, name, &Option::name);
       if (option == options.end()) {

@@ -11,9 +11,10 @@ namespace ashlar::cli {
 namespace {
 
 std::string versions_text(const std::vector<store::SchemaVersion>& versions) {
-  std::string text;
-  for (const auto& each : versions) text += fmt::format("{}{} {}", text.empty() ? "" : ", ", each.room, each.version);
-  return text.empty() ? "nothing yet" : text;
+  if (versions.empty()) return "nothing in it yet";
+  std::string text = "versions of its tables: ";
+  for (const auto& each : versions) text += fmt::format("{}{} {}", &each == &versions.front() ? "" : ", ", each.room, each.version);
+  return text;
 }
 
 struct BackupCommand {

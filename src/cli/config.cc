@@ -63,6 +63,10 @@ Result<int> import(const std::string& path, const ImportOptions& options) {
   // Beside the configuration, under its name.
   std::filesystem::path limits = options.out;
   limits.replace_extension(".limits.yaml");
+  std::error_code none;
+  for (const std::filesystem::path& out : {std::filesystem::path(options.out), limits})
+    if (!options.out.empty() && std::filesystem::equivalent(path, out, none))
+      return Error{Code::invalid, fmt::format("--out: {} is what is read: write somewhere else", out.string())};
   auto made = gateway::import_litellm(text, options.out.empty() ? "" : limits.string());
   if (!made) return Error{made.error().code, fmt::format("{}: {}", path, made.error().message)};
   if (options.out.empty()) {

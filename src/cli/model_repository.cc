@@ -98,9 +98,14 @@ Result<std::string> model_in(const std::string& folder) {
   return Error{Code::invalid, fmt::format("{}: several models in it", folder)};
 }
 
-Status ModelRepository::check() const {
-  if (options_.model_versions < 1 || options_.model_versions > 100)
+Status check_options(const RepositoryOptions& options) {
+  if (options.model_versions < 1 || options.model_versions > 100)
     return Error{Code::invalid, "--model-versions: a number from 1 to 100"};
+  return {};
+}
+
+Status ModelRepository::check() const {
+  TRY(check_options(options_));
   if (!options_.model_repository.empty() && !is_folder(options_.model_repository))
     return Error{Code::not_found,
                  fmt::format("--model-repository: there is no folder '{}'", options_.model_repository)};

@@ -28,6 +28,9 @@ struct RepositoryOptions {
   }
 };
 
+// invalid: values that no repository can have. Looks at no file.
+Status check_options(const RepositoryOptions& options);
+
 // One thread.
 class ModelRepository {
  public:

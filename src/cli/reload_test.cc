@@ -148,6 +148,36 @@ TEST_F(ReloadTest, WhatCannotBeAppliedIsRefusedAndASignalReadsAnew) {
   EXPECT_EQ(applied, 2);
 }
 
+TEST_F(ReloadTest, ValuesThatNoStartSurvivesAreFaultsWithTheirLines) {
+  const std::string text =
+      "port: 70000\n\nlog-level: loud\nkv_type: int3\ncounters: mysql://x\ndatabase: mysql://x\n"
+      "budget_webhook: nowhere\nkeep_alive: ages\nmodel_versions: 0\ncors_origin: https://a.example/\n";
+  const auto read = read_serve_plan({"--config", path("ashlar.yaml")}, path("ashlar.yaml"), &text);
+  ASSERT_FALSE(read.plan);
+  const std::string& faults = read.plan.error().message;
+  for (const char* fault : {"ashlar.yaml:1: port 70000 is not between", "ashlar.yaml:3: --log-level is debug",
+                            "ashlar.yaml:4: kv_type is 'int3'", "ashlar.yaml:5: --counters: a Redis address begins",
+                            "ashlar.yaml:6: --database: a database is", "ashlar.yaml:7: --budget-webhook: 'nowhere'",
+                            "ashlar.yaml:8: --keep-alive: 'ages'", "ashlar.yaml:9: --model-versions: a number",
+                            "ashlar.yaml:10: --cors-origin: an origin is"})
+    EXPECT_THAT(faults, HasSubstr(fault));
+}
+
+TEST_F(ReloadTest, AFaultOfAFlagNamesNoLineOfTheFile) {
+  const std::string text = "port: 80\nmax_connections: 5\n";
+  const auto read = read_serve_plan({"--port", "70000", "--max-connections", "0", "--config", path("ashlar.yaml")},
+                                    path("ashlar.yaml"), &text);
+  ASSERT_FALSE(read.plan);
+  EXPECT_EQ(read.plan.error().message, "port 70000 is not between 0 and 65535.");
+}
+
+TEST_F(ReloadTest, AnOptionThatStandsTwiceIsAFault) {
+  const std::string text = "log_level: info\nport: 1\nlog-level: debug\n";
+  const auto read = read_serve_plan({"--config", path("ashlar.yaml")}, path("ashlar.yaml"), &text);
+  ASSERT_FALSE(read.plan);
+  EXPECT_THAT(read.plan.error().message, HasSubstr("ashlar.yaml:3: 'log_level' stands twice"));
+}
+
 TEST_F(ReloadTest, ATextIsCheckedWithoutBeingApplied) {
   const auto reloader =
       start([](const ServePlan&, ServePlan&) -> Result<Reloader::Outcome> { return outcome({"no"}); });

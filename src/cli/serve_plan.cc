@@ -9,6 +9,7 @@
 
 #include "api/keys.h"
 #include "base/log.h"
+#include "cli/serve_check.h"
 #include "gateway/routing/read_routes.h"
 #include "gateway/section.h"
 #include "net/proxy.h"
@@ -167,7 +168,10 @@ Result<ServePlan> plan_of(ServeOptions options, const std::string& model, const 
   plan.identity = faults.take(read_identity_of(options));
   if (const auto keys = api::Keys::create(options.api.api_key, options.api.api_key_file); !keys)
     faults.add(keys.error());
-  if (const auto level = log_of(options); !level) faults.add(level.error());
+  for (const std::string& wrong : wrong_options(options))
+    faults.add({Code::invalid, with_line(wrong, options, text, config)});
+  if (const auto level = log_of(options); !level)
+    faults.add({Code::invalid, with_line(level.error().message, options, text, config)});
   TRY(faults.all());
 
   plan.models = options.model;

@@ -26,15 +26,20 @@ std::uint64_t read_number(const char* path, std::uint64_t otherwise) {
   return in >> value ? value : otherwise;
 }
 
-Status check(const EngineOptions& o, int trained) {
-  const auto invalid = [](std::string message) { return std::unexpected(Error{Code::invalid, std::move(message)}); };
+std::unexpected<Error> invalid(std::string message) {
+  return std::unexpected(Error{Code::invalid, std::move(message)});
+}
+
+}  // namespace
+
+Status check_options(const EngineOptions& o) {
   if (o.max_num_seqs < 1 || o.max_num_seqs > 65536)
     return invalid(fmt::format("max_num_seqs is {}, but it must be between 1 and 65536", o.max_num_seqs));
   if (o.max_num_batched_tokens < o.max_num_seqs || o.max_num_batched_tokens > 1 << 20)
     return invalid(fmt::format("max_num_batched_tokens is {}, but it must be at least max_num_seqs ({}) and at most {}",
                                o.max_num_batched_tokens, o.max_num_seqs, 1 << 20));
-  if (o.max_model_len < 0 || o.max_model_len > trained)
-    return invalid(fmt::format("max_model_len is {}, but the model's context is {}", o.max_model_len, trained));
+  if (o.max_model_len < 0)
+    return invalid(fmt::format("max_model_len is {}, but it cannot be negative", o.max_model_len));
   if (!(o.memory_utilization > 0 && o.memory_utilization <= 1))
     return invalid(fmt::format("memory_utilization is {}, but it is a share between 0 and 1", o.memory_utilization));
   if (o.max_num_queued_reqs < 0 || o.max_num_queued_tokens < 0)
@@ -46,10 +51,9 @@ Status check(const EngineOptions& o, int trained) {
         fmt::format("speculative_tokens is {}, but it must be between 0 and {}", o.speculative_tokens, kMostGuesses));
   if (o.speculative_max_batch < 0)
     return invalid(fmt::format("speculative_max_batch is {}, but it cannot be negative", o.speculative_max_batch));
+  TRY(models::kv_type_of(o.kv_type));
   return {};
 }
-
-}  // namespace
 
 Bytes available_memory() {
   std::uint64_t available = std::numeric_limits<std::uint64_t>::max();
@@ -65,7 +69,9 @@ Bytes available_memory() {
 Result<CachePlan> plan_cache(const EngineOptions& options, const models::Model& model, Bytes available,
                              const models::Model* draft) {
   const int trained = model.shape().context;
-  TRY(check(options, trained));
+  TRY(check_options(options));
+  if (options.max_model_len > trained)
+    return invalid(fmt::format("max_model_len is {}, but the model's context is {}", options.max_model_len, trained));
   CachePlan plan{.type = TRY(models::kv_type_of(options.kv_type))};
   const int context = options.max_model_len > 0 ? options.max_model_len : trained;
   const std::uint64_t block_bytes = std::max<std::uint64_t>(

@@ -41,7 +41,8 @@ struct EngineOptions {
           "Memory for keys and values; 0: some full contexts, within memory_utilization.");
     field("memory_utilization", memory_utilization,
           "Share of the free memory that keys and values may take when kv_cache_memory is 0.");
-    field("kv_type", kv_type, "How keys and values are stored: f16, bf16, int8 (half the memory), or auto: the faster of f16 and bf16.");
+    field("kv_type", kv_type,
+          "How keys and values are stored: f16, bf16, int8 (half the memory), or auto: the faster of f16 and bf16.");
     field("enable_prefix_caching", enable_prefix_caching,
           "Keep the keys and values of finished requests for others that begin alike.");
     field("max_num_queued_reqs", max_num_queued_reqs,
@@ -60,6 +61,9 @@ struct EngineOptions {
           "Nothing is guessed in a step of more answers than this, where each row costs its share.");
   }
 };
+
+// invalid: values that no engine can have, whatever its model.
+Status check_options(const EngineOptions& options);
 
 // The cache that these options give a model.
 struct CachePlan {

@@ -73,9 +73,9 @@ class ClientTask {
   // The client's thread only.
   ClientRequest request;
   Url url;
-  std::optional<Proxy> proxy;  // on the way to it
-  TimePoint until = kNever;    // of the whole call
-  int repeats = 0;     // on other connections
+  std::optional<Proxy> proxy;               // on the way to it
+  TimePoint until = kNever;                 // of the whole call
+  int repeats = 0;                          // on other connections
   bool http1 = false;                       // is what it is asked in, whatever the server could speak beside
   TimePoint not_before = TimePoint::min();  // connections that are older are not trusted with it
   std::weak_ptr<ClientLink> link;           // what serves it now

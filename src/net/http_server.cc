@@ -1,5 +1,6 @@
 #include "net/http_server.h"
 
+#include <fmt/format.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -225,7 +226,13 @@ bool Server::drain(std::chrono::milliseconds limit) {
 
 }  // namespace
 
-Result<std::unique_ptr<HttpServer>> HttpServer::listen(const ServerOptions& options, Handler handler) {
+Status check_options(const ServerOptions& options) {
+  if (options.port < 0 || options.port > 65535)
+    return Error{Code::invalid, fmt::format("port {} is not between 0 and 65535.", options.port)};
+  if (options.http_threads < 0 || options.http_threads > 1024)
+    return Error{Code::invalid, fmt::format("--http-threads: {} is not between 0 and 1024.", options.http_threads)};
+  if (options.max_connections < 1)
+    return Error{Code::invalid, "--max-connections: at least 1, or nobody would be accepted."};
   if (options.tls_cert.empty() != options.tls_key.empty())
     return Error{Code::invalid, "TLS needs both --tls-cert and --tls-key."};
   if (!options.tls_client_ca.empty() && options.tls_cert.empty())
@@ -235,6 +242,11 @@ Result<std::unique_ptr<HttpServer>> HttpServer::listen(const ServerOptions& opti
     return Error{Code::invalid, "--tls-client-auth is required or optional."};
   if (!required && options.tls_client_ca.empty())
     return Error{Code::invalid, "--tls-client-auth needs --tls-client-ca, who signs the certificates."};
+  return {};
+}
+
+Result<std::unique_ptr<HttpServer>> HttpServer::listen(const ServerOptions& options, Handler handler) {
+  TRY(check_options(options));
   auto tls = TRY(tls_of(options));
   raise_open_files();
   auto sockets = TRY(listen_on(options.host, options.port));

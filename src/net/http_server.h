@@ -57,6 +57,9 @@ struct ServerOptions {
   }
 };
 
+// invalid: values that no server can have, and options that need others. Looks at no file.
+Status check_options(const ServerOptions& options);
+
 class HttpServer {
  public:
   // io: the port is in use or may not be bound, with the sentence that helps;
@@ -65,8 +68,8 @@ class HttpServer {
   virtual ~HttpServer() = default;  // stops at once
 
   virtual int port() const = 0;
-  // Reads the certificate, its key and the clients' CA anew, for connections that come; those that stand go on. invalid:
-  // as listen(), and all is as it was. One thread at a time.
+  // Reads the certificate, its key and the clients' CA anew, for connections that come; those that stand go on.
+  // invalid: as listen(), and all is as it was. One thread at a time.
   virtual Status renew_tls() = 0;
   // When the certificate ends; nothing: the server is plain.
   virtual std::optional<std::chrono::system_clock::time_point> tls_until() const = 0;

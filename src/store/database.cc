@@ -41,10 +41,15 @@ const std::string& as_bytes(const Value& value) {
   return v == nullptr ? none : v->bytes;
 }
 
+Status check_location(const std::string& where) {
+  if (!is_postgres(where) && where.find("://") != std::string::npos)
+    return Error{Code::invalid, "a database is the path of a file, or postgres://USER:PASSWORD@HOST:PORT/NAME"};
+  return {};
+}
+
 Result<std::unique_ptr<Database>> open_database(const std::string& where, const DatabaseOptions& options) {
   if (is_postgres(where)) return open_postgres(where, options);
-  if (where.find("://") != std::string::npos)
-    return Error{Code::invalid, "a database is the path of a file, or postgres://USER:PASSWORD@HOST:PORT/NAME"};
+  TRY(check_location(where));
   std::error_code failed;
   const std::string path = std::filesystem::absolute(where, failed).lexically_normal().string();
   return open_sqlite(failed ? where : path, options);

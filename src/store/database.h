@@ -141,6 +141,7 @@ class Database {
 // its owner alone (0600) if it is not there. A server that is down is no error here:
 // the calls tell. invalid, io, corrupt; unavailable: the file is being restored;
 // unsupported: libpq is not on this machine.
+Status check_location(const std::string& where);  // invalid: neither; nothing is opened
 Result<std::unique_ptr<Database>> open_database(const std::string& where, const DatabaseOptions& options = {});
 
 struct StateOptions {

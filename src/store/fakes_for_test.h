@@ -2,12 +2,9 @@
 // and a folder that goes with the test.
 #pragma once
 
-#include <arpa/inet.h>
 #include <fmt/format.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <cstdlib>
@@ -16,13 +13,12 @@
 #include <functional>
 #include <map>
 #include <mutex>
-#include <set>
 #include <sstream>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "net/http_text.h"
+#include "net/loopback_for_test.h"
 #include "store/digest.h"
 #include "store/model_store.h"
 #include "store/wire.h"
@@ -51,27 +47,11 @@ struct FakeAnswer {
 class FakeServer {
  public:
   using Handler = std::function<FakeAnswer(const FakeRequest&)>;
-  explicit FakeServer(Handler handler) : handler_(std::move(handler)), listener_(::socket(AF_INET, SOCK_STREAM, 0)) {
-    sockaddr_in address{.sin_family = AF_INET, .sin_port = 0, .sin_addr = {htonl(INADDR_LOOPBACK)}};
-    socklen_t size = sizeof address;
-    EXPECT_EQ(::bind(listener_, reinterpret_cast<sockaddr*>(&address), size), 0);
-    EXPECT_EQ(::listen(listener_, 64), 0);
-    ::getsockname(listener_, reinterpret_cast<sockaddr*>(&address), &size);
-    port_ = ntohs(address.sin_port);
-    acceptor_ = std::thread([this] { accept_all(); });
-  }
-  ~FakeServer() {
-    ::shutdown(listener_, SHUT_RDWR);
-    acceptor_.join();
-    {
-      const std::lock_guard lock(mutex_);
-      for (const int fd : open_) ::shutdown(fd, SHUT_RDWR);
-    }
-    for (std::thread& thread : threads_) thread.join();
-    ::close(listener_);
-  }
+  explicit FakeServer(Handler handler) : handler_(std::move(handler)) {}
 
-  std::string url(const std::string& target = "") const { return fmt::format("http://127.0.0.1:{}{}", port_, target); }
+  std::string url(const std::string& target = "") const {
+    return fmt::format("http://127.0.0.1:{}{}", loopback_.port(), target);
+  }
   std::vector<FakeRequest> requests() const {
     const std::lock_guard lock(mutex_);
     return requests_;
@@ -83,20 +63,6 @@ class FakeServer {
   }
 
  private:
-  void accept_all() {
-    while (true) {
-      const int fd = ::accept(listener_, nullptr, nullptr);
-      if (fd < 0) return;
-      const std::lock_guard lock(mutex_);
-      open_.insert(fd);
-      threads_.emplace_back([this, fd] {
-        talk(fd);
-        const std::lock_guard closing(mutex_);
-        open_.erase(fd);
-        ::close(fd);
-      });
-    }
-  }
   void talk(int fd) {
     std::string ahead;
     const auto more = [&] {
@@ -151,13 +117,9 @@ class FakeServer {
   }
 
   const Handler handler_;
-  const int listener_;
-  int port_ = 0;
   mutable std::mutex mutex_;
-  std::set<int> open_;
   std::vector<FakeRequest> requests_;
-  std::vector<std::thread> threads_;
-  std::thread acceptor_;
+  net::Loopback loopback_{[this](int fd) { talk(fd); }};  // last: it ends before what it uses
 };
 
 // As a well-behaved server gives a file: whole, or the part that was asked for.

@@ -93,6 +93,15 @@ Poll listening(const PullWatch& watch, const PullProgress& progress) {
   return [&] { return watch(progress); };
 }
 
+// What is told of one more file's way, as that of all of them.
+DownloadWatch of_whole(const PullWatch& watch, PullProgress& progress) {
+  return [&, before = progress.done](const DownloadProgress& file) {
+    progress.stage = file.stage;
+    if (file.stage == Stage::fetching) progress.done = before + file.done;
+    return watch(progress);
+  };
+}
+
 }  // namespace
 
 StoreOptions store_options_from_environment() {
@@ -346,11 +355,7 @@ Status ModelStore::check_room(const std::vector<Wanted>& missing) const {
 Result<bool> ModelStore::warm(const StoredFile& file, const PullWatch& watch, PullProgress& progress) {
   const std::uint64_t before = progress.done;
   progress.file = file.name;
-  const DownloadWatch download_watch = [&](const DownloadProgress& now) {
-    progress.stage = now.stage;
-    if (now.stage == Stage::fetching) progress.done = before + now.done;
-    return watch(progress);
-  };
+  const DownloadWatch download_watch = of_whole(watch, progress);
   const Poll poll = listening(watch, progress);
   const auto size = cold_->size(file.sha256, poll);
   if (!size || *size != file.size) return false;
@@ -375,11 +380,7 @@ Result<bool> ModelStore::warm(const StoredFile& file, const PullWatch& watch, Pu
 Result<StoredFile> ModelStore::fetch(const Wanted& wanted, const PullWatch& watch, PullProgress& progress) {
   const std::uint64_t before = progress.done;
   progress.file = wanted.name;
-  const DownloadWatch download_watch = [&](const DownloadProgress& file) {
-    progress.stage = file.stage;
-    if (file.stage == Stage::fetching) progress.done = before + file.done;
-    return watch(progress);
-  };
+  const DownloadWatch download_watch = of_whole(watch, progress);
   const Poll waiting = [&] { return download_watch({.stage = Stage::waiting}); };
   for (bool again = false;; again = true) {
     PartFile part = TRY(PartFile::open(in("partial", partial_name(wanted)), waiting));

@@ -35,6 +35,31 @@ test("help names every command, and each has its own", () => {
   assert.equal(ashlar([]).status, 2);
 });
 
+test("output that the disk does not take is a failure, who reads no more is none", () => {
+  const state = mkdtempSync(path.join(folder, "state-"));
+  const sh = (command) => spawnSync("sh", ["-c", command, binary], { env: { ...process.env, ASHLAR_DATA_DIR: state } });
+  for (const words of ["help", "key list --json", "usage --csv", "config import-litellm " + file("litellm.yaml", "model_list: []\n")]) {
+    const full = sh(`"$0" ${words} > /dev/full`);
+    assert.equal(full.status, 1, words);
+    assert.match(full.stderr.toString(), /not all of the output could be written/);
+    assert.equal(sh(`"$0" ${words} > /dev/null`).status, 0, words);
+  }
+  const left = sh(`{ "$0" help; echo $? >&2; } | true`);
+  assert.equal(left.stderr.toString().trim(), "0");
+});
+
+test("an import never overwrites what it reads", () => {
+  const text = "model_list:\n  - {model_name: a, litellm_params: {model: openai/gpt-4o, rpm: 5}}\n";
+  const from = file("proxy.yaml", text);
+  const over = ashlar(["config", "import-litellm", from, "--out", path.join(folder, ".", "proxy.yaml")]);
+  assert.equal(over.status, 1);
+  assert.match(over.err, /is what is read: write somewhere else/);
+  const limits = file("other.limits.yaml", text);
+  assert.equal(ashlar(["config", "import-litellm", limits, "--out", path.join(folder, "other.yaml")]).status, 1);
+  assert.equal(readFileSync(from, "utf8"), text);
+  assert.equal(readFileSync(limits, "utf8"), text);
+});
+
 test("a wrong command, flag or value is one sentence and exit 2", () => {
   for (const args of [["fly"], ["serve", "--no-such-flag"], ["serve", "--port", "many"], ["show"], ["run", "--top-k", "x"]]) {
     const { status, out, err } = ashlar(args);

@@ -46,6 +46,32 @@ test("the models of an upstream stand beside our own", async (t) => {
   assert.equal(theirs.json.choices[0].message.content, own.json.choices[0].message.content);
 });
 
+test("a model's second name works beside routes, and is no way around its limit; a route gives no vectors", async (t) => {
+  const folder = mkdtempSync(path.join(tmpdir(), "ashlar-second-"));
+  t.after(() => rmSync(folder, { recursive: true }));
+  const upstream = await fake((request, response) => response.end(JSON.stringify({
+    choices: [{ index: 0, message: { role: "assistant", content: "Hi." }, finish_reason: "stop" }],
+    usage: { prompt_tokens: 1, completion_tokens: 1 } })), ["m"]);
+  t.after(() => upstream.close());
+  const limits = path.join(folder, "limits.yaml"), config = path.join(folder, "ashlar.yaml");
+  writeFileSync(limits, "limits:\n  - {scope: model, who: m, name: rph, measure: requests, capacity: 1, period: 1h}\n");
+  const plain = `upstreams:\n  - {name: theirs, url: "${upstream.url}", models: [m]}\n`;
+  for (const routes of ["", "routes:\n  - {name: chat, deployments: [theirs/m]}\n"]) {
+    writeFileSync(config, plain + routes);
+    const server = await Server.start(["--config", config, "--limits", limits, "--data-dir", path.join(folder, routes ? "a" : "b")], { models: [] });
+    t.after(() => server.stop());
+    const ask = (model) => server.post("/v1/chat/completions", { model, messages: [{ role: "user", content: "Hi" }], max_tokens: 4 });
+    assert.equal((await ask("theirs/m")).status, 200, "a second name");
+    assert.equal((await ask("m")).status, 429, "counts as the first");
+    assert.equal((await ask("theirs/m")).status, 429);
+    assert.equal((await ask("theirs/n")).status, 404);
+    if (!routes) continue;
+    const vectors = await server.post("/v1/embeddings", { model: "chat", input: "Hi" });
+    assert.equal(vectors.status, 400);
+    assert.match(vectors.json.error.message, /gives no embeddings/);
+  }
+});
+
 test("the openai client streams the same text through both", async () => {
   const ask = { ...back.chat("What is an ashlar?"), temperature: 0, max_tokens: 40, stream: true, stream_options: { include_usage: true } };
   const collect = async (server) => {

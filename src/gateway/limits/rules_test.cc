@@ -140,7 +140,7 @@ TEST(Rules, WhatIsWrongInAConfigurationIsSaidWithItsLine) {
       {"limits:\n  - {scope: user, name: a, capacity: -1, period: 1m}", "limits:2: "},
       {"limits:\n  - {scope: user, name: a, capacity: 1e3, period: 1m}", "whole number"},
       {"limits:\n  - {scope: user, name: a, capacity: 1, period: never}", "period"},
-      {"limits:\n  - {scope: user, name: a, capacity: 1, period: 0s}", "period"},
+      {"limits:\n  - {scope: user, name: a, capacity: 1, period: 0s}", "limits:2: limit 'a': the period of 0 ms"},
       {"limits:\n  - {scope: house, name: a, capacity: 1, period: 1m}", "'scope' should be one of"},
       {"limits:\n  - {scope: user, name: 'A b', capacity: 1, period: 1m}", "name"},
       {"limits:\n  - {scope: user, name: a, name: b, capacity: 1, period: 1m}", "twice"},

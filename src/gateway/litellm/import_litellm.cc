@@ -28,6 +28,8 @@ LitellmImport LitellmImporter::run(const YAML::Node& root, const std::string& li
       module_ = value;
     else if (key == "general_settings")
       general_ = value;
+    else if (key == "credential_list")
+      credentials(value);
     else if (key == "environment_variables")
       environment(value);
     else
@@ -73,9 +75,13 @@ void LitellmImporter::fallback(const std::string& cause, const std::string& name
   }
   Group* from = group(name);
   if (from == nullptr) return note(list, "fallbacks." + name, "left out: no such model");
+  if (from->embeds) return note(list, "fallbacks." + name, "left out: it makes vectors, which come from one place");
   for (const std::string& each : to) {
-    if (group(each) == nullptr)
-      note(list, "fallbacks." + name, fmt::format("'{}' left out: no such model", each.substr(0, 100)));
+    const Group* other = group(each);
+    if (other == nullptr || other->embeds)
+      note(list, "fallbacks." + name,
+           fmt::format("'{}' left out: {}", each.substr(0, 100),
+                       other == nullptr ? "no such model" : "it makes vectors"));
     else if (each != name && !contains(from->fallbacks[cause], each))
       from->fallbacks[cause].push_back(each);
   }

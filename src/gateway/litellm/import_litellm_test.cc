@@ -146,14 +146,98 @@ litellm_settings: {cache: true, cache_params: {type: redis, ttl: 600}}
   EXPECT_EQ(keys["openai-2"], "env:A");
   EXPECT_EQ(keys["openai-3"], "env:C");
   EXPECT_EQ(routes->deployments.at(0).model, "openai-2/gpt-4o");
-  EXPECT_EQ(routes->deployments.at(1).model, "openai-3/text-embedding-3-small");
+  EXPECT_EQ(upstreams->at(2).models.at(0).name, "emb") << "vectors have no routes";
+  EXPECT_EQ(upstreams->at(2).models.at(0).model, "text-embedding-3-small");
   EXPECT_EQ(routes->groups.back().name, "ca");
   EXPECT_THAT(made->config, HasSubstr("url: \"https://ca.openai.azure.com\""));
   EXPECT_THAT(made->config, HasSubstr("response_cache: 256MiB"));
   EXPECT_THAT(made->config, HasSubstr("response_cache_ttl: 600000"));
   EXPECT_THAT(notes_of(*made),
-              HasSubstr("6 litellm_params.api_base: left out: write the value of ASHLAR_TEST_NOT_SET"));
+              HasSubstr("6 litellm_params.api_base: left out: set ASHLAR_TEST_NOT_SET and import again"));
   EXPECT_THAT(notes_of(*made), HasSubstr("7 litellm_settings.cache_params.type: not supported"));
+}
+
+TEST(ImportLitellm, ReferencesToTheEnvironmentAreFollowedWhereverTheyStand) {
+  ::setenv("ASHLAR_TEST_MODEL", "azure/gpt-4o-eu", 1);
+  ::setenv("ASHLAR_TEST_VERSION", "2025-01-01", 1);
+  ::setenv("ASHLAR_TEST_RPM", "60", 1);
+  ::setenv("ASHLAR_TEST_AZURE_BASE", "https://ca.openai.azure.com", 1);
+  const auto made = import_litellm(R"(model_list:
+  - model_name: gpt
+    litellm_params:
+      model: os.environ/ASHLAR_TEST_MODEL
+      api_base: os.environ/ASHLAR_TEST_AZURE_BASE
+      api_version: os.environ/ASHLAR_TEST_VERSION
+      rpm: os.environ/ASHLAR_TEST_RPM
+      timeout: os.environ/ASHLAR_TEST_NOT_SET
+  - {model_name: gone, litellm_params: {model: os.environ/ASHLAR_TEST_NOT_SET}}
+)",
+                                   "limits.yaml");
+  ASSERT_TRUE(made);
+  const auto upstreams = gateway::parse_upstreams(made->config, "made");
+  ASSERT_TRUE(upstreams) << made->config;
+  ASSERT_EQ(upstreams->size(), 1);
+  EXPECT_EQ(upstreams->at(0).kind, "azure");
+  EXPECT_EQ(upstreams->at(0).api_version, "2025-01-01");
+  EXPECT_EQ(upstreams->at(0).models.at(0).name, "gpt-4o-eu");
+  EXPECT_THAT(made->limits, HasSubstr("capacity: 60"));
+  const std::string notes = notes_of(*made);
+  EXPECT_THAT(notes, HasSubstr("4 litellm_params.model: what ASHLAR_TEST_MODEL says now was written"));
+  EXPECT_THAT(notes, HasSubstr("8 litellm_params.timeout: left out: set ASHLAR_TEST_NOT_SET and import again"));
+  EXPECT_THAT(notes, HasSubstr("9 litellm_params.model: left out: set ASHLAR_TEST_NOT_SET and import again"));
+  EXPECT_THAT(made->config, testing::Not(HasSubstr("os.environ")));
+}
+
+TEST(ImportLitellm, CredentialsThatAreNamedAndCatchAllsAreTaken) {
+  const auto made = import_litellm(R"(credential_list:
+  - credential_name: east
+    credential_values: {api_key: os.environ/EAST_KEY, api_base: "https://east.openai.azure.com", api_version: "1"}
+    credential_info: {description: ours}
+model_list:
+  - {model_name: gpt, litellm_params: {model: azure/gpt-4o, litellm_credential_name: east, api_version: "2"}}
+  - {model_name: other, litellm_params: {model: azure/gpt-4o, litellm_credential_name: west}}
+  - {model_name: "*", litellm_params: {model: openai/*, api_key: os.environ/OPENAI_API_KEY}}
+)",
+                                   "");
+  ASSERT_TRUE(made);
+  const auto upstreams = gateway::parse_upstreams(made->config, "made");
+  ASSERT_TRUE(upstreams) << made->config;
+  ASSERT_EQ(upstreams->size(), 2);
+  EXPECT_EQ(upstreams->at(0).api_key, "env:EAST_KEY");
+  EXPECT_EQ(upstreams->at(0).url, "https://east.openai.azure.com");
+  EXPECT_EQ(upstreams->at(0).api_version, "2") << "what the model says itself comes first";
+  EXPECT_EQ(upstreams->at(1).name, "openai");
+  EXPECT_TRUE(upstreams->at(1).models.empty()) << "all that it lists";
+  EXPECT_THAT(notes_of(*made), HasSubstr("7 litellm_params.litellm_credential_name: no credential"));
+}
+
+TEST(ImportLitellm, VectorsComeFromOnePlaceByTheNameThatClientsKnow) {
+  const auto made = import_litellm(R"(model_list:
+  - {model_name: vectors, litellm_params: {model: openai/ada, input_cost_per_token: 0.0000001}, model_info: {mode: embedding}}
+  - {model_name: vectors, litellm_params: {model: azure/ada, api_base: "https://a.example"}, model_info: {mode: embedding}}
+  - {model_name: gpt, litellm_params: {model: openai/gpt-4o}}
+router_settings: {model_group_alias: {ada: vectors}, fallbacks: [{gpt: [vectors]}], default_fallbacks: [vectors]}
+)",
+                                   "limits.yaml");
+  ASSERT_TRUE(made);
+  const auto upstreams = gateway::parse_upstreams(made->config, "made");
+  const auto routes = gateway::parse_routes(made->config, "made");
+  ASSERT_TRUE(upstreams && routes) << made->config;
+  std::vector<std::string> names;
+  for (const auto& model : upstreams->at(0).models) names.push_back(model.name + " " + model.model);
+  EXPECT_THAT(names, testing::ElementsAre("gpt-4o gpt-4o", "vectors ada", "ada ada"));
+  ASSERT_EQ(routes->groups.size(), 1);
+  EXPECT_THAT(made->limits, HasSubstr("{model: \"vectors\", input: \"0.1\""));
+  EXPECT_THAT(notes_of(*made), HasSubstr("3 model_name: left out: 'vectors' makes vectors"));
+  EXPECT_THAT(notes_of(*made), HasSubstr("fallbacks.gpt: 'vectors' left out: it makes vectors"));
+}
+
+TEST(ImportLitellm, WhatStandsTwiceIsSaid) {
+  const auto made = import_litellm(
+      "model_list:\n  - model_name: a\n    model_name: b\n    litellm_params: {model: openai/gpt-4o}\n", "");
+  ASSERT_TRUE(made);
+  EXPECT_THAT(made->config, HasSubstr("name: \"b\""));
+  EXPECT_THAT(notes_of(*made), HasSubstr("3 model_list: 'model_name' stands twice: the last is taken"));
 }
 
 TEST(ImportLitellm, WhatIsEmptyOrNoConfigurationIsToldSo) {

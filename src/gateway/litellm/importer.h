@@ -25,6 +25,7 @@ struct LitellmDeployment {
 
 struct LitellmGroup {
   std::string name;
+  bool embeds = false;  // no route, which is for text, but a name of its one upstream's model
   std::vector<LitellmDeployment> deployments;
   std::vector<std::string> aliases;
   std::map<std::string, std::vector<std::string>> fallbacks;  // by cause
@@ -73,7 +74,9 @@ class LitellmImporter {
   void models();
   void model(const YAML::Node& node);
   void param(const std::string& key, const YAML::Node& value, Texts& given, Deployment& out, Upstream& up);
-  void model_info(const std::string& key, const YAML::Node& value, Deployment& out);
+  void model_info(const std::string& key, const YAML::Node& value, Deployment& out, std::string& mode);
+  void credential(Members& params);
+  void credentials(const YAML::Node& list);
   void price(const YAML::Node& value, const std::string& path, std::optional<double>& out);
   // Where the model is, and what it is called there.
   bool place(const YAML::Node& node, const std::string& said, const Texts& given, Upstream& up, std::string& theirs);
@@ -102,6 +105,7 @@ class LitellmImporter {
   std::map<std::string, std::vector<YAML::Node>> fallbacks_;
   std::vector<YAML::Node> aliases_;
   std::set<std::string> aliases_seen_;
+  std::map<std::string, Members> credentials_;
 };
 
 }  // namespace ashlar::gateway

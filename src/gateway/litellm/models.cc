@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cctype>
 #include <cmath>
-#include <cstdlib>
 #include <utility>
 
 #include "base/contains.h"
@@ -19,10 +18,6 @@ namespace ashlar::gateway {
 namespace {
 
 std::string milliseconds(double seconds) { return fmt::format("{}ms", std::llround(seconds * 1000)); }
-
-bool is_variable(const std::string& name) {
-  return !name.empty() && std::ranges::all_of(name, [](unsigned char c) { return std::isalnum(c) || c == '_'; });
-}
 
 std::string environment_name(const std::string& text) {
   std::string out;
@@ -57,34 +52,75 @@ void LitellmImporter::model(const YAML::Node& node) {
     else
       note(value, "model_list." + key, "not supported");
   }
-  const std::string pattern = name.ends_with("/*") ? name.substr(0, name.size() - 2) : "";
+  const std::string pattern = name == "*" ? name : name.ends_with("/*") ? name.substr(0, name.size() - 2) : "";
   if (!is_model_name(name) || name.find("@order-") != name.npos || (pattern.empty() && name.find('*') != name.npos))
     return note(node, "model_name", "left out: a name should be a word without blanks and '*'");
   Deployment out;
   Upstream up;
-  std::string theirs, provider;
+  std::string theirs, mode;
   Texts given;
+  credential(params);
   for (const auto& [key, value] : params) param(key, value, given, out, up);
-  for (const auto& [key, value] : info) model_info(key, value, out);
+  for (const auto& [key, value] : info) model_info(key, value, out, mode);
   const auto said = given.find("model");
   if (said == given.end()) return note(node, "litellm_params.model", "left out: it names no model");
   if (!place(node, said->second, given, up, theirs)) return;
   if (!pattern.empty() || theirs == "*") {
-    if (theirs != "*" || pattern.empty() || pattern != up.base)
+    if (theirs != "*" || (pattern != "*" && pattern != up.base))
       return note(node, "model_name",
-                  "left out: a pattern is supported as PROVIDER/* alone, for all that PROVIDER lists");
+                  "left out: a pattern is supported as PROVIDER/* or * alone, for all that PROVIDER lists");
     up.lists = true;
     upstream(std::move(up), "");
     return;
   }
   if (!is_model_name(theirs)) return note(node, "litellm_params.model", "left out: it is no model's name");
-  out.upstream = upstream(std::move(up), theirs);
-  out.model = theirs;
+  // Said, or called so: what makes vectors is seldom said to.
+  const bool embeds = mode == "embedding" || (mode.empty() && theirs.find("embed") != theirs.npos);
   auto group = std::ranges::find(made_.groups, name, &Group::name);
+  if (group != made_.groups.end() && (group->embeds || embeds))
+    return note(node, "model_name", fmt::format("left out: '{}' makes vectors, which come from one place", name));
+  out.upstream = upstream(std::move(up), embeds ? "" : theirs);
+  out.model = theirs;
   if (group == made_.groups.end())
-    group =
-        made_.groups.insert(made_.groups.end(), Group{.name = name, .deployments = {}, .aliases = {}, .fallbacks = {}});
+    group = made_.groups.insert(
+        made_.groups.end(), Group{.name = name, .embeds = embeds, .deployments = {}, .aliases = {}, .fallbacks = {}});
   group->deployments.push_back(std::move(out));
+}
+
+// What a name of `credential_list` stands for, behind what the model says itself.
+void LitellmImporter::credential(Members& params) {
+  const auto named = std::ranges::find(params, "litellm_credential_name", &Members::value_type::first);
+  if (named == params.end()) return;
+  // A new list: to assign a node is to change the document.
+  const YAML::Node at = named->second;
+  Members own;
+  for (const auto& member : params)
+    if (member.first != named->first) own.push_back(member);
+  params.swap(own);
+  const auto name = read_.text(at, "litellm_params.litellm_credential_name");
+  if (!name) return;
+  const auto found = credentials_.find(*name);
+  if (found == credentials_.end())
+    return note(at, "litellm_params.litellm_credential_name", "no credential of the file's list is called so");
+  for (const auto& member : found->second)
+    if (!contains(params, member.first, &Members::value_type::first)) params.push_back(member);
+}
+
+void LitellmImporter::credentials(const YAML::Node& list) {
+  if (!list.IsSequence() || list.size() > kMostModels)
+    return note(list, "credential_list", fmt::format("should be a list of at most {} credentials", kMostModels));
+  for (const auto& each : list) {
+    std::string name;
+    Members values;
+    for (const auto& [key, value] : read_.members(each, "credential_list"))
+      if (key == "credential_name")
+        name = read_.text(value, "credential_list.credential_name").value_or("");
+      else if (key == "credential_values")
+        values = read_.members(value, "credential_list.credential_values");
+      else if (key != "credential_info")
+        note(value, "credential_list." + key, "not supported");
+    credentials_[name] = std::move(values);
+  }
 }
 
 void LitellmImporter::param(const std::string& key, const YAML::Node& value, Texts& given, Deployment& out,
@@ -102,7 +138,11 @@ void LitellmImporter::param(const std::string& key, const YAML::Node& value, Tex
                                                             "custom_llm_provider"};
   const std::string path = "litellm_params." + key;
   if (kTexts.contains(key)) {
-    if (auto said = read_.text(value, path)) given[key] = std::move(*said);
+    auto said = read_.text(value, path);
+    const bool secret = key == "api_key" || (key.starts_with("aws_") && key != "aws_region_name");
+    if (said && !secret) said = read_.resolved(value, path, std::move(*said));
+    if (said) given[key] = std::move(*said);
+    if (!said && (key == "api_base" || key == "base_url")) given["no_address"] = key;  // nor its provider's then
   } else if (key == "weight") {
     out.weight = read_.number(value, path, 0, 1e6).value_or(0);
   } else if (key == "order") {
@@ -129,12 +169,12 @@ void LitellmImporter::param(const std::string& key, const YAML::Node& value, Tex
   }
 }
 
-void LitellmImporter::model_info(const std::string& key, const YAML::Node& value, Deployment& out) {
+void LitellmImporter::model_info(const std::string& key, const YAML::Node& value, Deployment& out, std::string& mode) {
   const std::string path = "model_info." + key;
   if (key == "input_cost_per_token" || key == "output_cost_per_token")
     price(value, path, key.starts_with("input") ? out.input : out.output);
   else if (key == "mode") {
-    const std::string mode = read_.text(value, path).value_or("");
+    mode = read_.text(value, path).value_or("");
     if (mode != "chat" && mode != "completion" && mode != "embedding")
       note(value, path, fmt::format("'{}' is not supported", mode.substr(0, 40)));
   } else if (key != "id" && key != "description")
@@ -153,6 +193,7 @@ bool LitellmImporter::place(const YAML::Node& node, const std::string& said, con
     return found == given.end() ? std::string() : found->second;
   };
   std::string url = get("api_base").empty() ? get("base_url") : get("api_base");
+  if (url.empty() && given.contains("no_address")) return false;  // which was noted
   const LitellmPlace at = litellm_place(said, get("custom_llm_provider"), !url.empty());
   if (at.kind.empty()) {
     note(node, "litellm_params.model",
@@ -163,16 +204,6 @@ bool LitellmImporter::place(const YAML::Node& node, const std::string& said, con
   theirs = at.model;
   up.base = at.provider;
   up.members["kind"] = at.kind;
-  if (const auto name = litellm_variable(url)) {
-    const char* const value = is_variable(*name) ? std::getenv(name->c_str()) : nullptr;
-    if (value == nullptr || *value == '\0') {
-      note(node, "litellm_params.api_base",
-           fmt::format("left out: write the value of {0} as the upstream's `url`, or set {0} and import again", *name));
-      return false;
-    }
-    note(node, "litellm_params.api_base", fmt::format("what {} says now was written", *name));
-    url = value;
-  }
   if (url.empty()) url = at.url;
   if (!url.empty()) {
     const auto parsed = net::parse_url(url);
@@ -194,7 +225,7 @@ bool LitellmImporter::place(const YAML::Node& node, const std::string& said, con
     up.members["headers"] = fmt::format("{{openai-organization: {}}}", in_quotes(get("organization")));
   if (at.kind == "bedrock") {
     std::string region = get("aws_region_name");
-    if (region.empty() || litellm_variable(region)) {
+    if (region.empty()) {
       note(node, "litellm_params.aws_region_name", "us-east-1 was written: change it where it is another");
       region = "us-east-1";
     }
@@ -219,7 +250,7 @@ void LitellmImporter::secret(const YAML::Node& node, const std::string& key, con
   std::string lower = value;
   std::ranges::transform(lower, lower.begin(), [](unsigned char c) { return std::tolower(c); });
   if (kNone.contains(lower)) return;
-  if (const auto name = litellm_variable(value); name && is_variable(*name)) {
+  if (const auto name = litellm_variable(value); name && is_variable_name(*name)) {
     up.members[ours] = in_quotes("env:" + *name);
     return;
   }

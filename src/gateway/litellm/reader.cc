@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cctype>
+#include <cstdlib>
 #include <tuple>
 
 #include "base/contains.h"
@@ -35,6 +37,10 @@ std::optional<std::string> litellm_variable(const std::string& value) {
   return value.substr(kPrefix.size());
 }
 
+bool is_variable_name(std::string_view name) {
+  return !name.empty() && std::ranges::all_of(name, [](unsigned char c) { return std::isalnum(c) || c == '_'; });
+}
+
 void LitellmReader::note(const YAML::Node& at, std::string key, std::string why) {
   note_line(at.Mark().line + 1, std::move(key), std::move(why));
 }
@@ -63,6 +69,10 @@ LitellmReader::Members LitellmReader::members(const YAML::Node& node, const std:
         for (const auto& each : entry.second) merged.push_back(each);
       else
         merged.push_back(entry.second);
+    } else if (const auto before = std::ranges::find(out, entry.first.Scalar(), &Members::value_type::first);
+               before != out.end()) {
+      note(entry.first, what, fmt::format("'{}' stands twice: the last is taken", before->first.substr(0, 100)));
+      before->second.reset(entry.second);
     } else {
       out.emplace_back(entry.first.Scalar(), entry.second);
     }
@@ -81,9 +91,28 @@ std::optional<std::string> LitellmReader::text(const YAML::Node& node, const std
   return std::nullopt;
 }
 
+std::optional<std::string> LitellmReader::resolved(const YAML::Node& at, const std::string& key, std::string value) {
+  const auto name = litellm_variable(value);
+  if (!name) return value;
+  const char* const said = is_variable_name(*name) ? std::getenv(name->c_str()) : nullptr;
+  if (said == nullptr || *said == '\0') {
+    note(at, key,
+         fmt::format("left out: set {0} and import again, or write here what it would say", name->substr(0, 100)));
+    return std::nullopt;
+  }
+  note(at, key, fmt::format("what {} says now was written", *name));
+  return said;
+}
+
 std::optional<double> LitellmReader::number(const YAML::Node& node, const std::string& key, double low, double high) {
   double value = 0;
-  if (node.IsScalar() && YAML::convert<double>::decode(node, value) && value >= low && value <= high) return value;
+  YAML::Node said = node;
+  if (node.IsScalar()) {
+    const auto text = resolved(node, key, node.Scalar());
+    if (!text) return std::nullopt;
+    if (*text != node.Scalar()) said.reset(YAML::Node(*text));
+  }
+  if (said.IsScalar() && YAML::convert<double>::decode(said, value) && value >= low && value <= high) return value;
   note(node, key, fmt::format("should be a number from {} to {}", low, high));
   return std::nullopt;
 }

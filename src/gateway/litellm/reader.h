@@ -28,6 +28,8 @@ class LitellmReader {
   void note_line(int line, std::string key, std::string why);
   // Of a map, those that it merges included; its own come first.
   Members members(const YAML::Node& node, const std::string& what, int depth = 0);
+  // What the environment says now, where `value` refers to it, with a note; nullopt, and a note: nothing.
+  std::optional<std::string> resolved(const YAML::Node& at, const std::string& key, std::string value);
   // nullopt, and a note: not that.
   std::optional<std::string> text(const YAML::Node& node, const std::string& key);
   std::optional<double> number(const YAML::Node& node, const std::string& key, double low, double high);
@@ -46,5 +48,6 @@ std::string in_quotes(std::string_view text);
 std::string decimal(double value);
 // "os.environ/X" of a text that may be a secret.
 std::optional<std::string> litellm_variable(const std::string& value);
+bool is_variable_name(std::string_view name);
 
 }  // namespace ashlar::gateway

@@ -18,6 +18,12 @@ std::string list(const std::vector<std::string>& names) {
   return out;
 }
 
+std::vector<std::string> names_of(const LitellmGroup& group) {
+  std::vector<std::string> out = group.aliases;
+  out.insert(out.begin(), group.name);
+  return out;
+}
+
 void write_deployment(const Litellm& all, const LitellmDeployment& each, const std::string& group,
                       std::set<std::string>& names, std::string& out) {
   const std::string model = each.upstream + "/" + each.model;
@@ -34,6 +40,26 @@ void write_deployment(const Litellm& all, const LitellmDeployment& each, const s
   if (each.input) line += ", input_price: " + decimal(*each.input);
   if (each.output) line += ", output_price: " + decimal(*each.output);
   out += fmt::format("      - {{{}}}\n", line);
+}
+
+bool is_route(const Litellm& all, const std::string& name) {
+  const auto found = std::ranges::find(all.groups, name, &LitellmGroup::name);
+  return found != all.groups.end() && !found->embeds;
+}
+
+// Its models, those that make vectors by the names that clients know.
+std::vector<std::string> models_of(const Litellm& all, const LitellmUpstream& upstream) {
+  std::vector<std::string> out;
+  for (const std::string& model : upstream.models) out.push_back(in_quotes(model));
+  std::set<std::string> names(upstream.models.begin(), upstream.models.end());
+  for (const LitellmGroup& group : all.groups) {
+    const LitellmDeployment& only = group.deployments.front();
+    if (!group.embeds || only.upstream != upstream.name) continue;
+    for (const std::string& name : names_of(group))
+      if (names.insert(name).second)
+        out.push_back(fmt::format("{{name: {}, model: {}}}", in_quotes(name), in_quotes(only.model)));
+  }
+  return out;
 }
 
 // Those of a higher `order` are a route of their own, which the one before falls back to.
@@ -54,7 +80,7 @@ void write_group(const Litellm& all, const LitellmGroup& group, std::string& out
     std::vector<std::string>& error = fallbacks["error"];
     if (error.empty())
       for (const std::string& each : all.default_fallbacks)
-        if (each != group.name && contains(all.groups, each, &LitellmGroup::name)) error.push_back(each);
+        if (each != group.name && is_route(all, each)) error.push_back(each);
     if (at + 1 < orders.size()) error.insert(error.begin(), name_of(at + 1));
     std::vector<std::string> causes;
     for (const auto& [cause, to] : fallbacks)
@@ -74,12 +100,11 @@ std::string Litellm::config(const std::string& limits_file) const {
   for (const LitellmUpstream& each : upstreams) {
     out += fmt::format("  - name: {}\n", in_quotes(each.name));
     for (const auto& [name, value] : each.members) out += fmt::format("    {}: {}\n", name, value);
-    std::vector<std::string> names;
-    for (const std::string& model : each.models) names.push_back(in_quotes(model));
-    if (!each.lists) out += fmt::format("    models: [{}]\n", fmt::join(names, ", "));
+    if (!each.lists) out += fmt::format("    models: [{}]\n", fmt::join(models_of(*this, each), ", "));
   }
-  if (!groups.empty()) out += "routes:\n";
-  for (const LitellmGroup& each : groups) write_group(*this, each, out);
+  if (!std::ranges::all_of(groups, &LitellmGroup::embeds)) out += "routes:\n";
+  for (const LitellmGroup& each : groups)
+    if (!each.embeds) write_group(*this, each, out);
   return out;
 }
 
@@ -110,9 +135,7 @@ std::string Litellm::limits(LitellmReader& notes) const {
     };
     rate(rpm, all_rpm, "rpm", "requests");
     rate(tpm, all_tpm, "tpm", "tokens");
-    std::vector<std::string> names = group.aliases;
-    names.insert(names.begin(), group.name);
-    for (const std::string& name : names)
+    for (const std::string& name : names_of(group))
       if (priced)
         prices += fmt::format("  - {{model: {}, input: \"{}\", output: \"{}\"}}\n", in_quotes(name), decimal(input),
                               decimal(output));

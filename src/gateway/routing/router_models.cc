@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/json_full.h"
+#include "engine/load_sum.h"
 #include "engine/prefixes.h"
 #include "gateway/routing/core.h"
 #include "gateway/routing/router.h"
@@ -174,11 +175,7 @@ engine::Generator::Load Router::load() const {
   sum.healthy = false;
   for (const auto& live : core_->all()) {
     const Load each = live->config.generator->load();
-    sum.running += each.running;
-    sum.waiting += each.waiting;
-    sum.kv_used = std::max(sum.kv_used, each.kv_used);
-    sum.prefill_tokens_per_second += each.prefill_tokens_per_second;
-    sum.decode_tokens_per_second += each.decode_tokens_per_second;
+    engine::add(sum, each);
     sum.healthy = sum.healthy || each.healthy;
   }
   return sum;

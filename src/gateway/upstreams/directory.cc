@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "engine/load_sum.h"
+
 namespace ashlar::gateway {
 namespace {
 
@@ -60,7 +62,10 @@ std::optional<engine::ModelCard> Directory::card(const std::string& model) const
   const Found found = places->find(model);
   auto card = found.place != nullptr ? found.place->generator->card(found.model) : std::nullopt;
   if (!card) return Generator::card(model);
-  if (found.model != model) card->id = model;
+  if (found.model == model) return card;
+  card->id = model;
+  // A second name of what is listed by the first: for rules, limits and prices it is that one.
+  if (places->find(found.model).place == found.place) card->alias_of = found.model;
   return card;
 }
 std::optional<std::uint64_t> Directory::names_version() const { return places()->version(); }
@@ -107,11 +112,7 @@ engine::Generator::Load Directory::load() const {
   Load out{.healthy = false};
   for (const Place& place : places()->all()) {
     const Load one = place.generator->load();
-    out.running += one.running;
-    out.waiting += one.waiting;
-    out.kv_used = std::max(out.kv_used, one.kv_used);
-    out.prefill_tokens_per_second += one.prefill_tokens_per_second;
-    out.decode_tokens_per_second += one.decode_tokens_per_second;
+    engine::add(out, one);
     out.healthy = out.healthy || one.healthy;
   }
   return out;

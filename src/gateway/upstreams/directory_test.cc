@@ -52,5 +52,24 @@ TEST(Directory, ANameTellsWhoAnswersAndTheFirstHasIt) {
   EXPECT_TRUE(directory.load().healthy);
 }
 
+// As behind routes: what they do not know is asked of the models.
+TEST(Directory, NamesThatNobodyListsAreKnownBehindAnotherPlaceToo) {
+  FakeServer server([](const FakeServer::Turn& turn, int) { turn.answer(400, "application/json", "{}"); });
+  const auto routes = serving(server, "r", {{"route", "x"}}), one = serving(server, "one", {{"a", "a1"}}),
+             two = serving(server, "two", {{"a", "a2"}});
+  Directory models(
+      {{.name = "one", .generator = one, .embedder = one}, {.name = "two", .generator = two, .embedder = two}});
+  const Directory front({{.name = {}, .generator = routes, .embedder = nullptr},
+                         {.name = {}, .generator = borrowed<engine::Generator>(&models), .embedder = nullptr}});
+  for (const char* name : {"route", "a", "one/a", "two/a"}) {
+    const auto card = front.card(name);
+    ASSERT_TRUE(card) << name;
+    EXPECT_EQ(card->id, name);
+    EXPECT_EQ(card->alias_of, std::string_view(name) == "one/a" ? "a" : "") << "it is no way around a limit of 'a'";
+  }
+  EXPECT_FALSE(front.card("one/b"));
+  EXPECT_FALSE(front.card("three/a"));
+}
+
 }  // namespace
 }  // namespace ashlar::gateway

@@ -1,11 +1,8 @@
 // A server that does exactly what a test tells it, byte for byte, and a sink that remembers.
 #pragma once
 
-#include <arpa/inet.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include <chrono>
 #include <condition_variable>
@@ -14,13 +11,13 @@
 #include <mutex>
 #include <string>
 #include <string_view>
-#include <thread>
 #include <utility>
 #include <vector>
 
 #include "base/json_full.h"
 #include "engine/generator.h"
 #include "gateway/upstreams/upstream.h"
+#include "net/loopback_for_test.h"
 
 namespace ashlar::gateway {
 
@@ -63,28 +60,9 @@ class FakeServer {
   };
   using Script = std::function<void(const Turn&, int number)>;
 
-  explicit FakeServer(Script script) : script_(std::move(script)), listener_(::socket(AF_INET, SOCK_STREAM, 0)) {
-    sockaddr_in address{.sin_family = AF_INET, .sin_port = 0, .sin_addr = {htonl(INADDR_LOOPBACK)}};
-    socklen_t size = sizeof address;
-    EXPECT_EQ(::bind(listener_, reinterpret_cast<sockaddr*>(&address), size), 0);
-    EXPECT_EQ(::listen(listener_, 64), 0);
-    ::getsockname(listener_, reinterpret_cast<sockaddr*>(&address), &size);
-    port = ntohs(address.sin_port);
-    accepting_ = std::jthread([this] { accept_all(); });
-  }
-  ~FakeServer() {
-    ::shutdown(listener_, SHUT_RDWR);
-    accepting_.join();
-    {
-      const std::lock_guard lock(mutex_);
-      for (const int fd : clients_) ::shutdown(fd, SHUT_RDWR);
-    }
-    threads_.clear();
-    for (const int fd : clients_) ::close(fd);
-    ::close(listener_);
-  }
+  explicit FakeServer(Script script) : script_(std::move(script)) {}
   std::string url(std::string_view path = "/v1") const {
-    return "http://127.0.0.1:" + std::to_string(port) + std::string(path);
+    return "http://127.0.0.1:" + std::to_string(port()) + std::string(path);
   }
   int requests() const {
     const std::lock_guard lock(mutex_);
@@ -104,18 +82,9 @@ class FakeServer {
     ++left_;
     changed_.notify_all();
   }
-  int port = 0;
+  int port() const { return loopback_.port(); }
 
  private:
-  void accept_all() {
-    while (true) {
-      const int fd = ::accept(listener_, nullptr, nullptr);
-      if (fd < 0) return;
-      const std::lock_guard lock(mutex_);
-      clients_.push_back(fd);
-      threads_.emplace_back([this, fd] { serve(fd); });
-    }
-  }
   void serve(int fd) {
     std::string bytes;
     char piece[4096];
@@ -139,17 +108,13 @@ class FakeServer {
       if (got <= 0) break;
       bytes.append(piece, static_cast<std::size_t>(got));
     }
-    ::shutdown(fd, SHUT_RDWR);
   }
 
   const Script script_;
-  const int listener_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   int requests_ = 0, left_ = 0;
-  std::vector<int> clients_;
-  std::vector<std::jthread> threads_;
-  std::jthread accepting_;
+  net::Loopback loopback_{[this](int fd) { serve(fd); }};  // last: it ends before what it uses
 };
 
 // Hears one request's events.

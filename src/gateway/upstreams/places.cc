@@ -30,7 +30,14 @@ Places::Found Places::find(const std::string& model) const {
   if (!version) return search(model);
   const auto names = index(*version);
   const auto found = names->names.find(model);
-  return found == names->names.end() ? Found{} : found->second;
+  return found == names->names.end() ? unlisted(model) : found->second;
+}
+
+// UPSTREAM/NAME of places behind a place, MODEL:ADAPTER.
+Places::Found Places::unlisted(const std::string& model) const {
+  for (const Place& place : all_)
+    if (place.name.empty() && place.generator->card(model)) return {&place, model};
+  return {};
 }
 
 // Where nobody counts: as the index says it, by asking.
@@ -42,7 +49,7 @@ Places::Found Places::search(const std::string& model) const {
       std::string inner = model.substr(place.name.size() + 1);
       if (serves(place, inner)) return {&place, std::move(inner)};
     }
-  return {};
+  return unlisted(model);
 }
 
 // The version was read before the names are: names that change meanwhile bring another version with them.

@@ -41,7 +41,8 @@ class Places {
     const Place* place = nullptr;  // null: nobody serves it
     std::string model;             // as the place calls it
   };
-  // A single place without a name is asked for whatever it is: it knows adapters by more names than it lists.
+  // A single place without a name is asked for whatever it is, and one of several for what nobody lists: it knows
+  // adapters, and models of places behind it, by more names than it lists.
   Found find(const std::string& model) const;
   // Under the names that find() takes; none twice.
   std::vector<engine::ModelCard> models() const;
@@ -55,6 +56,7 @@ class Places {
   };
   std::shared_ptr<const Index> index(std::uint64_t version) const;
   Found search(const std::string& model) const;
+  Found unlisted(const std::string& model) const;
 
   const std::vector<Place> all_;
   std::vector<const engine::CountedNames*> counted_;  // of each; null: it does not count

@@ -289,7 +289,7 @@ TEST(Upstream, RetryAfterIsObeyed) {
 TEST(Upstream, NobodyThereIsToldSoon) {
   int port = 0;
   {
-    port = FakeServer([](const Turn&, int) {}).port;
+    port = FakeServer([](const Turn&, int) {}).port();
   }
   FakeServer other([](const Turn&, int) {});
   auto options = options_for(other);

@@ -387,6 +387,29 @@ if word == 'restore' or word == 'raise' then
   return {'ok'}
 end
 
+-- Whoever is in the set `dead` holds nothing and is not known any more: `part` is called with each id that he held and
+-- its record's key.
+local function forget(dead, part)
+  local from, parted, found = 0, 0, nil
+  repeat
+    found = redis.call('ZRANGE', KEYS[3], whole(from), whole(from + 999))
+    for _, held in ipairs(found) do
+      if dead[string.sub(held, 1, OWNER)] then
+        part(held, prefix .. 'r:' .. held)
+        redis.call('ZREM', KEYS[3], held)
+        parted = parted + 1
+      else
+        from = from + 1
+      end
+    end
+  until #found < 1000
+  for owner in pairs(dead) do
+    redis.call('HDEL', beats, owner)
+    redis.call('HDEL', silent, owner)
+  end
+  return {'ok', parted}
+end
+
 -- The id is its owner's. ARGV: the lease. Who has been silent for one and is still so after another is dead: one look
 -- says nothing, for all are silent while Redis itself is away. His money goes back; its records stay, so that what his
 -- journal says of them counts, should it be found.
@@ -394,7 +417,7 @@ if word == 'tend' then
   local lease = tonumber(ARGV[5])
   redis.call('HSET', beats, id, whole(steady))
   redis.call('HDEL', silent, id)
-  local dead, any, back = {}, false, 0
+  local dead = {}
   local all = redis.call('HGETALL', beats)
   for i = 1, #all, 2 do
     local owner = all[i]
@@ -405,65 +428,35 @@ if word == 'tend' then
       redis.call('HSET', silent, owner, whole(steady))
     elseif steady - since >= lease then
       dead[owner] = true
-      any = true
     end
   end
-  if not any then return {'ok', 0} end
-  local from, found = 0, nil
-  repeat
-    found = redis.call('ZRANGE', KEYS[3], whole(from), whole(from + 999))
-    for _, held in ipairs(found) do
-      if dead[string.sub(held, 1, OWNER)] then
-        local key = prefix .. 'r:' .. held
-        local record = redis.call('GET', key) or ''
-        local lines = {string.match(record, '^[^\n]*')}
-        each_held(record, function(i, L, taken, mark)
-          if L.kind == 'budget' then
-            L.meter.give(L, mark, taken, 0)
-            taken = 0
-          end
-          lines[#lines + 1] = table.concat({L.kind, whole(L.cap), whole(L.period), L.calendar, whole(taken), whole(mark), L.key}, ' ')
-        end)
-        redis.call('SET', key, table.concat(lines, '\n'), 'PX', whole(400 * 86400000))
-        redis.call('ZREM', KEYS[3], held)
-        back = back + 1
-      else
-        from = from + 1
+  if not next(dead) then return {'ok', 0} end
+  return forget(dead, function(held, key)
+    local record = redis.call('GET', key) or ''
+    local lines = {string.match(record, '^[^\n]*')}
+    each_held(record, function(i, L, taken, mark)
+      if L.kind == 'budget' then
+        L.meter.give(L, mark, taken, 0)
+        taken = 0
       end
-    end
-  until #found < 1000
-  for owner in pairs(dead) do
-    redis.call('HDEL', beats, owner)
-    redis.call('HDEL', silent, owner)
-  end
-  return {'ok', back}
+      lines[#lines + 1] = table.concat({L.kind, whole(L.cap), whole(L.period), L.calendar, whole(taken), whole(mark), L.key}, ' ')
+    end)
+    redis.call('SET', key, table.concat(lines, '\n'), 'PX', whole(400 * 86400000))
+  end)
 end
 
 -- The id is the owner's, who is dead for sure: nobody will say anything of what he holds any more.
 if word == 'bury' then
-  local dead, from, back, found = id, 0, 0, nil
-  repeat
-    found = redis.call('ZRANGE', KEYS[3], whole(from), whole(from + 999))
-    for _, held in ipairs(found) do
-      if string.sub(held, 1, OWNER) == dead then
-        id = held  -- whose seat it is
-        local key, todo = prefix .. 'r:' .. held, {}
-        each_held(redis.call('GET', key) or '', function(i, L, taken, mark)
-          L.meter.load(L)
-          todo[i] = function() L.meter.give(L, mark, taken, 0) end
-        end)
-        for _, give in ipairs(todo) do give() end
-        redis.call('DEL', key)
-        redis.call('ZREM', KEYS[3], held)
-        back = back + 1
-      else
-        from = from + 1
-      end
-    end
-  until #found < 1000
-  redis.call('HDEL', beats, dead)
-  redis.call('HDEL', silent, dead)
-  return {'ok', back}
+  return forget({[id] = true}, function(held, key)
+    id = held  -- whose seat it is
+    local todo = {}
+    each_held(redis.call('GET', key) or '', function(i, L, taken, mark)
+      L.meter.load(L)
+      todo[i] = function() L.meter.give(L, mark, taken, 0) end
+    end)
+    for _, give in ipairs(todo) do give() end
+    redis.call('DEL', key)
+  end)
 end
 
 -- ARGV: the age.
