@@ -1,6 +1,7 @@
 // What both twins of Database do alike.
 #include "store/database.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -175,6 +176,31 @@ TEST_P(DatabaseTwins, AListThatIsRefusedTakesNoOtherWithIt) {
   EXPECT_EQ(written, 400);
   EXPECT_EQ(refused, 200);
   EXPECT_EQ(number(*database, "SELECT count(*) FROM t"), 800);
+}
+
+// Lists of one statement stand in no savepoint of their own.
+TEST_P(DatabaseTwins, AStatementThatIsRefusedHalfwayLeavesNothing) {
+  const auto database = open();
+  make(*database, "CREATE TABLE t (id BIGINT PRIMARY KEY)");
+  make(*database, "CREATE TABLE source (id BIGINT)");
+  for (const int id : {1, 2, 7, 3})
+    ASSERT_TRUE(database->transact({{.sql = fmt::format("INSERT INTO source VALUES ({})", id)}}));
+  ASSERT_TRUE(database->transact({{.sql = "INSERT INTO t VALUES (7)"}}));
+  std::atomic<int> written{0}, refused{0}, left{90};
+  std::promise<void> over;
+  const auto done = [&](const Database::Written& outcome) {
+    ++(outcome ? written : refused);
+    if (--left == 0) over.set_value();
+  };
+  for (std::int64_t i = 0; i < 30; ++i) {  // in batches with others
+    ASSERT_TRUE(database->write_later({{.sql = "INSERT INTO t VALUES (?)", .args = {100 + i}}}, done));
+    ASSERT_TRUE(database->write_later({{.sql = "INSERT INTO t SELECT id FROM source"}}, done));
+    ASSERT_TRUE(database->write_later({{.sql = "INSERT INTO t VALUES (?)", .args = {200 + i}}}, done));
+  }
+  over.get_future().wait();
+  EXPECT_EQ(written, 60);
+  EXPECT_EQ(refused, 30);
+  EXPECT_EQ(number(*database, "SELECT count(*) FROM t"), 61);
 }
 
 TEST_P(DatabaseTwins, WhatIsDoneIsSeenAndInOrder) {

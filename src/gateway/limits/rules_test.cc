@@ -14,27 +14,41 @@ std::int64_t utc(int year, unsigned month, unsigned day) {
 
 TEST(Prices, CostsAreExactAndRoundedUpOnceARequest) {
   // $2.50 and $1.25 for input, $10 for output, a million tokens each.
-  const Price price{2'500'000'000, 1'250'000'000, 10'000'000'000, 10'000'000'000};
+  const Price price{.input = 2'500'000'000,
+                    .cached_input = 1'250'000'000,
+                    .cache_write = 2'500'000'000,
+                    .output = 10'000'000'000,
+                    .reasoning = 10'000'000'000};
   EXPECT_EQ(cost_of(price, {.prompt = 1000, .cached = 400, .completion = 200}), 600 * 2500 + 400 * 1250 + 200 * 10'000);
-  const Price small{37'500, 0, 1, 1};  // $0.0000375 and a billionth for a million tokens
+  const Price small{.input = 37'500, .output = 1, .reasoning = 1};  // $0.0000375 and a billionth for a million tokens
   EXPECT_EQ(cost_of(small, {.prompt = 1}), 1) << "0.0375 nano-dollars";
   EXPECT_EQ(cost_of(small, {.prompt = 80}), 3);
   EXPECT_EQ(cost_of(small, {.prompt = 80, .completion = 1}), 4);
   EXPECT_EQ(cost_of(small, {}), 0);
-  const Price reasoning{0, 0, 1'000'000, 3'000'000};
+  const Price reasoning{.output = 1'000'000, .reasoning = 3'000'000};
   EXPECT_EQ(cost_of(reasoning, {.completion = 10, .reasoning = 4}), 6 * 1 + 4 * 3);
   EXPECT_EQ(cost_of(reasoning, {.completion = 10, .reasoning = 99}), 30) << "no more reasoning than completion";
   EXPECT_EQ(cost_of(reasoning, {.prompt = -5, .completion = -5}), 0);
-  EXPECT_EQ(cost_of({store::kMostAmount, 0, 0, 0}, {.prompt = INT64_MAX}), store::kMostAmount) << "and no overflow";
+  EXPECT_EQ(cost_of({.input = store::kMostAmount}, {.prompt = INT64_MAX}), store::kMostAmount) << "and no overflow";
 }
 
 TEST(Prices, TheMostARequestCanCostIsNeverLess) {
-  const Price odd{7'777, 9'999, 12'345, 54'321};  // cached costs more here
+  const Price odd{.input = 7'777,
+                  .cached_input = 9'999,
+                  .cache_write = 8'888,
+                  .output = 12'345,
+                  .reasoning = 54'321};  // cached costs more here
   for (std::int64_t prompt = 0; prompt < 40; ++prompt)
     for (std::int64_t cached = 0; cached <= prompt; cached += 3)
-      for (std::int64_t completion = 0; completion < 40; completion += 7)
-        for (std::int64_t reasoning = 0; reasoning <= completion; reasoning += 5)
-          ASSERT_LE(cost_of(odd, {prompt, cached, completion, reasoning}), most_cost_of(odd, prompt, completion));
+      for (std::int64_t written = 0; cached + written <= prompt; written += 4)
+        for (std::int64_t completion = 0; completion < 40; completion += 7)
+          for (std::int64_t reasoning = 0; reasoning <= completion; reasoning += 5)
+            ASSERT_LE(cost_of(odd, {.prompt = prompt,
+                                    .cached = cached,
+                                    .written = written,
+                                    .completion = completion,
+                                    .reasoning = reasoning}),
+                      most_cost_of(odd, prompt, completion));
 }
 
 TEST(Prices, DollarsAreReadExactly) {
@@ -126,8 +140,11 @@ refuse_unpriced: true
   EXPECT_EQ(config->rules[0].calendar, store::Calendar::month);
   EXPECT_EQ(config->rules[0].alerts, (std::vector{80, 100}));
   EXPECT_EQ(config->rules[1].period, std::chrono::seconds(30));
-  EXPECT_EQ(*config->prices.find("gpt-x", utc(2026, 4, 1)),
-            (Price{2'500'000'000, 1'250'000'000, 10'000'000'000, 10'000'000'000}));
+  EXPECT_EQ(*config->prices.find("gpt-x", utc(2026, 4, 1)), (Price{.input = 2'500'000'000,
+                                                                   .cached_input = 1'250'000'000,
+                                                                   .cache_write = 2'500'000'000,
+                                                                   .output = 10'000'000'000,
+                                                                   .reasoning = 10'000'000'000}));
   EXPECT_TRUE(config->refuse_unpriced);
   EXPECT_TRUE(read_limits(""));
 }
