@@ -100,10 +100,6 @@ Outcome<Json> read_body(const std::string& body, const Json& schema) {
   return value;
 }
 
-}  // namespace
-
-namespace {
-
 // Somebody else was first.
 Outcome<Json> conflict(const Fault& lost) {
   Fault fault({Code::invalid, lost.error.message}, "", "conflict");

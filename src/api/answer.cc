@@ -138,15 +138,9 @@ void Answer::render(Part& part, engine::Event& event, std::string& out) {
   }
 }
 
-// What passed until the request was handed to who computes it, and since the event that the answer goes out with.
-engine::Clock::duration Answer::overhead() const {
-  const auto now = engine::Clock::now();
-  return asked_ ? (*asked_ - arrived_) + (now - told_) : now - arrived_;
-}
-
 net::Headers Answer::with_notes(net::Headers headers) {
   headers.reserve(headers.size() + 1 + notes_->size());
-  headers.push_back(overhead_header(overhead()));
+  headers.push_back(overhead_header(arrived_, asked_, told_));
   headers.insert(headers.end(), std::make_move_iterator(notes_->begin()), std::make_move_iterator(notes_->end()));
   engine::Notes().swap(*notes_);
   return headers;

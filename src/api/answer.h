@@ -49,10 +49,9 @@ class Answer {
   void on(Part& part, engine::Event event);
   void render(Part& part, engine::Event& event, std::string& out);
   net::Headers with_notes(net::Headers headers);  // once
-  engine::Clock::duration overhead() const;
-  net::Marks marks() const;  // behind what ends the answer
-  void open();               // the stream's header, if not yet sent
-  void fail(const Fault&);   // as a status while that is possible, else within the stream
+  net::Marks marks() const;                       // behind what ends the answer
+  void open();                                    // the stream's header, if not yet sent
+  void fail(const Fault&);                        // as a status while that is possible, else within the stream
   void finish();
 
   const std::shared_ptr<net::Exchange> exchange_;

@@ -147,7 +147,7 @@ class ApiImpl final : public Api {
         const bool wrong_method = status_of(done.error()) == 405;
         net::Headers headers;
         if (wrong_method) headers.emplace_back("allow", asked.allow);
-        if (asked.asks_for_work()) headers.push_back(overhead_header(engine::Clock::now() - asked.door->arrived()));
+        if (asked.asks_for_work()) headers.push_back(overhead_header(asked.door->arrived()));
         respond_fault(exchange, done.error(), std::move(headers));
       }
     } catch (const std::bad_alloc&) {

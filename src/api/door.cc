@@ -138,7 +138,11 @@ std::string given_request_id(const net::Headers& headers) {
   return given.size() <= 128 && plain ? std::string(given) : std::string();
 }
 
-std::pair<std::string, std::string> overhead_header(engine::Clock::duration spent) {
+std::pair<std::string, std::string> overhead_header(engine::Clock::time_point arrived,
+                                                    std::optional<engine::Clock::time_point> asked,
+                                                    engine::Clock::time_point told) {
+  const auto now = engine::Clock::now();
+  const auto spent = asked ? (*asked - arrived) + (now - told) : now - arrived;
   const auto us = std::max<std::int64_t>(0, std::chrono::duration_cast<std::chrono::microseconds>(spent).count());
   return {"x-ashlar-overhead-ms", fmt::format(FMT_COMPILE("{}.{:03}"), us / 1000, us % 1000)};
 }

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -28,7 +29,10 @@ std::shared_ptr<Door> with_door(std::shared_ptr<net::Exchange> inner, net::Heade
 // The client's X-Request-Id, if it is short and plain; "": it gave none.
 std::string given_request_id(const net::Headers& headers);
 
-// The header that says how much of the time until an answer was spent here.
-std::pair<std::string, std::string> overhead_header(engine::Clock::duration spent);
+// The header that says how much of the time since a request arrived was spent here: until it was handed at `asked` to
+// who computes it, if anybody does, and since that one told at `told` what the answer goes out with.
+std::pair<std::string, std::string> overhead_header(engine::Clock::time_point arrived,
+                                                    std::optional<engine::Clock::time_point> asked = {},
+                                                    engine::Clock::time_point told = {});
 
 }  // namespace ashlar::api

@@ -29,9 +29,7 @@ std::stop_token stop_when_gone(net::Exchange& exchange) {
 
 void ReadingReply::respond(std::string json, std::optional<engine::Clock::time_point> asked,
                            engine::Clock::time_point told) const {
-  const auto now = engine::Clock::now();
-  net::Headers headers{{"content-type", "application/json"},
-                       overhead_header(asked ? (*asked - arrived_) + (now - told) : now - arrived_)};
+  net::Headers headers{{"content-type", "application/json"}, overhead_header(arrived_, asked, told)};
   headers.insert(headers.end(), notes_->begin(), notes_->end());
   net::Marks marks;
   if (delivery_->count != nullptr) marks.push_back({.count = delivery_->count, .value = delivery_->value});
@@ -40,7 +38,7 @@ void ReadingReply::respond(std::string json, std::optional<engine::Clock::time_p
 
 void ReadingReply::refuse(engine::Generator::Refusal refusal, std::string texts) const {
   net::Headers headers = *notes_;
-  headers.push_back(overhead_header(engine::Clock::now() - arrived_));
+  headers.push_back(overhead_header(arrived_));
   respond_fault(*exchange_, fault_of(std::move(refusal), texts), std::move(headers));
 }
 
