@@ -54,7 +54,7 @@ async function disk(t) {
     used: () => (readSync(file, number, 0, 8, 0), 1e9 - Number(number.readBigInt64LE())) };
 }
 
-test("a command that failed has kept nothing, one that did not has kept it", { skip: !compiler }, async (t) => {
+test("a command that failed has kept nothing, one that did not has kept it", { skip: !compiler && "no C compiler" }, async (t) => {
   const { env, fail, used } = await disk(t), dir = folder(t);
   const cli = (...args) => {
     const { status, stdout, stderr } = spawnSync(binary, ["key", ...args, "--json", "--data-dir", dir], { env: { ...process.env, ...env } });
@@ -79,7 +79,7 @@ test("a command that failed has kept nothing, one that did not has kept it", { s
   assert.equal(cli("create", "--name", "last").code, 0);
 });
 
-test("a server answers on, and its rows say what clients got, each once", { skip: !compiler }, async (t) => {
+test("a server answers on, and its rows say what clients got, each once", { skip: !compiler && "no C compiler" }, async (t) => {
   const { env, fail } = await disk(t), dir = folder(t), limits = path.join(dir, "limits.yaml");
   writeFileSync(limits, 'prices:\n  - {model: "*", input: 1000, output: 1000}\nlimits:\n  - {scope: global, name: all, kind: budget, dollars: 1000, window: total}\n');
   const server = await Server.start(["--data-dir", dir, "--limits", limits], { env });

@@ -208,7 +208,7 @@ test("descriptors run out: who is there goes on, and when some are free again al
 
 const isRoot = process.getuid() === 0;
 const mayMount = isRoot && spawnSync("unshare", ["-m", "true"]).status === 0;
-test("a full disk: answers go on, what costs money waits, rows come when there is room", { skip: !mayMount }, async (t) => {
+test("a full disk: answers go on, what costs money waits, rows come when there is room", { skip: !mayMount && "no right to mount" }, async (t) => {
   const dir = mkdtempSync(path.join(os.tmpdir(), "ashlar-disk-"));
   assert.equal(spawnSync("mount", ["-t", "tmpfs", "-o", "size=12m", "tmpfs", dir]).status, 0);
   const server = await Server.start(["--data-dir", dir]);
@@ -266,7 +266,7 @@ time_t time(time_t* at) {
 }
 `;
 const compiler = ["cc", "gcc", "clang-19", "clang"].find((each) => spawnSync(each, ["--version"]).status === 0);
-test("a clock that jumps an hour ahead and back frees no rate, charges no budget twice and ends no request", { skip: !compiler }, async (t) => {
+test("a clock that jumps an hour ahead and back frees no rate, charges no budget twice and ends no request", { skip: !compiler && "no C compiler" }, async (t) => {
   const dir = folder(t), at = write(dir, "offset", "0");
   const made = await run(compiler, ["-shared", "-fPIC", "-O1", "-o", path.join(dir, "shim.so"), write(dir, "shim.c", shim), "-ldl"]);
   assert.equal(made.code, 0, made.err);

@@ -10,7 +10,7 @@ import { folder } from "./services.mjs";
 const alive = (server) => assert.ok(server.process.exitCode === null && server.process.signalCode === null, server.log);
 
 const mayLimit = spawnSync("prlimit", ["--version"]).status === 0;
-test("no memory for a request: it gets 503, streams go on, and what was taken comes back", { skip: !mayLimit }, async (t) => {
+test("no memory for a request: it gets 503, streams go on, and what was taken comes back", { skip: !mayLimit && "no prlimit" }, async (t) => {
   const server = await Server.start();
   t.after(() => server.stop());
   const { pid } = server.process;
@@ -43,7 +43,7 @@ test("no memory for a request: it gets 503, streams go on, and what was taken co
 });
 
 const mayMount = process.getuid() === 0 && spawnSync("unshare", ["-m", "true"]).status === 0;
-test("the machine's memory is nearly full: fewer requests are let in, the urgent ones all, until there is room", { skip: !mayMount }, async (t) => {
+test("the machine's memory is nearly full: fewer requests are let in, the urgent ones all, until there is room", { skip: !mayMount && "no right to mount" }, async (t) => {
   // What a container's limits look like to the program.
   const dir = folder(t), say = (name, text) => writeFileSync(path.join(dir, name), text);
   say("memory.max", "1000000000\n");

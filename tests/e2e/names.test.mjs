@@ -9,7 +9,7 @@ import { Server } from "./server.mjs";
 import { folder } from "./services.mjs";
 
 const mayMount = process.getuid() === 0 && spawnSync("unshare", ["-m", "true"]).status === 0;
-test("an upstream keeps its address while its name cannot be looked up, and has another once it is not there any more", { skip: !mayMount }, async (t) => {
+test("an upstream keeps its address while its name cannot be looked up, and has another once it is not there any more", { skip: !mayMount && "no right to mount" }, async (t) => {
   const dir = folder(t), say = (name, text) => writeFileSync(path.join(dir, name), text);
   const asked = [0, 0], servers = [];
   let port = 0;

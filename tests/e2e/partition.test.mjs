@@ -13,7 +13,7 @@ const write = (t, text) => {
 };
 const ask = (server, more = {}) => server.post("/v1/chat/completions", server.chat("Say a word.", { max_tokens: 6, temperature: 0, ignore_eos: true, ...more }));
 
-test("a server that is cut off spends nothing, the other goes on, and what they share is whole afterwards", { skip: !haveRedis || !havePostgres }, async (t) => {
+test("a server that is cut off spends nothing, the other goes on, and what they share is whole afterwards", { skip: (!haveRedis || !havePostgres) && "no redis-server, or no PostgreSQL" }, async (t) => {
   const counters = await redis(t), database = await postgres(t);
   // A dollar for each thousand tokens.
   const limits = write(t, 'prices:\n  - {model: "*", input: 1000, output: 1000}\nlimits:\n  - {scope: global, name: all, kind: budget, dollars: 1.5, window: total}\n');

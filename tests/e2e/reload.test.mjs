@@ -49,7 +49,7 @@ async function load(server, models, state) {
   }
 }
 
-test("twenty reloads under load fail no request", { skip: !haveStories }, async (t) => {
+test("twenty reloads under load fail no request", { skip: !haveStories && "no shared data" }, async (t) => {
   const folder = new Folder(t);
   const one = await Server.start(["--model", `inner=${stories}`], { models: [] }), two = await Server.start(["--model", `inner=${stories}`], { models: [] });
   t.after(() => one.stop());
@@ -139,7 +139,7 @@ test("keys, and SIGHUP for what no file's time tells", async (t) => {
   assert.equal((await front.stop()).code, 0);
 });
 
-test("a version that appears in the repository is served, and the one before comes back", { skip: !haveStories }, async (t) => {
+test("a version that appears in the repository is served, and the one before comes back", { skip: !haveStories && "no shared data" }, async (t) => {
   const folder = new Folder(t);
   const put = (version, text) => {
     mkdirSync(folder.at(`models/tale/${version}`), { recursive: true });

@@ -17,7 +17,7 @@ const priced = 'prices:\n  - {model: "*", input: 1000, output: 1000}\n';
 
 for (const [how, down, up] of [["down", (service) => service.kill(), (service) => service.start()],
   ["that hangs", (service) => service.signal("SIGSTOP"), (service) => service.signal("SIGCONT")]])
-  test(`Redis ${how}: rates are counted here, money waits, and both go on as they were`, { skip: !haveRedis }, async (t) => {
+  test(`Redis ${how}: rates are counted here, money waits, and both go on as they were`, { skip: !haveRedis && "no redis-server" }, async (t) => {
     const shared = await redis(t);
     const rates = await Server.start([...limits(folder(t), "limits:\n  - {scope: global, name: rpd, measure: requests, capacity: 1000, period: 24h}\n"),
       "--counters", shared.url]);
@@ -40,7 +40,7 @@ for (const [how, down, up] of [["down", (service) => service.kill(), (service) =
     await rates.until(() => troubles(rates), (all) => all.length === 0);
   });
 
-test("Redis lost its data: money goes on where it was, rates begin anew", { skip: !haveRedis }, async (t) => {
+test("Redis lost its data: money goes on where it was, rates begin anew", { skip: !haveRedis && "no redis-server" }, async (t) => {
   const shared = await redis(t);
   // A dollar for each thousand tokens.
   const server = await Server.start([...limits(folder(t), priced + "limits:\n  - {scope: global, name: all, kind: budget, dollars: 0.3, window: total}\n" +
@@ -65,7 +65,7 @@ test("Redis lost its data: money goes on where it was, rates begin anew", { skip
   assert.ok(spent <= 300);
 });
 
-test("PostgreSQL down at the start: one sentence, and nothing is served", { skip: !havePostgres }, async () => {
+test("PostgreSQL down at the start: one sentence, and nothing is served", { skip: !havePostgres && "no PostgreSQL" }, async () => {
   const nobody = await freePort();
   const told = await run(binary, ["serve", "--port", "0", "--database", `postgres://ashlar:secret@127.0.0.1:${nobody}/postgres`]);
   assert.equal(told.code, 1);
@@ -76,7 +76,7 @@ test("PostgreSQL down at the start: one sentence, and nothing is served", { skip
 
 for (const [how, down, up] of [["dies", (service) => service.kill(), (service) => service.start()],
   ["hangs", (service) => service.signal("SIGSTOP"), (service) => service.signal("SIGCONT")]])
-  test(`PostgreSQL ${how}: keys and budgets stand, answers go on, and their rows come later, once`, { skip: !havePostgres }, async (t) => {
+  test(`PostgreSQL ${how}: keys and budgets stand, answers go on, and their rows come later, once`, { skip: !havePostgres && "no PostgreSQL" }, async (t) => {
     const database = await postgres(t);
     const dir = folder(t);
     const made = await run(binary, ["key", "create", "--name", "app", "--tenant", "acme", "--json", "--database", database.url]);
@@ -100,7 +100,7 @@ for (const [how, down, up] of [["dies", (service) => service.kill(), (service) =
   });
 
 // Each row takes half a second there, and many more come.
-test("PostgreSQL is slow: requests go on, health says so, a change of keys ends, and all rows come", { skip: !havePostgres }, async (t) => {
+test("PostgreSQL is slow: requests go on, health says so, a change of keys ends, and all rows come", { skip: !havePostgres && "no PostgreSQL" }, async (t) => {
   const database = await postgres(t);
   const server = await Server.start(["--data-dir", folder(t), "--database", database.url]);
   t.after(() => server.stop());
@@ -117,7 +117,7 @@ test("PostgreSQL is slow: requests go on, health says so, a change of keys ends,
   assert.equal(await server.until(rows, (count) => count >= 40, 60_000), 40);
 });
 
-test("of ten rotations of a key at once one is done, and the others are told", { skip: !havePostgres }, async (t) => {
+test("of ten rotations of a key at once one is done, and the others are told", { skip: !havePostgres && "no PostgreSQL" }, async (t) => {
   const database = await postgres(t), slow = await way(t, database.port);
   const server = await Server.start(["--data-dir", folder(t), "--database", database.url.replace(`:${database.port}`, `:${slow.port}`)]);
   t.after(() => server.stop());
@@ -135,7 +135,7 @@ test("of ten rotations of a key at once one is done, and the others are told", {
 });
 
 test("two servers share a budget on Redis and rows on PostgreSQL; one is killed, the other goes on, and none spends too much",
-  { skip: !haveRedis || !havePostgres }, async (t) => {
+  { skip: (!haveRedis || !havePostgres) && "no redis-server, or no PostgreSQL" }, async (t) => {
     const shared = await redis(t), database = await postgres(t);
     const text = priced + "limits:\n  - {scope: global, name: all, kind: budget, dollars: 2, window: total}\n";
     const start = () => Server.start([...limits(folder(t), text), "--database", database.url, "--counters", shared.url]);
