@@ -144,7 +144,8 @@ void UpstreamState::when_probed(std::function<void()> told) {
 }
 
 void UpstreamState::begin_probes() {
-  if (options.health_interval.count() > 0) pause_ = client_->after(std::chrono::milliseconds(0), [this] { probe(); });
+  if (options.health_interval.count() > 0)
+    probe_begin_ = client_->after(std::chrono::milliseconds(0), [this] { probe(); });
   if (options.blocks_interval.count() > 0)
     watch_begin_ = client_->after(std::chrono::milliseconds(0), [this] { watch_prefixes(0); });
   if (options.load_interval.count() > 0)

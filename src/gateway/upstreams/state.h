@@ -112,7 +112,7 @@ class UpstreamState {
   std::string load_body_;
   std::unique_ptr<net::Call> load_, load_pause_;
   // Set by begin_probes() alone: what they begin may be under way by then.
-  std::unique_ptr<net::Call> watch_begin_, load_begin_;
+  std::unique_ptr<net::Call> probe_begin_, watch_begin_, load_begin_;
 
   std::unique_ptr<net::HttpClient> client_;  // last: its thread ends before the rest dies
 };
