@@ -157,7 +157,7 @@ Reloader::Stamps Reloader::look(const std::vector<std::string>& files) {
 }
 
 void Reloader::work(const std::stop_token& stop) {
-  name_this_thread("reloader");
+  begin_thread("reloader");
   Stamps seen;
   auto turned = std::chrono::steady_clock::now();
   while (true) {

@@ -507,7 +507,7 @@ void Router::Core::begin() {
 }
 
 void Router::Core::work() {
-  name_this_thread("router");
+  begin_thread("router");
   for (;;) {
     turn();
     std::unique_lock<std::mutex> lock(mutex_);
