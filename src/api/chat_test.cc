@@ -691,5 +691,22 @@ TEST(Chat, AnUpstreamsFailureKeepsItsStatusAndReason) {
   EXPECT_EQ(answer->json()["error"]["param"], "messages");
 }
 
+TEST(Chat, TheMemberThatAnUpstreamNamesIsTold) {
+  World world;
+  world.generator.script = [](const engine::Request&) {
+    return std::vector<engine::Event>{engine::Failed{.error = {Code::invalid, "not so"}, .param = "logit_bias"}};
+  };
+  const auto whole = world.chat(kHi);
+  EXPECT_EQ(whole->status(), 400);
+  EXPECT_EQ(whole->json()["error"]["param"], "logit_bias");
+  world.generator.script = [](const engine::Request&) {
+    return std::vector<engine::Event>{engine::Started{}, engine::Text{.text = "a", .ids = {1}},
+                                      engine::Failed{.error = {Code::invalid, "not so"}, .param = "stop"}};
+  };
+  const auto events = world.chat(hi(R"("stream":true)"))->events();
+  ASSERT_EQ(events.size(), 3u);
+  EXPECT_EQ(Json::parse(events[2])["error"]["param"], "stop");
+}
+
 }  // namespace
 }  // namespace ashlar::api

@@ -235,6 +235,7 @@ struct Failed {
   bool over_context = false;                 // what is wrong: the prompt and max_tokens do not fit the context
   int status = 0;      // HTTP's for the client, where it says more than the error's code (502, 504, 422); 0: the code's
   std::string reason;  // OpenAI's `code` ("content_filter"); "": the error code's
+  std::string param;   // the member of the request at fault, where another server names it
   Dropped dropped = Dropped::no;
 };
 using Event = std::variant<Started, Text, Reasoning, ToolCall, Members, ChoiceEnd, Finished, Failed>;
