@@ -58,6 +58,7 @@ void Answer::start(engine::Generator& generator, std::vector<engine::Request> re
   {
     std::lock_guard lock(mutex_);
     parts_left_ = requests.size();
+    explained_ = requests.size() == 1 && requests.front().sender.explain;
     for (std::size_t i = 0; i < requests.size(); ++i) {
       const int first = static_cast<int>(choices_.size());
       const bool chat = std::holds_alternative<engine::Chat>(requests[i].prompt.input);
@@ -188,10 +189,11 @@ void Answer::fail(const Fault& fault) {
   over_ = true;
 }
 
+// Whoever asked for its way waits for the head, which tells it, until the answer begins.
 void Answer::ping(engine::Clock::time_point quiet_since) {
   if (!reply_.stream || over_ || last_write_.load() > quiet_since) return;
   std::lock_guard lock(mutex_);
-  if (over_) return;
+  if (over_ || (explained_ && !opened_)) return;
   open();
   exchange_->write(": ping\n\n");
   last_write_ = engine::Clock::now();

@@ -514,6 +514,17 @@ TEST(Chat, PingsAQuietStream) {
   answer->wait_for_text(": ping\n\n: ping\n\n");
 }
 
+TEST(Chat, WhoAskedForTheWayHasItsHeadWithTheAnswerAlone) {
+  World world({.sse_ping = std::chrono::milliseconds(5)});
+  world.generator.script = [](const engine::Request&) { return std::vector<engine::Event>{}; };
+  const auto send = [&](const char* explain) {
+    return world.send("POST", "/v1/chat/completions", hi(R"("stream":true)"), {{"x-ashlar-explain", explain}});
+  };
+  const auto told = send("true"), other = send("false");
+  other->wait_for_text(": ping\n\n: ping\n\n");
+  EXPECT_EQ(told->body(), "");
+}
+
 TEST(Chat, ManyAtOnceFromManyThreads) {
   World world;
   std::vector<std::jthread> clients;
