@@ -108,6 +108,7 @@ void Answer::render(Part& part, engine::Event& event, std::string& out) {
     usage_.prompt_tokens += started->prompt_tokens;
     usage_.cached_tokens += started->cached_tokens;
     usage_.written_tokens += started->written_tokens;
+    usage_.hour_tokens += started->hour_tokens;
     for (Choice& choice : choices_)
       if (choice.prompt == choices_[part.first_choice].prompt) dialect_->started(choice, *started, out);
   } else if (const auto* text = std::get_if<engine::Text>(&event)) {
@@ -129,6 +130,7 @@ void Answer::render(Part& part, engine::Event& event, std::string& out) {
     total_.completion_tokens += finished->usage.completion_tokens;
     total_.cached_tokens += finished->usage.cached_tokens;
     total_.written_tokens += finished->usage.written_tokens;
+    total_.hour_tokens += finished->usage.hour_tokens;
     total_.reasoning_tokens += finished->usage.reasoning_tokens;
     total_.accepted_tokens += finished->usage.accepted_tokens;
     total_.rejected_tokens += finished->usage.rejected_tokens;
