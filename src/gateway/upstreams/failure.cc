@@ -20,7 +20,7 @@ constexpr milliseconds kMaxWait{3'600'000};
 
 // What an error says, wherever it stands in it.
 struct Said {
-  std::string message, type, code;
+  std::string message, type, code, param;
 };
 
 std::string text_of(const Json& value) {
@@ -70,6 +70,7 @@ Said read_said(const Json& value, int depth = 0) {
   }
   take(said.type, value, {"type", "error_type", "__type", "status"});
   take(said.code, value, {"code", "Code", "error_code"});
+  take(said.param, value, {"param"});
   return said;
 }
 
@@ -201,6 +202,14 @@ engine::Failed translate(const std::string& upstream, int status, const Said& sa
   return out;
 }
 
+// What is the request's own fault is told on as it was said, with the member that it is about.
+void name_member(engine::Failed& failed, const Said& said) {
+  const Code code = failed.error.code;
+  const bool told_on =
+      code == Code::invalid || code == Code::too_large || code == Code::unsupported || code == Code::not_found;
+  if (told_on && said.param != "None") failed.param = plain(said.param);  // LiteLLM's word for null
+}
+
 }  // namespace
 
 Failure failure_of_answer(const std::string& upstream, int status, const net::Headers& headers, std::string_view body) {
@@ -214,6 +223,7 @@ Failure failure_of_answer(const std::string& upstream, int status, const net::He
   if (said.message.empty() && sentence && net::find_header(headers, "content-type").starts_with("text/plain"))
     said.message = body;
   Failure out{.failed = translate(upstream, status, said, retry_after(headers)), .retry = is_worth_another(status)};
+  name_member(out.failed, said);
   if (out.failed.reason == "upstream_quota") out.retry = false;
   return out;
 }
@@ -221,7 +231,9 @@ Failure failure_of_answer(const std::string& upstream, int status, const net::He
 Failure failure_in_stream(const std::string& upstream, const Json& error) {
   const Said said = read_said(error);
   const int status = status_of_type(said);
-  return {.failed = translate(upstream, status, said, milliseconds(0)), .retry = is_worth_another(status)};
+  Failure out{.failed = translate(upstream, status, said, milliseconds(0)), .retry = is_worth_another(status)};
+  name_member(out.failed, said);
+  return out;
 }
 
 Failure failure_of_call(const std::string& upstream, const Error& error, bool answered) {

@@ -1,6 +1,9 @@
 #include "gateway/upstreams/failure.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+
+#include "base/json_full.h"
 
 namespace ashlar::gateway {
 namespace {
@@ -64,6 +67,28 @@ TEST(Failure, MeaningsAreKept) {
   EXPECT_EQ(failed(413, "").error.code, Code::too_large);
   EXPECT_EQ(failed(529, "").status, 503);
   EXPECT_EQ(failed(504, "").status, 504);
+}
+
+TEST(Failure, TheMemberAtFaultIsTold) {
+  const auto said = [](std::string_view param) {
+    return fmt::format(R"({{"error":{{"message":"x","type":"invalid_request_error","param":{},"code":null}}}})", param);
+  };
+  EXPECT_EQ(failed(400, said(R"("messages.[0].content")")).param, "messages.[0].content");
+  EXPECT_EQ(failed(404, said(R"("model")")).param, "model");
+  EXPECT_EQ(failed(422, said(R"("n")")).param, "n");
+  EXPECT_EQ(failed(400, R"({"object":"error","message":"x","param":"top_p","code":400})").param, "top_p");
+  EXPECT_EQ(failure_in_stream("up", *parse_json(said(R"("stop")"))).failed.param, "stop");
+  // Azure's filter.
+  EXPECT_EQ(failed(400, R"({"error":{"code":"content_filter","message":"x","param":"prompt"}})").param, "prompt");
+  for (const std::string_view nothing : {"null", R"("")", R"("None")", "{}", R"(["n"])"})
+    EXPECT_EQ(failed(400, said(nothing)).param, "") << nothing;
+  EXPECT_EQ(failed(400, said(R"("a\r\nb")")).param, "a  b");
+  EXPECT_LT(failed(400, said('"' + std::string(5000, 'x') + '"')).param.size(), 700u);
+}
+
+TEST(Failure, WhatIsNotTheRequestsFaultNamesNoMember) {
+  const std::string_view body = R"({"error":{"message":"x","param":"key","code":"insufficient_quota"}})";
+  for (const int status : {401, 403, 429, 500, 503}) EXPECT_EQ(failed(status, body).param, "") << status;
 }
 
 TEST(Failure, WhatIsSaidOfOurKeyStaysHere) {

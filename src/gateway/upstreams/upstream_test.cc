@@ -247,9 +247,12 @@ TEST(Upstream, FailuresBeforeTheFirstTokenAreTriedAgain) {
 
 TEST(Upstream, WhatIsTheRequestsFaultIsNotTriedAgain) {
   for (const int status : {400, 401, 403, 404, 413, 422}) {
-    FakeServer server(
-        [&](const Turn& turn, int) { turn.answer(status, "application/json", R"({"error":{"message":"no"}})"); });
-    EXPECT_TRUE(ask(server).sink.failed()) << status;
+    FakeServer server([&](const Turn& turn, int) {
+      turn.answer(status, "application/json", R"({"error":{"message":"no","param":"n"}})");
+    });
+    auto asked = ask(server);
+    ASSERT_TRUE(asked.sink.failed()) << status;
+    EXPECT_EQ(asked.sink.failed()->param, status == 401 || status == 403 ? "" : "n") << status;
     EXPECT_EQ(server.requests(), 1) << status;
   }
 }
