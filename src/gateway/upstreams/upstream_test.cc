@@ -478,6 +478,18 @@ TEST(Upstream, ASlowAttemptIsHedgedAndTheLoserCancelled) {
   EXPECT_EQ(server.requests(), 2);
 }
 
+TEST(Upstream, VectorsThatAreNotEachTextsOwnAreNone) {
+  EXPECT_TRUE(read_openai_vectors(R"({"data":[{"embedding":[0,1]},{"embedding":[1,0]}]})", 2));
+  for (const char* body :
+       {R"({"data":[{"index":0,"embedding":[0,1]},{"index":0,"embedding":[1,0]}]})",  // one twice
+        R"({"data":[{"index":0,"embedding":[0,1]},{"index":2,"embedding":[1,0]}]})",
+        R"({"data":[{"index":0,"embedding":[0,1]},{"index":1,"embedding":[1]}]})",
+        R"({"data":[{"index":0,"embedding":[0,1]},{"index":1,"embedding":[1,1e300]}]})",
+        R"({"data":[{"index":0,"embedding":"AADAfw=="},{"index":1,"embedding":"AACAPw=="}]})",  // NaN
+        R"({"data":[{"index":0,"embedding":[0,1]}]})"})
+    EXPECT_FALSE(read_openai_vectors(body, 2)) << body;
+}
+
 TEST(Upstream, CompletionsAndEmbeddingsComeThrough) {
   std::string path;
   FakeServer server([&](const Turn& turn, int) {
