@@ -93,19 +93,40 @@ bool has(std::string_view text, std::initializer_list<std::string_view> words) {
 bool is_over_context(const Said& said) {
   if (said.code == "context_length_exceeded" || said.type == "exceed_context_size_error") return true;
   const std::string text = net::lower(said.message);
-  return has(text, {"maximum context length", "context length of", "context window", "context size",
-                    "exceeds the context", "max_model_len", "prompt is too long", "input is too long",
-                    "prompt too long", "too many input tokens", "exceeds the limit of", "range of input length"});
+  return has(text, {"maximum context length",
+                    "context length of",
+                    "context window",
+                    "context size",
+                    "exceeds the context",
+                    "max_model_len",
+                    "prompt is too long",
+                    "input is too long",
+                    "prompt too long",
+                    "too many input tokens",
+                    "exceeds the limit of",
+                    "range of input length",
+                    "model's context length",  // SGLang
+                    "`inputs` must have less than",
+                    "`inputs` tokens + `max_new",  // TGI
+                    "max_seq_len",
+                    "should not exceed max_num_tokens",  // TensorRT-LLM
+                    "exceed context limit",              // Anthropic: with max_tokens
+                    "maximum number of tokens allowed",  // Gemini
+                    "maximum prompt length",
+                    "exceeded model token limit"});  // xAI, Moonshot
 }
 
 bool is_filtered(const Said& said) {
   const std::string text = net::lower(said.code + " " + said.type);
-  return has(text, {"content_filter", "content_policy", "responsibleai", "datainspection", "data_inspection"});
+  return has(text, {"content_filter", "content_policy", "responsibleai", "datainspection", "data_inspection"}) ||
+         has(net::lower(said.message), {"content filtering policy", "content exists risk"});  // Anthropic, DeepSeek
 }
 
 bool is_quota(const Said& said) {
   const std::string text = net::lower(said.code + " " + said.type);
-  return has(text, {"insufficient_quota", "billing", "arrearage", "budget_exceeded", "quota_exceeded"});
+  return has(text, {"insufficient_quota", "billing", "arrearage", "budget_exceeded", "quota_exceeded", "current_quota",
+                    "freetieronly"}) ||
+         has(net::lower(said.message), {"credit balance is too low"});  // Anthropic's, of type invalid_request_error
 }
 
 std::optional<milliseconds> seconds_of(std::string_view text, double scale) {

@@ -91,6 +91,40 @@ TEST(Failure, WhatIsNotTheRequestsFaultNamesNoMember) {
   for (const int status : {401, 403, 429, 500, 503}) EXPECT_EQ(failed(status, body).param, "") << status;
 }
 
+// In the words of each kind of server, whose codes say no more than that the request is not good.
+TEST(Failure, EveryServersWordsForAPromptTooLongAreKnown) {
+  for (const char* words :
+       {"The input (5000 tokens) is longer than the model's context length (4096 tokens).",
+        "Requested token count exceeds the model's maximum context length of 4096 tokens.",
+        "Input validation error: `inputs` must have less than 4096 tokens. Given: 5000",
+        "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 4000 `inputs` tokens and "
+        "200 "
+        "`max_new_tokens`",
+        "The sum of prompt length (5000), query length (0) should not exceed max_num_tokens (4096)",
+        "prompt length plus max_tokens is over max_seq_len (4096)",
+        "input length and `max_tokens` exceed context limit: 190000 + 20000 > 200000, decrease input length",
+        "The input token count (1048577) exceeds the maximum number of tokens allowed (1048576).",
+        "This model's maximum prompt length is 131072 but the request contains 537812 tokens.",
+        "Invalid request: Your request exceeded model token limit: 8192"})
+    EXPECT_TRUE(
+        failed(400, Json{{"error", {{"message", words}, {"type", "invalid_request_error"}}}}.dump()).over_context)
+        << words;
+}
+
+TEST(Failure, AnAccountThatIsUsedUpAndATextThatIsFilteredAreKnownByTheirWordsToo) {
+  for (const auto& [status, body] : std::initializer_list<std::pair<int, const char*>>{
+           {400, R"({"type":"error","error":{"type":"invalid_request_error",
+             "message":"Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing."}})"},
+           {429, R"({"error":{"type":"exceeded_current_quota_error","message":"x"}})"},
+           {403,
+            R"({"code":"AllocationQuota.FreeTierOnly","message":"The free tier of the model has been exhausted."})"}})
+    EXPECT_EQ(failed(status, body).reason, "upstream_quota") << body;
+  for (const char* words : {"Output blocked by content filtering policy", "Content Exists Risk"})
+    EXPECT_EQ(failed(400, Json{{"error", {{"message", words}, {"type", "invalid_request_error"}}}}.dump()).reason,
+              "content_policy_violation")
+        << words;
+}
+
 TEST(Failure, WhatIsSaidOfOurKeyStaysHere) {
   const auto out = failed(401, R"({"error":{"message":"Incorrect API key provided: sk-verysecret"}})");
   EXPECT_EQ(out.error.message.find("sk-"), std::string::npos);
