@@ -5,13 +5,16 @@
 #include <openssl/sha.h>
 
 #include <algorithm>
-#include <fstream>
 #include <span>
+#include <sstream>
+
+#include "base/yaml.h"
 
 namespace ashlar::api {
 namespace {
 
 constexpr std::size_t kMaxKeyBytes = 512;
+constexpr Bytes kMaxFile = 4_MiB;
 
 std::string_view trim(std::string_view text) {
   const auto first = text.find_first_not_of(" \t\r\n");
@@ -48,21 +51,28 @@ std::string_view without_port(std::string_view authority) {
 
 Result<Keys> Keys::create(const std::vector<std::string>& keys, const std::string& file) {
   Keys out;
-  for (const std::string& key : keys) {
-    TRY(check_key(key, "--api-key"));
+  std::string faults;
+  const auto fault = [&](const Error& error) { faults += (faults.empty() ? "" : "\n") + error.message; };
+  const auto take = [&](std::string_view key, const std::string& where) {
+    if (const Status fine = check_key(key, where); !fine) return fault(fine.error());
     out.hashes_.push_back(sha256(key));
+  };
+  for (const std::string& key : keys) take(key, "--api-key");
+  if (!file.empty()) {
+    const auto text = read_text_file(file, "file of keys", kMaxFile);
+    if (!text) fault({Code::not_found, "--api-key-file: " + text.error().message});
+    std::istringstream lines(text.value_or(""));
+    bool any = !text;
+    std::string line;
+    for (int number = 1; std::getline(lines, line); ++number) {
+      const auto key = trim(std::string_view(line).substr(0, line.find('#')));
+      if (key.empty()) continue;
+      any = true;
+      take(key, fmt::format("{}:{}", file, number));
+    }
+    if (!any) fault({Code::invalid, fmt::format("--api-key-file: {}: it holds no key", file)});
   }
-  if (file.empty()) return out;
-  std::ifstream in(file);
-  if (!in) return Error{Code::not_found, fmt::format("--api-key-file: '{}' cannot be read", file)};
-  std::string line;
-  for (int number = 1; std::getline(in, line); ++number) {
-    const auto key = trim(std::string_view(line).substr(0, line.find('#')));
-    if (key.empty()) continue;
-    TRY(check_key(key, fmt::format("{}:{}", file, number)));
-    out.hashes_.push_back(sha256(key));
-  }
-  if (out.hashes_.empty()) return Error{Code::invalid, fmt::format("--api-key-file: '{}' holds no key", file)};
+  if (!faults.empty()) return Error{Code::invalid, faults};
   return out;
 }
 

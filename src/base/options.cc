@@ -5,13 +5,11 @@
 
 #include <algorithm>
 #include <cctype>
-#include <cstdint>
-#include <filesystem>
-#include <fstream>
+#include <cstdlib>
 #include <set>
-#include <sstream>
 
 #include "base/nearest.h"
+#include "base/yaml.h"
 
 namespace ashlar {
 namespace options_detail {
@@ -36,72 +34,56 @@ std::string show(long long value) { return fmt::format("{}", value); }
 
 Status read_options_text(const std::string& text, const std::string& path, std::vector<Option>& options,
                          const std::vector<std::string>& sections) {
-  std::string faults;
-  const auto fail = [&](const YAML::Node& at, std::string_view why) {
-    faults += fmt::format("{}{}:{}: {}", faults.empty() ? "" : "\n", path, at.Mark().line + 1, why);
-  };
+  FileFaults faults(path);
   const auto set = [&](const YAML::Node& at, const YAML::Node& value, const Option& option) {
-    if (!value.IsScalar()) return fail(at, option.name + " takes a single value");
-    if (const Status done = option.set(value.Scalar()); !done) fail(at, done.error().message);
+    if (!value.IsScalar())
+      return faults.add(at, fmt::format("{} takes a single value, not {}", option.name, shape_of(value)));
+    if (const Status done = option.set(value.Scalar()); !done) faults.add(at, done.error().message);
   };
-  try {
-    const YAML::Node root = YAML::Load(text);
-    if (root.IsNull()) return {};
-    if (!root.IsMap()) return Error{Code::invalid, fmt::format("{}: expected `name: value` lines", path)};
-    std::set<std::string> seen;
-    for (const auto& entry : root) {
-      if (!entry.first.IsScalar()) {
-        fail(entry.first, "an option's name should be a word");
-        continue;
-      }
-      std::string name = entry.first.Scalar();
-      std::ranges::replace(name, '-', '_');
-      if (!seen.insert(name).second) {
-        fail(entry.first, fmt::format("'{}' stands twice", name));
-        continue;
-      }
-      if (std::ranges::find(sections, name) != sections.end()) continue;
-      const auto option = std::ranges::find(options, name, &Option::name);
-      if (option == options.end()) {
-        std::vector<std::string> known = sections;
-        for (const Option& each : options) known.push_back(each.name);
-        fail(entry.first, fmt::format("no option is called '{}'{}", name, did_you_mean(name, known)));
-      } else if (entry.second.IsSequence() && option->is_list) {
-        for (const auto& item : entry.second) set(entry.first, item, *option);
-      } else {
-        set(entry.first, entry.second, *option);
-      }
+  const YAML::Node root = TRY(load_yaml(text, path, faults));
+  if (root.IsNull()) return faults.status();
+  if (!root.IsMap()) return Error{Code::invalid, fmt::format("{}: expected `name: value` lines", path)};
+  std::set<std::string> seen;
+  for (const auto& entry : root) {
+    if (!entry.first.IsScalar()) continue;  // told
+    std::string name = entry.first.Scalar();
+    std::ranges::replace(name, '-', '_');
+    if (!seen.insert(name).second) {
+      faults.add(entry.first, fmt::format("'{}' stands twice", name));
+      continue;
     }
-  } catch (const YAML::Exception& e) {
-    return Error{Code::invalid, fmt::format("{}:{}: {}", path, e.mark.line + 1, e.msg)};
+    if (name == "<<" || std::ranges::find(sections, name) != sections.end()) continue;
+    const auto option = std::ranges::find(options, name, &Option::name);
+    if (option == options.end()) {
+      std::vector<std::string> known = sections;
+      for (const Option& each : options) known.push_back(each.name);
+      faults.add(entry.first, fmt::format("no option is called '{}'{}", name, did_you_mean(name, known)));
+    } else if (entry.second.IsSequence() && option->is_list) {
+      for (const auto& item : entry.second) set(item, item, *option);
+    } else {
+      set(entry.first, entry.second, *option);
+    }
   }
-  if (!faults.empty()) return Error{Code::invalid, faults};
-  return {};
+  return faults.status();
 }
 
 Status read_options_file(const std::string& path, std::vector<Option>& options,
                          const std::vector<std::string>& sections) {
-  constexpr std::uintmax_t kMostBytes = 4 << 20;
-  if (!std::filesystem::is_regular_file(path))
-    return Error{Code::not_found, fmt::format("{}: no such configuration file", path)};
-  std::error_code failed;
-  if (std::filesystem::file_size(path, failed) > kMostBytes)
-    return Error{Code::too_large, fmt::format("{}: larger than 4 MiB", path)};
-  std::ifstream in(path, std::ios::binary);
-  std::ostringstream text;
-  text << in.rdbuf();
-  return read_options_text(text.str(), path, options, sections);
+  const std::string text = TRY(read_text_file(path, "configuration file", 4_MiB));
+  return read_options_text(text, path, options, sections);
 }
 
 Status read_options_environment(std::vector<Option>& options) {
+  std::string faults;
   for (Option& option : options) {
     std::string variable = "ASHLAR_";
     for (const char c : option.name) variable.push_back(static_cast<char>(std::toupper(static_cast<unsigned char>(c))));
     const char* value = std::getenv(variable.c_str());
     if (value == nullptr) continue;
-    auto done = option.set(value);
-    if (!done) return Error{done.error().code, fmt::format("{}: {}", variable, done.error().message)};
+    if (const Status done = option.set(value); !done)
+      faults += fmt::format("{}{}: {}", faults.empty() ? "" : "\n", variable, done.error().message);
   }
+  if (!faults.empty()) return Error{Code::invalid, faults};
   return {};
 }
 

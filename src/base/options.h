@@ -13,6 +13,7 @@
 
 #include <charconv>
 #include <chrono>
+#include <cmath>
 #include <functional>
 #include <map>
 #include <string>
@@ -60,15 +61,19 @@ Option make(std::string_view name, T& value, std::string_view help) {
     option.set = [&value, n = option.name](std::string_view text) -> Status {
       T parsed{};
       const auto [end, failed] = std::from_chars(text.data(), text.data() + text.size(), parsed);
-      if (failed != std::errc{} || end != text.data() + text.size())
+      bool fine = failed == std::errc{} && end == text.data() + text.size();
+      if constexpr (std::is_floating_point_v<T>) fine = fine && std::isfinite(parsed);
+      if (!fine)
         return bad_value(n, text, std::is_integral_v<T> ? "a whole number" : "a number");
       value = parsed;
       return {};
     };
   } else if constexpr (std::is_same_v<T, Bytes>) {
     option.default_value = to_string(value);
-    option.set = [&value](std::string_view text) -> Status {
-      value = TRY(parse_bytes(text));
+    option.set = [&value, n = option.name](std::string_view text) -> Status {
+      const auto parsed = parse_bytes(text);
+      if (!parsed) return bad_value(n, text, "a size such as 512MiB");
+      value = *parsed;
       return {};
     };
   } else if constexpr (std::is_same_v<T, std::chrono::milliseconds>) {
@@ -135,7 +140,7 @@ std::map<std::string, std::string> option_values(T& object) {
   return out;
 }
 
-// Reads ASHLAR_<NAME> for each option. invalid: a wrong value.
+// Reads ASHLAR_<NAME> for each option. invalid: wrong values, a line each.
 Status read_options_environment(std::vector<Option>& options);
 
 }  // namespace ashlar

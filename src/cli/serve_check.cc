@@ -1,5 +1,6 @@
 #include "cli/serve_check.h"
 
+#include <fmt/format.h>
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
@@ -7,8 +8,8 @@
 
 #include "base/duration.h"
 #include "base/options.h"
+#include "base/yaml.h"
 #include "engine/engine_options.h"
-#include "gateway/section.h"
 #include "net/url.h"
 #include "store/redis/client.h"
 
@@ -21,6 +22,14 @@ std::string option_of(std::string_view fault) {
   std::string name(fault.substr(0, fault.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789_-")));
   std::ranges::replace(name, '-', '_');
   return name;
+}
+
+// As option_values() has it, of an option that stands in a file.
+std::string value_in(const YAML::Node& node) {
+  if (!node.IsSequence()) return node.IsScalar() ? node.Scalar() : "";
+  std::string out;
+  for (const auto& each : node) out += fmt::format("{}:{}", each.Scalar().size(), each.Scalar());
+  return out;
 }
 
 bool is_origin(std::string_view text) {
@@ -51,14 +60,16 @@ std::string with_line(const std::string& fault, ServeOptions options, const std:
   const auto values = option_values(options);
   const auto value = values.find(name);
   if (value == values.end() || path.empty()) return fault;
+  FileFaults sound(path), one(path);
+  const auto root = load_yaml(text, path, sound);
+  if (!root || !root->IsMap()) return fault;
   std::string hyphens = name;
   std::ranges::replace(hyphens, '_', '-');
-  for (const std::string& written : {name, hyphens}) {
-    const Status read = gateway::read_section(text, path, written, [&](gateway::Section& section, const YAML::Node& at) {
-      if (at.IsScalar() && at.Scalar() == value->second) section.fail(at, fault);
-    });
-    if (!read) return read.error().message;
-  }
+  for (const std::string& written : {name, hyphens})
+    if (const YAML::Node at = (*root)[written]; at.IsDefined() && value_in(at) == value->second) {
+      one.add(at, fault);
+      return one.text();
+    }
   return fault;
 }
 

@@ -1,14 +1,17 @@
 #include "cli/serve_plan.h"
 
 #include <fmt/format.h>
+#include <yaml-cpp/yaml.h>
 
 #include <algorithm>
+#include <optional>
 #include <set>
 #include <sstream>
 #include <utility>
 
 #include "api/keys.h"
 #include "base/log.h"
+#include "base/yaml.h"
 #include "cli/serve_check.h"
 #include "gateway/routing/read_routes.h"
 #include "gateway/section.h"
@@ -53,15 +56,29 @@ std::string stamp_of_file(const std::string& path) {
   return path + '\n' + (text ? store::sha256(*text) : "");
 }
 
-Result<std::vector<gateway::UpstreamOptions>> read_all_upstreams(const ServeOptions& options, const std::string& text,
-                                                                 const std::string& path) {
+// nullopt: some are not known, and it is told why.
+std::optional<std::vector<gateway::UpstreamOptions>> read_all_upstreams(const ServeOptions& options,
+                                                                        const std::string& text,
+                                                                        const std::string& path, Faults& faults) {
   std::vector<gateway::UpstreamOptions> out;
-  for (const std::string& flag : options.upstream) out.push_back(TRY(gateway::parse_upstream_flag(flag)));
-  for (gateway::UpstreamOptions& each : TRY(gateway::parse_upstreams(text, path))) out.push_back(std::move(each));
-  for (auto one = out.begin(); one != out.end(); ++one)
-    if (std::ranges::find(out.begin(), one, one->name, &gateway::UpstreamOptions::name) != one)
-      return Error{Code::invalid, fmt::format("two upstreams are called '{}'", one->name)};
-  return out;
+  bool all = true;
+  const auto add = [&](gateway::UpstreamOptions one) {
+    if (std::ranges::find(out, one.name, &gateway::UpstreamOptions::name) != out.end())
+      faults.add({Code::invalid, fmt::format("two upstreams are called '{}'", one.name)});
+    out.push_back(std::move(one));
+  };
+  for (const std::string& flag : options.upstream) {
+    auto one = gateway::parse_upstream_flag(flag);
+    all = all && one;
+    one ? add(std::move(*one)) : faults.add(one.error());
+  }
+  auto written = gateway::parse_upstreams(text, path);
+  if (!written) {
+    faults.add(written.error());
+    return std::nullopt;
+  }
+  for (gateway::UpstreamOptions& each : *written) add(std::move(each));
+  return all ? std::optional(std::move(out)) : std::nullopt;
 }
 
 // Whether somebody may serve a model of this name. What lists itself, a folder of versions and files without a name say
@@ -85,12 +102,15 @@ bool may_be_served(const ServeOptions& options, const std::vector<gateway::Upstr
   return unknown;
 }
 
-Result<gateway::IdentityConfig> read_identity_of(const ServeOptions& options) {
+Result<gateway::IdentityConfig> read_identity_of(const ServeOptions& options, std::vector<std::string>& beside) {
   gateway::IdentityConfig config;
-  if (!options.identity.empty()) config = TRY(gateway::read_identity_config(options.identity));
+  if (options.identity.empty()) return config;
+  const std::string text = TRY(gateway::read_config_text(options.identity));
+  config = TRY(gateway::parse_identity_config(text, options.identity, &beside));
   if (!config.certificates.empty() && options.server.tls_client_ca.empty())
-    return Error{Code::invalid,
-                 fmt::format("{}: rules for certificates need --tls-client-ca, who signs them", options.identity)};
+    TRY(gateway::read_section(text, options.identity, "certificates", [](gateway::Section& section, const YAML::Node& at) {
+      section.fail(at, "rules for certificates need --tls-client-ca, who signs them");
+    }));
   const net::ProxyRules proxies(net::proxy_settings_from_environment());
   for (gateway::IssuerOptions& issuer : config.issuers) issuer.proxies = proxies;
   return config;
@@ -151,27 +171,38 @@ std::vector<std::string> files_of(const ServeOptions& options, const std::string
   return out;
 }
 
-// The sections of `text` and the files that the options name.
+// The sections of `text` and the files that the options name. `files` gets those that these name in turn.
 Result<ServePlan> plan_of(ServeOptions options, const std::string& model, const std::string& config,
-                          const std::string& text) {
+                          const std::string& text, std::vector<std::string>& files) {
   Faults faults;
   ServePlan plan;
   gateway::ServedModels served;
-  if (auto upstreams = read_all_upstreams(options, text, config)) {
+  if (auto upstreams = read_all_upstreams(options, text, config, faults)) {
     plan.gateway.upstreams = std::move(*upstreams);
     served = [&](const std::string& name) { return may_be_served(options, plan.gateway.upstreams, model, name); };
-  } else {
-    faults.add(upstreams.error());
   }
   plan.gateway.routes = faults.take(gateway::parse_routes(text, config, served));
-  plan.limits = faults.take(read_limits_of(options.metering.limits));
-  plan.identity = faults.take(read_identity_of(options));
+  const auto of_options = [&](const std::string& wrong) {
+    std::string line;
+    for (std::istringstream lines(wrong); std::getline(lines, line);)
+      faults.add({Code::invalid, with_line(line, options, text, config)});
+  };
+  // Where the file itself cannot be read, the line is that of its name.
+  const auto is_there = [&](const char* option, const std::string& file) {
+    const auto read = gateway::read_config_text(file);
+    if (!read) of_options(fmt::format("{}: {}", option, read.error().message));
+    return read.has_value();
+  };
+  std::vector<std::string> beside;  // what the identity file names
+  const std::string& limits = options.metering.limits;
+  if (gateway::limits_profile(limits) || is_there("limits", limits)) plan.limits = faults.take(read_limits_of(limits));
+  if (options.identity.empty() || is_there("identity", options.identity))
+    plan.identity = faults.take(read_identity_of(options, beside));
+  files.insert(files.end(), beside.begin(), beside.end());
   if (const auto keys = api::Keys::create(options.api.api_key, options.api.api_key_file); !keys)
-    faults.add(keys.error());
-  for (const std::string& wrong : wrong_options(options))
-    faults.add({Code::invalid, with_line(wrong, options, text, config)});
-  if (const auto level = log_of(options); !level)
-    faults.add({Code::invalid, with_line(level.error().message, options, text, config)});
+    of_options(keys.error().message);
+  for (const std::string& wrong : wrong_options(options)) of_options(wrong);
+  if (const auto level = log_of(options); !level) of_options(level.error().message);
   TRY(faults.all());
 
   plan.models = options.model;
@@ -184,6 +215,7 @@ Result<ServePlan> plan_of(ServeOptions options, const std::string& model, const 
   const auto values = option_values(options);
   plan.limits_stamp = stamp_of_file(options.metering.limits);
   plan.identity_stamp = stamp_of_file(options.identity);
+  for (const std::string& file : beside) plan.identity_stamp += '\n' + stamp_of_file(file);
   plan.keys_stamp = values.at("api_key") + '\n' + stamp_of_file(options.api.api_key_file);
   std::string all = text + plan.limits_stamp + plan.identity_stamp + plan.keys_stamp;
   for (const auto& [name, value] : values) all += fmt::format("\n{}={}", name, value);
@@ -202,12 +234,16 @@ ReadServePlan read_serve_plan(const std::vector<std::string>& words, const std::
     read = *text;
   else if (!config.empty())
     read = faults.take(gateway::read_config_text(config));
+  // What is no YAML, or too much of it, is so for each of its readers.
+  FileFaults form(config);
+  if (const auto root = load_yaml(read, config, form); !root)
+    return {.files = {config}, .plan = std::unexpected(root.error())};
   ServeOptions options;
   std::string model;
   CommandLine line = serve_line(options, model);
   faults.take(parse_again(line, words, &read));
   std::vector<std::string> files = files_of(options, config);
-  auto plan = plan_of(std::move(options), model, config, read);
+  auto plan = plan_of(std::move(options), model, config, read, files);
   if (!plan) faults.add(plan.error());
   if (const Status fine = faults.all(); !fine) plan = std::unexpected(fine.error());
   return {.files = std::move(files), .plan = std::move(plan)};

@@ -4,10 +4,7 @@
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
-#include <filesystem>
-#include <fstream>
-#include <set>
-#include <sstream>
+#include <charconv>
 
 #include "base/duration.h"
 #include "base/nearest.h"
@@ -16,51 +13,71 @@
 namespace ashlar::gateway {
 namespace {
 
-constexpr std::uintmax_t kMaxFile = 4 << 20;
+constexpr Bytes kMaxFile = 4_MiB;
 constexpr std::size_t kMaxText = 4096, kMaxName = 256;
 
-bool is_text(const YAML::Node& node) {
-  return node.IsScalar() && !node.Scalar().empty() && node.Scalar().size() <= kMaxText;
+// Texts of several lines are for people and models; others end in headers and logs.
+bool is_text(const YAML::Node& node, bool one_line) {
+  return node.IsScalar() && !node.Scalar().empty() && node.Scalar().size() <= kMaxText &&
+         !(one_line && node.Scalar().find_first_of("\r\n") != std::string::npos);
+}
+
+template <class T>
+bool is_number(const YAML::Node& node, T& out) {
+  if (!node.IsScalar()) return false;
+  const std::string& text = node.Scalar();
+  const auto [end, failed] = std::from_chars(text.data(), text.data() + text.size(), out);
+  return failed == std::errc{} && end == text.data() + text.size();
 }
 
 }  // namespace
 
-void Section::fail(const YAML::Node& at, std::string_view why) {
-  faults_ += fmt::format("{}{}:{}: {}", faults_.empty() ? "" : "\n", path_, at.Mark().line + 1, why);
+void Section::wrong(const YAML::Node& at, std::string_view name, std::string_view expected) {
+  fail(at, fmt::format("'{}' should be {}, not {}", name, expected, shape_of(at)));
 }
 
 void Section::each(const YAML::Node& node, const Readers& readers, std::string_view of) {
-  if (!node.IsMap()) return fail(node, fmt::format("{} should be `name: value` pairs", of));
-  std::set<std::string> seen;
+  if (!node.IsMap()) return fail(node, fmt::format("{} should be `name: value` pairs, not {}", of, shape_of(node)));
   for (const auto& entry : node) {
-    if (!entry.first.IsScalar()) {
-      fail(entry.first, "a key should be a word");
+    if (!entry.first.IsScalar() || entry.first.Scalar() == "<<") continue;  // told
+    const std::string key = entry.first.Scalar();
+    if (const auto reader = readers.find(key); reader != readers.end()) {
+      reader->second(entry.second);
       continue;
     }
-    const std::string key = entry.first.Scalar();
-    const auto reader = readers.find(key);
-    if (!seen.insert(key).second) {
-      fail(entry.first, fmt::format("'{}' stands twice", key));
-    } else if (reader != readers.end()) {
-      reader->second(entry.second);
-    } else {
-      std::vector<std::string> known;
-      for (const auto& [name, unused] : readers) known.push_back(name);
-      fail(entry.first, fmt::format("{} has no '{}'{}", of, key, did_you_mean(key, known)));
-    }
+    std::vector<std::string> known;
+    for (const auto& [name, unused] : readers) known.push_back(name);
+    std::string hint = did_you_mean(key, known);
+    if (hint.empty()) hint = fmt::format(": it has {}", fmt::join(known, ", "));
+    fail(entry.first, fmt::format("{} has no '{}'{}", of, key.substr(0, kMaxName), hint));
   }
+}
+
+void Section::pairs(const YAML::Node& node, std::string_view name, std::size_t most,
+                    const std::function<void(const std::string&, const YAML::Node&)>& read) {
+  if (!node.IsMap()) return wrong(node, name, "`name: value` pairs");
+  if (node.size() > most) return fail(node, fmt::format("'{}' has more than {} members", name, most));
+  for (const auto& entry : node)
+    if (entry.first.IsScalar() && entry.first.Scalar() != "<<") read(entry.first.Scalar(), entry.second);
 }
 
 void Section::items(const YAML::Node& node, std::string_view name, std::size_t most, const Read& read) {
   if (node.IsNull()) return;
-  if (!node.IsSequence()) return fail(node, fmt::format("'{}' should be a list", name));
+  if (!node.IsSequence()) return wrong(node, name, "a list");
   if (node.size() > most) return fail(node, fmt::format("'{}' has more than {} items", name, most));
   for (const auto& item : node) read(item);
 }
 
 Section::Read Section::text(std::string name, std::string& out) {
   return [this, name = std::move(name), &out](const YAML::Node& node) {
-    if (!is_text(node)) return fail(node, fmt::format("'{}' should be a text", name));
+    if (!is_text(node, true)) return wrong(node, name, "a text of one line");
+    out = node.Scalar();
+  };
+}
+
+Section::Read Section::paragraph(std::string name, std::string& out) {
+  return [this, name = std::move(name), &out](const YAML::Node& node) {
+    if (!is_text(node, false)) return wrong(node, name, "a text");
     out = node.Scalar();
   };
 }
@@ -68,11 +85,19 @@ Section::Read Section::text(std::string name, std::string& out) {
 Section::Read Section::texts(std::string name, std::vector<std::string>& out) {
   return [this, name = std::move(name), &out](const YAML::Node& node) {
     const auto one = [&](const YAML::Node& item) {
-      if (!is_text(item)) return fail(item, fmt::format("'{}' should be texts", name));
+      if (!is_text(item, true)) return wrong(item, name, "texts of one line");
       out.push_back(item.Scalar());
     };
     if (node.IsScalar()) return one(node);
     items(node, name, 1000, one);
+  };
+}
+
+Section::Read Section::some_texts(std::string name, std::vector<std::string>& out) {
+  return [this, name, read = texts(name, out), &out](const YAML::Node& node) {
+    out.clear();
+    if (node.IsNull() || (node.IsSequence() && node.size() == 0)) return wrong(node, name, "a text, or a list of some");
+    read(node);
   };
 }
 
@@ -86,8 +111,7 @@ Section::Read Section::classes(std::string name, std::vector<std::string>& out) 
 Section::Read Section::duration(std::string name, std::chrono::milliseconds& out) {
   return [this, name = std::move(name), &out](const YAML::Node& node) {
     const auto parsed = node.IsScalar() ? parse_duration(node.Scalar()) : Error{Code::invalid, ""};
-    if (!parsed || parsed->count() < 0)
-      return fail(node, fmt::format("'{}' should be a time, as 5s, 250ms or 1m", name));
+    if (!parsed || parsed->count() < 0) return wrong(node, name, "a time, as 5s, 250ms or 1m");
     out = *parsed;
   };
 }
@@ -95,8 +119,8 @@ Section::Read Section::duration(std::string name, std::chrono::milliseconds& out
 Section::Read Section::whole(std::string name, int& out, int low, int high) {
   return [this, name = std::move(name), &out, low, high](const YAML::Node& node) {
     int value = 0;
-    if (!node.IsScalar() || !YAML::convert<int>::decode(node, value) || value < low || value > high)
-      return fail(node, fmt::format("'{}' should be a whole number from {} to {}", name, low, high));
+    if (!is_number(node, value) || value < low || value > high)
+      return wrong(node, name, fmt::format("a whole number from {} to {}", low, high));
     out = value;
   };
 }
@@ -104,8 +128,7 @@ Section::Read Section::whole(std::string name, int& out, int low, int high) {
 Section::Read Section::whole(std::string name, std::optional<std::int64_t>& out, std::int64_t low) {
   return [this, name = std::move(name), &out, low](const YAML::Node& node) {
     std::int64_t value = 0;
-    if (!node.IsScalar() || !YAML::convert<std::int64_t>::decode(node, value) || value < low)
-      return fail(node, fmt::format("'{}' should be a whole number from {}", name, low));
+    if (!is_number(node, value) || value < low) return wrong(node, name, fmt::format("a whole number from {}", low));
     out = value;
   };
 }
@@ -113,7 +136,9 @@ Section::Read Section::whole(std::string name, std::optional<std::int64_t>& out,
 Section::Read Section::word(std::string name, std::vector<std::string> words, std::function<void(int)> then) {
   return [this, name = std::move(name), words = std::move(words), then = std::move(then)](const YAML::Node& node) {
     const auto found = node.IsScalar() ? std::ranges::find(words, node.Scalar()) : words.end();
-    if (found == words.end()) return fail(node, fmt::format("'{}' should be one of {}", name, fmt::join(words, ", ")));
+    if (found == words.end())
+      return fail(node, fmt::format("'{}' should be one of {}, not {}{}", name, fmt::join(words, ", "), shape_of(node),
+                                    node.IsScalar() ? did_you_mean(node.Scalar(), words) : ""));
     then(static_cast<int>(found - words.begin()));
   };
 }
@@ -121,8 +146,8 @@ Section::Read Section::word(std::string name, std::vector<std::string> words, st
 Section::Read Section::number(std::string name, double& out, double low, double high) {
   return [this, name = std::move(name), &out, low, high](const YAML::Node& node) {
     double value = 0;
-    if (!node.IsScalar() || !YAML::convert<double>::decode(node, value) || !(value >= low && value <= high))
-      return fail(node, fmt::format("'{}' should be a number from {} to {}", name, low, high));
+    if (!is_number(node, value) || !(value >= low && value <= high))
+      return wrong(node, name, fmt::format("a number from {} to {}", low, high));
     out = value;
   };
 }
@@ -131,15 +156,14 @@ Section::Read Section::bytes(std::string name, Bytes& out, std::uint64_t low) {
   return [this, name = std::move(name), &out, low](const YAML::Node& node) {
     const auto parsed = node.IsScalar() ? parse_bytes(node.Scalar()) : Error{Code::invalid, ""};
     if (!parsed || parsed->count < low)
-      return fail(node, fmt::format("'{}' should be a size of at least {} bytes, as 64MiB", name, low));
+      return wrong(node, name, fmt::format("a size of at least {} bytes, as 64MiB", low));
     out = *parsed;
   };
 }
 
 Section::Read Section::flag(std::string name, bool& out) {
   return [this, name = std::move(name), &out](const YAML::Node& node) {
-    if (!node.IsScalar() || !YAML::convert<bool>::decode(node, out))
-      fail(node, fmt::format("'{}' should be true or false", name));
+    if (!node.IsScalar() || !YAML::convert<bool>::decode(node, out)) wrong(node, name, "true or false");
   };
 }
 
@@ -149,40 +173,26 @@ bool is_config_name(std::string_view text) {
 }
 
 Result<std::string> read_config_text(const std::string& path) {
-  std::error_code failed;
-  const auto size = std::filesystem::file_size(path, failed);
-  if (failed) return Error{Code::not_found, fmt::format("{}: no such configuration file", path)};
-  if (size > kMaxFile) return Error{Code::too_large, fmt::format("{}: larger than 4 MiB", path)};
-  std::ifstream in(path, std::ios::binary);
-  std::ostringstream text;
-  text << in.rdbuf();
-  return text.str();
+  std::string text = TRY(read_text_file(path, "configuration file", kMaxFile));
+  if (text.find_first_not_of(" \t\r\n") != text.npos) return text;
+  return Error{Code::invalid, fmt::format("{}: the file is empty; write {{}} where it is to say nothing", path)};
 }
 
 Status read_whole(const std::string& text, const std::string& path,
                   const std::function<void(Section&, const YAML::Node&)>& read) {
-  Section section(path);
-  try {
-    const YAML::Node root = YAML::Load(text);
-    if (root.IsNull()) return {};
-    read(section, root);
-  } catch (const YAML::Exception& e) {
-    return Error{Code::invalid, fmt::format("{}:{}: {}", path, e.mark.line + 1, e.msg)};
-  }
-  if (!section.faults().empty()) return Error{Code::invalid, section.faults()};
-  return {};
+  FileFaults faults(path);
+  Section section(faults);
+  const YAML::Node root = TRY(load_yaml(text, path, faults));
+  if (!root.IsNull()) read(section, root);
+  return faults.status();
 }
 
 Status read_section(const std::string& text, const std::string& path, const std::string& name,
                     const std::function<void(Section&, const YAML::Node&)>& read) {
-  bool map = true;
-  TRY(read_whole(text, path, [&](Section& section, const YAML::Node& root) {
-    map = root.IsMap();
-    if (const YAML::Node member = map ? root[name] : YAML::Node(YAML::NodeType::Undefined); member.IsDefined())
-      read(section, member);
-  }));
-  if (!map) return Error{Code::invalid, fmt::format("{}: expected `name: value` lines", path)};
-  return {};
+  return read_whole(text, path, [&](Section& section, const YAML::Node& root) {
+    if (!root.IsMap()) return section.fail(root, "a configuration file should be `name: value` lines");
+    if (const YAML::Node member = root[name]; member.IsDefined()) read(section, member);
+  });
 }
 
 }  // namespace ashlar::gateway

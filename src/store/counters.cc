@@ -40,21 +40,24 @@ std::string new_reservation_id() {
   return fmt::format(FMT_COMPILE("{}{:08x}"), reservation_owner(), next.fetch_add(1, std::memory_order_relaxed));
 }
 
-Status check_limit(const Limit& limit) {
-  if (!is_name(limit.key))
-    return Error{Code::invalid, fmt::format("a limit's key must be 1 to {} printable ASCII characters", kLongestKey)};
+std::string fault_of(const Limit& limit) {
   if (limit.capacity < 0 || limit.capacity > kMostAmount)
-    return Error{Code::invalid,
-                 fmt::format("{}: the capacity {} is not between 0 and {}", limit.key, limit.capacity, kMostAmount)};
+    return fmt::format("the capacity {} is not between 0 and {}", limit.capacity, kMostAmount);
   if (limit.kind == LimitKind::budget) return {};
   const std::int64_t period = limit.period.count();
   if (period < 1 || limit.period > std::chrono::days(400))
-    return Error{Code::invalid,
-                 fmt::format("{}: the period of {} ms is not between 1 ms and 400 days", limit.key, period)};
+    return fmt::format("the period of {} ms is not between 1 ms and 400 days", period);
   const bool bucket = limit.kind == LimitKind::token_bucket || limit.kind == LimitKind::leaky_bucket;
   if (bucket && limit.capacity > kMostAmount / period)
-    return Error{Code::invalid,
-                 fmt::format("{}: a bucket of {} in {} ms is too large", limit.key, limit.capacity, period)};
+    return fmt::format("a bucket of {} in {} ms is too large", limit.capacity, period);
+  return {};
+}
+
+Status check_limit(const Limit& limit) {
+  if (!is_name(limit.key))
+    return Error{Code::invalid, fmt::format("a limit's key must be 1 to {} printable ASCII characters", kLongestKey)};
+  if (const std::string why = fault_of(limit); !why.empty())
+    return Error{Code::invalid, fmt::format("{}: {}", limit.key, why)};
   return {};
 }
 

@@ -194,5 +194,7 @@ const std::string& reservation_owner();
 // What reserve() calls invalid.
 Status check_charges(const std::string& id, std::span<const Charge> charges);
 Status check_limit(const Limit& limit);
+// What check_limit() says of everything but the key, without naming it; "": nothing.
+std::string fault_of(const Limit& limit);
 
 }  // namespace ashlar::store

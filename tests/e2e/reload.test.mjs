@@ -227,3 +227,54 @@ routes:
   assert.equal(fresh.ejected, false);
   assert.equal((await ask()).status, 200);
 });
+
+test("a fault in any of the files keeps all that holds, and says its line", async (t) => {
+  const folder = new Folder(t);
+  const files = {
+    "ashlar.yaml": (route) => `
+api_key_file: ${folder.at("keys.txt")}
+limits: ${folder.at("limits.yaml")}
+identity: ${folder.at("identity.yaml")}
+routes:
+  - {name: ${route}, deployments: [ashlar-assistant]}
+`,
+    "keys.txt": () => "sk-first\n",
+    "secret.txt": () => "s".repeat(32) + "\n",
+    "limits.yaml": () => "limits: [{scope: user, name: rpm, measure: requests, capacity: 100000, period: 1m}]\n",
+    "identity.yaml": () => `issuers: [{issuer: own, audience: ashlar, secret_file: ${folder.at("secret.txt")}}]\n`,
+  };
+  for (const [name, text] of Object.entries(files)) folder.write(name, text("first"));
+  const front = await Server.start(["--config", folder.at("ashlar.yaml")], { models: [] });
+  t.after(() => front.stop());
+  const models = async (key) => {
+    const answer = await fetch(front.url + "/v1/models", { headers: { authorization: `Bearer ${key}` } });
+    return answer.status === 200 ? (await answer.json()).data.map((each) => each.id) : answer.status;
+  };
+  const broken = [
+    ["identity.yaml", "issuers:\n  - {issuer: own, audiense: ashlar}\n", /identity\.yaml:2: an issuer has no 'audiense'; did you mean 'audience'\?/],
+    ["identity.yaml", "policy: [{effect: permit}]\n", /identity\.yaml:1: 'effect' should be one of allow, deny, not 'permit'/],
+    ["identity.yaml", "", /identity\.yaml: the file is empty/],
+    ["secret.txt", "short\n", /identity\.yaml:1: 'secret_file': a secret for HS256 is at least 32/],
+    ["limits.yaml", "limits:\n  - {scope: house, name: rpm}\n", /limits\.yaml:2: 'scope' should be one of/],
+    ["limits.yaml", Buffer.from("limits: \xff\n", "latin1"), /limits\.yaml:1: the byte 0xff is no UTF-8/],
+    ["keys.txt", "sk-second\nbad key\n\nworse key\n", /keys\.txt:4: an API key is/],
+    ["ashlar.yaml", "routes: [{name: second, deployments: [ashlar-assistant]}, {name: second, deployments: [ashlar-assistant]}]\n", /ashlar\.yaml:1: two routes are called 'second'/],
+  ];
+  for (const [name, text, told] of broken) {
+    // What is right beside it, and comes after it, is not applied either.
+    folder.write(name, text);
+    if (name !== "ashlar.yaml") folder.write("ashlar.yaml", files["ashlar.yaml"]("second"));
+    const refused = count(front, " config_refused ");
+    front.process.kill("SIGHUP");
+    await front.until(async () => count(front, " config_refused "), (seen) => seen > refused);
+    await front.until(async () => told.test(front.log), (seen) => seen);
+    const listed = await models("sk-first");
+    assert.ok(listed.includes("first") && !listed.includes("second"), `${name}: ${listed}`);
+    assert.equal(await models("sk-second"), 401);
+    for (const [file, whole] of Object.entries(files)) folder.write(file, whole("first"));
+    const before = count(front, " config_applied ");
+    front.process.kill("SIGHUP");
+    await applied(front, before + 1);
+  }
+  assert.equal((await front.stop()).code, 0);
+});

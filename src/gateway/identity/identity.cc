@@ -49,6 +49,7 @@ Result<Who> identify_certificate(const std::vector<CertificateRule>& rules, cons
                     .tenant = filled(rule.tenant, star),
                     .roles = rule.roles,
                     .models = rule.models,
+                    .min_priority = rule.min_priority,
                     .proof = Proof::mtls};
       if (who.tenant.empty())
         who.tenant = who.key_id;

@@ -27,6 +27,7 @@ struct CertificateRule {
   std::string team, user;
   Roles roles{Role::app};
   std::vector<std::string> models;
+  int min_priority = 0;  // as Principal has it
 };
 
 struct IdentityConfig {
@@ -44,16 +45,18 @@ struct IdentityConfig {
 //       claims: {user: email, team: team, tenant: org, roles: realm_access.roles}
 //       roles: {ml-admins: admin, ml-devs: developer}
 //       default_roles: [app]
+//       min_priority: -1, priorities: {gold: -5}, claims: {..., priority: tier}
 //       jwks_url | jwks_file | secret_file, tenant, tenants, models, tls_ca, allow_private,
 //       skew, refresh, min_interval, stale_for (30s, 5m, 24h)
 //   certificates:
-//     - {match: "URI:spiffe://prod/ns/*/sa/*", tenant: "$1", roles: [app]}
+//     - {match: "URI:spiffe://prod/ns/*/sa/*", tenant: "$1", roles: [app], min_priority: -2}
 //   policy:
 //     - {name: no-nights, effect: deny, when: {role: app, time: {from: "22:00", to: "06:00"}}}
 //
-// not_found: no such file; invalid: with the place in it; too_large.
-Result<IdentityConfig> read_identity_config(const std::string& path);
-Result<IdentityConfig> parse_identity_config(const std::string& text);
+// Rules: read_policy.h. Errors call the text `path`. invalid: every fault, a line each; too_large: beyond 1 MiB. `beside`:
+// gets the files that the text names, which are a part of what it says, where it is refused too.
+Result<IdentityConfig> parse_identity_config(const std::string& text, const std::string& path = "identity",
+                                             std::vector<std::string>* beside = nullptr);
 
 // Any thread.
 class Identity {

@@ -12,6 +12,7 @@
 
 #include "base/log.h"
 #include "base/metrics.h"
+#include "base/nearest.h"
 #include "gateway/identity/jwks_source.h"
 
 namespace ashlar::gateway {
@@ -47,31 +48,6 @@ struct Issuer {
   std::vector<Waiting> waiting;
   std::string trouble;
 };
-
-Status check_rules(const IssuerOptions& options) {
-  const IssuerRules& rules = options.rules;
-  const auto bad = [&](std::string_view why) {
-    return Error{Code::invalid, fmt::format("issuer '{}': {}", rules.issuer, why)};
-  };
-  if (rules.issuer.empty())
-    return Error{Code::invalid, "an issuer has no 'issuer': write what its tokens have as 'iss'"};
-  if (rules.audiences.empty())
-    return bad(
-        "name its 'audience', what its tokens for this server have as 'aud': else tokens made for others would do");
-  if (rules.algorithms.empty()) return bad("name its 'algorithms'");
-  bool secret = false, open = false;
-  for (const std::string& name : rules.algorithms) {
-    const Algorithm* algorithm = find_algorithm(name);
-    if (algorithm == nullptr) return bad(fmt::format("there is no algorithm '{}' for signatures", name));
-    (algorithm->kind == Algorithm::Kind::hmac ? secret : open) = true;
-  }
-  // A public key must never serve as a secret (RFC 8725, 2.1).
-  if (secret && open) return bad("HS algorithms may not stand beside those of public keys");
-  if (secret && options.keys.empty()) return bad("an HS algorithm needs a 'secret_file'");
-  if (rules.claims.user.empty()) return bad("'claims.user' names no claim");
-  if (rules.skew.count() < 0 || rules.skew > std::chrono::minutes(5)) return bad("'skew' is between 0 and 5 minutes");
-  return {};
-}
 
 class IssuersImpl final : public Issuers {
  public:
@@ -219,6 +195,37 @@ class IssuersImpl final : public Issuers {
 
 }  // namespace
 
+std::vector<IssuerFault> check_issuer(const IssuerOptions& options) {
+  const IssuerRules& rules = options.rules;
+  std::vector<IssuerFault> out;
+  const auto needs = [&](const char* member, std::string why) { out.push_back({member, std::move(why), true}); };
+  const auto bad = [&](const char* member, std::string why) { out.push_back({member, std::move(why)}); };
+  if (rules.issuer.empty()) needs("issuer", "an issuer needs its 'issuer': what its tokens have as 'iss'");
+  if (rules.audiences.empty())
+    needs("audience",
+          "an issuer needs its 'audience', what its tokens for this server have as 'aud': else tokens made for others "
+          "would do");
+  if (rules.algorithms.empty()) needs("algorithms", "an issuer needs its 'algorithms'");
+  bool secret = false, open = false;
+  for (const std::string& name : rules.algorithms) {
+    const Algorithm* algorithm = find_algorithm(name);
+    if (algorithm == nullptr)
+      bad("algorithms",
+          fmt::format("there is no algorithm '{}' for signatures{}", name, did_you_mean(name, algorithm_names())));
+    else
+      (algorithm->kind == Algorithm::Kind::hmac ? secret : open) = true;
+  }
+  // A public key must never serve as a secret (RFC 8725, 2.1).
+  if (secret && open) bad("algorithms", "HS algorithms may not stand beside those of public keys");
+  if (secret && !open && options.keys.empty()) needs("secret_file", "an HS algorithm needs a 'secret_file'");
+  if (rules.claims.user.empty()) bad("claims", "'user' of 'claims' names no claim");
+  if (rules.skew.count() < 0 || rules.skew > std::chrono::minutes(5)) bad("skew", "'skew' is between 0 and 5 minutes");
+  if (secret || !options.keys.empty() || rules.issuer.empty()) return out;
+  if (const Status fine = check_jwks_address(options); !fine)
+    bad(options.jwks_url.empty() ? "issuer" : "jwks_url", fine.error().message);
+  return out;
+}
+
 IssuerClocks system_clocks() {
   return {
       .unix_seconds =
@@ -233,7 +240,8 @@ Result<std::unique_ptr<Issuers>> Issuers::create(std::vector<IssuerOptions> opti
   std::vector<std::unique_ptr<Issuer>> issuers;
   std::set<std::string> seen;
   for (IssuerOptions& each : options) {
-    TRY(check_rules(each));
+    if (const auto faults = check_issuer(each); !faults.empty())
+      return Error{Code::invalid, fmt::format("issuer '{}': {}", each.rules.issuer, faults.front().why)};
     if (!seen.insert(each.rules.issuer).second)
       return Error{Code::invalid, fmt::format("issuer '{}' is listed twice", each.rules.issuer)};
     auto issuer = std::make_unique<Issuer>();

@@ -31,6 +31,14 @@ struct IssuerOptions {
   net::ProxyRules proxies;
 };
 
+// What of an issuer's options cannot hold: the member of the configuration, and a sentence. `absent`: nothing is there.
+struct IssuerFault {
+  std::string member;
+  std::string why;
+  bool absent = false;
+};
+std::vector<IssuerFault> check_issuer(const IssuerOptions& options);
+
 // Tests turn these.
 struct IssuerClocks {
   std::function<std::int64_t()> unix_seconds;                     // for what tokens say
@@ -43,8 +51,7 @@ using Identified = std::function<void(Result<Principal>)>;
 // Any thread may verify. Each issuer's own thread fetches its keys, so that no caller ever waits.
 class Issuers {
  public:
-  // invalid: rules that cannot hold (no audience, an unknown algorithm, secrets
-  // beside public keys, a URL that is neither https nor allowed to be less, two of one name).
+  // invalid: what check_issuer() finds, or two of one name.
   // Nothing is fetched before it is needed; start_fetching() does it ahead.
   static Result<std::unique_ptr<Issuers>> create(std::vector<IssuerOptions> options,
                                                  IssuerClocks clocks = system_clocks());

@@ -151,6 +151,12 @@ const Algorithm* find_algorithm(std::string_view name) {
   return found == std::end(kAlgorithms) ? nullptr : found;
 }
 
+std::vector<std::string> algorithm_names() {
+  std::vector<std::string> out;
+  for (const Algorithm& each : kAlgorithms) out.emplace_back(each.name);
+  return out;
+}
+
 // One key of a set; nullopt: not one that we use.
 struct JwkReader {
   static std::optional<Jwk> read(const Json& json) {

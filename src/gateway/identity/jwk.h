@@ -25,6 +25,7 @@ struct Algorithm {
 };
 // Null: no such algorithm. Exact: "rs256" and "None" are none.
 const Algorithm* find_algorithm(std::string_view name);
+std::vector<std::string> algorithm_names();
 
 // A key that can verify. Immutable; any thread.
 class Jwk {

@@ -35,6 +35,10 @@ std::string discovery_of(std::string_view issuer) {
   return std::string(issuer) + "/.well-known/openid-configuration";
 }
 
+const std::string& address_of(const IssuerOptions& options) {
+  return options.jwks_url.empty() ? options.rules.issuer : options.jwks_url;
+}
+
 bool redirects(int status) { return status == 301 || status == 302 || status == 303 || status == 307 || status == 308; }
 
 }  // namespace
@@ -47,18 +51,24 @@ JwksSource::JwksSource(const IssuerOptions& options, std::string home, std::uniq
       home_(std::move(home)),
       client_(std::move(client)) {}
 
+Status check_jwks_address(const IssuerOptions& options) {
+  const net::Url url = TRY(net::parse_url(address_of(options)));
+  if (url.tls || options.allow_private) return {};
+  return Error{Code::invalid,
+               "its keys would be fetched without TLS, so that anyone on the way could put in their own: use https, or "
+               "set 'allow_private'"};
+}
+
 Result<std::unique_ptr<JwksSource>> JwksSource::create(const IssuerOptions& options) {
-  const net::Url url = TRY(net::parse_url(options.jwks_url.empty() ? options.rules.issuer : options.jwks_url));
-  if (!url.tls && !options.allow_private)
-    return Error{Code::invalid, fmt::format("the keys of the issuer '{}' would be fetched without TLS, so that anyone "
-                                            "on the way could put in their own: use https, or set allow_private",
-                                            options.rules.issuer)};
-  auto client = TRY(net::HttpClient::create({.connect_timeout = options.timeout,
-                                             .response_timeout = options.timeout,
-                                             .max_body = kMaxDocument,
-                                             .tls_ca = options.tls_ca,
-                                             .proxies = options.proxies}));
-  return std::unique_ptr<JwksSource>(new JwksSource(options, url.authority(), std::move(client)));
+  const net::Url url = TRY(net::parse_url(address_of(options)));
+  auto client = net::HttpClient::create({.connect_timeout = options.timeout,
+                                         .response_timeout = options.timeout,
+                                         .max_body = kMaxDocument,
+                                         .tls_ca = options.tls_ca,
+                                         .proxies = options.proxies});
+  if (!client)
+    return Error{client.error().code, fmt::format("issuer '{}': {}", options.rules.issuer, client.error().message)};
+  return std::unique_ptr<JwksSource>(new JwksSource(options, url.authority(), std::move(*client)));
 }
 
 Result<std::vector<Jwk>> JwksSource::fetch() {

@@ -14,10 +14,13 @@ namespace ashlar::gateway {
 
 struct IssuerOptions;
 
+// invalid: an address that is not https, unless private networks are allowed.
+Status check_jwks_address(const IssuerOptions& options);
+
 // One thread.
 class JwksSource {
  public:
-  // invalid: an address that is not https, unless private networks are allowed; a CA that cannot be read.
+  // Of options that check_jwks_address() found fine. Else: a CA that cannot be read.
   static Result<std::unique_ptr<JwksSource>> create(const IssuerOptions& options);
 
   // The keys of this moment. Where the issuer's own document leads (jwks_uri,

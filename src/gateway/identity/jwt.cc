@@ -15,7 +15,7 @@ namespace ashlar::gateway {
 namespace {
 
 constexpr std::size_t kMaxTried = 8;    // keys of one algorithm, for a token that names none
-constexpr std::size_t kMaxRoles = 256;  // in one claim
+constexpr std::size_t kMaxWords = 256;  // in one claim
 
 Error refused(std::string_view why) {
   return Error{Code::unauthorized, fmt::format("the token is not valid: {}", why)};
@@ -80,14 +80,11 @@ Result<std::string> name_in(const Json& claims, const std::string& path) {
   return text;
 }
 
-// A list of names, or one text with blanks between them as OAuth's `scope` has it.
-Roles roles_in(const Json& claims, const IssuerRules& rules) {
-  Roles out;
-  const auto take = [&](std::string_view text) {
-    const auto known = rules.role_names.find(std::string(text));
-    if (known != rules.role_names.end()) out.add(known->second);
-  };
-  const Json* found = rules.claims.roles.empty() ? nullptr : find_claim(claims, rules.claims.roles);
+// Calls `take` for each word of a claim: of a list of names, or of one text with blanks between them as OAuth's `scope`
+// has it.
+template <class Take>
+void each_word(const Json& claims, const std::string& path, const Take& take) {
+  const Json* found = path.empty() ? nullptr : find_claim(claims, path);
   if (found != nullptr && found->is_string()) {
     std::string_view rest = found->get_ref<const std::string&>();
     while (!rest.empty()) {
@@ -95,11 +92,28 @@ Roles roles_in(const Json& claims, const IssuerRules& rules) {
       take(rest.substr(0, blank));
       rest.remove_prefix(std::min(blank + 1, rest.size()));
     }
-  } else if (found != nullptr && found->is_array() && found->size() <= kMaxRoles) {
+  } else if (found != nullptr && found->is_array() && found->size() <= kMaxWords) {
     for (const Json& each : *found)
       if (each.is_string()) take(each.get_ref<const std::string&>());
   }
+}
+
+Roles roles_in(const Json& claims, const IssuerRules& rules) {
+  Roles out;
+  each_word(claims, rules.claims.roles, [&](std::string_view text) {
+    const auto known = rules.role_names.find(std::string(text));
+    if (known != rules.role_names.end()) out.add(known->second);
+  });
   return out.empty() ? rules.default_roles : out;
+}
+
+int min_priority_in(const Json& claims, const IssuerRules& rules) {
+  int out = rules.min_priority;
+  each_word(claims, rules.claims.priority, [&](std::string_view text) {
+    const auto known = rules.priorities.find(std::string(text));
+    if (known != rules.priorities.end()) out = std::min(out, known->second);
+  });
+  return out;
 }
 
 // Who a token stands for whatever it is called: two issuers' equal subjects differ.
@@ -172,6 +186,7 @@ Result<Principal> check_claims(const Jws& jws, const IssuerRules& rules, std::in
   who.name = who.user;
   who.roles = roles_in(*claims, rules);
   who.models = rules.models;
+  who.min_priority = min_priority_in(*claims, rules);
   return who;
 }
 

@@ -21,6 +21,7 @@ namespace ashlar::gateway {
 // them ("realm_access.roles"); "": no claim does.
 struct ClaimPaths {
   std::string user = "sub", team, tenant, roles;
+  std::string priority{};
 };
 
 // What one issuer's tokens must be, and what they mean.
@@ -35,6 +36,10 @@ struct IssuerRules {
   std::map<std::string, Role> role_names;  // what its roles are here; a role that is not listed gives nothing
   Roles default_roles{Role::app};          // of a token that gives none
   std::vector<std::string> models;         // patterns; none: every model
+  // Principal::min_priority: of all its tokens, and of those whose claim has one of these values, if that is more
+  // urgent. Another value gives nothing, so that a token is never more urgent than is written here.
+  int min_priority = 0;
+  std::map<std::string, int> priorities;
 };
 
 // The claims of `payload`, strictly read. invalid: no JSON object whose members have different names.

@@ -234,6 +234,31 @@ TEST(Jwt, ClaimsNameUserTeamTenantAndRoles) {
       << "a role of ours is not taken at its word";
 }
 
+TEST(Jwt, NobodyIsMoreUrgentThanTheRulesSay) {
+  IssuerRules by = rules();
+  const auto least = [&](const Json& tier) {
+    const auto who = judge(signer().token(claims({{"org", {{"tier", tier}}}})), keys(), by);
+    return who ? who->min_priority : 1;
+  };
+  EXPECT_EQ(least("gold"), 0) << "no claim is asked";
+  by.claims.priority = "org.tier";
+  by.priorities = {{"gold", -5}, {"platinum", -10}, {"free", 0}};
+  EXPECT_EQ(least("gold"), -5);
+  EXPECT_EQ(least({"free", "gold"}), -5);
+  EXPECT_EQ(least("gold platinum"), -10);
+  for (const Json& odd :
+       {Json("-1000"), Json(-1000), Json("GOLD"), Json(""), Json(nullptr), Json({{"gold", -99}}), Json("free")})
+    EXPECT_EQ(least(odd), 0) << odd;
+  by.min_priority = -2;
+  EXPECT_EQ(least("free"), -2) << "what all tokens of the issuer may";
+  EXPECT_EQ(least("gold"), -5);
+  const auto who = judge(signer().token(claims({{"org", {{"tier", "gold"}}}})), keys(), by);
+  ASSERT_TRUE(who);
+  EXPECT_EQ(who->priority(-1), -1);
+  EXPECT_EQ(who->priority(-1000), -5);
+  EXPECT_EQ(who->priority(3), 3);
+}
+
 TEST(Jwt, WhoNamesNoTenantIsOneAlone) {
   const auto tenant = [&](const char* subject, const char* issuer) {
     IssuerRules by = rules();

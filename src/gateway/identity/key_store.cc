@@ -21,7 +21,6 @@ using store::Value;
 using store::Values;
 
 constexpr int kPage = 20'000;  // rows of one query
-constexpr int kMostUrgent = -1'000'000;
 constexpr std::chrono::minutes kRemembered{10};  // a rotation that has ended; nobody's request waits for longer
 constexpr std::size_t kMaxMetadata = 16 << 10, kMaxList = 1000, kMaxPattern = 256;
 

@@ -4,14 +4,11 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "base/json.h"
-#include "base/result.h"
 #include "gateway/identity/network.h"
 #include "gateway/identity/principal.h"
 
@@ -51,22 +48,10 @@ class Policy {
  public:
   // Roles alone.
   Policy();
+  explicit Policy(std::vector<PolicyRule> rules);
   Policy(Policy&&) noexcept;
   Policy& operator=(Policy&&) noexcept;
   ~Policy();
-
-  // `rules`: an array of
-  //   {"name": "night", "effect": "deny",
-  //    "when":   {"tenant": ["acme*"], "model": "gpt-*", "time": {"days": ["sat", "sun"], "from": "22:00", "to":
-  //    "06:00"}}, "unless": {"source": ["10.0.0.0/8"]}}
-  // A condition is one text or a list, of which one must fit; all conditions must hold. Of several data classes, or
-  // names of a model, one that fits is enough to deny, and all must fit to allow. Conditions are
-  // tenant, team, user, key, role, proof, scope, model, data_class (patterns), tags (an object of
-  // patterns), source (networks), time (UTC; from is later than to: over midnight, and
-  // its days are those on which it begins). A rule without `scope` is about `use` if
-  // it allows, about everything if it denies.
-  // invalid: says in which rule what is wrong.
-  static Result<Policy> parse(const Json& rules);
 
   Decision decide(const Principal& who, const Action& action) const;
 

@@ -53,6 +53,9 @@ enum class Proof : std::uint8_t {
 };
 std::string_view name(Proof proof);
 
+// No key, token or certificate lets its requests be more urgent: lower is sooner, 0 is usual.
+constexpr int kMostUrgent = -1'000'000;
+
 using Tags = std::vector<std::pair<std::string, std::string>>;
 
 struct Principal {

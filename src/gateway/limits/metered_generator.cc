@@ -158,7 +158,7 @@ class MeteredGenerator::HeldTicket final : public engine::Ticket {
 
 MeteredGenerator::MeteredGenerator(engine::Generator& inner, Limits& limits, UsageLedger& ledger,
                                    MeteredOptions options)
-    : inner_(inner), limits_(limits), ledger_(ledger), options_(std::move(options)) {}
+    : ForwardingGenerator(inner), limits_(limits), ledger_(ledger), options_(std::move(options)) {}
 
 namespace {
 

@@ -7,7 +7,7 @@
 #include <optional>
 #include <string>
 
-#include "engine/generator.h"
+#include "engine/forwarding_generator.h"
 #include "gateway/limits/limits.h"
 #include "gateway/limits/usage_record.h"
 
@@ -29,7 +29,7 @@ struct MeteredOptions {
 // What an answer used: as the generator reports at its end, or, of one that ended early, the tokens that were
 // delivered. Pieces of text that come without their tokens, thoughts and calls count as a token for each four bytes
 // begun. A request that failed before any text came is released: nobody pays for it.
-class MeteredGenerator final : public engine::Generator {
+class MeteredGenerator final : public engine::ForwardingGenerator {
  public:
   // All must outlive it, and it its tickets.
   MeteredGenerator(engine::Generator& inner, Limits& limits, UsageLedger& ledger, MeteredOptions options = {});
@@ -43,30 +43,6 @@ class MeteredGenerator final : public engine::Generator {
   // too.
   std::expected<std::unique_ptr<engine::Ticket>, Refusal> start_for(Subject subject, engine::Request&& request,
                                                                     engine::Sink& sink, RateNumbers* numbers);
-
-  std::vector<engine::ModelCard> models() const override { return inner_.models(); }
-  std::optional<engine::ModelCard> card(const std::string& model) const override { return inner_.card(model); }
-  Result<engine::Tokenized> tokenize(const std::string& model, const engine::Prompt& prompt,
-                                     bool parse_special) const override {
-    return inner_.tokenize(model, prompt, parse_special);
-  }
-  Result<std::string> detokenize(const std::string& model, const std::vector<std::int32_t>& ids) const override {
-    return inner_.detokenize(model, ids);
-  }
-  Result<std::string> render(const std::string& model, const engine::Chat& chat) const override {
-    return inner_.render(model, chat);
-  }
-  void when_ready(const std::string& model, std::function<void(Result<const engine::Generator*>)> then) const override {
-    inner_.when_ready(model, std::move(then));
-  }
-  std::shared_ptr<const engine::CachedPrefixes> cached_prefixes(const std::string& model) const override {
-    return inner_.cached_prefixes(model);
-  }
-  void load_adapter(engine::AdapterOrder order, std::function<void(Status)> done) override {
-    inner_.load_adapter(std::move(order), std::move(done));
-  }
-  Status unload_adapter(const std::string& name) override { return inner_.unload_adapter(name); }
-  Load load() const override { return inner_.load(); }
 
  private:
   class Run;
@@ -82,7 +58,6 @@ class MeteredGenerator final : public engine::Generator {
   // Both become those of another model where that one is admitted in its place.
   std::expected<Limits::Admission, LimitRefusal> admit(const Subject& subject, engine::Request& request, Size& size);
 
-  engine::Generator& inner_;
   Limits& limits_;
   UsageLedger& ledger_;
   const MeteredOptions options_;

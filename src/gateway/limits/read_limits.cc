@@ -58,7 +58,7 @@ void read_rule(Section& section, const YAML::Node& node, std::vector<Rule>& out)
   Rule rule;
   Said said;
   milliseconds period{0};
-  const std::size_t before = section.faults().size();
+  const std::size_t before = section.faults();
   section.each(node,
                {{"scope", scope(section, said.scope)},
                 {"who", section.text("who", rule.who)},
@@ -86,7 +86,7 @@ void read_rule(Section& section, const YAML::Node& node, std::vector<Rule>& out)
                    });
                  }}},
                "a limit");
-  if (section.faults().size() != before) return;
+  if (section.faults() != before) return;
   if (const std::string what = missing(said, rule); !what.empty())
     return section.fail(node, fmt::format("a limit needs {}", what));
   rule.scope = *said.scope;
@@ -110,13 +110,13 @@ void read_cap(Section& section, const YAML::Node& node, std::vector<OutputCap>& 
   std::optional<LimitScope> of;
   std::optional<std::int64_t> tokens;
   OutputCap cap;
-  const std::size_t before = section.faults().size();
+  const std::size_t before = section.faults();
   section.each(node,
                {{"scope", scope(section, of)},
                 {"who", section.text("who", cap.who)},
                 {"tokens", section.whole("tokens", tokens, 0)}},
                "an output cap");
-  if (section.faults().size() != before) return;
+  if (section.faults() != before) return;
   if (!of || !tokens) return section.fail(node, "an output cap needs 'scope' and 'tokens'");
   cap.scope = *of;
   cap.tokens = *tokens;
@@ -143,7 +143,7 @@ void read_price(Section& section, const YAML::Node& node, PriceTable& out) {
   std::string model;
   PriceTable::Day from{};
   std::optional<std::int64_t> input, cached_input, cache_write, cache_write_1h, output, reasoning;
-  const std::size_t before = section.faults().size();
+  const std::size_t before = section.faults();
   section.each(node,
                {{"model", section.text("model", model)},
                 {"from",
@@ -159,7 +159,7 @@ void read_price(Section& section, const YAML::Node& node, PriceTable& out) {
                 {"output", dollars(section, "output", output)},
                 {"reasoning", dollars(section, "reasoning", reasoning)}},
                "a price");
-  if (section.faults().size() != before) return;
+  if (section.faults() != before) return;
   if (model.empty() || model.size() > kLongestName) return section.fail(node, "a price names its 'model'");
   Price price;
   price.input = input.value_or(0);

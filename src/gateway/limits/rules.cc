@@ -136,14 +136,9 @@ Status check_rule(const Rule& rule) {
   const int most = rule.soft ? 1000 : 100;
   for (const int percent : rule.alerts)
     if (percent < 1 || percent > most) return wrong(fmt::format("an alert is at 1 to {} percent", most));
-  const std::string key = counter_key(rule, rule.who);
-  const Status fine = store::check_limit(
-      {.key = key, .kind = rule.kind, .capacity = rule.capacity, .period = rule.period, .calendar = rule.calendar});
-  if (fine) return {};
-  // Said of the counter, whose name nobody wrote.
-  std::string_view why = fine.error().message;
-  if (why.starts_with(key + ": ")) why.remove_prefix(key.size() + 2);
-  return wrong(why);
+  const std::string why =
+      store::fault_of({.kind = rule.kind, .capacity = rule.capacity, .period = rule.period, .calendar = rule.calendar});
+  return why.empty() ? Status() : wrong(why);
 }
 
 void sort_rules(LimitsConfig& config) {

@@ -1,6 +1,6 @@
 #include <utility>
 
-#include "engine/counted_names.h"
+#include "engine/forwarding_generator.h"
 #include "gateway/quarantine/quarantine.h"
 
 namespace ashlar::gateway {
@@ -22,9 +22,9 @@ class Run final : public engine::Sink, public engine::Ticket {
   std::unique_ptr<engine::Ticket> inner_;  // dies first
 };
 
-class Guarded final : public engine::Generator, public engine::CountedNames {
+class Guarded final : public engine::ForwardingGenerator {
  public:
-  Guarded(engine::Generator& inner, Quarantine& quarantine) : inner_(inner), quarantine_(quarantine) {}
+  Guarded(engine::Generator& inner, Quarantine& quarantine) : ForwardingGenerator(inner), quarantine_(quarantine) {}
 
   std::expected<std::unique_ptr<engine::Ticket>, Refusal> start(engine::Request request, engine::Sink& sink) override {
     auto pass = quarantine_.enter(prompt_hash(request));
@@ -37,36 +37,7 @@ class Guarded final : public engine::Generator, public engine::CountedNames {
     return run;
   }
 
-  std::vector<engine::ModelCard> models() const override { return inner_.models(); }
-  std::optional<engine::ModelCard> card(const std::string& model) const override { return inner_.card(model); }
-  std::optional<std::uint64_t> names_version() const override {
-    const auto* counted = dynamic_cast<const engine::CountedNames*>(&inner_);
-    return counted != nullptr ? counted->names_version() : std::nullopt;
-  }
-  Result<engine::Tokenized> tokenize(const std::string& model, const engine::Prompt& prompt,
-                                     bool parse_special) const override {
-    return inner_.tokenize(model, prompt, parse_special);
-  }
-  Result<std::string> detokenize(const std::string& model, const std::vector<std::int32_t>& ids) const override {
-    return inner_.detokenize(model, ids);
-  }
-  Result<std::string> render(const std::string& model, const engine::Chat& chat) const override {
-    return inner_.render(model, chat);
-  }
-  void when_ready(const std::string& model, std::function<void(Result<const Generator*>)> then) const override {
-    inner_.when_ready(model, std::move(then));
-  }
-  void load_adapter(engine::AdapterOrder order, std::function<void(Status)> done) override {
-    inner_.load_adapter(std::move(order), std::move(done));
-  }
-  Status unload_adapter(const std::string& name) override { return inner_.unload_adapter(name); }
-  std::shared_ptr<const engine::CachedPrefixes> cached_prefixes(const std::string& model) const override {
-    return inner_.cached_prefixes(model);
-  }
-  Load load() const override { return inner_.load(); }
-
  private:
-  engine::Generator& inner_;
   Quarantine& quarantine_;
 };
 

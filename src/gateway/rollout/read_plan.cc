@@ -120,17 +120,15 @@ void read_gate(Section& section, const std::string& name, const YAML::Node& valu
 }
 
 void read_gates(Section& section, const YAML::Node& node, Gates& out) {
-  if (!node.IsMap()) return section.fail(node, "'gates' should be `name: value` pairs");
-  if (node.size() > kMostGates) return section.fail(node, fmt::format("'gates' has more than {} items", kMostGates));
-  for (const auto& entry : node)
-    read_gate(section, entry.first.IsScalar() ? entry.first.Scalar() : "", entry.second, out);
+  section.pairs(node, "gates", kMostGates,
+                [&](const std::string& name, const YAML::Node& value) { read_gate(section, name, value, out); });
 }
 
 JudgePlan read_judge(Section& section, const YAML::Node& node) {
   JudgePlan out;
   section.each(node,
                {{"model", section.text("model", out.model)},
-                {"prompt", section.text("prompt", out.prompt)},
+                {"prompt", section.paragraph("prompt", out.prompt)},
                 {"share", share(section, "share", out.share)},
                 {"concurrency", section.whole("concurrency", out.concurrency, 1, 100)},
                 {"most_per_hour", section.whole("most_per_hour", out.most_per_hour, 1, 1'000'000)},

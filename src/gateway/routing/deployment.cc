@@ -29,6 +29,12 @@ std::optional<Strategy> strategy_of(std::string_view name) {
   return std::nullopt;
 }
 
+std::vector<std::string> strategy_names() {
+  std::vector<std::string> out;
+  for (const auto& [known, text] : kStrategies) out.emplace_back(text);
+  return out;
+}
+
 std::string_view name(Cause cause) {
   switch (cause) {
     case Cause::error:

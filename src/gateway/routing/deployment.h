@@ -50,6 +50,7 @@ enum class Strategy {
 };
 std::string_view name(Strategy strategy);
 std::optional<Strategy> strategy_of(std::string_view name);
+std::vector<std::string> strategy_names();
 
 // Why a deployment did not answer, and so which fallbacks are asked.
 enum class Cause { error, context, budget, policy };

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/contains.h"
+#include "base/nearest.h"
 #include "gateway/rollout/read_plan.h"
 #include "gateway/section.h"
 
@@ -31,11 +32,10 @@ class RoutesReader {
   void route(const YAML::Node& node) {
     Group group;
     std::vector<std::string> aliases;
-    std::string strategy{name(group.strategy)};
     section_.each(node,
                   {{"name", section_.text("name", group.name)},
                    {"aliases", section_.texts("aliases", aliases)},
-                   {"strategy", section_.text("strategy", strategy)},
+                   {"strategy", strategy(group.strategy)},
                    {"sticky", section_.flag("sticky", group.sticky)},
                    {"deployments",
                     [&](const YAML::Node& list) {
@@ -50,11 +50,6 @@ class RoutesReader {
                    {"tiers", [&](const YAML::Node& map) { tiers(map, group); }}},
                   "a route");
     if (!is_config_name(group.name)) section_.fail(node, "a route needs a 'name', a word without blanks");
-    std::ranges::replace(strategy, '_', '-');
-    if (const auto found = strategy_of(strategy))
-      group.strategy = *found;
-    else
-      section_.fail(node, fmt::format("no strategy is called '{}'", strategy));
     if (group.tiers && !mine_.empty()) section_.fail(node, "a route has either 'deployments' or 'tiers'");
     if (!group.tiers && mine_.empty()) section_.fail(node, "a route needs 'deployments', or 'tiers'");
     for (const std::string& alias : aliases)
@@ -120,6 +115,17 @@ class RoutesReader {
     between_tokens_ = {};
     nodes_.push_back(node);
     table.groups.push_back(std::move(group));
+  }
+
+  Section::Read strategy(Strategy& out) {
+    return [this, &out](const YAML::Node& node) {
+      std::string word = node.IsScalar() ? node.Scalar() : "";
+      std::ranges::replace(word, '_', '-');
+      if (const auto found = strategy_of(word)) return void(out = *found);
+      const std::vector<std::string> all = strategy_names();
+      section_.fail(node, fmt::format("no strategy is called {}{}; there are {}", shape_of(node),
+                                      did_you_mean(word, all), fmt::join(all, ", ")));
+    };
   }
 
   void target(const YAML::Node& node, Group& group) {

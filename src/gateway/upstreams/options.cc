@@ -18,7 +18,13 @@
 namespace ashlar::gateway {
 namespace {
 
-constexpr std::size_t kMaxUpstreams = 1000, kMaxModels = 1000;
+constexpr std::size_t kMaxUpstreams = 1000, kMaxModels = 1000, kMaxHeaders = 100;
+
+// Where a fault of a member is shown: the whole, where it is not there.
+YAML::Node place(const YAML::Node& node, const char* member) {
+  const YAML::Node found = node[member];
+  return found.IsDefined() ? found : node;
+}
 
 class UpstreamsReader {
  public:
@@ -106,8 +112,8 @@ Section::Readers UpstreamsReader::members(UpstreamOptions& out) {
 }
 
 void UpstreamsReader::models(const YAML::Node& node, UpstreamOptions& out) {
-  if (!node.IsSequence() || node.size() > kMaxModels) return section_.fail(node, "'models' should be a list");
-  for (const auto& item : node) {
+  if (node.IsNull()) return section_.wrong(node, "models", "a list");
+  section_.items(node, "models", kMaxModels, [&](const YAML::Node& item) {
     UpstreamModel model;
     if (item.IsScalar()) {
       model.name = model.model = item.Scalar();
@@ -122,22 +128,23 @@ void UpstreamsReader::models(const YAML::Node& node, UpstreamOptions& out) {
     else if (std::ranges::find(out.models, model.name, &UpstreamModel::name) != out.models.end())
       section_.fail(item, fmt::format("the model '{}' stands twice", model.name));
     out.models.push_back(std::move(model));
-  }
+  });
 }
 
 void UpstreamsReader::headers(const YAML::Node& node, UpstreamOptions& out) {
-  if (!node.IsMap()) return section_.fail(node, "'headers' should be a map of names to values");
-  for (const auto& entry : node) {
-    const std::string name = entry.first.IsScalar() ? net::lower(entry.first.Scalar()) : "";
-    if (name.empty() || name == "host" || !net::may_send(name) || !entry.second.IsScalar()) {
-      section_.fail(entry.first, "a header should be a name that may be sent, and its text");
-      continue;
-    }
+  section_.pairs(node, "headers", kMaxHeaders, [&](const std::string& written, const YAML::Node& value) {
+    const std::string name = net::lower(written);
+    if (name.empty() || name == "host" || !net::may_send(name))
+      return section_.fail(value, fmt::format("'{}' is no header that may be sent", written));
+    std::string text;
+    section_.text(written, text)(value);
+    if (std::ranges::find(out.headers, name, &std::pair<std::string, std::string>::first) != out.headers.end())
+      return section_.fail(value, fmt::format("the header '{}' stands twice", name));
     const bool secret = name == "authorization" || name.find("key") != name.npos || name.find("token") != name.npos;
-    if (auto fine = check_secret(entry.second.Scalar()); secret && !fine)
-      section_.fail(entry.second, fmt::format("'{}': {}", name, fine.error().message));
-    out.headers.emplace_back(name, entry.second.Scalar());
-  }
+    if (auto fine = check_secret(text); secret && !text.empty() && !fine)
+      section_.fail(value, fmt::format("'{}': {}", name, fine.error().message));
+    out.headers.emplace_back(name, std::move(text));
+  });
 }
 
 void UpstreamsReader::check(const YAML::Node& node, const UpstreamOptions& out) {
@@ -145,21 +152,21 @@ void UpstreamsReader::check(const YAML::Node& node, const UpstreamOptions& out) 
     section_.fail(node, "an upstream needs a 'name', a word without '/'");
   const auto kinds = upstream_kinds();
   if (std::ranges::find(kinds, out.kind) == kinds.end())
-    section_.fail(node["kind"], fmt::format("no kind of upstream is called '{}'{}; there are {}", out.kind,
-                                            did_you_mean(out.kind, kinds), fmt::join(kinds, ", ")));
+    section_.fail(place(node, "kind"), fmt::format("no kind of upstream is called '{}'{}; there are {}", out.kind,
+                                                   did_you_mean(out.kind, kinds), fmt::join(kinds, ", ")));
   else if (out.url.empty() && default_url(out).empty())
     section_.fail(node, fmt::format("the upstream '{}' needs a 'url'", out.name));
   if (!out.url.empty())
-    if (auto url = net::parse_url(out.url); !url) section_.fail(node["url"], url.error().message);
+    if (auto url = net::parse_url(out.url); !url) section_.fail(place(node, "url"), url.error().message);
   if ((out.kind == "azure" || out.kind == "bedrock" || out.kind == "dashscope") && out.models.empty())
     section_.fail(node, fmt::format("an upstream of kind {} needs its 'models'{}: it does not list them", out.kind,
                                     out.kind == "azure" ? ", the names of its deployments" : ""));
   if (out.kind != "openai" && out.blocks_interval.count() > 0)
-    section_.fail(node["blocks_interval"], "'blocks_interval' is for another Ashlar, of kind openai");
+    section_.fail(place(node, "blocks_interval"), "'blocks_interval' is for another Ashlar, of kind openai");
   if (out.blocks_interval.count() > 0 && out.blocks_interval < std::chrono::milliseconds(10))
-    section_.fail(node["blocks_interval"], "'blocks_interval' should be 10ms at least, or 0");
+    section_.fail(place(node, "blocks_interval"), "'blocks_interval' should be 10ms at least, or 0");
   if (out.load_interval.count() > 0 && out.load_interval < std::chrono::milliseconds(10))
-    section_.fail(node["load_interval"], "'load_interval' should be 10ms at least, or 0");
+    section_.fail(place(node, "load_interval"), "'load_interval' should be 10ms at least, or 0");
   if (out.kind == "bedrock" && out.region.empty())
     section_.fail(node, "an upstream of kind bedrock needs its 'region'");
 }
@@ -177,17 +184,12 @@ UpstreamOptions UpstreamsReader::upstream(const YAML::Node& node) {
 
 std::vector<UpstreamOptions> UpstreamsReader::read(const YAML::Node& list) {
   std::vector<UpstreamOptions> out;
-  if (list.IsNull()) return out;
-  if (!list.IsSequence() || list.size() > kMaxUpstreams) {
-    section_.fail(list, "'upstreams' should be a list");
-    return out;
-  }
-  for (const auto& item : list) {
+  section_.items(list, "upstreams", kMaxUpstreams, [&](const YAML::Node& item) {
     UpstreamOptions next = upstream(item);
     if (!next.name.empty() && std::ranges::find(out, next.name, &UpstreamOptions::name) != out.end())
       section_.fail(item, fmt::format("two upstreams are called '{}'", next.name));
     out.push_back(std::move(next));
-  }
+  });
   return out;
 }
 
