@@ -267,7 +267,7 @@ void AdminTable::start(const std::shared_ptr<Running>& running) {
 }
 
 void AdminTable::work(const std::stop_token& stop) {
-  name_this_thread("admin");
+  begin_thread("admin");
   std::unique_lock lock(mutex_);
   while (wake_.wait(lock, stop, [&] { return !waiting_.empty(); })) {
     if (stop.stop_requested()) return;

@@ -58,6 +58,7 @@ void Answer::start(engine::Generator& generator, std::vector<engine::Request> re
   {
     std::lock_guard lock(mutex_);
     parts_left_ = requests.size();
+    explained_ = requests.size() == 1 && requests.front().sender.explain;
     for (std::size_t i = 0; i < requests.size(); ++i) {
       const int first = static_cast<int>(choices_.size());
       const bool chat = std::holds_alternative<engine::Chat>(requests[i].prompt.input);
@@ -107,6 +108,7 @@ void Answer::render(Part& part, engine::Event& event, std::string& out) {
     usage_.prompt_tokens += started->prompt_tokens;
     usage_.cached_tokens += started->cached_tokens;
     usage_.written_tokens += started->written_tokens;
+    usage_.hour_tokens += started->hour_tokens;
     for (Choice& choice : choices_)
       if (choice.prompt == choices_[part.first_choice].prompt) dialect_->started(choice, *started, out);
   } else if (const auto* text = std::get_if<engine::Text>(&event)) {
@@ -128,6 +130,7 @@ void Answer::render(Part& part, engine::Event& event, std::string& out) {
     total_.completion_tokens += finished->usage.completion_tokens;
     total_.cached_tokens += finished->usage.cached_tokens;
     total_.written_tokens += finished->usage.written_tokens;
+    total_.hour_tokens += finished->usage.hour_tokens;
     total_.reasoning_tokens += finished->usage.reasoning_tokens;
     total_.accepted_tokens += finished->usage.accepted_tokens;
     total_.rejected_tokens += finished->usage.rejected_tokens;
@@ -188,10 +191,11 @@ void Answer::fail(const Fault& fault) {
   over_ = true;
 }
 
+// Whoever asked for its way waits for the head, which tells it, until the answer begins.
 void Answer::ping(engine::Clock::time_point quiet_since) {
   if (!reply_.stream || over_ || last_write_.load() > quiet_since) return;
   std::lock_guard lock(mutex_);
-  if (over_) return;
+  if (over_ || (explained_ && !opened_)) return;
   open();
   exchange_->write(": ping\n\n");
   last_write_ = engine::Clock::now();

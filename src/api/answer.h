@@ -65,7 +65,8 @@ class Answer {
   engine::Clock::time_point arrived_;  // the first request
 
   std::mutex mutex_;
-  bool opened_ = false;                             // guarded by mutex_, as are the next six
+  bool opened_ = false;                             // guarded by mutex_, as are the next seven
+  bool explained_ = false;                          // the notes will tell its way
   std::optional<engine::Clock::time_point> asked_;  // whoever computes the first request
   engine::Clock::time_point told_;                  // the event that is looked at
   std::vector<Choice> choices_;

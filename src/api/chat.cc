@@ -55,7 +55,8 @@ class ChatDialect final : public Dialect {
     out.append(prompt_logprobs_);
     close_chunk(out, {.prompt_tokens = started.prompt_tokens,
                       .cached_tokens = started.cached_tokens,
-                      .written_tokens = started.written_tokens});
+                      .written_tokens = started.written_tokens,
+                      .hour_tokens = started.hour_tokens});
   }
 
   void text(Choice& choice, const engine::Text& text, const engine::Usage& usage, std::string& out) override {

@@ -514,6 +514,17 @@ TEST(Chat, PingsAQuietStream) {
   answer->wait_for_text(": ping\n\n: ping\n\n");
 }
 
+TEST(Chat, WhoAskedForTheWayHasItsHeadWithTheAnswerAlone) {
+  World world({.sse_ping = std::chrono::milliseconds(5)});
+  world.generator.script = [](const engine::Request&) { return std::vector<engine::Event>{}; };
+  const auto send = [&](const char* explain) {
+    return world.send("POST", "/v1/chat/completions", hi(R"("stream":true)"), {{"x-ashlar-explain", explain}});
+  };
+  const auto told = send("true"), other = send("false");
+  other->wait_for_text(": ping\n\n: ping\n\n");
+  EXPECT_EQ(told->body(), "");
+}
+
 TEST(Chat, ManyAtOnceFromManyThreads) {
   World world;
   std::vector<std::jthread> clients;
@@ -689,6 +700,23 @@ TEST(Chat, AnUpstreamsFailureKeepsItsStatusAndReason) {
   EXPECT_EQ(answer->status(), 400);
   EXPECT_EQ(answer->json()["error"]["code"], "context_length_exceeded");
   EXPECT_EQ(answer->json()["error"]["param"], "messages");
+}
+
+TEST(Chat, TheMemberThatAnUpstreamNamesIsTold) {
+  World world;
+  world.generator.script = [](const engine::Request&) {
+    return std::vector<engine::Event>{engine::Failed{.error = {Code::invalid, "not so"}, .param = "logit_bias"}};
+  };
+  const auto whole = world.chat(kHi);
+  EXPECT_EQ(whole->status(), 400);
+  EXPECT_EQ(whole->json()["error"]["param"], "logit_bias");
+  world.generator.script = [](const engine::Request&) {
+    return std::vector<engine::Event>{engine::Started{}, engine::Text{.text = "a", .ids = {1}},
+                                      engine::Failed{.error = {Code::invalid, "not so"}, .param = "stop"}};
+  };
+  const auto events = world.chat(hi(R"("stream":true)"))->events();
+  ASSERT_EQ(events.size(), 3u);
+  EXPECT_EQ(Json::parse(events[2])["error"]["param"], "stop");
 }
 
 }  // namespace

@@ -13,8 +13,10 @@
 namespace ashlar::api {
 
 std::string usage_json(const engine::Usage& usage) {
-  const std::string written =
+  std::string written =
       usage.written_tokens > 0 ? fmt::format(R"(,"cache_write_tokens":{})", usage.written_tokens) : std::string();
+  if (usage.hour_tokens > 0)
+    written += fmt::format(R"(,"cache_creation_token_details":{{"ephemeral_1h_input_tokens":{}}})", usage.hour_tokens);
   return fmt::format(
       FMT_COMPILE(
           R"({{"prompt_tokens":{},"completion_tokens":{},"total_tokens":{},"prompt_tokens_details":{{"cached_tokens":{},"audio_tokens":0{}}},)"

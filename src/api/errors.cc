@@ -64,6 +64,7 @@ Fault fault_of(engine::Failed failure, std::string_view prompt) {
   fault.retry_after = failure.retry_after;
   fault.status = failure.status;
   fault.reason = std::move(failure.reason);
+  fault.param = std::move(failure.param);
   fault.dropped = failure.dropped;
   if (failure.over_context) {
     fault.reason = "context_length_exceeded";  // clients look for it, to shorten the conversation and try again

@@ -73,7 +73,7 @@ void Keeper::ended(std::uint64_t number) {
 }
 
 void Keeper::work(std::stop_token stop) {
-  name_this_thread("api-keeper");
+  begin_thread("api-keeper");
   auto next_ping = engine::Clock::now() + ping_interval_;
   while (!stop.stop_requested()) {
     std::vector<Held> dead;

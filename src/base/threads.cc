@@ -2,9 +2,13 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <memory>
 #include <thread>
 #include <vector>
 
@@ -29,6 +33,29 @@ void relax() {
   __builtin_ia32_pause();
 #endif
 }
+
+constexpr std::size_t kHandlers = 16 << 10;  // bytes of a stack, beyond what the kernel puts there
+
+class SignalStack {
+ public:
+  SignalStack() {
+    stack_t there{};
+    if (::sigaltstack(nullptr, &there) != 0 || (there.ss_flags & SS_DISABLE) == 0) return;  // a sanitizer has made one
+    const std::size_t size = static_cast<std::size_t>(std::max(0L, ::sysconf(_SC_MINSIGSTKSZ))) + kHandlers;
+    memory_ = std::make_unique_for_overwrite<char[]>(size);
+    there = {.ss_sp = memory_.get(), .ss_flags = 0, .ss_size = size};
+    ::sigaltstack(&there, nullptr);
+  }
+  ~SignalStack() {
+    const stack_t none{.ss_sp = nullptr, .ss_flags = SS_DISABLE, .ss_size = 0};
+    if (memory_ != nullptr) ::sigaltstack(&none, nullptr);
+  }
+  SignalStack(const SignalStack&) = delete;
+  SignalStack& operator=(const SignalStack&) = delete;
+
+ private:
+  std::unique_ptr<char[]> memory_;
+};
 
 // True as soon as done(); false when the time is over.
 bool spin_until(Clock::time_point end, auto&& done) {
@@ -202,7 +229,7 @@ ThreadPool::ThreadPool(int threads, bool pin) : state_(std::make_unique<State>()
     State::Helper& helper = *s.helpers.emplace_back(std::make_unique<State::Helper>());
     if (s.homes) helper.home = cores[static_cast<std::size_t>(worker)];
     helper.thread = std::jthread([&s, &helper, &started, worker] {
-      name_this_thread("ashlar-pool");
+      begin_thread("ashlar-pool");
       helper.id = ThreadId::current();
       if (s.homes) s.go_home(helper);
       started.fetch_add(1);
@@ -249,6 +276,9 @@ void ThreadPool::for_each(int count, FunctionRef<void(int, int)> fn) {
 
 int available_cores() { return std::max(1, static_cast<int>(allowed_cores().size())); }
 
-void name_this_thread(const char* name) { pthread_setname_np(pthread_self(), name); }
+void begin_thread(const char* name) {
+  pthread_setname_np(pthread_self(), name);
+  thread_local const SignalStack stack;
+}
 
 }  // namespace ashlar

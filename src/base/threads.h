@@ -60,7 +60,8 @@ class ThreadPool {
 // How many cores this process may use (its affinity mask).
 int available_cores();
 
-// The name shown by ps and debuggers; at most 15 characters.
-void name_this_thread(const char* name);
+// What each thread of ours begins with: its name as ps and debuggers show it, at most 15 characters, and a stack for
+// handlers of signals, so that they run when its own has overflowed, too.
+void begin_thread(const char* name);
 
 }  // namespace ashlar

@@ -273,8 +273,14 @@ class AnswerersImpl final : public Answerers {
  private:
   Status open_host(const std::vector<std::string>& models) {
     host_ = TRY(Host::open(models, options_.host));
-    if (options_.quarantine != nullptr) guarded_ = gateway::guarded(host_->generator(), *options_.quarantine);
-    rankers_.set(host_->reranker());
+    own_ = {&host_->generator(), &host_->embedder(), &host_->reranker()};
+    if (options_.quarantine != nullptr) {
+      guarded_generator_ = gateway::guarded(host_->generator(), *options_.quarantine);
+      guarded_embedder_ = gateway::guarded(host_->embedder(), *options_.quarantine);
+      guarded_reranker_ = gateway::guarded(host_->reranker(), *options_.quarantine);
+      own_ = {guarded_generator_.get(), guarded_embedder_.get(), guarded_reranker_.get()};
+    }
+    rankers_.set(*own_.reranker);
     show();
     return {};
   }
@@ -350,12 +356,11 @@ class AnswerersImpl final : public Answerers {
   void set_places() {
     std::vector<Place> places;
     if (host_ != nullptr) {
-      engine::Generator& own = guarded_ != nullptr ? *guarded_ : host_->generator();
       places.push_back({.name = {},
-                        .generator = gateway::borrowed(&own),
-                        .embedder = gateway::borrowed(&host_->embedder())});
+                        .generator = gateway::borrowed(own_.generator),
+                        .embedder = gateway::borrowed(own_.embedder)});
       if (!repository_.aliases().empty()) {
-        const auto renamed = std::make_shared<Renamed>(own, host_->embedder(), repository_.aliases());
+        const auto renamed = std::make_shared<Renamed>(*own_.generator, *own_.embedder, repository_.aliases());
         places.push_back({.name = {}, .generator = renamed, .embedder = renamed});
       }
       rankers_.set(repository_.aliases());
@@ -446,7 +451,16 @@ class AnswerersImpl final : public Answerers {
   const Options options_;
   Rankers rankers_;
   std::unique_ptr<Host> host_;  // null until there is a model here
-  std::unique_ptr<engine::Generator> guarded_;  // over its generator; null: there is no quarantine
+  // Over its own; null: there is no quarantine.
+  std::unique_ptr<engine::Generator> guarded_generator_;
+  std::unique_ptr<engine::Embedder> guarded_embedder_;
+  std::unique_ptr<engine::Reranker> guarded_reranker_;
+  // The models of this process, under the quarantine if there is one.
+  struct {
+    engine::Generator* generator = nullptr;
+    engine::Embedder* embedder = nullptr;
+    engine::Reranker* reranker = nullptr;
+  } own_;
   ModelRepository repository_;
   std::vector<HostedModel> configured_;
   std::vector<KeptUpstream> upstreams_;

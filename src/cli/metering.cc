@@ -66,7 +66,8 @@ class MeteringImpl final : public Metering {
               gateway::EventLog* events) {
     events_ = events;
     store::Database* const database = state.database;
-    budgets_ = TRY(KeptBudgets::open(database, TRY(read_limits_of(options.limits))));
+    auto limits = TRY(read_limits_of(options.limits));
+    budgets_ = TRY(KeptBudgets::open(database, std::move(limits)));
     if (database != nullptr) {
       TRY(store::migrate(*database, std::span(&store::usage_schema(), 1)));
       accounts_ = gateway::Accounts::open(*database, {.folder = state.folder});

@@ -42,7 +42,8 @@ Result<Score> score_text(const std::string& model, const std::string& text_path,
   if (loaded.model == nullptr) return Error{Code::invalid, fmt::format("{}: holds no weights of a model that generates", path)};
   models::LoadedModel base;
   if (!options.base.empty()) {
-    base = TRY(models::load(TRY(find_model(options.base)), {}, pool));
+    const auto found = TRY(find_model(options.base));
+    base = TRY(models::load(found, {}, pool));
     if (base.model == nullptr || base.shape.vocabulary != loaded.shape.vocabulary)
       return Error{Code::invalid, fmt::format("--base: {} generates with {} tokens and {} with {}, so they cannot be compared",
                                               options.base, base.shape.vocabulary, model, loaded.shape.vocabulary)};

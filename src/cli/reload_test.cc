@@ -106,6 +106,23 @@ TEST_F(ReloadTest, AChangedFileIsAppliedAndABrokenOneRefusedWithEveryLine) {
   EXPECT_TRUE(reloader->status()["waits_for_restart"].empty());
 }
 
+TEST_F(ReloadTest, AFileThatIsSuddenlyEmptyTakesNothingAway) {
+  write("ashlar.yaml", "upstreams:\n  - {name: u, url: http://127.0.0.1:1/v1, models: [m]}\n");
+  std::vector<std::size_t> upstreams;
+  const auto reloader = start([&](const ServePlan&, ServePlan& next) -> Result<Reloader::Outcome> {
+    upstreams.push_back(std::exchange(next.gateway.upstreams, {}).size());  // as whoever applies it may
+    return outcome({"~"});
+  });
+  write("ashlar.yaml", "upstreams:\n  - {name: v, url: http://127.0.0.1:1/v1, models: [m]}\n");
+  EXPECT_EQ(events.wait(1)[0].kind, "config.applied");
+  write("ashlar.yaml", " \n");
+  EXPECT_EQ(events.wait(2)[1].kind, "config.refused");
+  EXPECT_THAT(events.wait(2)[1].message, HasSubstr("the file is empty"));
+  write("ashlar.yaml", "# none for now\n");
+  EXPECT_EQ(events.wait(3)[2].kind, "config.applied");
+  EXPECT_THAT(upstreams, ElementsAre(1, 0));
+}
+
 TEST_F(ReloadTest, FilesThatItNamesAreWatchedAlsoThoseThatAreMissing) {
   const auto reloader = start([](const ServePlan& before, ServePlan& next) -> Result<Reloader::Outcome> {
     return outcome({before.limits_stamp != next.limits_stamp ? "~limits" : "nothing"});
@@ -181,9 +198,12 @@ TEST_F(ReloadTest, AnOptionThatStandsTwiceIsAFault) {
 TEST_F(ReloadTest, ATextIsCheckedWithoutBeingApplied) {
   const auto reloader =
       start([](const ServePlan&, ServePlan&) -> Result<Reloader::Outcome> { return outcome({"no"}); });
-  EXPECT_TRUE(reloader->check("routes:\n  - {name: a, deployments: [x]}\n").empty());
-  const Json faults =
-      reloader->check("routes:\n  - {name: a, deployments: [x]}\n  - {name: a, deployments: [x], fallbacks: {error: [b]}}\n");
+  const std::string ours = "ashlar-assistant";  // served where nothing else is named
+  EXPECT_TRUE(reloader->check("routes:\n  - {name: a, deployments: [" + ours + "]}\n").empty());
+  EXPECT_THAT(reloader->check("routes:\n  - {name: a, deployments: [x]}\n").dump(),
+              HasSubstr("ashlar.yaml:2: nobody serves a model 'x'"));
+  const Json faults = reloader->check("routes:\n  - {name: a, deployments: [" + ours + "]}\n  - {name: a, deployments: [" +
+                                      ours + "], fallbacks: {error: [b]}}\n");
   EXPECT_EQ(faults.size(), 2) << faults;
   EXPECT_THAT(faults.dump(), HasSubstr("ashlar.yaml:3: two routes are called 'a'"));
   EXPECT_THAT(faults.dump(), HasSubstr("ashlar.yaml:3: a fallback leads to 'b', which is no route"));

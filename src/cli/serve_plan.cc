@@ -85,8 +85,8 @@ std::optional<std::vector<gateway::UpstreamOptions>> read_all_upstreams(const Se
 // only when they are asked: then somebody may. An upstream that names its models has no others, ever.
 bool may_be_served(const ServeOptions& options, const std::vector<gateway::UpstreamOptions>& upstreams,
                    const std::string& positional, const std::string& name) {
-  bool unknown = !positional.empty() || !options.repository.model_repository.empty() || !options.host.adapter.empty() ||
-                 (options.model.empty() && upstreams.empty());
+  bool unknown = !positional.empty() || !options.repository.model_repository.empty() || !options.host.adapter.empty();
+  if (!unknown && options.model.empty() && upstreams.empty()) return name == kDefaultModel;
   for (const std::string& model : options.model) {
     const auto equals = model.find('=');
     unknown = unknown || equals == model.npos;
@@ -211,6 +211,7 @@ Result<ServePlan> plan_of(ServeOptions options, const std::string& model, const 
   if (plan.models.empty() && plan.gateway.upstreams.empty() && options.repository.model_repository.empty())
     plan.models.emplace_back(kDefaultModel);
   plan.config = config;
+  plan.blank = text.find_first_not_of(" \t\r\n") == text.npos;
   const auto values = option_values(options);
   plan.limits_stamp = stamp_of_file(options.metering.limits);
   plan.identity_stamp = stamp_of_file(options.identity);

@@ -66,7 +66,7 @@ void AdapterShelf::add_later(std::string name, std::string path, bool replace, s
       orders_.push_back({std::move(name), std::move(path), replace, std::move(done)});
       if (!thread_.joinable())
         thread_ = std::jthread([this](std::stop_token stop) {
-          name_this_thread("ashlar-adapter");
+          begin_thread("ashlar-adapter");
           work(std::move(stop));
         });
       ordered_.notify_one();

@@ -149,7 +149,7 @@ Result<std::unique_ptr<Engine>> Engine::create(EngineParts parts, const EngineOp
                              {"kv_memory", to_string(store->bytes())}});
   auto state = std::make_unique<State>(std::move(parts), options, plan, std::move(store), std::move(drafter));
   state->thread = std::jthread([runner = &state->runner] {
-    name_this_thread("ashlar-engine");
+    begin_thread("ashlar-engine");
     runner->run();
   });
   return std::unique_ptr<Engine>(new Engine(std::move(state)));

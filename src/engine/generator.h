@@ -164,6 +164,7 @@ struct Usage {
   int completion_tokens = 0;
   int cached_tokens = 0;   // of the prompt, found in the prefix cache
   int written_tokens = 0;  // of the prompt, written to the cache: where its server counts them apart
+  int hour_tokens = 0;     // of those, to be kept for an hour: dearer
   int reasoning_tokens = 0;
   int accepted_tokens = 0, rejected_tokens = 0;  // guessed ahead: those of the answer, and the others
   bool estimated = false;  // by the length of the texts: another server did not say, or said what cannot be
@@ -175,8 +176,8 @@ struct Usage {
 // point, alone last.
 struct Started {
   int prompt_tokens = 0;
-  int cached_tokens = 0, written_tokens = 0;  // as Usage has them
-  std::vector<std::int32_t> prompt_ids;       // when echo or prompt_logprobs is asked
+  int cached_tokens = 0, written_tokens = 0, hour_tokens = 0;  // as Usage has them
+  std::vector<std::int32_t> prompt_ids;                        // when echo or prompt_logprobs is asked
   std::vector<TokenLogprob> prompt_logprobs;  // [prompt_tokens]; the first has logprob 0 and no alternatives
   std::string deployment;                     // of the route, who answers; "": nobody chose
   // When it was handed to who computes it, another server or the engine's queue; unset: nobody computes it.
@@ -235,6 +236,7 @@ struct Failed {
   bool over_context = false;                 // what is wrong: the prompt and max_tokens do not fit the context
   int status = 0;      // HTTP's for the client, where it says more than the error's code (502, 504, 422); 0: the code's
   std::string reason;  // OpenAI's `code` ("content_filter"); "": the error code's
+  std::string param;   // the member of the request at fault, where another server names it
   Dropped dropped = Dropped::no;
 };
 using Event = std::variant<Started, Text, Reasoning, ToolCall, Members, ChoiceEnd, Finished, Failed>;

@@ -68,7 +68,7 @@ void Residents::State::end() {
 }
 
 void Residents::State::work(const std::stop_token& stop) {
-  name_this_thread("residents");
+  begin_thread("residents");
   Lock lock(mutex_);
   while (!stop.stop_requested()) {
     stirred_ = false;

@@ -178,7 +178,7 @@ Status TextReader::State::tokenize(Work& work) const {
 }
 
 void TextReader::State::tokenize_all(std::stop_token stop) {
-  name_this_thread("ashlar-tokens");
+  begin_thread("ashlar-tokens");
   for (;;) {
     std::unique_ptr<Work> work;
     {
@@ -323,7 +323,7 @@ void TextReader::State::give(Work& work) {
 }
 
 void TextReader::State::compute_all(std::stop_token stop) {
-  name_this_thread("ashlar-reader");
+  begin_thread("ashlar-reader");
   for (;;) {
     {
       std::unique_lock lock(mutex);

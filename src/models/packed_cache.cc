@@ -237,7 +237,7 @@ PackedKeeper::PackedKeeper(PackedCache cache, std::string path, std::shared_ptr<
     : thread_([cache = std::move(cache), path = std::move(path), image = std::move(image)](std::stop_token stop) {
         using Clock = std::chrono::steady_clock;
         constexpr std::chrono::seconds kGrace{2};
-        name_this_thread("ashlar-packed");
+        begin_thread("ashlar-packed");
         ::setpriority(PRIO_PROCESS, static_cast<id_t>(::gettid()), 19);  // of this thread alone
         // A file above the limit of this process is an error here, not the end of the process.
         sigset_t signals;

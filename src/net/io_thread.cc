@@ -33,7 +33,7 @@ void IoThread::start(const char* name, std::optional<int> core) {
 }
 
 void IoThread::loop(const char* name, std::optional<int> core) {
-  name_this_thread(name);
+  begin_thread(name);
   if (core) confine(ThreadId::current(), *core);
   running = this;
   while (!ran([this] { io.run(); })) {

@@ -1,12 +1,15 @@
 // One suite for both twins of the cold tier.
 #include "store/blobs.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "store/fakes_for_test.h"
 
 namespace ashlar::store {
 namespace {
+
+using testing::HasSubstr;
 
 // Objects in memory, behind as much of S3 as we speak; only signed requests.
 class FakeS3 {
@@ -15,13 +18,17 @@ class FakeS3 {
   std::map<int, std::string> parts;
   std::atomic<int> fail_part = 0;  // refused once, as a busy server does
   bool fail_join = false;
+  std::string region;  // another than it is asked in
   std::mutex mutex;
 
   FakeServer server{[this](const FakeRequest& request) -> FakeAnswer {
     const std::lock_guard lock(mutex);
+    if (!region.empty()) return {.status = 301, .headers = {{"x-amz-bucket-region", region}}};
     if (!request.header("authorization").starts_with("AWS4-HMAC-SHA256 Credential=id/") ||
         request.header("x-amz-content-sha256") != hex_of(request.body))
-      return {.status = 403};
+      return refusal(request, 403, "InvalidAccessKeyId", "The key does not exist in our records.");
+    if (!request.target.starts_with("/bucket/"))
+      return refusal(request, 404, "NoSuchBucket", "The bucket &lt;there&gt; does not exist");
     const std::string key = request.target.substr(0, request.target.find('?'));
     const std::string query = request.target.substr(std::min(request.target.size(), key.size() + 1));
     if (request.method == "POST" && query == "uploads=")
@@ -57,15 +64,36 @@ class FakeS3 {
     const auto found = objects.find(key);
     return found == objects.end() ? FakeAnswer{.status = 404} : give_file(request, found->second);
   }};
+
+ private:
+  static FakeAnswer refusal(const FakeRequest& request, int status, const char* code, const char* message) {
+    if (request.method == "HEAD") return {.status = status};
+    return {.status = status,
+            .body = fmt::format("<?xml version=\"1.0\"?>\n<Error><Code>{}</Code><Message>{}</Message></Error>", code,
+                                message)};
+  }
 };
 
-class BlobsTest : public testing::TestWithParam<bool> {
+// Another's server, where somebody has one: s3://BUCKET/PREFIX, and AWS's own variables.
+const char* others_s3() { return std::getenv("ASHLAR_TEST_S3"); }
+
+enum class Twin { folder, s3, others_s3 };
+
+class BlobsTest : public testing::TestWithParam<Twin> {
  protected:
   BlobsTest()
       : settings{.s3_endpoint = s3.server.url(), .s3_key_id = "id", .s3_secret = "secret"},
         courier(std::move(*Courier::create(quick()))) {
-    blobs = std::move(*open_blobs(GetParam() ? "s3://bucket/models" : folder / "cold", *courier, settings,
-                                  {.piece = 64 << 10, .small = 1000}));
+    if (GetParam() == Twin::others_s3) settings = hub_settings_from_environment();
+  }
+  void SetUp() override {
+    if (GetParam() == Twin::others_s3 && others_s3() == nullptr) GTEST_SKIP() << "ASHLAR_TEST_S3 names no bucket";
+    blobs = at(GetParam() == Twin::folder ? folder / "cold"
+               : GetParam() == Twin::s3   ? "s3://bucket/models"
+                                          : others_s3());
+  }
+  std::unique_ptr<Blobs> at(const std::string& where) {
+    return std::move(*open_blobs(where, *courier, settings, {.piece = 64 << 10, .small = 1000}));
   }
   std::string file(const std::string& bytes) const {
     const std::string path = folder / "file";
@@ -82,7 +110,9 @@ class BlobsTest : public testing::TestWithParam<bool> {
 };
 
 TEST_P(BlobsTest, KeepAndGiveBack) {
-  for (const std::string& bytes : {std::string(), std::string("short"), gguf_bytes(300'000)}) {
+  std::vector<std::string> all{"", "short", gguf_bytes(300'000)};
+  if (GetParam() == Twin::others_s3) all.push_back(gguf_bytes((32 << 20) + 1000));  // in parts
+  for (const std::string& bytes : all) {
     const std::string digest = hex_of(bytes);
     EXPECT_EQ(blobs->size(digest, nothing), std::nullopt);
     const auto put = blobs->put(digest, file(bytes), nothing);
@@ -98,8 +128,20 @@ TEST_P(BlobsTest, KeepAndGiveBack) {
   EXPECT_FALSE(blobs->put(hex_of("x"), folder / "missing", nothing));
 }
 
-INSTANTIATE_TEST_SUITE_P(Twins, BlobsTest, testing::Values(false, true),
-                         [](const auto& tested) { return tested.param ? "S3" : "Folder"; });
+TEST_P(BlobsTest, WhatIsNotThereIsMissingOrGoneAlready) {
+  const std::string digest = hex_of("nobody has it");
+  EXPECT_EQ(blobs->size(digest, nothing), std::nullopt);
+  PartFile part = *PartFile::open(folder / "part", nothing);
+  EXPECT_FALSE(blobs->get(digest, 10, part, [](const DownloadProgress&) { return Status(); }));
+  EXPECT_TRUE(blobs->remove(digest, nothing));
+}
+
+INSTANTIATE_TEST_SUITE_P(Twins, BlobsTest, testing::Values(Twin::folder, Twin::s3, Twin::others_s3),
+                         [](const auto& tested) {
+                           return tested.param == Twin::folder ? "Folder"
+                                  : tested.param == Twin::s3   ? "S3"
+                                                               : "OthersS3";
+                         });
 
 using S3BlobsTest = BlobsTest;
 TEST_P(S3BlobsTest, LargeFilesGoInParts) {
@@ -113,7 +155,27 @@ TEST_P(S3BlobsTest, LargeFilesGoInParts) {
   EXPECT_FALSE(blobs->put(hex_of(bytes), file(bytes), nothing));
   EXPECT_TRUE(s3.parts.empty());  // the upload was given up
 }
-INSTANTIATE_TEST_SUITE_P(S3, S3BlobsTest, testing::Values(true));
+
+TEST_P(S3BlobsTest, ARefusalSaysWhatTheServerSaid) {
+  const std::string digest = hex_of("x"), path = file("x");
+  const auto missing = at("s3://nothere/models")->put(digest, path, nothing);
+  ASSERT_FALSE(missing);
+  EXPECT_THAT(missing.error().message, HasSubstr("NoSuchBucket: The bucket <there> does not exist"));
+  settings.s3_key_id = "other";
+  const auto wrong = at("s3://bucket/models");
+  const auto put = wrong->put(digest, path, nothing);
+  ASSERT_FALSE(put);
+  EXPECT_EQ(put.error().code, Code::forbidden);
+  EXPECT_THAT(put.error().message, HasSubstr("InvalidAccessKeyId: The key does not exist in our records."));
+  const auto size = wrong->size(digest, nothing);
+  ASSERT_FALSE(size);
+  EXPECT_THAT(size.error().message, HasSubstr("AWS_ACCESS_KEY_ID")) << "an answer to HEAD has no words";
+  s3.region = "eu-west-1";
+  const auto elsewhere = blobs->size(digest, nothing);
+  ASSERT_FALSE(elsewhere);
+  EXPECT_THAT(elsewhere.error().message, HasSubstr("the bucket is in the region 'eu-west-1': set AWS_REGION"));
+}
+INSTANTIATE_TEST_SUITE_P(S3, S3BlobsTest, testing::Values(Twin::s3));
 
 TEST(Blobs, WantAnAddress) {
   const auto courier = std::move(*Courier::create({.offline = true}));

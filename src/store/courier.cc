@@ -10,6 +10,7 @@
 #include "net/http_text.h"
 #include "store/names.h"
 #include "store/wire.h"
+#include "store/xml.h"
 
 namespace ashlar::store {
 namespace {
@@ -26,6 +27,23 @@ std::optional<milliseconds> asked_wait(const net::Headers& headers) {
 }
 
 std::string shown_host(const std::string& url) { return origin_of(url).value_or("the server"); }
+
+// Where Amazon's S3 says that a bucket is, when it is asked in another region; else "".
+std::string other_region(const net::Headers& headers) {
+  const auto region = net::find_header(headers, "x-amz-bucket-region");
+  return region.empty() ? "" : fmt::format("the bucket is in the region '{}': set AWS_REGION to it", plain(region));
+}
+
+// What a server says of a refusal: in its header, or in S3's XML.
+std::string said_of(int status, const net::Headers& headers, std::string_view body) {
+  std::string said = plain(net::find_header(headers, "x-error-message"));
+  if (said.empty() && status == 400) said = other_region(headers);
+  constexpr std::size_t kMost = 64 << 10;
+  if (said.empty() && body.starts_with('<') && body.size() <= kMost)
+    if (const auto error = parse_xml(body); error && error->name == "Error")
+      said = plain(fmt::format("{}: {}", error->text_of("Code"), error->text_of("Message")));
+  return said.empty() ? said : " (" + said + ")";
+}
 
 }  // namespace
 
@@ -48,6 +66,8 @@ std::optional<milliseconds> Patience::after_failure(std::optional<milliseconds> 
 
 Result<Address> redirected(const Address& from, int status, const net::Headers& headers) {
   CHECK(is_redirect(status), "only a redirect leads elsewhere");
+  if (const std::string why = other_region(headers); !why.empty() && net::find_header(headers, "location").empty())
+    return Error{Code::invalid, fmt::format("{} says that {}", shown_host(from.url), why)};
   Address to{.url = TRY(redirect_target(from.url, net::find_header(headers, "location")))};
   if (TRY(origin_of(to.url)) == TRY(origin_of(from.url))) {
     to.headers = from.headers;
@@ -56,10 +76,9 @@ Result<Address> redirected(const Address& from, int status, const net::Headers& 
   return to;
 }
 
-Error refused_by(const std::string& what, const std::string& url, int status, const net::Headers& headers) {
-  const std::string host = shown_host(url);
-  std::string said = plain(net::find_header(headers, "x-error-message"));
-  if (!said.empty()) said = " (" + said + ")";
+Error refused_by(const std::string& what, const std::string& url, int status, const net::Headers& headers,
+                 std::string_view body) {
+  const std::string host = shown_host(url), said = said_of(status, headers, body);
   if (status == 401)
     return Error{Code::unauthorized, fmt::format("{}: {} wants a token, or another one{}", what, host, said)};
   if (status == 403) return Error{Code::forbidden, fmt::format("{}: {} forbids it{}", what, host, said)};
@@ -160,7 +179,9 @@ Result<Document> Courier::ask(const std::string& what, Address address, const Qu
     } else if (document->status >= 200 && document->status < 300) {
       return std::move(*document);
     } else {
-      error = refused_by(what, address.url, document->status, document->headers);
+      error = refused_by(what, address.url, document->status, document->headers, document->body);
+      if (document->status == 403 && address.signer)
+        error.message += "; asked with the key of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
       if (!is_transient(document->status)) return error;
       asked = asked_wait(document->headers);
     }

@@ -75,8 +75,9 @@ inline constexpr int kMostRedirects = 10;
 inline constexpr int kMostUnreached = 3;
 
 // What a server that refuses says, in a sentence that begins with `what`:
-// unauthorized, forbidden, not_found, exhausted (429), unavailable, invalid.
-Error refused_by(const std::string& what, const std::string& url, int status, const net::Headers& headers);
+// unauthorized, forbidden, not_found, exhausted (429), unavailable, invalid. Of `body` an error of S3's is told.
+Error refused_by(const std::string& what, const std::string& url, int status, const net::Headers& headers,
+                 std::string_view body = {});
 
 class Courier {
  public:

@@ -2,13 +2,13 @@
 #pragma once
 
 #include <array>
-#include <mutex>
 #include <string>
 #include <string_view>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
+#include "base/brief_mutex.h"
 #include "store/counters.h"
 #include "store/meters.h"
 
@@ -60,7 +60,7 @@ class MemoryCounters final : public Counters {
     Limit shape;  // without the key
   };
   struct alignas(64) Shard {
-    std::mutex mutex;
+    BriefMutex mutex;
     std::unordered_map<Name, Counted, Hash, Same> meters;  // GUARDED_BY(mutex)
     std::size_t sweep_at = 1024;                           // GUARDED_BY(mutex)
   };
@@ -71,7 +71,7 @@ class MemoryCounters final : public Counters {
     bool money = false;
   };
   struct alignas(64) HeldShard {
-    std::mutex mutex;
+    BriefMutex mutex;
     std::unordered_map<std::string, Held> held;  // GUARDED_BY(mutex)
   };
 

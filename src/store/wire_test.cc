@@ -81,6 +81,31 @@ TEST(S3, SignsAsPublished) {
                 "34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7");
 }
 
+// What AWS's own signer (its SDK for JavaScript) computes for these.
+TEST(S3, SignsAsAmazonsClientsDo) {
+  S3Keys keys{
+      .id = "AKIAIOSFODNN7EXAMPLE", .secret = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", .region = "us-east-1"};
+  const auto at = std::chrono::system_clock::from_time_t(1767323045);  // 20260102T030405Z
+  const auto signature = [&](const std::string& target, const std::string& body) {
+    net::ClientRequest request{.method = "POST",
+                               .url = "https://h.example" + target,
+                               .headers = {{"content-type", "application/json"}},
+                               .body = body};
+    sign_s3(request, keys, at);
+    const auto text = std::string(net::find_header(request.headers, "authorization"));
+    return text.substr(text.find("Signature=") + 10);
+  };
+  EXPECT_EQ(signature("/bucket/with%20space/%C3%BCn%C3%AF%2B100%25~.gguf"
+                      "?uploads=&prefix=a%20b%2Bc%2F%C3%BC&list-type=2",
+                      "x"),
+            "159e971ea4cd6e1d71fec16a31911253532f76eb4d2533c289751266f35bdebc");
+  keys.service = "bedrock";
+  const std::string path = "/model/anthropic.claude-v2%3A1/converse";
+  EXPECT_EQ(signature(path, "{}"), "786fa5806decb261f16312d0d9aa0456d6cdeedcd735828151ab5460528f803f");
+  keys.session = "token==";
+  EXPECT_EQ(signature(path, "{}"), "5fee8999713ba90ba67cd7cf30fb42ce3897e509a8357cde810fe5ca84110f07");
+}
+
 TEST(S3, ReadsLists) {
   const auto page = read_s3_page(R"(<?xml version="1.0" encoding="UTF-8"?>
 <ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>b</Name><Prefix>p/</Prefix><KeyCount>2</KeyCount>

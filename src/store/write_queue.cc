@@ -207,7 +207,7 @@ bool WriteQueue::is_too_late() {
 }
 
 void WriteQueue::work() {
-  name_this_thread("ashlar-database");
+  begin_thread("ashlar-database");
   for (std::vector<Write> batch; !(batch = next_batch()).empty();) {
     if (is_too_late())
       for (Write& each : batch) each.outcome = Error{Code::cancelled, "the program ends, and the database is behind"};

@@ -103,7 +103,7 @@ test("a team's budget stops its keys and only those, and its end lets them go on
   await server.until(listed, (spent) => spent === one * 3 * 1e6);
   // Another process gives more: the server follows.
   await json("budget", "change", budget.id, "--dollars", "100", ...state);
-  await server.until(() => complete(of_it.key).then((answer) => answer.status), (status) => status === 200, 2_000);
+  await server.until(() => complete(of_it.key).then((answer) => answer.status), (status) => status === 200, 60_000);
   await server.until(() => good("GET", "/events?kind=budget.alert").then(({ events }) => events.length), (count) => count >= 1);
   await good("DELETE", `/budgets/${budget.id}`);
   await good("DELETE", `/budgets/${budget.id}`);

@@ -24,12 +24,12 @@ after(() => server?.stop());
 
 const status = async (key, where = "/v1/models") =>
   (await fetch(server.url + where, { headers: key ? { authorization: `Bearer ${key}` } : {} })).status;
-// Within two seconds.
+// Soon: the deadline only ends a test that hangs.
 async function becomes(key, wanted) {
-  const end = Date.now() + 2000;
+  const end = Date.now() + 30_000;
   let last;
   while ((last = await status(key)) !== wanted) {
-    assert.ok(Date.now() < end, `still ${last}, not ${wanted}, after two seconds`);
+    assert.ok(Date.now() < end, `still ${last}, not ${wanted}, after half a minute`);
     await new Promise((next) => setTimeout(next, 10));
   }
 }

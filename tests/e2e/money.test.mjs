@@ -48,21 +48,22 @@ const says = (content) => ({ choices: [{ index: 0, delta: { content } }] });
 const ends = { choices: [{ index: 0, delta: {}, finish_reason: "stop" }] };
 
 test("what a cache is written with has its own price, and the row the client's own name", async (t) => {
-  const usage = { prompt_tokens: 100, completion_tokens: 10, prompt_tokens_details: { cached_tokens: 30, cache_write_tokens: 50 } };
+  const usage = { prompt_tokens: 100, completion_tokens: 10, prompt_tokens_details: { cached_tokens: 30, cache_write_tokens: 50, cache_creation_token_details: { ephemeral_5m_input_tokens: 30, ephemeral_1h_input_tokens: 20 } } };
   const { chat, rows, usage: shown, server } = await front(t, (response) => whole(response, [says("ok"), ends, { choices: [], usage }]), {
-    limits: "prices: [{model: fake, input: 1000, cached_input: 100, cache_write: 1250, output: 2000}]\n" +
+    limits: "prices: [{model: fake, input: 1000, cached_input: 100, cache_write: 1250, cache_write_1h: 2000, output: 2000}]\n" +
       "limits: [{scope: global, name: all, kind: budget, dollars: 100}]\n" });
   const answer = await chat("hello", { headers: { "x-request-id": "trace-7.a:1" } });
   assert.equal(answer.status, 200, JSON.stringify(answer.json));
   assert.equal(answer.headers.get("x-request-id"), "trace-7.a:1");
   assert.equal(answer.json.usage.prompt_tokens_details.cache_write_tokens, 50);
+  assert.equal(answer.json.usage.prompt_tokens_details.cache_creation_token_details.ephemeral_1h_input_tokens, 20);
   await chat("hello", { headers: { "x-request-id": "no good id" } });
   await server.until(rows, (all) => all.length === 2);
   const found = await rows("--request", "trace-7.a:1");
   assert.equal(found.length, 1);
   assert.equal(found[0].request_id, "trace-7.a:1");
   assert.deepEqual([found[0].prompt_tokens, found[0].cached_tokens, found[0].cache_write_tokens], [100, 30, 50]);
-  assert.equal(found[0].cost_nano_usd, 20 * 1e6 + 30 * 1e5 + 50 * 1.25e6 + 10 * 2e6);
+  assert.equal(found[0].cost_nano_usd, 20 * 1e6 + 30 * 1e5 + 30 * 1.25e6 + 20 * 2e6 + 10 * 2e6);
   assert.equal((await rows("--by", "model"))[0].cache_write_tokens, 100);
   const [head, first] = (await shown("--csv", "--request", "trace-7.a:1")).split("\n");
   assert.match(head, /,cache_write_tokens,request_id$/);

@@ -1,6 +1,8 @@
 // A prompt that ends the process whenever it is computed: played by a signal while it is.
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import path from "node:path";
+import { writeBert } from "./gguf.mjs";
 import { Server, events } from "./server.mjs";
 import { folder } from "./services.mjs";
 
@@ -57,4 +59,29 @@ test("a prompt on which the server crashed twice is refused, and nobody else is"
     await crash("SIGKILL");
   }
   for (const text of ["bystander", "killed"]) assert.equal((await ask(text)).status, 200, text);
+});
+
+test("texts on which the server crashed twice are not read again, and others are", async (t) => {
+  const dir = folder(t), model = path.join(dir, "large.gguf");
+  writeBert(model, { width: 1024, hidden: 4096, layers: 6, context: 512 });  // seconds for what is asked below
+  let server;
+  const start = async () => (server = await Server.start(["--data-dir", path.join(dir, "data")], { limits: "ulimit -c 0", models: ["--model", `large=${model}`] }));
+  t.after(() => server.stop());
+  const poison = Array.from({ length: 256 }, (_, i) => "abcdefgh".repeat(30) + i);
+  const embed = (input) => server.post("/v1/embeddings", { model: "large", input });
+  const crash = async () => {
+    await start();
+    const lost = assert.rejects(embed(poison));
+    await server.until(() => server.metric("ashlar_reader_waiting_texts"), (texts) => texts > 0, 60_000);
+    server.process.kill("SIGSEGV");
+    await server.exit;
+    await lost;
+  };
+  await crash();
+  await crash();
+  await start();
+  const refused = await embed(poison);
+  assert.equal(refused.status, 422, JSON.stringify(refused.json));
+  assert.equal(refused.json.error.code, "request_quarantined");
+  assert.equal((await embed(poison.slice(0, 2))).status, 200);
 });

@@ -164,7 +164,7 @@ test("an upstream that dies in the midst ends the stream with an error; the next
     const began = Date.now();
     const next = await gateway.post("/v1/chat/completions", gateway.chat("Hello?"));
     assert.ok([502, 503].includes(next.status), JSON.stringify(next.json));
-    assert.ok(Date.now() - began < 3000);
+    assert.ok(Date.now() - began < 15_000, "a dead upstream was waited for");
   }
 });
 

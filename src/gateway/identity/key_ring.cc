@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/log.h"
+#include "base/threads.h"
 
 namespace ashlar::gateway {
 namespace {
@@ -188,6 +189,7 @@ class Ring final : public KeyRing {
   }
 
   void watch(const std::stop_token& stop) {
+    begin_thread("keys");
     std::mutex still;
     std::condition_variable_any never;
     std::unique_lock lock(still);

@@ -309,7 +309,7 @@ class Accounts::Worker {
   using Clock = std::chrono::steady_clock;
 
   void work(const std::stop_token& stop) {
-    name_this_thread("accounts");
+    begin_thread("accounts");
     auto search_at = Clock::now() + state_->options.search;
     auto retry = state_->options.retry;
     while (!stop.stop_requested()) {

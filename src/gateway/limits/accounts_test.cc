@@ -183,10 +183,10 @@ prices: [{model: m, input: 1000, output: 1000}])");
     Moody own(folder.path() + "/state.db");
     auto accounts = Accounts::open(own, journal);
     auto cut = *accounts->open(record("cut"), price, measures);
-    cut->prompt(3, 0);
+    cut->prompt({.prompt = 3});
     cut->delivered() = 4;
     auto unheard = *accounts->open(record("unheard"), price, measures);
-    unheard->prompt(3, 0);
+    unheard->prompt({.prompt = 3});
     ::raise(SIGKILL);
   }
   ASSERT_GT(child, 0);

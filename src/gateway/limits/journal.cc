@@ -55,12 +55,12 @@ class Journal::Entry final : public OpenUsage {
     owner_->ended(*record_, number_);
   }
 
-  void prompt(std::int64_t tokens, std::int64_t cached, std::int64_t written) override {
+  void prompt(const TokenUse& use) override {
     const auto half = [](std::int64_t n) {
       return static_cast<std::uint64_t>(std::clamp<std::int64_t>(n, 0, 0xFFFFFFFF));
     };
-    if (written > 0) slot_.written.store(half(written), std::memory_order_release);
-    slot_.prompt.store(half(cached) << 32 | half(tokens), std::memory_order_release);
+    if (use.written > 0) slot_.written.store(half(use.hour) << 32 | half(use.written), std::memory_order_release);
+    slot_.prompt.store(half(use.cached) << 32 | half(use.prompt), std::memory_order_release);
   }
   std::atomic<std::uint64_t>& delivered() override { return slot_.delivered; }
   void end(UsageRecord record) override {

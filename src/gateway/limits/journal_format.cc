@@ -48,21 +48,29 @@ std::uint64_t seal_of_end(std::uint64_t slot_seal, const AnyEnd& end) {
   return mix(slot_seal, bytes_of(end)) | 1;
 }
 
-// What version 1 did not know was priced as any other of the prompt.
+// What version 1 did not know was priced as any other of the prompt, what version 2 did not, as any other write.
 Price price_of(const Price& price) { return price; }
+Price price_of(const PriceOfTwo& price) {
+  return {.input = price.input,
+          .cached_input = price.cached_input,
+          .cache_write = price.cache_write,
+          .output = price.output,
+          .reasoning = price.reasoning,
+          .cache_write_1h = price.cache_write};
+}
 Price price_of(const PriceOfOne& price) {
   return {.input = price.input,
           .cached_input = price.cached_input,
           .cache_write = price.input,
           .output = price.output,
-          .reasoning = price.reasoning};
+          .reasoning = price.reasoning,
+          .cache_write_1h = price.input};
 }
-std::int64_t written_of(const Slot& slot) {
-  return static_cast<std::int64_t>(slot.written.load(std::memory_order_acquire));
-}
-std::int64_t written_of(const SlotOfOne&) { return 0; }
-std::int64_t written_of(const End& end) { return end.written; }
-std::int64_t written_of(const EndOfOne&) { return 0; }
+// As the slot has it, both halves.
+std::uint64_t written_of(const auto& slot) { return slot.written.load(std::memory_order_acquire); }
+std::uint64_t written_of(const SlotOfOne&) { return 0; }
+std::int64_t written_at(const End& end) { return end.written; }
+std::int64_t written_at(const EndOfOne&) { return 0; }
 
 void put(std::string& out, std::string_view text, std::size_t most = kLongestText) {
   text = text.substr(0, most);
@@ -129,10 +137,15 @@ void cut_off(UsageRecord& record, std::uint64_t delivered, const AnySlot& slot, 
   record.end = UsageRecord::End::interrupted;
   if (delivered == 0 || delivered > static_cast<std::uint64_t>(kMostTokens)) return;
   const std::uint64_t prompt = slot.prompt.load(std::memory_order_acquire);
-  const auto tokens = static_cast<std::int64_t>(prompt & 0xFFFFFFFF), cached = static_cast<std::int64_t>(prompt >> 32);
+  const std::uint64_t both = written_of(slot);
+  const auto lower = [](std::uint64_t halves) { return static_cast<std::int64_t>(halves & 0xFFFFFFFF); };
+  const auto upper = [](std::uint64_t halves) { return static_cast<std::int64_t>(halves >> 32); };
+  const std::int64_t tokens = lower(prompt), cached = upper(prompt);
+  const std::int64_t written = std::clamp<std::int64_t>(lower(both), 0, std::max<std::int64_t>(0, tokens - cached));
   record.use = {.prompt = tokens,
                 .cached = cached,
-                .written = std::clamp<std::int64_t>(written_of(slot), 0, std::max<std::int64_t>(0, tokens - cached)),
+                .written = written,
+                .hour = std::min(upper(both), written),
                 .completion = static_cast<std::int64_t>(delivered)};
   if (fixed.priced != 0) record.cost = cost_of(price_of(fixed.price), record.use);
 }
@@ -222,7 +235,7 @@ std::optional<JournalRow> read_as(std::uint32_t number, SlotAt at) {
   const auto fixed = slot.fixed;
   const auto texts = gather(slot, at);
   JournalRow row;
-  constexpr bool kHasGivenId = std::is_same_v<AnySlot, Slot>;
+  constexpr bool kHasGivenId = !std::is_same_v<AnySlot, SlotOfOne>;
   if (!texts || seal != seal_of(number, fixed, *texts) || !read_texts(*texts, kHasGivenId, row.record))
     return std::nullopt;
   if (fixed.measures > fixed.measure.size()) return std::nullopt;
@@ -238,7 +251,7 @@ std::optional<JournalRow> read_as(std::uint32_t number, SlotAt at) {
   const bool whole = slot.end_seal.load(std::memory_order_acquire) == seal_of_end(seal, end) && end.how >= 1 &&
                      end.how <= 1 + static_cast<std::uint64_t>(UsageRecord::End::kept) && is_count(end.prompt) &&
                      is_count(end.cached) && is_count(end.completion) && is_count(end.reasoning) &&
-                     is_count(written_of(end)) && end.cost >= 0 && end.duration_ms >= 0;
+                     is_count(written_at(end)) && end.cost >= 0 && end.duration_ms >= 0;
   if (whole) record.seconds = static_cast<double>(end.duration_ms) / 1000;
   if (!whole || delivered != OpenUsage::kAll) {
     cut_off(record, delivered, slot, fixed);
@@ -246,7 +259,7 @@ std::optional<JournalRow> read_as(std::uint32_t number, SlotAt at) {
   }
   record.use = {.prompt = end.prompt,
                 .cached = end.cached,
-                .written = written_of(end),
+                .written = written_at(end),
                 .completion = end.completion,
                 .reasoning = end.reasoning};
   record.cost = end.cost;
@@ -257,7 +270,8 @@ std::optional<JournalRow> read_as(std::uint32_t number, SlotAt at) {
 }  // namespace
 
 std::optional<JournalRow> read_slot(std::uint32_t number, SlotAt at, int version) {
-  return version == 1 ? read_as<SlotOfOne>(number, at) : read_as<Slot>(number, at);
+  if (version == 1) return read_as<SlotOfOne>(number, at);
+  return version == 2 ? read_as<SlotOfTwo>(number, at) : read_as<Slot>(number, at);
 }
 
 }  // namespace journal

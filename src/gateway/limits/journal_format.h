@@ -7,14 +7,15 @@
 //          delivered   tokens of the answer that left; OpenUsage::kAll: all
 //          prompt      its tokens, and in the upper half those of them that were cached
 //          end's seal  0: it runs. Else a checksum of the end, written after it
-//          written     how many of the prompt's tokens a cache was written with
-//          end         what it used and cost, how it ended
-//          fixed       when it began, its price, what its charges measure, the next slot with texts
-//          texts       reservation, request, who, model, the client's id, tags: a u16 of length before each
+//          written     how many of the prompt's tokens a cache was written with, and in the upper half those for an
+//          hour end         what it used and cost, how it ended fixed       when it began, its price, what its charges
+//          measure, the next slot with texts texts       reservation, request, who, model, the client's id, tags: a u16
+//          of length before each
 //
 //   further slot       seal (2), next, bytes; texts
 //
-// Version 1 knew nothing of what caches are written with, nor the client's id: what it left is read.
+// Version 1 knew nothing of what caches are written with, nor the client's id; version 2 no price of writes for an
+// hour. What they left is read.
 #pragma once
 
 #include <array>
@@ -65,6 +66,9 @@ struct End : EndOfOne {
 struct PriceOfOne {
   std::int64_t input, cached_input, output, reasoning;
 };
+struct PriceOfTwo {
+  std::int64_t input, cached_input, cache_write, output, reasoning;
+};
 
 template <class AnyPrice>
 struct FixedWith {
@@ -87,6 +91,15 @@ struct Slot {
   char texts[kTexts];
 };
 static_assert(sizeof(Slot) == kSlot && std::atomic<std::uint64_t>::is_always_lock_free);
+
+struct SlotOfTwo {
+  std::atomic<std::uint64_t> seal, delivered, prompt, end_seal, written;
+  End end;
+  FixedWith<PriceOfTwo> fixed;
+  static constexpr std::size_t kTexts = kSlot - 40 - sizeof(end) - sizeof(fixed);
+  char texts[kTexts];
+};
+static_assert(sizeof(SlotOfTwo) == kSlot);
 
 struct SlotOfOne {
   std::atomic<std::uint64_t> seal, delivered, prompt, end_seal;
@@ -111,7 +124,7 @@ struct Header {
   char database[kLongestText];
 };
 static_assert(sizeof(Header) <= kHeader);
-inline constexpr int kVersion = 2;
+inline constexpr int kVersion = 3;
 Header header_of(const std::string& database);
 
 // The texts of a record, cut as its row will be.

@@ -43,7 +43,7 @@ void LimitsWorker::look_at(std::vector<std::pair<Rule, Applied>> budgets) {
 }
 
 void LimitsWorker::work(const std::stop_token& stop) {
-  name_this_thread("limits");
+  begin_thread("limits");
   std::unique_lock lock(mutex_);
   while (!stop.stop_requested()) {
     const auto due = std::min(soonest_, look_due_);

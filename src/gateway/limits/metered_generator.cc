@@ -67,9 +67,10 @@ class MeteredGenerator::Run final : public engine::Sink {
       record_.use.prompt = started->prompt_tokens;
       record_.use.cached = started->cached_tokens;
       record_.use.written = started->written_tokens;
+      record_.use.hour = started->hour_tokens;
       record_.deployment = started->deployment;
       begun_ = true;
-      if (open_) open_->prompt(record_.use.prompt, record_.use.cached, record_.use.written);
+      if (open_) open_->prompt(record_.use);
     } else if (const auto* text = std::get_if<engine::Text>(&event)) {
       deliver(text->ids.empty() ? guess(text->text) : static_cast<std::int64_t>(text->ids.size()));
     } else if (const auto* thought = std::get_if<engine::Reasoning>(&event)) {
@@ -113,6 +114,7 @@ class MeteredGenerator::Run final : public engine::Sink {
     use = {.prompt = std::max(0, usage.prompt_tokens),
            .cached = std::max(0, usage.cached_tokens),
            .written = std::max(0, usage.written_tokens),
+           .hour = std::max(0, usage.hour_tokens),
            .completion = std::max<std::int64_t>(0, usage.completion_tokens),
            .reasoning = std::max(0, usage.reasoning_tokens)};
     end(usage.kept ? UsageRecord::End::kept : UsageRecord::End::finished, true);

@@ -109,7 +109,7 @@ class Ledger final : public UsageLedger {
       ++ledger_.closed;
       if (ended_) ledger_.record(*ended_);
     }
-    void prompt(std::int64_t tokens, std::int64_t cached, std::int64_t) override { ledger_.prompt = {tokens, cached}; }
+    void prompt(const TokenUse& use) override { ledger_.prompt = {use.prompt, use.cached}; }
     std::atomic<std::uint64_t>& delivered() override { return ledger_.delivered; }
     void end(UsageRecord record) override { ended_ = std::move(record); }
     void also(std::uint32_t count) override { ledger_.also = count; }
@@ -200,21 +200,24 @@ TEST_F(MeteredTest, ReservesTheMostAndSettlesWhatWasUsed) {
 TEST_F(MeteredTest, WritesToACacheHaveTheirOwnPrice) {
   auto dear = *read_limits(R"(
 limits: [{scope: tenant, name: all, kind: budget, dollars: 0.01}]
-prices: [{model: m, input: 1, cached_input: 0.5, cache_write: 1.25, output: 2}])");
+prices: [{model: m, input: 1, cached_input: 0.5, cache_write: 1.25, cache_write_1h: 2, output: 2}])");
   ASSERT_TRUE(limits->apply(std::move(dear)));
   auto asked = request("a", "0123456789", 100);
   asked.sender.request_id = "client-7";
   auto ticket = metered->start(std::move(asked), heard);
   ASSERT_TRUE(ticket);
-  inner.emit("a", engine::Started{.prompt_tokens = 10, .cached_tokens = 4, .written_tokens = 5});
+  inner.emit("a", engine::Started{.prompt_tokens = 10, .cached_tokens = 4, .written_tokens = 5, .hour_tokens = 2});
   inner.emit("a", text(3));
   inner.emit("a", engine::ChoiceEnd{});
-  inner.emit("a", engine::Finished{
-                      .usage = {.prompt_tokens = 10, .completion_tokens = 5, .cached_tokens = 4, .written_tokens = 5}});
+  inner.emit(
+      "a",
+      engine::Finished{
+          .usage = {
+              .prompt_tokens = 10, .completion_tokens = 5, .cached_tokens = 4, .written_tokens = 5, .hour_tokens = 2}});
   ticket->reset();
   ASSERT_EQ(ledger.records.size(), 1u);
-  EXPECT_EQ(ledger.records[0].use, (TokenUse{.prompt = 10, .cached = 4, .written = 5, .completion = 5}));
-  EXPECT_EQ(ledger.records[0].cost, 1'000 + 2'000 + 6'250 + 10'000);
+  EXPECT_EQ(ledger.records[0].use, (TokenUse{.prompt = 10, .cached = 4, .written = 5, .hour = 2, .completion = 5}));
+  EXPECT_EQ(ledger.records[0].cost, 1'000 + 2'000 + 3'750 + 4'000 + 10'000);
   EXPECT_EQ(ledger.records[0].given_id, "client-7");
 }
 

@@ -24,16 +24,17 @@ std::int64_t cost_of(const Price& price, const TokenUse& use) {
   const std::int64_t completion = std::max<std::int64_t>(0, use.completion);
   const std::int64_t cached = std::clamp<std::int64_t>(use.cached, 0, prompt);
   const std::int64_t written = std::clamp<std::int64_t>(use.written, 0, prompt - cached);
+  const std::int64_t hour = std::clamp<std::int64_t>(use.hour, 0, written);
   const std::int64_t reasoning = std::clamp<std::int64_t>(use.reasoning, 0, completion);
   return rounded(product(prompt - cached - written, price.input) + product(cached, price.cached_input) +
-                 product(written, price.cache_write) + product(completion - reasoning, price.output) +
-                 product(reasoning, price.reasoning));
+                 product(written - hour, price.cache_write) + product(hour, price.cache_write_1h) +
+                 product(completion - reasoning, price.output) + product(reasoning, price.reasoning));
 }
 
 std::int64_t most_cost_of(const Price& price, std::int64_t prompt, std::int64_t completion) {
-  return rounded(
-      product(std::max<std::int64_t>(0, prompt), std::max({price.input, price.cached_input, price.cache_write})) +
-      product(std::max<std::int64_t>(0, completion), std::max(price.output, price.reasoning)));
+  return rounded(product(std::max<std::int64_t>(0, prompt),
+                         std::max({price.input, price.cached_input, price.cache_write, price.cache_write_1h})) +
+                 product(std::max<std::int64_t>(0, completion), std::max(price.output, price.reasoning)));
 }
 
 Result<std::int64_t> parse_dollars(std::string_view text) {

@@ -13,9 +13,9 @@
 namespace ashlar::gateway {
 
 // What went through a model. Reasoning is a part of the completion; what a cache had (cached) or was written with
-// (written) are parts of the prompt, no token of both.
+// (written) are parts of the prompt, no token of both; what it keeps for an hour (hour) is a part of what was written.
 struct TokenUse {
-  std::int64_t prompt = 0, cached = 0, written = 0;
+  std::int64_t prompt = 0, cached = 0, written = 0, hour = 0;
   std::int64_t completion = 0, reasoning = 0;
   std::int64_t total() const { return prompt + completion; }
   bool operator==(const TokenUse&) const = default;
@@ -25,6 +25,7 @@ struct TokenUse {
 struct Price {
   std::int64_t input = 0, cached_input = 0, cache_write = 0;
   std::int64_t output = 0, reasoning = 0;
+  std::int64_t cache_write_1h = 0;
   bool operator==(const Price&) const = default;
 };
 

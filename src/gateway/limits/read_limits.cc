@@ -142,7 +142,7 @@ std::optional<PriceTable::Day> day_of(const std::string& text) {
 void read_price(Section& section, const YAML::Node& node, PriceTable& out) {
   std::string model;
   PriceTable::Day from{};
-  std::optional<std::int64_t> input, cached_input, cache_write, output, reasoning;
+  std::optional<std::int64_t> input, cached_input, cache_write, cache_write_1h, output, reasoning;
   const std::size_t before = section.faults();
   section.each(node,
                {{"model", section.text("model", model)},
@@ -155,6 +155,7 @@ void read_price(Section& section, const YAML::Node& node, PriceTable& out) {
                 {"input", dollars(section, "input", input)},
                 {"cached_input", dollars(section, "cached_input", cached_input)},
                 {"cache_write", dollars(section, "cache_write", cache_write)},
+                {"cache_write_1h", dollars(section, "cache_write_1h", cache_write_1h)},
                 {"output", dollars(section, "output", output)},
                 {"reasoning", dollars(section, "reasoning", reasoning)}},
                "a price");
@@ -164,6 +165,7 @@ void read_price(Section& section, const YAML::Node& node, PriceTable& out) {
   price.input = input.value_or(0);
   price.cached_input = cached_input.value_or(price.input);
   price.cache_write = cache_write.value_or(price.input);
+  price.cache_write_1h = cache_write_1h.value_or(price.cache_write);
   price.output = output.value_or(0);
   price.reasoning = reasoning.value_or(price.output);
   out.add(model, from, price);

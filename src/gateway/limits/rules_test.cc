@@ -32,6 +32,27 @@ TEST(Prices, CostsAreExactAndRoundedUpOnceARequest) {
   EXPECT_EQ(cost_of({.input = store::kMostAmount}, {.prompt = INT64_MAX}), store::kMostAmount) << "and no overflow";
 }
 
+TEST(Prices, WritesForAnHourHaveTheirOwnPriceFromItsDayOn) {
+  // As Anthropic asks of Sonnet: 1.25 times the input's price for five minutes, twice for an hour.
+  const auto config = read_limits(R"(
+prices:
+  - {model: sonnet, input: 3, cached_input: 0.30, cache_write: 3.75, output: 15}
+  - {model: sonnet, from: 2026-11-01, input: 3, cached_input: 0.30, cache_write: 3.75, cache_write_1h: 6, output: 15}
+  - {model: plain, input: 3, output: 15})");
+  ASSERT_TRUE(config) << config.error().message;
+  const TokenUse use{.prompt = 1000, .cached = 100, .written = 500, .hour = 200, .completion = 10};
+  const auto cost = [&](const char* model, unsigned month, unsigned day, const TokenUse& of) {
+    return cost_of(*config->prices.find(model, utc(2026, month, day)), of);
+  };
+  const std::int64_t others = 400 * 3000 + 100 * 300 + 10 * 15'000;
+  EXPECT_EQ(cost("sonnet", 10, 31, use), others + 500 * 3750) << "as any other write";
+  EXPECT_EQ(cost("sonnet", 11, 1, use), others + 300 * 3750 + 200 * 6000);
+  EXPECT_EQ(cost("plain", 11, 1, use), 900 * 3000 + 100 * 3000 + 10 * 15'000);
+  EXPECT_EQ(cost("sonnet", 11, 1, {.prompt = 10, .written = 4, .hour = 9}), 6 * 3000 + 4 * 6000)
+      << "no more for an hour than was written";
+  EXPECT_EQ(most_cost_of(*config->prices.find("sonnet", utc(2026, 11, 2)), 10, 0), 10 * 6000);
+}
+
 TEST(Prices, TheMostARequestCanCostIsNeverLess) {
   const Price odd{.input = 7'777,
                   .cached_input = 9'999,
@@ -144,7 +165,8 @@ refuse_unpriced: true
                                                                    .cached_input = 1'250'000'000,
                                                                    .cache_write = 2'500'000'000,
                                                                    .output = 10'000'000'000,
-                                                                   .reasoning = 10'000'000'000}));
+                                                                   .reasoning = 10'000'000'000,
+                                                                   .cache_write_1h = 2'500'000'000}));
   EXPECT_TRUE(config->refuse_unpriced);
   EXPECT_TRUE(read_limits(""));
 }

@@ -53,7 +53,8 @@ class OpenUsage {
   static constexpr std::uint64_t kAll = ~std::uint64_t{0};
 
   virtual ~OpenUsage() = default;
-  virtual void prompt(std::int64_t tokens, std::int64_t cached, std::int64_t written = 0) = 0;
+  // What it used of the prompt.
+  virtual void prompt(const TokenUse& use) = 0;
   // Tokens of the answer that left this process: to be moved before they do. Any thread.
   virtual std::atomic<std::uint64_t>& delivered() = 0;
   // It is over. Only what the client has yet to get is still to come.

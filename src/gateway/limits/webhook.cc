@@ -33,7 +33,7 @@ Webhook::Counts Webhook::counts() const {
 }
 
 void Webhook::work(const std::stop_token& stop) {
-  name_this_thread("webhook");
+  begin_thread("webhook");
   std::unique_lock lock(mutex_);
   while (wake_.wait(lock, stop, [&] { return !waiting_.empty(); })) {
     const std::string body = waiting_.front();

@@ -92,6 +92,42 @@ struct Quarantine::File {
   }
 };
 
+namespace {
+
+// Their length first: so no two lists of texts are one.
+void append(std::string& out, std::string_view text) {
+  const std::uint64_t size = text.size();
+  out.append(reinterpret_cast<const char*>(&size), sizeof size).append(text);
+}
+
+void append(std::string& out, const engine::TextOrIds& text) {
+  const auto* ids = std::get_if<std::vector<std::int32_t>>(&text);
+  if (ids == nullptr) return append(out, std::string_view(std::get<std::string>(text)));
+  append(out, std::string_view(reinterpret_cast<const char*>(ids->data()), ids->size() * sizeof(*ids->data())));
+  out += '#';
+}
+
+std::uint64_t hash_of(std::string_view text) {
+  std::uint64_t hash = 0;
+  std::memcpy(&hash, store::sha256(text).data(), sizeof hash);
+  return std::max<std::uint64_t>(hash, 1);
+}
+
+}  // namespace
+
+std::uint64_t prompt_hash(const engine::EmbedRequest& request) {
+  std::string text = request.model + '\n';
+  for (const engine::TextOrIds& each : request.inputs) append(text, each);
+  return hash_of(text);
+}
+
+std::uint64_t prompt_hash(const engine::RerankRequest& request) {
+  std::string text = request.model + '\n';
+  append(text, std::string_view(request.query));
+  for (const std::string& each : request.documents) append(text, std::string_view(each));
+  return hash_of(text);
+}
+
 std::uint64_t prompt_hash(const engine::Request& request) {
   std::string text = request.model + '\n';
   const auto add = [&](const std::shared_ptr<const Json>& json) { text += json ? dump_json(*json) + '\n' : "\n"; };
@@ -104,9 +140,7 @@ std::uint64_t prompt_hash(const engine::Request& request) {
     for (const auto& part : {chat.messages, chat.tools, chat.template_kwargs}) add(part);
     text += chat.chat_template;
   }
-  std::uint64_t hash = 0;
-  std::memcpy(&hash, store::sha256(text).data(), sizeof hash);
-  return std::max<std::uint64_t>(hash, 1);
+  return hash_of(text);
 }
 
 Result<std::unique_ptr<Quarantine>> Quarantine::open(const std::string& folder, EventLog* events) {

@@ -12,13 +12,17 @@
 
 #include "base/metrics.h"
 #include "base/result.h"
+#include "engine/embedder.h"
 #include "engine/generator.h"
+#include "engine/reranker.h"
 #include "gateway/events/event_log.h"
 
 namespace ashlar::gateway {
 
-// Of the model and the prompt: what reaches the model's arithmetic.
+// Of the model and the prompt, or the texts: what reaches the model's arithmetic.
 std::uint64_t prompt_hash(const engine::Request& request);
+std::uint64_t prompt_hash(const engine::EmbedRequest& request);
+std::uint64_t prompt_hash(const engine::RerankRequest& request);
 
 // Any thread.
 class Quarantine {
@@ -68,7 +72,9 @@ class Quarantine {
                    "Requests that were refused because the server crashed on their prompt."};
 };
 
-// A Generator over another whose requests run under it. All outlive their tickets.
+// One over another whose requests run under the quarantine. All outlive their tickets, and what they began.
 std::unique_ptr<engine::Generator> guarded(engine::Generator& inner, Quarantine& quarantine);
+std::unique_ptr<engine::Embedder> guarded(engine::Embedder& inner, Quarantine& quarantine);
+std::unique_ptr<engine::Reranker> guarded(engine::Reranker& inner, Quarantine& quarantine);
 
 }  // namespace ashlar::gateway

@@ -307,7 +307,7 @@ void Graders::Core::begin() {
 }
 
 void Graders::Core::work() {
-  name_this_thread("judges");
+  begin_thread("judges");
   for (;;) {
     const bool asking = turn();
     std::unique_lock lock(mutex_);

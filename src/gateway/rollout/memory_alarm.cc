@@ -67,7 +67,7 @@ std::optional<double> memory_stalls() {
 MemoryAlarm::MemoryAlarm(MemoryAlarmOptions options) : options_(std::move(options)) {
   if (!options_.own_thread) return;
   thread_ = std::thread([this] {
-    name_this_thread("memory");
+    begin_thread("memory");
     std::unique_lock lock(mutex_);
     while (!due_.wait_for(lock, options_.every, [this] { return stopping_; })) {
       lock.unlock();

@@ -188,7 +188,7 @@ void Rollouts::read_others() {
 }
 
 void Rollouts::work() {
-  name_this_thread("rollouts");
+  begin_thread("rollouts");
   for (;;) {
     turn();
     std::unique_lock lock(mutex_);

@@ -286,7 +286,7 @@ void Shadows::Core::begin() {
 }
 
 void Shadows::Core::work() {
-  name_this_thread("shadows");
+  begin_thread("shadows");
   for (;;) {
     turn();
     std::unique_lock lock(mutex_);

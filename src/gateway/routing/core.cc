@@ -507,10 +507,10 @@ void Router::Core::begin() {
 }
 
 void Router::Core::work() {
-  name_this_thread("router");
+  begin_thread("router");
   for (;;) {
     turn();
-    std::unique_lock lock(mutex_);
+    std::unique_lock<std::mutex> lock(mutex_);
     if (stopping_) return;
     const TimePoint next = next_due();
     if (next <= options_.now()) continue;

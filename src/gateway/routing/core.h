@@ -15,6 +15,7 @@
 #include <variant>
 #include <vector>
 
+#include "base/brief_mutex.h"
 #include "gateway/routing/fleet.h"
 #include "gateway/routing/response_cache.h"
 #include "gateway/routing/router.h"
@@ -139,7 +140,7 @@ class Router::Core : public std::enable_shared_from_this<Router::Core> {
   const RouterOptions options_;
   Metrics metrics_;
   std::mutex changing_;  // taken before mutex_
-  mutable std::mutex mutex_;
+  mutable BriefMutex mutex_;
   std::condition_variable due_;
   RouteTable table_;
   // Those of the table that count their names.

@@ -170,11 +170,12 @@ Flight::Flight(std::shared_ptr<Router::Core> core, ResponseCache::Answer answer,
   }
 }
 
-std::optional<std::uint64_t> Flight::listen(engine::Sink& sink) {
+std::optional<std::uint64_t> Flight::listen(engine::Sink& sink, std::shared_ptr<const Joined> joined) {
   const Lock lock(mutex_);
   // Who left an answer to nobody has cancelled it.
   if (abandoned_ || (over_ && said_.empty())) return std::nullopt;
-  listeners_.push_back({.id = ++listeners_made_, .sink = &sink});
+  listeners_.push_back({.id = ++listeners_made_, .sink = &sink, .joined = std::move(joined)});
+  if (over_ && listeners_.back().joined) done_with(listeners_.back());
   return listeners_made_;
 }
 
@@ -480,6 +481,17 @@ void Flight::explain() const {
   if (request_ && !committed_) gateway::explain(*request_, trace_);
 }
 
+// As far as the way is known when the answer comes to who joined, perhaps long after its first event.
+void Flight::explain_to(const Listener& listener) const {
+  if (listener.next > 0 || !listener.joined || !listener.joined->notes) return;
+  note(*listener.joined->notes, trace_.joined_by(listener.joined->id));
+}
+
+void Flight::done_with(const Listener& listener) const {
+  if (!core_->options().on_done) return;
+  core_->options().on_done(listener.joined ? trace_.joined_by(listener.joined->id) : trace_);
+}
+
 void Flight::fail(Attempt& attempt, engine::Failed failed, std::string outcome) {
   const Judgement judgement = judge(failed.error, failed.over_context, failed.reason, core_->now() >= deadline_);
   attempt.over_ = true;
@@ -563,8 +575,10 @@ void Flight::deliver() {
   const Lock lock(mutex_);
   const std::thread::id before = std::exchange(calling_, std::this_thread::get_id());
   for (std::size_t i = 0; i < listeners_.size(); ++i)
-    while (listeners_[i].sink != nullptr && listeners_[i].next < said_.size())
+    while (listeners_[i].sink != nullptr && listeners_[i].next < said_.size()) {
+      explain_to(listeners_[i]);
       listeners_[i].sink->on(for_listener(said_[listeners_[i].next++]));
+    }
   calling_ = before;
 }
 
@@ -632,8 +646,8 @@ void Flight::end(bool good) {
   if (good && keep_) answer = std::make_shared<const std::vector<engine::Event>>(said_);
   if (!key_.empty()) core_->landed(key_, *this, std::move(answer));
   core_->leave(*this);
-  if (std::exchange(told_, true) || !core_->options().on_done) return;
-  core_->options().on_done(trace_);
+  if (std::exchange(told_, true)) return;
+  for (const Listener& each : listeners_) done_with(each);
 }
 
 RouteTrace Flight::trace() const {

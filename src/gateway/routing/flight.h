@@ -81,8 +81,14 @@ class Flight : public std::enable_shared_from_this<Flight> {
   TimePoint deadline() const { return deadline_; }
   int cost() const { return prompt_tokens_ + answer_tokens_; }
 
-  // Somebody who gets all events, from the first. nothing: it is over. The first listener is there from the start.
-  std::optional<std::uint64_t> listen(engine::Sink& sink);
+  // An equal request that joins: its id, and where its way is noted if it asks for that.
+  struct Joined {
+    std::string id;
+    std::shared_ptr<engine::Notes> notes;
+  };
+  // Somebody who gets all events, from the first. nothing: it is over. The first listener is there from the start, the
+  // others have joined.
+  std::optional<std::uint64_t> listen(engine::Sink& sink, std::shared_ptr<const Joined> joined = nullptr);
   // After this, `sink` is called no more. The last one's leaving ends the request.
   void leave(std::uint64_t listener);
 
@@ -106,7 +112,8 @@ class Flight : public std::enable_shared_from_this<Flight> {
   friend class Router::Core;
   struct Listener {
     std::uint64_t id;
-    engine::Sink* sink;  // null: it left
+    engine::Sink* sink;                    // null: it left
+    std::shared_ptr<const Joined> joined;  // null: it asked first
     std::size_t next = 0;
   };
   using Lock = std::unique_lock<std::recursive_mutex>;
@@ -129,6 +136,8 @@ class Flight : public std::enable_shared_from_this<Flight> {
   void finish_try(Attempt& attempt, std::string outcome, std::optional<Cause> cause, const Error* error);
   void commit();
   void explain() const;
+  void explain_to(const Listener& listener) const;
+  void done_with(const Listener& listener) const;
   void say(engine::Event event);
   engine::Event for_listener(const engine::Event& said);
   void end(bool good);

@@ -15,7 +15,9 @@ RouteHints hints_of(const engine::Request& request) {
 }
 
 void explain(const engine::Request& request, const RouteTrace& trace) {
-  if (request.sender.explain && request.notes) request.notes->emplace_back("x-ashlar-route", trace.header());
+  if (request.sender.explain && request.notes) note(*request.notes, trace);
 }
+
+void note(engine::Notes& notes, const RouteTrace& trace) { notes.emplace_back("x-ashlar-route", trace.header()); }
 
 }  // namespace ashlar::gateway

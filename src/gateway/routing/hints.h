@@ -11,5 +11,6 @@ namespace ashlar::gateway {
 RouteHints hints_of(const engine::Request& request);
 // Notes the trace for the sender, if they asked for it.
 void explain(const engine::Request& request, const RouteTrace& trace);
+void note(engine::Notes& notes, const RouteTrace& trace);
 
 }  // namespace ashlar::gateway

@@ -238,6 +238,60 @@ TEST(ResponseCache, WhoAskedFirstPaysForAllWhoJoined) {
   EXPECT_TRUE(std::get<engine::Finished>(second.events.back()).usage.kept);
 }
 
+// Of a greedy request that asks for its way, what its head would say.
+struct Explained {
+  explicit Explained(engine::Request request = greedy()) : asked(std::move(request)) {
+    asked.sender.explain = true;
+    asked.notes = notes = std::make_shared<engine::Notes>();
+  }
+  std::string way() const { return notes->empty() ? "" : notes->back().second; }
+  engine::Request asked;
+  std::shared_ptr<engine::Notes> notes;
+};
+
+TEST(ResponseCache, WhoJoinsHasItsWayExplained) {
+  Cached house;
+  house.answers = false;
+  auto& router = house.open();
+  Explained early, late, silent;
+  silent.asked.sender.explain = false;
+  const std::string id = late.asked.id;
+  Sink first, second, third, fourth;
+  auto one = router.route(greedy(), {}, first), two = router.route(early.asked, {}, second);
+  EXPECT_EQ(early.way(), "") << "nobody answers yet";
+  house[0].last().start();
+  house[0].last().text("one ");
+  EXPECT_EQ(early.way(), "group=g strategy=least-outstanding cache=joined choice=least-outstanding tries=a:running");
+  auto three = router.route(late.asked, {}, third), four = router.route(silent.asked, {}, fourth);
+  router.turn();
+  EXPECT_EQ(third.words, "one ");
+  EXPECT_EQ(late.way(), early.way()) << "who comes to an answer that runs is told before its first event";
+  house[0].last().text("two");
+  house[0].last().finish();
+  for (const Explained* each : {&early, &late}) EXPECT_EQ(each->notes->size(), 1U) << "once";
+  EXPECT_TRUE(silent.notes->empty());
+  EXPECT_EQ(house[0].started, 1);
+  ASSERT_EQ(house.traces.size(), 4U) << "each is logged";
+  EXPECT_EQ(house.traces[0].cache, "miss");
+  EXPECT_EQ(house.traces[2].cache, "joined");
+  EXPECT_EQ(house.traces[2].id, id);
+  EXPECT_EQ(house.traces[2].answered_by(), "a");
+}
+
+TEST(ResponseCache, WhoJoinsWhatFailsIsToldTheWayItWent) {
+  Cached house;
+  house.answers = false;
+  auto& router = house.open();
+  Explained joined;
+  Sink first, second;
+  auto one = router.route(greedy(), {}, first), two = router.route(joined.asked, {}, second);
+  house[0].last().fail(Code::invalid);
+  router.turn();
+  EXPECT_TRUE(second.error);
+  EXPECT_EQ(joined.way(),
+            "group=g strategy=least-outstanding cache=joined choice=least-outstanding tries=a:failed/invalid");
+}
+
 TEST(ResponseCache, WhenAllLeaveTheWorkStopsAndAFailureIsToldToAll) {
   Cached house;
   house.answers = false;

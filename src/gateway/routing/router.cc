@@ -17,23 +17,18 @@ namespace {
 
 class Ticket final : public RouteTicket {
  public:
-  Ticket(std::shared_ptr<Flight> flight, std::uint64_t listener, std::unique_ptr<const RouteTrace> trace = nullptr)
-      : flight_(std::move(flight)), listener_(listener), trace_(std::move(trace)) {}
+  Ticket(std::shared_ptr<Flight> flight, std::uint64_t listener, std::shared_ptr<const Flight::Joined> joined = nullptr)
+      : flight_(std::move(flight)), listener_(listener), joined_(std::move(joined)) {}
   ~Ticket() override { flight_->leave(listener_); }
   RouteTrace trace() const override {
     RouteTrace trace = flight_->trace();
-    if (!trace_) return trace;
-    // One that joined has its own name for what it asked, and the way of the one it joined.
-    trace.id = trace_->id;
-    trace.model = trace_->model;
-    trace.cache = trace_->cache;
-    return trace;
+    return joined_ ? trace.joined_by(joined_->id) : trace;
   }
 
  private:
   std::shared_ptr<Flight> flight_;
   std::uint64_t listener_;
-  const std::unique_ptr<const RouteTrace> trace_;  // of one that joined another; else null
+  const std::shared_ptr<const Flight::Joined> joined_;  // null: it joined nobody
 };
 
 Status check(const Deployment& deployment) {
@@ -218,15 +213,13 @@ std::expected<std::unique_ptr<RouteTicket>, engine::Generator::Refusal> Router::
       core_->post({.what = Core::Task::What::deliver, .flight = std::move(flight)});
       return ticket;
     }
-    // Who asks for the way has one: whom they joined may be answering already.
-    if (found.leader && !request.sender.explain && found.leader->deadline() >= request.deadline &&
-        found.leader->priority() <= request.priority) {
-      if (const auto listener = found.leader->listen(sink)) {
+    if (found.leader && found.leader->deadline() >= request.deadline && found.leader->priority() <= request.priority) {
+      const auto joined = std::make_shared<const Flight::Joined>(
+          Flight::Joined{.id = request.id, .notes = request.sender.explain ? request.notes : nullptr});
+      if (const auto listener = found.leader->listen(sink, joined)) {
         core_->count_joined();
-        trace.cache = "joined";
         core_->post({.what = Core::Task::What::deliver, .flight = found.leader});
-        return std::make_unique<Ticket>(std::move(found.leader), *listener,
-                                        std::make_unique<const RouteTrace>(std::move(trace)));
+        return std::make_unique<Ticket>(std::move(found.leader), *listener, joined);
       }
     }
     trace.cache = "miss";
@@ -234,9 +227,9 @@ std::expected<std::unique_ptr<RouteTicket>, engine::Generator::Refusal> Router::
   if (steering != nullptr) plan.tap = steering->tap(plan.group->name, request);
   const std::string key = plan.key;
   auto flight = std::make_shared<Flight>(core_, std::move(request), std::move(hints), std::move(plan));
+  auto ticket = std::make_unique<Ticket>(flight, *flight->listen(sink));  // before others can find it, and join
   core_->enter(flight);
   if (!key.empty()) core_->lead(key, flight);
-  auto ticket = std::make_unique<Ticket>(flight, *flight->listen(sink));
   if (auto refusal = flight->advance()) {
     flight->turn_away(*refusal);
     return std::unexpected(std::move(*refusal));

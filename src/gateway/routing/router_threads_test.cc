@@ -105,6 +105,7 @@ class Watch final : public engine::Sink {
  public:
   void on(engine::Event event) override {
     if (dead || over) ++wrong;
+    if (notes && notes->size() != 1) ++wrong;
     if (std::holds_alternative<engine::Started>(event) && began++ > 0) ++wrong;
     over = over || std::holds_alternative<engine::Finished>(event) || std::holds_alternative<engine::Failed>(event);
     // Events may come before start() has returned the ticket, and it may not be waited for here.
@@ -118,6 +119,7 @@ class Watch final : public engine::Sink {
   std::atomic<bool> dead = false, over = false;
   std::atomic<int> began = 0, wrong = 0;
   bool drop_inside = false;
+  std::shared_ptr<engine::Notes> notes;  // of one that asks for its way: there, once, before the first event
   std::unique_ptr<RouteTicket> ticket;
   std::atomic<bool> has_ticket = false, dropped = false;
   std::atomic<bool> gone = false;  // this has been left for good
@@ -151,6 +153,10 @@ TEST(RouterThreads, ManyStartAndLeaveWhileDeploymentsComeAndGo) {
           Watch watch;
           auto request = ask("question " + std::to_string(random() % 8));
           if (random() % 2 == 0) request.sampling.temperature = 0;
+          if (random() % 2 == 0) {
+            request.sender.explain = true;
+            request.notes = watch.notes = std::make_shared<engine::Notes>();
+          }
           auto ticket = router->route(std::move(request), {.session = std::to_string(random() % 4)}, watch);
           if (!ticket) continue;
           const auto patience = random() % 3 == 0 ? random() % 200 : 100'000;

@@ -30,6 +30,13 @@ std::string RouteTrace::answered_by() const {
   return !tries.empty() && tries.back().outcome == "ok" ? tries.back().deployment : "";
 }
 
+RouteTrace RouteTrace::joined_by(std::string own) const {
+  RouteTrace out = *this;
+  out.id = std::move(own);
+  out.cache = "joined";
+  return out;
+}
+
 Json RouteTrace::json() const {
   Json out{{"id", id}, {"model", model}, {"group", group}, {"strategy", strategy}};
   if (!tier.empty()) out["tier"] = tier;

@@ -39,6 +39,8 @@ struct RouteTrace {
   // The deployment that answers; empty: none, or the cache.
   std::string answered_by() const;
   Json json() const;
+  // The same way, of the request `own` that joined this one.
+  RouteTrace joined_by(std::string own) const;
   // One line of printable ASCII without error texts: "group=chat strategy=latency tries=a:failed/unavailable,b:ok".
   std::string header() const;
 };

@@ -200,7 +200,7 @@ class AnthropicReader final : public EventReader {
     if (input)
       prompt = static_cast<int>(
           std::min<std::int64_t>(std::int64_t{*input} + read.value_or(0) + made.value_or(0), 2'147'483'647));
-    teller_.counted(prompt, count_of(*usage, "output_tokens"), read, {}, made);
+    teller_.counted(prompt, count_of(*usage, "output_tokens"), read, {}, made, hour_of(*usage));
   }
 
   void take_end(const Json& delta) {

@@ -77,11 +77,18 @@ Result<Json> block_of(const Piece& piece) {
   return Json::object();
 }
 
+// Of a cache_control as Anthropic's clients write it.
+Json cache_point(const Json& control) {
+  Json point{{"type", "default"}};
+  if (const auto ttl = string_member(control, "ttl"); !ttl.empty()) point["ttl"] = ttl;
+  return {{"cachePoint", std::move(point)}};
+}
+
 Result<Json> blocks_of(const std::vector<Piece>& pieces) {
   Json out = Json::array();
   for (const Piece& piece : pieces) {
     out.push_back(TRY(block_of(piece)));
-    if (piece.cache_control) out.push_back({{"cachePoint", {{"type", "default"}}}});
+    if (piece.cache_control) out.push_back(cache_point(*piece.cache_control));
   }
   return out;
 }
@@ -108,7 +115,7 @@ Status say_tools(const engine::Chat& chat, const Json& body, const Conversation&
   for (const Tool& tool : read_tools(chat)) {
     if (tool.other) return Error{Code::unsupported, "an upstream of kind bedrock takes only tools that are functions"};
     tools.push_back(tool_spec(tool.name, tool.description, *tool.parameters));
-    if (tool.cache_control) tools.push_back({{"cachePoint", {{"type", "default"}}}});
+    if (tool.cache_control) tools.push_back(cache_point(*tool.cache_control));
   }
   const ToolChoice choice = read_tool_choice(body);
   Json said = Json::object();
@@ -264,7 +271,16 @@ class BedrockReader final : public Reader {
     if (input)
       prompt = static_cast<int>(
           std::min<std::int64_t>(std::int64_t{*input} + read.value_or(0) + made.value_or(0), 2'147'483'647));
-    teller_.counted(prompt, count_of(*usage, "outputTokens"), read, {}, made);
+    teller_.counted(prompt, count_of(*usage, "outputTokens"), read, {}, made, hour_of_details(*usage));
+  }
+
+  static std::optional<int> hour_of_details(const Json& usage) {
+    const Json* details = find_member(usage, "cacheDetails");
+    if (details == nullptr || !details->is_array()) return std::nullopt;
+    std::int64_t hour = 0;
+    for (const Json& each : *details)
+      if (string_member(each, "ttl") == "1h") hour += count_of(each, "inputTokens").value_or(0);
+    return static_cast<int>(std::min<std::int64_t>(hour, 2'147'483'647));
   }
 
   void take_end(std::string_view reason) {

@@ -20,7 +20,7 @@ constexpr milliseconds kMaxWait{3'600'000};
 
 // What an error says, wherever it stands in it.
 struct Said {
-  std::string message, type, code;
+  std::string message, type, code, param;
 };
 
 std::string text_of(const Json& value) {
@@ -70,6 +70,7 @@ Said read_said(const Json& value, int depth = 0) {
   }
   take(said.type, value, {"type", "error_type", "__type", "status"});
   take(said.code, value, {"code", "Code", "error_code"});
+  take(said.param, value, {"param"});
   return said;
 }
 
@@ -92,19 +93,40 @@ bool has(std::string_view text, std::initializer_list<std::string_view> words) {
 bool is_over_context(const Said& said) {
   if (said.code == "context_length_exceeded" || said.type == "exceed_context_size_error") return true;
   const std::string text = net::lower(said.message);
-  return has(text, {"maximum context length", "context length of", "context window", "context size",
-                    "exceeds the context", "max_model_len", "prompt is too long", "input is too long",
-                    "prompt too long", "too many input tokens", "exceeds the limit of", "range of input length"});
+  return has(text, {"maximum context length",
+                    "context length of",
+                    "context window",
+                    "context size",
+                    "exceeds the context",
+                    "max_model_len",
+                    "prompt is too long",
+                    "input is too long",
+                    "prompt too long",
+                    "too many input tokens",
+                    "exceeds the limit of",
+                    "range of input length",
+                    "model's context length",  // SGLang
+                    "`inputs` must have less than",
+                    "`inputs` tokens + `max_new",  // TGI
+                    "max_seq_len",
+                    "should not exceed max_num_tokens",  // TensorRT-LLM
+                    "exceed context limit",              // Anthropic: with max_tokens
+                    "maximum number of tokens allowed",  // Gemini
+                    "maximum prompt length",
+                    "exceeded model token limit"});  // xAI, Moonshot
 }
 
 bool is_filtered(const Said& said) {
   const std::string text = net::lower(said.code + " " + said.type);
-  return has(text, {"content_filter", "content_policy", "responsibleai", "datainspection", "data_inspection"});
+  return has(text, {"content_filter", "content_policy", "responsibleai", "datainspection", "data_inspection"}) ||
+         has(net::lower(said.message), {"content filtering policy", "content exists risk"});  // Anthropic, DeepSeek
 }
 
 bool is_quota(const Said& said) {
   const std::string text = net::lower(said.code + " " + said.type);
-  return has(text, {"insufficient_quota", "billing", "arrearage", "budget_exceeded", "quota_exceeded"});
+  return has(text, {"insufficient_quota", "billing", "arrearage", "budget_exceeded", "quota_exceeded", "current_quota",
+                    "freetieronly"}) ||
+         has(net::lower(said.message), {"credit balance is too low"});  // Anthropic's, of type invalid_request_error
 }
 
 std::optional<milliseconds> seconds_of(std::string_view text, double scale) {
@@ -201,6 +223,14 @@ engine::Failed translate(const std::string& upstream, int status, const Said& sa
   return out;
 }
 
+// What is the request's own fault is told on as it was said, with the member that it is about.
+void name_member(engine::Failed& failed, const Said& said) {
+  const Code code = failed.error.code;
+  const bool told_on =
+      code == Code::invalid || code == Code::too_large || code == Code::unsupported || code == Code::not_found;
+  if (told_on && said.param != "None") failed.param = plain(said.param);  // LiteLLM's word for null
+}
+
 }  // namespace
 
 Failure failure_of_answer(const std::string& upstream, int status, const net::Headers& headers, std::string_view body) {
@@ -214,6 +244,7 @@ Failure failure_of_answer(const std::string& upstream, int status, const net::He
   if (said.message.empty() && sentence && net::find_header(headers, "content-type").starts_with("text/plain"))
     said.message = body;
   Failure out{.failed = translate(upstream, status, said, retry_after(headers)), .retry = is_worth_another(status)};
+  name_member(out.failed, said);
   if (out.failed.reason == "upstream_quota") out.retry = false;
   return out;
 }
@@ -221,7 +252,9 @@ Failure failure_of_answer(const std::string& upstream, int status, const net::He
 Failure failure_in_stream(const std::string& upstream, const Json& error) {
   const Said said = read_said(error);
   const int status = status_of_type(said);
-  return {.failed = translate(upstream, status, said, milliseconds(0)), .retry = is_worth_another(status)};
+  Failure out{.failed = translate(upstream, status, said, milliseconds(0)), .retry = is_worth_another(status)};
+  name_member(out.failed, said);
+  return out;
 }
 
 Failure failure_of_call(const std::string& upstream, const Error& error, bool answered) {

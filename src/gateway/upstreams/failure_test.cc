@@ -1,6 +1,9 @@
 #include "gateway/upstreams/failure.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+
+#include "base/json_full.h"
 
 namespace ashlar::gateway {
 namespace {
@@ -64,6 +67,62 @@ TEST(Failure, MeaningsAreKept) {
   EXPECT_EQ(failed(413, "").error.code, Code::too_large);
   EXPECT_EQ(failed(529, "").status, 503);
   EXPECT_EQ(failed(504, "").status, 504);
+}
+
+TEST(Failure, TheMemberAtFaultIsTold) {
+  const auto said = [](std::string_view param) {
+    return fmt::format(R"({{"error":{{"message":"x","type":"invalid_request_error","param":{},"code":null}}}})", param);
+  };
+  EXPECT_EQ(failed(400, said(R"("messages.[0].content")")).param, "messages.[0].content");
+  EXPECT_EQ(failed(404, said(R"("model")")).param, "model");
+  EXPECT_EQ(failed(422, said(R"("n")")).param, "n");
+  EXPECT_EQ(failed(400, R"({"object":"error","message":"x","param":"top_p","code":400})").param, "top_p");
+  EXPECT_EQ(failure_in_stream("up", *parse_json(said(R"("stop")"))).failed.param, "stop");
+  // Azure's filter.
+  EXPECT_EQ(failed(400, R"({"error":{"code":"content_filter","message":"x","param":"prompt"}})").param, "prompt");
+  for (const std::string_view nothing : {"null", R"("")", R"("None")", "{}", R"(["n"])"})
+    EXPECT_EQ(failed(400, said(nothing)).param, "") << nothing;
+  EXPECT_EQ(failed(400, said(R"("a\r\nb")")).param, "a  b");
+  EXPECT_LT(failed(400, said('"' + std::string(5000, 'x') + '"')).param.size(), 700u);
+}
+
+TEST(Failure, WhatIsNotTheRequestsFaultNamesNoMember) {
+  const std::string_view body = R"({"error":{"message":"x","param":"key","code":"insufficient_quota"}})";
+  for (const int status : {401, 403, 429, 500, 503}) EXPECT_EQ(failed(status, body).param, "") << status;
+}
+
+// In the words of each kind of server, whose codes say no more than that the request is not good.
+TEST(Failure, EveryServersWordsForAPromptTooLongAreKnown) {
+  for (const char* words :
+       {"The input (5000 tokens) is longer than the model's context length (4096 tokens).",
+        "Requested token count exceeds the model's maximum context length of 4096 tokens.",
+        "Input validation error: `inputs` must have less than 4096 tokens. Given: 5000",
+        "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 4000 `inputs` tokens and "
+        "200 "
+        "`max_new_tokens`",
+        "The sum of prompt length (5000), query length (0) should not exceed max_num_tokens (4096)",
+        "prompt length plus max_tokens is over max_seq_len (4096)",
+        "input length and `max_tokens` exceed context limit: 190000 + 20000 > 200000, decrease input length",
+        "The input token count (1048577) exceeds the maximum number of tokens allowed (1048576).",
+        "This model's maximum prompt length is 131072 but the request contains 537812 tokens.",
+        "Invalid request: Your request exceeded model token limit: 8192"})
+    EXPECT_TRUE(
+        failed(400, Json{{"error", {{"message", words}, {"type", "invalid_request_error"}}}}.dump()).over_context)
+        << words;
+}
+
+TEST(Failure, AnAccountThatIsUsedUpAndATextThatIsFilteredAreKnownByTheirWordsToo) {
+  for (const auto& [status, body] : std::initializer_list<std::pair<int, const char*>>{
+           {400, R"({"type":"error","error":{"type":"invalid_request_error",
+             "message":"Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing."}})"},
+           {429, R"({"error":{"type":"exceeded_current_quota_error","message":"x"}})"},
+           {403,
+            R"({"code":"AllocationQuota.FreeTierOnly","message":"The free tier of the model has been exhausted."})"}})
+    EXPECT_EQ(failed(status, body).reason, "upstream_quota") << body;
+  for (const char* words : {"Output blocked by content filtering policy", "Content Exists Risk"})
+    EXPECT_EQ(failed(400, Json{{"error", {{"message", words}, {"type", "invalid_request_error"}}}}.dump()).reason,
+              "content_policy_violation")
+        << words;
 }
 
 TEST(Failure, WhatIsSaidOfOurKeyStaysHere) {

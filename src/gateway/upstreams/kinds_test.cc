@@ -78,7 +78,7 @@ TEST(Anthropic, ARichConversationGoesOutInItsForm) {
 const auto anthropic_stream = [](const Exchange& exchange) {
   exchange.begin();
   exchange.send(sse(
-      {R"({"type":"message_start","message":{"usage":{"input_tokens":5,"cache_read_input_tokens":3,"cache_creation_input_tokens":2,"output_tokens":1}}})",
+      {R"({"type":"message_start","message":{"usage":{"input_tokens":5,"cache_read_input_tokens":3,"cache_creation_input_tokens":2,"cache_creation":{"ephemeral_5m_input_tokens":1,"ephemeral_1h_input_tokens":1},"output_tokens":1}}})",
        R"({"type":"content_block_start","index":0,"content_block":{"type":"thinking","thinking":""}})",
        R"({"type":"ping"})",
        R"({"type":"content_block_delta","index":0,"delta":{"type":"thinking_delta","thinking":"Hm."}})",
@@ -108,7 +108,9 @@ TEST(Anthropic, ItsEventsBecomeOurs) {
   EXPECT_EQ(usage.prompt_tokens, 10);
   EXPECT_EQ(usage.cached_tokens, 3);
   EXPECT_EQ(usage.written_tokens, 2);
+  EXPECT_EQ(usage.hour_tokens, 1);
   EXPECT_EQ(asked.sink.all<engine::Started>().at(0).written_tokens, 2);
+  EXPECT_EQ(asked.sink.all<engine::Started>().at(0).hour_tokens, 1);
   EXPECT_EQ(usage.completion_tokens, 17);
   EXPECT_FALSE(usage.estimated);
   EXPECT_EQ((*asked.sink.all<engine::Members>().at(0).json)["thinking_blocks"][0]["signature"], "SIG");
@@ -137,7 +139,7 @@ Json parts() {
       {"role":"assistant","tool_calls":[{"id":"c1","type":"function","function":{"name":"f","arguments":"{}"}}],
        "thinking_blocks":[{"type":"redacted_thinking","data":"ENC"}]},
       {"role":"tool","tool_call_id":"c1","content":[{"type":"text","text":"seen"},{"type":"image_url","image_url":{"url":"data:image/png;base64,AAAA"}}]}],
-    "tools":[{"type":"function","function":{"name":"f","parameters":{"type":"object"}},"cache_control":{"type":"ephemeral"}}]})");
+    "tools":[{"type":"function","function":{"name":"f","parameters":{"type":"object"}},"cache_control":{"type":"ephemeral","ttl":"1h"}}]})");
 }
 
 const auto refuses = [](const Exchange& exchange) { exchange.answer(400, "application/json", R"({"message":"no"})"); };
@@ -312,17 +314,23 @@ TEST(Azure, WhatItsFilterFindsIsPassedOn) {
 }
 
 TEST(OpenAi, WhatACacheWasWrittenWithIsCounted) {
-  for (const char* const usage :
-       {R"({"prompt_tokens":9,"prompt_tokens_details":{"cached_tokens":2,"cache_write_tokens":5}})",
-        R"({"prompt_tokens":9,"prompt_tokens_details":{"cached_tokens":2,"cache_creation_tokens":5}})",
-        R"({"prompt_tokens":9,"prompt_tokens_details":{"cached_tokens":2,"cache_creation_input_tokens":5}})",
-        R"({"prompt_tokens":9,"prompt_tokens_details":{"cached_tokens":2},"cache_creation_input_tokens":5})"}) {
+  for (
+      const char* const usage :
+      {R"({"prompt_tokens":9,"prompt_tokens_details":{"cached_tokens":2,"cache_write_tokens":5}})",
+       R"({"prompt_tokens":9,"prompt_tokens_details":{"cached_tokens":2,"cache_creation_tokens":5}})",
+       R"({"prompt_tokens":9,"prompt_tokens_details":{"cached_tokens":2,"cache_creation_input_tokens":5}})",
+       R"({"prompt_tokens":9,"prompt_tokens_details":{"cached_tokens":2},"cache_creation_input_tokens":5})",
+       R"({"prompt_tokens":9,"prompt_tokens_details":{"cached_tokens":2,"cache_creation_tokens":5,"cache_creation_token_details":{"ephemeral_5m_input_tokens":1,"ephemeral_1h_input_tokens":4}}})",
+       R"({"prompt_tokens":9,"cache_creation_input_tokens":5,"cache_creation":{"ephemeral_1h_input_tokens":4}})",
+       R"({"prompt_tokens":9,"cache_creation_input_tokens":5,"cache_creation":{"x":9},"prompt_tokens_details":[]})"}) {
     Kind kind("openai", [&](const Exchange& exchange) {
       exchange.begin();
       exchange.send("data: " + Json{{"choices", {{{"delta", {{"content", "ok"}}}, {"finish_reason", "stop"}}}}}.dump() +
                     "\n\ndata: {\"choices\":[],\"usage\":" + usage + "}\n\ndata: [DONE]\n\n");
     });
-    EXPECT_EQ(kind.ask().sink.usage().written_tokens, 5) << usage;
+    const auto told = kind.ask().sink.usage();
+    EXPECT_EQ(told.written_tokens, 5) << usage;
+    EXPECT_EQ(told.hour_tokens, std::string_view(usage).contains("_1h_") ? 4 : 0) << usage;
   }
 }
 
@@ -351,7 +359,7 @@ TEST(Bedrock, ConverseGoesOutSignedAndItsEventsComeBack) {
         converse_event("messageStop", R"({"stopReason":"tool_use"})") +
         converse_event(
             "metadata",
-            R"({"usage":{"inputTokens":8,"outputTokens":9,"cacheReadInputTokens":2,"cacheWriteInputTokens":4}})");
+            R"({"usage":{"inputTokens":8,"outputTokens":9,"cacheReadInputTokens":2,"cacheWriteInputTokens":4,"cacheDetails":[{"ttl":"1h","inputTokens":3},{"ttl":"5m","inputTokens":1}]}})");
     for (std::size_t i = 0; i < all.size(); i += 37) exchange.send(std::string_view(all).substr(i, 37));
   });
   kind.options.api_key.clear();
@@ -379,6 +387,7 @@ TEST(Bedrock, ConverseGoesOutSignedAndItsEventsComeBack) {
   EXPECT_EQ(asked.sink.calls(), std::vector<std::string>{"t f {\"a\":1}"});
   EXPECT_EQ(asked.sink.usage().prompt_tokens, 14);
   EXPECT_EQ(asked.sink.usage().written_tokens, 4);
+  EXPECT_EQ(asked.sink.usage().hour_tokens, 3);
   EXPECT_EQ(asked.sink.usage().completion_tokens, 9);
 }
 
@@ -395,7 +404,7 @@ TEST(Bedrock, FilesPicturesOfToolsAndMarksOfTheCacheGoOut) {
     {"role":"assistant","content":[{"reasoningContent":{"redactedContent":"ENC"}},{"toolUse":{"toolUseId":"c1","name":"f","input":{}}}]},
     {"role":"user","content":[{"toolResult":{"toolUseId":"c1","content":[{"text":"seen"},{"image":{"format":"png","source":{"bytes":"AAAA"}}}]}}]}])"))
       << kind.body.dump();
-  EXPECT_EQ(kind.body["toolConfig"]["tools"][1], Json::parse(R"({"cachePoint":{"type":"default"}})"));
+  EXPECT_EQ(kind.body["toolConfig"]["tools"][1], Json::parse(R"({"cachePoint":{"type":"default","ttl":"1h"}})"));
   EXPECT_EQ(kind.body["additionalModelRequestFields"],
             Json::parse(R"({"thinking":{"type":"enabled","budget_tokens":6750}})"));
   EXPECT_EQ(kind.body["inferenceConfig"], Json::parse(R"({"maxTokens":9000})"));

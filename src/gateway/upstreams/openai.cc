@@ -62,17 +62,25 @@ class OpenAiReader final : public EventReader {
   using EventReader::EventReader;
 
  private:
-  void take_whole(const Json& answer) override { take_chunk(answer); }
+  // What was read to its end is whole, also where a choice does not say why it ended.
+  void take_whole(const Json& answer) override {
+    take_chunk(answer);
+    const Json* choices = find_member(answer, "choices");
+    if (choices == nullptr || !choices->is_array()) return;
+    for (const Json& choice : *choices)
+      if (find_member(choice, "message") != nullptr || find_member(choice, "text") != nullptr)
+        teller_.end({.choice = count_of(choice, "index").value_or(0)});
+  }
   void take_event(const net::SseEvent& event) override {
     if (teller_.failure() || teller_.over()) return;
-    if (event.data == "[DONE]") {
+    if (event.data.starts_with("[DONE]")) {
       if (!teller_.begun()) return teller_.fail(nonsense(teller_.upstream(), "no answer"));
       return teller_.done();
     }
     if (auto text = event.type == "message" ? plain_.read(event.data) : std::nullopt)
       return teller_.text(std::move(*text));
     if (event.type == "message")
-      if (auto chunk = read_chunk(event.data)) {
+      if (auto chunk = read_chunk(event.data); chunk && (chunk->choice || chunk->usage)) {
         if (!chunk->text.empty()) plain_.learn(event.data, *chunk);
         return take(std::move(*chunk));
       }
@@ -96,6 +104,8 @@ class OpenAiReader final : public EventReader {
   void take_chunk(const Json& chunk) {
     if (const Json* error = find_member(chunk, "error"))
       return teller_.fail(failure_in_stream(teller_.upstream(), *error));
+    if (string_member(chunk, "object") == "error")  // of vLLM's older servers, and those that took its form
+      return teller_.fail(failure_in_stream(teller_.upstream(), chunk));
     if (const Json* usage = find_member(chunk, "usage")) teller_.usage(*usage);
     if (const Json* results = find_member(chunk, "prompt_filter_results"); results != nullptr && results->is_array())
       teller_.members(0, {{"prompt_filter_results", *results}}, engine::Members::Of::answer);

@@ -124,7 +124,8 @@ Result<std::string> read_secret(std::string_view reference) {
   } else if (reference.starts_with(kFile)) {
     secret = trim(TRY(read_small_file(std::string(reference.substr(kFile.size())), false)));
   } else {
-    secret = TRY(TRY(SealKey::find(false)).open(reference));
+    const auto key = TRY(SealKey::find(false));
+    secret = TRY(key.open(reference));
   }
   const bool plain = std::ranges::all_of(secret, [](unsigned char c) { return c >= 0x20 && c != 0x7f; });
   if (secret.empty() || !plain)

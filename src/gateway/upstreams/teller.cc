@@ -79,6 +79,16 @@ std::optional<int> written_of(const Json& openai) {
   return count_of(openai, "cache_creation_input_tokens");
 }
 
+std::optional<int> hour_of(const Json& usage) {
+  const Json* writes = &usage;
+  if (const auto details = usage.find("prompt_tokens_details"); details != usage.end()) writes = &*details;
+  for (const std::string_view name : {"cache_creation_token_details", "cache_creation"})
+    for (const Json* each : {writes, &usage})
+      if (const auto found = each->find(name); found != each->end())
+        if (const auto count = count_of(*found, "ephemeral_1h_input_tokens")) return count;
+  return std::nullopt;
+}
+
 Teller::Teller(std::string upstream, const engine::Request& request)
     : upstream_(std::move(upstream)),
       most_tokens_(request.stopping.max_tokens),
@@ -102,6 +112,7 @@ void Teller::begin() {
   events_.emplace_back(engine::Started{.prompt_tokens = prompt_.value_or(prompt_estimate_),
                                        .cached_tokens = cached_.value_or(0),
                                        .written_tokens = written_.value_or(0),
+                                       .hour_tokens = hour_.value_or(0),
                                        .asked = made_});
   for (engine::Members& each : early_) events_.emplace_back(std::move(each));
   early_.clear();
@@ -189,12 +200,13 @@ void Teller::end(engine::ChoiceEnd end) {
 }
 
 void Teller::counted(std::optional<int> prompt, std::optional<int> completion, std::optional<int> cached,
-                     std::optional<int> reasoning, std::optional<int> written) {
+                     std::optional<int> reasoning, std::optional<int> written, std::optional<int> hour) {
   if (prompt) prompt_ = prompt;
   if (completion) completion_ = completion;
   if (cached) cached_ = cached;
   if (reasoning) reasoning_ = reasoning;
   if (written) written_ = written;
+  if (hour) hour_ = hour;
 }
 
 void Teller::usage(const Json& openai) {
@@ -204,7 +216,7 @@ void Teller::usage(const Json& openai) {
   };
   counted(count_of(openai, "prompt_tokens"), count_of(openai, "completion_tokens"),
           inner("prompt_tokens_details", "cached_tokens"), inner("completion_tokens_details", "reasoning_tokens"),
-          written_of(openai));
+          written_of(openai), hour_of(openai));
   accepted_ = inner("completion_tokens_details", "accepted_prediction_tokens").value_or(accepted_);
   rejected_ = inner("completion_tokens_details", "rejected_prediction_tokens").value_or(rejected_);
 }
@@ -242,6 +254,7 @@ void Teller::finish() {
   usage.completion_tokens = believed ? *completion_ : estimate;
   usage.cached_tokens = std::min(cached_.value_or(0), usage.prompt_tokens);
   usage.written_tokens = std::min(written_.value_or(0), usage.prompt_tokens - usage.cached_tokens);
+  usage.hour_tokens = std::min(hour_.value_or(0), usage.written_tokens);
   usage.reasoning_tokens = std::min(reasoning_.value_or(tokens_of(reasoning_quarters_)), usage.completion_tokens);
   usage.accepted_tokens = accepted_;
   usage.rejected_tokens = rejected_;

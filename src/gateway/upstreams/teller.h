@@ -40,7 +40,7 @@ class Teller {
   // read; what is no count is left to our estimate. The last word stands.
   void usage(const Json& openai);
   void counted(std::optional<int> prompt, std::optional<int> completion, std::optional<int> cached = {},
-               std::optional<int> reasoning = {}, std::optional<int> written = {});
+               std::optional<int> reasoning = {}, std::optional<int> written = {}, std::optional<int> hour = {});
 
   // The upstream said that the answer is whole. Choices that had no end get one: `stop`, or `tool_calls`.
   void done();
@@ -83,7 +83,7 @@ class Teller {
   std::vector<Choice> choices_;
   std::vector<engine::Event> events_;
   std::vector<engine::Members> early_;  // what came before the answer began
-  std::optional<int> prompt_, completion_, cached_, reasoning_, written_;
+  std::optional<int> prompt_, completion_, cached_, reasoning_, written_, hour_;
   int accepted_ = 0, rejected_ = 0;
   std::uint64_t reasoning_quarters_ = 0;
   bool begun_ = false, over_ = false, capped_ = false;
@@ -96,5 +96,7 @@ std::optional<int> count_of(const Json& object, std::string_view name);
 // The prompt's tokens that a cache was written with, of a usage in OpenAI's form: OpenRouter's name for them, LiteLLM's
 // and DashScope's, among the prompt's details, or Anthropic's beside them. Nothing: it says none.
 std::optional<int> written_of(const Json& openai);
+// Those of them that it keeps for an hour: LiteLLM's name for them, among the prompt's details, or Anthropic's.
+std::optional<int> hour_of(const Json& usage);
 
 }  // namespace ashlar::gateway

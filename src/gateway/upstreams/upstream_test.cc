@@ -217,6 +217,48 @@ TEST(Upstream, AWholeAnswerIsTakenWhereAStreamWasAsked) {
   EXPECT_EQ(asked.sink.usage().completion_tokens, 2);
 }
 
+TEST(Upstream, AWholeAnswerNeedNotSayWhyItEnded) {
+  for (const std::string reason : {"", R"(,"finish_reason":null)"}) {
+    FakeServer server([&](const Turn& turn, int) {
+      turn.answer(200, "application/json", R"({"choices":[{"index":0,"message":{"content":"a"})" + reason + "}]}");
+    });
+    auto asked = ask(server);
+    EXPECT_EQ(asked.sink.text(), "a");
+    EXPECT_EQ(asked.sink.reasons(), std::vector{FinishReason::stop});
+  }
+  FakeServer half([](const Turn& turn, int) {
+    turn.answer(200, "application/json", R"({"choices":[{"index":0,"message":{"content":"a"}}]})");
+  });
+  EXPECT_TRUE(ask(half, {{"n", 2}}).sink.failed()) << "one of two choices is no answer";
+}
+
+// The form of vLLM's older servers: no member `error`, and [DONE] behind it as behind an answer.
+TEST(Upstream, AnErrorThatIsAnObjectOfItsOwnIsNoEnd) {
+  for (const bool begun : {false, true}) {
+    FakeServer server([&](const Turn& turn, int) {
+      turn.begin();
+      if (begun) turn.event(delta("Hel"));
+      turn.event(
+          R"({"object":"error","message":"out of memory","type":"InternalServerError","param":null,"code":500})");
+      turn.event("[DONE]");
+    });
+    auto asked = ask(server, Json::object(), [](auto& options) { options.max_attempts = 1; });
+    const auto failed = asked.sink.failed();
+    ASSERT_TRUE(failed) << begun;
+    EXPECT_NE(failed->error.message.find("out of memory"), std::string::npos) << failed->error.message;
+  }
+}
+
+TEST(Upstream, ASpaceBehindTheLastEventIsNoFault) {
+  FakeServer server([](const Turn& turn, int) {
+    turn.begin();
+    turn.event(delta("Hello"));
+    turn.event(kStop);
+    turn.event("[DONE] ");
+  });
+  EXPECT_EQ(ask(server).sink.reasons(), std::vector{FinishReason::stop});
+}
+
 TEST(Upstream, MissingOrWrongUsageIsEstimatedAndMarked) {
   for (const std::string usage : {R"("none")", R"({"prompt_tokens":-1,"completion_tokens":1e30})",
                                   R"({"prompt_tokens":0,"completion_tokens":0})"}) {
@@ -247,9 +289,12 @@ TEST(Upstream, FailuresBeforeTheFirstTokenAreTriedAgain) {
 
 TEST(Upstream, WhatIsTheRequestsFaultIsNotTriedAgain) {
   for (const int status : {400, 401, 403, 404, 413, 422}) {
-    FakeServer server(
-        [&](const Turn& turn, int) { turn.answer(status, "application/json", R"({"error":{"message":"no"}})"); });
-    EXPECT_TRUE(ask(server).sink.failed()) << status;
+    FakeServer server([&](const Turn& turn, int) {
+      turn.answer(status, "application/json", R"({"error":{"message":"no","param":"n"}})");
+    });
+    auto asked = ask(server);
+    ASSERT_TRUE(asked.sink.failed()) << status;
+    EXPECT_EQ(asked.sink.failed()->param, status == 401 || status == 403 ? "" : "n") << status;
     EXPECT_EQ(server.requests(), 1) << status;
   }
 }
@@ -434,6 +479,18 @@ TEST(Upstream, ASlowAttemptIsHedgedAndTheLoserCancelled) {
   EXPECT_EQ(asked.sink.text(), "Hello");
   server.wait_for_leavers(1);
   EXPECT_EQ(server.requests(), 2);
+}
+
+TEST(Upstream, VectorsThatAreNotEachTextsOwnAreNone) {
+  EXPECT_TRUE(read_openai_vectors(R"({"data":[{"embedding":[0,1]},{"embedding":[1,0]}]})", 2));
+  for (const char* body :
+       {R"({"data":[{"index":0,"embedding":[0,1]},{"index":0,"embedding":[1,0]}]})",  // one twice
+        R"({"data":[{"index":0,"embedding":[0,1]},{"index":2,"embedding":[1,0]}]})",
+        R"({"data":[{"index":0,"embedding":[0,1]},{"index":1,"embedding":[1]}]})",
+        R"({"data":[{"index":0,"embedding":[0,1]},{"index":1,"embedding":[1,1e300]}]})",
+        R"({"data":[{"index":0,"embedding":"AADAfw=="},{"index":1,"embedding":"AACAPw=="}]})",  // NaN
+        R"({"data":[{"index":0,"embedding":[0,1]}]})"})
+    EXPECT_FALSE(read_openai_vectors(body, 2)) << body;
 }
 
 TEST(Upstream, CompletionsAndEmbeddingsComeThrough) {

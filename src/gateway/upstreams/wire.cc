@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <utility>
 
@@ -206,11 +207,14 @@ Result<engine::Embeddings> read_openai_vectors(std::string_view body, std::size_
   const Json* data = find_member(answer, "data");
   if (data == nullptr || !data->is_array() || data->size() != count || count == 0) return wrong;
   engine::Embeddings out;
+  std::vector<bool> seen(count);
   for (std::size_t i = 0; i < count; ++i) {
     const Json& item = (*data)[i];
     const auto index = count_of(item, "index").value_or(static_cast<int>(i));
     const Json* vector = find_member(item, "embedding");
-    if (index < 0 || index >= std::ssize(*data) || vector == nullptr) return wrong;
+    if (index < 0 || index >= std::ssize(*data) || seen[static_cast<std::size_t>(index)] || vector == nullptr)
+      return wrong;
+    seen[static_cast<std::size_t>(index)] = true;
     std::vector<float> values;
     if (vector->is_string()) {  // asked for or not
       const auto raw = store::base64_decode(vector->get_ref<const std::string&>());
@@ -223,6 +227,7 @@ Result<engine::Embeddings> read_openai_vectors(std::string_view body, std::size_
         values.push_back(value.get<float>());
       }
     }
+    if (!std::ranges::all_of(values, [](float value) { return std::isfinite(value); })) return wrong;
     if (values.empty() || (out.dimensions != 0 && std::ssize(values) != out.dimensions)) return wrong;
     out.dimensions = static_cast<int>(values.size());
     out.values.resize(count * values.size());

@@ -187,7 +187,7 @@ TEST(RedisClient, AServerThatHangsIsGivenUpAndThenNotWaitedFor) {
   auto begin = Clock::now();
   EXPECT_EQ(said((*client)->call({"PING"})), "deadline");
   EXPECT_GE(Clock::now() - begin, milliseconds(90));
-  EXPECT_LT(Clock::now() - begin, seconds(5));
+  EXPECT_LT(Clock::now() - begin, seconds(30));
   begin = Clock::now();
   for (int i = 0; i < 100; ++i) EXPECT_EQ(said((*client)->call({"PING"})), "unavailable");
   EXPECT_LT(Clock::now() - begin, milliseconds(5'000)) << "each waited for a dead server";

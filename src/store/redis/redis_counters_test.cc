@@ -164,7 +164,7 @@ TEST(RedisCounters, WhatWasGivenUpDoesNotStayReserved) {
       threads.emplace_back(
           [&, i] { EXPECT_EQ(code_of(*counters, "slow" + std::to_string(i), {{kBudget, 10}}), Code::unavailable); });
   }
-  EXPECT_LT(Clock::now() - begin, seconds(5));
+  EXPECT_LT(Clock::now() - begin, seconds(30));
   EXPECT_TRUE(admitted(*counters, "rate", {{kRate, 1}}));
   server.go_on();  // and may now run what it was sent, or not
   wait_until_back(*counters);
@@ -249,9 +249,9 @@ TEST(RedisCounters, AKeyOfAForeignTypeChangesNothing) {
 
 TEST(RedisCounters, TheServersOwnClockServes) {
   auto counters = counters_on(shared_redis().options(), {.prefix = "{" + new_reservation_id() + "}:"});
-  const Limit tps = limit_of(LimitKind::leaky_bucket, "tps", 10, milliseconds(50));
+  const Limit tps = limit_of(LimitKind::leaky_bucket, "tps", 10, seconds(2));
   ASSERT_TRUE(admitted(*counters, "a", {{tps, 10}, {money("hour", 10, Calendar::hour), 1}}));
-  const auto until = Clock::now() + seconds(10);
+  const auto until = Clock::now() + seconds(60);
   int tries = 0;
   for (; !admitted(*counters, "b" + std::to_string(tries), {{tps, 10}}) && Clock::now() < until;) ++tries;
   EXPECT_GT(tries, 0);

@@ -1,0 +1,30 @@
+// A mutex for what is done in a microsecond or two, by threads that answer requests.
+#pragma once
+
+#include <mutex>
+
+namespace ashlar {
+
+// Who finds it taken tries again for some microseconds before it sleeps: to sleep and be woken takes longer than what
+// it waits for (of two network threads at 8,000 requests a second, every fifth request slept: now every twentieth). As
+// a std::mutex (std::unique_lock<std::mutex>, for a condition variable) it sleeps at once.
+class BriefMutex : public std::mutex {
+ public:
+  void lock() {
+    for (int i = 0; i < kTries; ++i) {
+      if (try_lock()) return;
+      rest();
+    }
+    std::mutex::lock();
+  }
+
+ private:
+  static constexpr int kTries = 32;
+  static void rest() {
+#if defined(__x86_64__)
+    for (int i = 0; i < 8; ++i) __builtin_ia32_pause();
+#endif
+  }
+};
+
+}  // namespace ashlar
