@@ -39,7 +39,7 @@ TEST(Yaml, WhatWouldBeTakenOtherwiseThanMeantIsTold) {
   EXPECT_EQ(told("a: !include b.yaml\n"), "a.yaml:1: the tag !include is not read: write the value itself");
   EXPECT_EQ(told("? [a, b]\n: c\n"), "a.yaml:1: a key should be a word");
   EXPECT_EQ(told("a: 1\n---\nb: 1\n"),
-            "a.yaml:3: a second document begins here (after `---` or `...`): a file holds one");
+            "a.yaml:2: a second document begins here (after `---` or `...`): a file holds one");
   EXPECT_EQ(told("a: \"\\e[31m\"\n"), "a.yaml:1: an escape in this text stands for a control character: take it out");
 }
 

@@ -32,6 +32,10 @@ bool is_number(const YAML::Node& node, T& out) {
 
 }  // namespace
 
+void Section::fail(const YAML::Node& at, std::string_view why) {
+  faults_.add(at.IsDefined() && at.IsNull() && nothing_ != 0 ? nothing_ : line_of(at), why);
+}
+
 void Section::wrong(const YAML::Node& at, std::string_view name, std::string_view expected) {
   fail(at, fmt::format("'{}' should be {}, not {}", name, expected, shape_of(at)));
 }
@@ -41,6 +45,7 @@ void Section::each(const YAML::Node& node, const Readers& readers, std::string_v
   for (const auto& entry : node) {
     if (!entry.first.IsScalar() || entry.first.Scalar() == "<<") continue;  // told
     const std::string key = entry.first.Scalar();
+    nothing_ = entry.second.IsNull() ? line_of(entry.first) : 0;
     if (const auto reader = readers.find(key); reader != readers.end()) {
       reader->second(entry.second);
       continue;

@@ -24,7 +24,7 @@ class Section {
 
   explicit Section(FileFaults& faults) : faults_(faults) {}
 
-  void fail(const YAML::Node& at, std::string_view why) { faults_.add(at, why); }
+  void fail(const YAML::Node& at, std::string_view why);
   // "'name' should be EXPECTED, not ..." what it is.
   void wrong(const YAML::Node& at, std::string_view name, std::string_view expected);
   std::size_t faults() const { return faults_.count(); }  // so far
@@ -56,6 +56,8 @@ class Section {
 
  private:
   FileFaults& faults_;
+  std::size_t nothing_ =
+      0;  // the line of the name whose value is left out: the parser gives it that of what comes next
 };
 
 // A word without blanks, control characters and quotation marks, at most 256 bytes: names of upstreams, models, routes.

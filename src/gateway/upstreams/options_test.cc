@@ -87,7 +87,7 @@ TEST(UpstreamOptions, EveryFaultIsToldWithItsLine) {
         "a.yaml:5: no kind of upstream is called 'olama'; did you mean 'ollama'?", "a.yaml:6: 'gopher://x'",
         "a.yaml:7: an upstream has no 'modles'; did you mean 'models'?", "a.yaml:8: 'api_key'",
         "a.yaml:9: 'retry_budget'", "a.yaml:10: 'connect_timeout'", "a.yaml:11: the model 'x' stands twice",
-        "a.yaml:11: a model has no 'nam'", "a.yaml:12: a header", "a.yaml:12: 'authorization'",
+        "a.yaml:11: a model has no 'nam'", "a.yaml:12: 'host' is no header that may be sent", "a.yaml:12: 'authorization'",
         "a.yaml:13: two upstreams are called 'c'", "a.yaml:15: 'stream'", "a.yaml:16: 'http2' should be true", "a.yaml:17: 'proxy': a password", "a.yaml:18: an upstream should be a map",
         "a.yaml:19: an upstream of kind azure"})
     EXPECT_NE(text.find(part), text.npos) << part << "\nin\n" << text;
