@@ -42,6 +42,7 @@ struct Answer::Part final : engine::Sink {
   const std::shared_ptr<engine::Delivery> delivery = std::make_shared<engine::Delivery>();
   const int first_choice;
   const std::string_view prompt_member;  // what the request calls its prompt
+  int tokens = 0;                        // of its answers, so far
 };
 
 Answer::Answer(std::shared_ptr<net::Exchange> exchange, std::unique_ptr<Dialect> dialect, Reply reply, Keeper& keeper)
@@ -102,6 +103,12 @@ void Answer::on(Part& part, engine::Event event) {
   keeper_.ended(number_);  // not under our lock: the keeper's comes first
 }
 
+// `all`: so many are known to have come; 0: `more` have.
+void Answer::count(Part& part, int more, int all) {
+  const int now = all > 0 ? all : part.tokens + more;
+  usage_.completion_tokens += now - std::exchange(part.tokens, now);
+}
+
 void Answer::render(Part& part, engine::Event& event, std::string& out) {
   if (const auto* started = std::get_if<engine::Started>(&event)) {
     if (!asked_) asked_ = started->asked;
@@ -112,11 +119,13 @@ void Answer::render(Part& part, engine::Event& event, std::string& out) {
     for (Choice& choice : choices_)
       if (choice.prompt == choices_[part.first_choice].prompt) dialect_->started(choice, *started, out);
   } else if (const auto* text = std::get_if<engine::Text>(&event)) {
-    usage_.completion_tokens += static_cast<int>(text->ids.size());
+    count(part, static_cast<int>(text->ids.size()), text->counted);
     dialect_->text(choices_.at(part.first_choice + text->choice), *text, usage_, out);
   } else if (const auto* reasoning = std::get_if<engine::Reasoning>(&event)) {
+    count(part, 0, reasoning->counted);
     dialect_->reasoning(choices_.at(part.first_choice + reasoning->choice), *reasoning, usage_, out);
   } else if (const auto* call = std::get_if<engine::ToolCall>(&event)) {
+    count(part, 0, call->counted);
     dialect_->tool_call(choices_.at(part.first_choice + call->choice), *call, usage_, out);
   } else if (const auto* members = std::get_if<engine::Members>(&event)) {
     dialect_->members(choices_.at(part.first_choice + members->choice), *members, usage_, out);

@@ -47,6 +47,7 @@ class Answer {
   struct Part;  // one request: the Sink that knows its first choice
 
   void on(Part& part, engine::Event event);
+  void count(Part& part, int more, int all);
   void render(Part& part, engine::Event& event, std::string& out);
   net::Headers with_notes(net::Headers headers);  // once
   net::Marks marks() const;                       // behind what ends the answer

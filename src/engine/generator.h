@@ -188,11 +188,13 @@ struct Text {
   std::string text;                    // whole UTF-8 characters; may be empty when only logprobs are ready
   std::vector<std::int32_t> ids;       // the tokens that gave it
   std::vector<TokenLogprob> logprobs;  // one for each id, if asked
+  int counted = 0;                     // tokens of the answer up to here, where its server says it; else 0
 };
 // Thoughts before the answer, where the model's server tells them apart from it.
 struct Reasoning {
   int choice = 0;
   std::string text;
+  int counted = 0;  // as Text has it
 };
 // A piece of a call that the answer makes. The first of each `index` (0, 1...) has the id and the name; the arguments,
 // a JSON text, are all the pieces together; any text, where the tool is a custom one.
@@ -201,6 +203,7 @@ struct ToolCall {
   std::string id, name;
   std::string arguments;
   bool custom = false;
+  int counted = 0;  // as Text has it
 };
 // Further members of the answer as OpenAI's events have them, of its message (refusal, annotations,
 // thinking_blocks...), of the choice or of the whole answer (Azure's filter results): strings and arrays go on those of

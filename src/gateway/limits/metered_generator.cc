@@ -72,12 +72,12 @@ class MeteredGenerator::Run final : public engine::Sink {
       begun_ = true;
       if (open_) open_->prompt(record_.use);
     } else if (const auto* text = std::get_if<engine::Text>(&event)) {
-      deliver(text->ids.empty() ? guess(text->text) : static_cast<std::int64_t>(text->ids.size()));
+      deliver(text->ids.empty() ? guess(text->text) : static_cast<std::int64_t>(text->ids.size()), text->counted);
     } else if (const auto* thought = std::get_if<engine::Reasoning>(&event)) {
-      deliver(guess(thought->text));
+      deliver(guess(thought->text), thought->counted);
       record_.use.reasoning += guess(thought->text);
     } else if (const auto* call = std::get_if<engine::ToolCall>(&event)) {
-      deliver(guess(call->name) + guess(call->arguments));
+      deliver(guess(call->name) + guess(call->arguments), call->counted);
     } else if (const auto* finished = std::get_if<engine::Finished>(&event)) {
       finish(finished->usage);
     } else if (std::holds_alternative<engine::Failed>(event)) {
@@ -94,9 +94,9 @@ class MeteredGenerator::Run final : public engine::Sink {
  private:
   static std::int64_t guess(std::string_view text) { return static_cast<std::int64_t>(text.size() + 3) / 4; }
   double seconds() const { return std::chrono::duration<double>(engine::Clock::now() - since_).count(); }
-  void deliver(std::int64_t tokens) {
+  void deliver(std::int64_t tokens, std::int64_t counted) {
     if (!std::exchange(delivered_, true)) record_.first_seconds = seconds();
-    record_.use.completion += tokens;
+    record_.use.completion = counted > 0 ? counted : record_.use.completion + tokens;
   }
 
   // Before the client's sink has the event: a row never says less than the client has.

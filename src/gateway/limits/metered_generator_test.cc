@@ -295,6 +295,19 @@ TEST_F(MeteredTest, WhoLeavesPaysForWhatCame) {
   EXPECT_EQ(ledger.records[1].cost, 0);
 }
 
+TEST_F(MeteredTest, WhoLeavesPaysWhatTheirServerCountedWithThePieces) {
+  {
+    auto ticket = metered->start(request("a", "0123456789", 100), heard);
+    inner.emit("a", engine::Started{.prompt_tokens = 10});
+    inner.emit("a", engine::Reasoning{.text = "a long way round", .counted = 3});
+    inner.emit("a", engine::Text{.text = "uncounted, of four"});
+    inner.emit("a", engine::Text{.text = "the rest", .counted = 9});
+    inner.emit("a", engine::ToolCall{.id = "1", .name = "f", .counted = 12});
+  }
+  EXPECT_EQ(left(), 10'000 - 22);
+  EXPECT_EQ(ledger.records.at(0).use.completion, 12);
+}
+
 TEST_F(MeteredTest, FailuresAreFreeUnlessTextCame) {
   auto early = metered->start(request("a", "0123456789", 100), heard);
   inner.emit("a", engine::Started{.prompt_tokens = 10});

@@ -81,6 +81,7 @@ class DashScopeReader final : public Reader {
 
  private:
   void take(std::string_view text) {
+    teller_.next();
     if (teller_.failure() || teller_.over()) return;
     const auto json = parse_answer(text);
     if (!json || !json->is_object())

@@ -7,7 +7,12 @@ namespace ashlar::gateway {
 
 void EventReader::read(std::string_view bytes) {
   if (framing_.whole(bytes)) return;
-  if (auto done = sse_.read(bytes, [this](const net::SseEvent& event) { take_event(event); }); !done)
+  if (auto done = sse_.read(bytes,
+                            [this](const net::SseEvent& event) {
+                              teller_.next();
+                              take_event(event);
+                            });
+      !done)
     teller_.fail(nonsense(teller_.upstream(), "an event that is too long"));
 }
 

@@ -70,12 +70,12 @@ class FakeServer {
   }
   void wait_for_requests(int count) {
     std::unique_lock lock(mutex_);
-    EXPECT_TRUE(changed_.wait_for(lock, std::chrono::seconds(10), [&] { return requests_ >= count; }));
+    EXPECT_TRUE(changed_.wait_for(lock, std::chrono::seconds(60), [&] { return requests_ >= count; }));
   }
   // Until `count` clients have left before their script was done.
   void wait_for_leavers(int count) {
     std::unique_lock lock(mutex_);
-    EXPECT_TRUE(changed_.wait_for(lock, std::chrono::seconds(10), [&] { return left_ >= count; }));
+    EXPECT_TRUE(changed_.wait_for(lock, std::chrono::seconds(60), [&] { return left_ >= count; }));
   }
   void left() {
     const std::lock_guard lock(mutex_);
@@ -130,12 +130,12 @@ class HeardSink final : public engine::Sink {
   // All events, once the last has come.
   const std::vector<engine::Event>& wait() {
     std::unique_lock lock(mutex_);
-    EXPECT_TRUE(changed_.wait_for(lock, std::chrono::seconds(10), [&] { return over_; })) << "no end came";
+    EXPECT_TRUE(changed_.wait_for(lock, std::chrono::seconds(60), [&] { return over_; })) << "no end came";
     return events_;
   }
   void wait_for(std::size_t count) {
     std::unique_lock lock(mutex_);
-    EXPECT_TRUE(changed_.wait_for(lock, std::chrono::seconds(10), [&] { return events_.size() >= count; }));
+    EXPECT_TRUE(changed_.wait_for(lock, std::chrono::seconds(60), [&] { return events_.size() >= count; }));
   }
   std::size_t count() {
     const std::lock_guard lock(mutex_);

@@ -134,7 +134,14 @@ bool Teller::goes_on(const engine::Text& text) {
   auto* const before = std::get_if<engine::Text>(&events_.back());
   if (before == nullptr || before->choice != text.choice || !before->logprobs.empty()) return false;
   before->text += text.text;
+  if (text.counted > 0) before->counted = text.counted;
   return true;
+}
+
+// What the upstream counts in a piece's own event is what it has made up to it: some do with each.
+int Teller::so_far() {
+  if (!fresh_ || choices_.size() > 1 || *completion_ <= told_) return 0;
+  return told_ = *completion_;
 }
 
 void Teller::text(engine::Text text) {
@@ -143,6 +150,7 @@ void Teller::text(engine::Text text) {
   if (choice == nullptr) return;
   const int index = text.choice;
   const std::uint64_t quarters = quarters_of(text.text);
+  text.counted = so_far();
   if (!goes_on(text)) events_.emplace_back(std::move(text));
   count(*choice, index, quarters);
 }
@@ -153,7 +161,7 @@ void Teller::reasoning(int index, std::string_view text) {
   if (choice == nullptr) return;
   const std::uint64_t quarters = quarters_of(text);
   reasoning_quarters_ += quarters;
-  events_.emplace_back(engine::Reasoning{.choice = index, .text = std::string(text)});
+  events_.emplace_back(engine::Reasoning{.choice = index, .text = std::string(text), .counted = so_far()});
   count(*choice, index, quarters);
 }
 
@@ -179,6 +187,7 @@ void Teller::tool_call(int index, int call, std::string_view id, std::string_vie
     out.index = static_cast<int>(calls.rend() - known) - 1;
     out.custom = known->custom;
   }
+  out.counted = so_far();
   events_.emplace_back(std::move(out));
   count(*choice, index, quarters_of(arguments));
 }
@@ -203,6 +212,7 @@ void Teller::counted(std::optional<int> prompt, std::optional<int> completion, s
                      std::optional<int> reasoning, std::optional<int> written, std::optional<int> hour) {
   if (prompt) prompt_ = prompt;
   if (completion) completion_ = completion;
+  if (completion) fresh_ = true;
   if (cached) cached_ = cached;
   if (reasoning) reasoning_ = reasoning;
   if (written) written_ = written;

@@ -24,6 +24,8 @@ class Teller {
  public:
   Teller(std::string upstream, const engine::Request& request);
 
+  // What comes from here on stands in another event of the upstream's.
+  void next() { fresh_ = false; }
   // A choice out of range is the upstream's fault and told as such; what comes after a choice's end is dropped.
   void text(engine::Text text);
   void reasoning(int choice, std::string_view text);
@@ -73,6 +75,7 @@ class Teller {
   void begin();
   void count(Choice& choice, int index, std::uint64_t quarters);
   bool goes_on(const engine::Text& text);
+  int so_far();
   void finish();
 
   const std::string upstream_;
@@ -86,6 +89,8 @@ class Teller {
   std::optional<int> prompt_, completion_, cached_, reasoning_, written_, hour_;
   int accepted_ = 0, rejected_ = 0;
   std::uint64_t reasoning_quarters_ = 0;
+  int told_ = 0;        // of `completion_`, with a piece
+  bool fresh_ = false;  // `completion_` came in the event that is read
   bool begun_ = false, over_ = false, capped_ = false;
   std::optional<Failure> failure_;
 };

@@ -41,6 +41,40 @@ Asked ask(FakeServer& server, Json body = Json::object(), std::function<void(Ups
   return Asked(std::move(options), chat_request("Hello", std::move(body)));
 }
 
+std::vector<int> counted(const std::vector<engine::Event>& events) {
+  std::vector<int> out;
+  for (const engine::Event& event : events) {
+    if (const auto* text = std::get_if<engine::Text>(&event)) out.push_back(text->counted);
+    if (const auto* thought = std::get_if<engine::Reasoning>(&event)) out.push_back(thought->counted);
+  }
+  return out;
+}
+
+TEST(Upstream, WhatIsCountedWithEachPieceIsToldWithIt) {
+  const auto piece = [](const std::string& delta, int tokens) {
+    return R"({"choices":[{"index":0,"delta":)" + delta + R"(}],"usage":{"prompt_tokens":7,"completion_tokens":)" +
+           std::to_string(tokens) + "}}";
+  };
+  FakeServer server([&](const Turn& turn, int) {
+    turn.begin();
+    turn.event(R"({"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":1}})");
+    turn.event(delta("of the usage before it, no piece"));
+    turn.event(piece(R"({"reasoning_content":"hm"})", 3));
+    turn.event(piece(R"({"content":"Hel"})", 5));
+    turn.event(piece(R"({"content":"lo"})", 5));
+    turn.event(delta(" you"));
+    turn.event(piece(R"({"content":" all"})", 9));
+    turn.event(kStop);
+    turn.event("[DONE]");
+  });
+  auto asked = ask(server, {{"stream", true}});
+  EXPECT_EQ(counted(asked.sink.wait()), (std::vector<int>{0, 3, 5, 0, 0, 9}));
+  EXPECT_EQ(asked.sink.usage().completion_tokens, 9);
+  // Of several answers it is the sum, and says nothing of one.
+  auto several = ask(server, {{"stream", true}, {"n", 2}});
+  for (const int each : counted(several.sink.wait())) EXPECT_EQ(each, 0);
+}
+
 TEST(Upstream, TextAndUsageComeThrough) {
   FakeServer server([](const Turn& turn, int) { hello(turn); });
   auto asked = ask(server);
