@@ -128,7 +128,7 @@ TEST_F(ReloadTest, FilesThatItNamesAreWatchedAlsoThoseThatAreMissing) {
     return outcome({before.limits_stamp != next.limits_stamp ? "~limits" : "nothing"});
   });
   write("ashlar.yaml", "limits: " + path("limits.yaml") + "\n");
-  EXPECT_THAT(events.wait(1)[0].message, HasSubstr("limits.yaml: no such"));
+  EXPECT_THAT(events.wait(1)[0].message, HasSubstr("limits.yaml: cannot be read: there is no such file"));
   write("limits.yaml", "limits:\n  - {scope: team, name: rpm, measure: requests, capacity: 5, period: 1m}\n");
   EXPECT_EQ(events.wait(2)[1].details["changes"].dump(), R"(["~limits"])");
   write("limits.yaml", "limits:\n  - {scope: nobody}\n  - {scope: team, kind: strange}\n");

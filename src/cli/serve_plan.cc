@@ -84,9 +84,9 @@ std::optional<std::vector<gateway::UpstreamOptions>> read_all_upstreams(const Se
 // Whether somebody may serve a model of this name. What lists itself, a folder of versions and files without a name say
 // only when they are asked: then somebody may. An upstream that names its models has no others, ever.
 bool may_be_served(const ServeOptions& options, const std::vector<gateway::UpstreamOptions>& upstreams,
-                   const std::string& positional, const std::string& name) {
+                   const std::string& positional, Words are, const std::string& name) {
   bool unknown = !positional.empty() || !options.repository.model_repository.empty() || !options.host.adapter.empty();
-  if (!unknown && options.model.empty() && upstreams.empty()) return name == kDefaultModel;
+  if (!unknown && options.model.empty() && upstreams.empty()) return are == Words::some || name == kDefaultModel;
   for (const std::string& model : options.model) {
     const auto equals = model.find('=');
     unknown = unknown || equals == model.npos;
@@ -173,13 +173,13 @@ std::vector<std::string> files_of(const ServeOptions& options, const std::string
 
 // The sections of `text` and the files that the options name. `files` gets those that these name in turn.
 Result<ServePlan> plan_of(ServeOptions options, const std::string& model, const std::string& config,
-                          const std::string& text, std::vector<std::string>& files) {
+                          const std::string& text, Words are, std::vector<std::string>& files) {
   Faults faults;
   ServePlan plan;
   gateway::ServedModels served;
   if (auto upstreams = read_all_upstreams(options, text, config, faults)) {
     plan.gateway.upstreams = std::move(*upstreams);
-    served = [&](const std::string& name) { return may_be_served(options, plan.gateway.upstreams, model, name); };
+    served = [&](const std::string& name) { return may_be_served(options, plan.gateway.upstreams, model, are, name); };
   }
   plan.gateway.routes = faults.take(gateway::parse_routes(text, config, served));
   const auto of_options = [&](const std::string& wrong) {
@@ -227,7 +227,7 @@ Result<ServePlan> plan_of(ServeOptions options, const std::string& model, const 
 }  // namespace
 
 ReadServePlan read_serve_plan(const std::vector<std::string>& words, const std::string& config,
-                              const std::string* text) {
+                              const std::string* text, Words are) {
   Faults faults;
   std::string read;
   if (text != nullptr)
@@ -243,7 +243,7 @@ ReadServePlan read_serve_plan(const std::vector<std::string>& words, const std::
   CommandLine line = serve_line(options, model);
   faults.take(parse_again(line, words, &read));
   std::vector<std::string> files = files_of(options, config);
-  auto plan = plan_of(std::move(options), model, config, read, files);
+  auto plan = plan_of(std::move(options), model, config, read, are, files);
   if (!plan) faults.add(plan.error());
   if (const Status fine = faults.all(); !fine) plan = std::unexpected(fine.error());
   return {.files = std::move(files), .plan = std::move(plan)};

@@ -8,7 +8,7 @@ import { test } from "node:test";
 import { Server, binary, events, run } from "./server.mjs";
 
 // A front over one upstream, whose answers to a chat are what `script(response, body)` sends.
-async function front(t, script, { kind = "openai", limits = "", more = [], routes = "" } = {}) {
+async function front(t, script, { kind = "openai", limits = "{}\n", more = [], routes = "" } = {}) {
   const dir = mkdtempSync(path.join(os.tmpdir(), "ashlar-money-"));
   t.after(() => rmSync(dir, { recursive: true, force: true }));
   const asked = [];
