@@ -18,7 +18,7 @@ namespace ashlar::cli {
 namespace {
 
 Status check(const std::string& path) {
-  const ServePlan plan = TRY(read_serve_plan({"--config", path}, path, nullptr, Words::some).plan);
+  const ServePlan plan = TRY(read_serve_plan({"--config", path}, path, nullptr, Known::some).plan);
   TRY(gateway::check_table(plan.gateway.routes));
   const auto count = [](std::size_t n, std::string_view what) { return fmt::format("{} {}{}", n, what, n == 1 ? "" : "s"); };
   fmt::print("{}: fine; {}, {}\n", path, count(plan.gateway.upstreams.size(), "upstream"),

@@ -84,9 +84,9 @@ std::optional<std::vector<gateway::UpstreamOptions>> read_all_upstreams(const Se
 // Whether somebody may serve a model of this name. What lists itself, a folder of versions and files without a name say
 // only when they are asked: then somebody may. An upstream that names its models has no others, ever.
 bool may_be_served(const ServeOptions& options, const std::vector<gateway::UpstreamOptions>& upstreams,
-                   const std::string& positional, Words are, const std::string& name) {
+                   const std::string& positional, Known are, const std::string& name) {
   bool unknown = !positional.empty() || !options.repository.model_repository.empty() || !options.host.adapter.empty();
-  if (!unknown && options.model.empty() && upstreams.empty()) return are == Words::some || name == kDefaultModel;
+  if (!unknown && options.model.empty() && upstreams.empty()) return are == Known::some || name == kDefaultModel;
   for (const std::string& model : options.model) {
     const auto equals = model.find('=');
     unknown = unknown || equals == model.npos;
@@ -173,7 +173,7 @@ std::vector<std::string> files_of(const ServeOptions& options, const std::string
 
 // The sections of `text` and the files that the options name. `files` gets those that these name in turn.
 Result<ServePlan> plan_of(ServeOptions options, const std::string& model, const std::string& config,
-                          const std::string& text, Words are, std::vector<std::string>& files) {
+                          const std::string& text, Known are, std::vector<std::string>& files) {
   Faults faults;
   ServePlan plan;
   gateway::ServedModels served;
@@ -227,7 +227,7 @@ Result<ServePlan> plan_of(ServeOptions options, const std::string& model, const 
 }  // namespace
 
 ReadServePlan read_serve_plan(const std::vector<std::string>& words, const std::string& config,
-                              const std::string* text, Words are) {
+                              const std::string* text, Known are) {
   Faults faults;
   std::string read;
   if (text != nullptr)

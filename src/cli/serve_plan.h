@@ -35,12 +35,12 @@ struct ReadServePlan {
 CommandLine serve_line(ServeOptions& options, std::string& model);
 
 // Whether the words are all that there will be, or a file is judged alone: then others may name models.
-enum class Words { all, some };
+enum class Known { all, some };
 
 // What these words of `ashlar serve`, once understood, ask for by the files as they are now. `config`: the file that
 // they name, or ""; `text`, if not null, stands in the place of its own.
 ReadServePlan read_serve_plan(const std::vector<std::string>& words, const std::string& config,
-                              const std::string* text = nullptr, Words are = Words::all);
+                              const std::string* text = nullptr, Known are = Known::all);
 
 // What of `now` is not as it was `at_start` and can only be so after a restart: names of options.
 std::vector<std::string> waits_for_restart(ServeOptions at_start, ServeOptions now);
