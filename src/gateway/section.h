@@ -42,8 +42,8 @@ class Section {
   Read text(std::string name, std::string& out);                // one line
   Read paragraph(std::string name, std::string& out);           // or several
   Read texts(std::string name, std::vector<std::string>& out);  // a list, or one alone
-  Read some_texts(std::string name,
-                  std::vector<std::string>& out);  // the same, and not none, in place of what `out` holds
+  // The same, and not none, in place of what `out` holds.
+  Read some_texts(std::string name, std::vector<std::string>& out);
   Read classes(std::string name, std::vector<std::string>& out);  // of data: texts, in small letters
   Read duration(std::string name, std::chrono::milliseconds& out);
   Read whole(std::string name, int& out, int low, int high);
@@ -56,8 +56,8 @@ class Section {
 
  private:
   FileFaults& faults_;
-  std::size_t nothing_ =
-      0;  // the line of the name whose value is left out: the parser gives it that of what comes next
+  // The line of the name whose value is left out, to which the parser gives that of what comes next.
+  std::size_t nothing_ = 0;
 };
 
 // A word without blanks, control characters and quotation marks, at most 256 bytes: names of upstreams, models, routes.

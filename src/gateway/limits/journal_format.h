@@ -7,10 +7,10 @@
 //          delivered   tokens of the answer that left; OpenUsage::kAll: all
 //          prompt      its tokens, and in the upper half those of them that were cached
 //          end's seal  0: it runs. Else a checksum of the end, written after it
-//          written     how many of the prompt's tokens a cache was written with, and in the upper half those for an
-//          hour end         what it used and cost, how it ended fixed       when it began, its price, what its charges
-//          measure, the next slot with texts texts       reservation, request, who, model, the client's id, tags: a u16
-//          of length before each
+//          written     those that a cache was written with, and in the upper half those of them for an hour
+//          end         what it used and cost, how it ended
+//          fixed       when it began, its price, what its charges measure, the next slot with texts
+//          texts       reservation, request, who, model, the client's id, tags: a u16 of length before each
 //
 //   further slot       seal (2), next, bytes; texts
 //
