@@ -54,7 +54,7 @@ void read_answer(const gateway::Wire& wire, const net::Headers& headers, std::st
   }
   if (!teller.failure() && !teller.over()) reader->end();
   check();
-  if (over == teller.failure().has_value()) std::abort();
+  if (over == (teller.failure() != nullptr)) std::abort();
 }
 
 }  // namespace

@@ -298,7 +298,7 @@ bool Flight::forbidden(const Picked& picked) {
                           .code = std::string(ashlar::name(error.code)),
                           .detail = permit.why});
   cause_ = permit.refused;
-  last_refusal_ = Refusal{.error = error};
+  last_refusal_ = std::make_unique<const Refusal>(Refusal{.error = error});
   return true;
 }
 
@@ -369,7 +369,7 @@ std::optional<Flight::Refusal> Flight::settle(Refusal refusal) {
   const Lock lock(mutex_);
   const Judgement judgement = judge(refusal.error, refusal.over_context, refusal.reason, core_->now() >= deadline_);
   if (!fall_back(judgement)) return refusal;
-  last_refusal_ = std::move(refusal);
+  last_refusal_ = std::make_unique<const Refusal>(std::move(refusal));
   return std::nullopt;
 }
 
@@ -499,7 +499,7 @@ void Flight::fail(Attempt& attempt, engine::Failed failed, std::string outcome) 
          judgement.refused);
   finish_try(attempt, std::move(outcome), judgement.cause, &failed.error);
   if (fall_back(judgement)) {
-    last_refusal_ = std::move(failed);
+    last_refusal_ = std::make_unique<const Refusal>(std::move(failed));
     // Another thread asks the next one: this is the generator's own, and the attempt's ticket must die.
     return core_->post({.what = Router::Core::Task::What::advance, .flight = shared_from_this()});
   }

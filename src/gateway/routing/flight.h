@@ -175,7 +175,7 @@ class Flight : public std::enable_shared_from_this<Flight> {
   bool told_ = false;
   bool tapped_ = false;  // who follows knows that it began
   std::optional<Cause> cause_;
-  std::optional<Refusal> last_refusal_;
+  std::unique_ptr<const Refusal> last_refusal_;  // apart: few have one, and thousands of streams stand at once
   std::vector<engine::Event> said_;
   std::vector<Listener> listeners_;
   std::uint64_t listeners_made_ = 0;

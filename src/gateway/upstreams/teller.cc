@@ -275,7 +275,7 @@ void Teller::finish() {
 }
 
 void Teller::fail(Failure failure) {
-  if (!over_ && !failure_) failure_ = std::move(failure);
+  if (!over_ && !failure_) failure_ = std::make_unique<const Failure>(std::move(failure));
 }
 
 }  // namespace ashlar::gateway

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -50,9 +51,9 @@ class Teller {
   void closed();
   void fail(Failure failure);
 
-  bool begun() const { return begun_; }  // a token, or an end, has come
-  bool over() const { return over_; }    // Finished is among the events told
-  const std::optional<Failure>& failure() const { return failure_; }
+  bool begun() const { return begun_; }                      // a token, or an end, has come
+  bool over() const { return over_; }                        // Finished is among the events told
+  const Failure* failure() const { return failure_.get(); }  // null: none
   // The events since the last call.
   std::vector<engine::Event> take() { return std::exchange(events_, {}); }
   const std::string& upstream() const { return upstream_; }
@@ -92,7 +93,7 @@ class Teller {
   int told_ = 0;        // of `completion_`, with a piece
   bool fresh_ = false;  // `completion_` came in the event that is read
   bool begun_ = false, over_ = false, capped_ = false;
-  std::optional<Failure> failure_;
+  std::unique_ptr<const Failure> failure_;  // apart: few have one
 };
 
 // A count: a whole number from 0 to 2^31 - 1.
