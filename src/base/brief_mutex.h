@@ -3,6 +3,8 @@
 
 #include <mutex>
 
+#include "base/relax.h"
+
 namespace ashlar {
 
 // Who finds it taken tries again for some microseconds before it sleeps: to sleep and be woken takes longer than what
@@ -13,18 +15,13 @@ class BriefMutex : public std::mutex {
   void lock() {
     for (int i = 0; i < kTries; ++i) {
       if (try_lock()) return;
-      rest();
+      for (int j = 0; j < 8; ++j) relax();
     }
     std::mutex::lock();
   }
 
  private:
   static constexpr int kTries = 32;
-  static void rest() {
-#if defined(__x86_64__)
-    for (int i = 0; i < 8; ++i) __builtin_ia32_pause();
-#endif
-  }
 };
 
 }  // namespace ashlar

@@ -15,6 +15,7 @@
 #include "base/cores.h"
 #include "base/futex.h"
 #include "base/guest_loops.h"
+#include "base/relax.h"
 #include "base/result.h"
 
 namespace ashlar {
@@ -27,12 +28,6 @@ constexpr microseconds kIdleSpin{300};  // longer than the gap between two layer
 constexpr microseconds kPatience{100};  // with a thread in its last index before asking, twice, whether it runs at all
 constexpr microseconds kBusySpin{500};  // with threads that do run
 constexpr microseconds kNap{1000};      // and between questions from then on
-
-void relax() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#endif
-}
 
 constexpr std::size_t kHandlers = 16 << 10;  // bytes of a stack, beyond what the kernel puts there
 
