@@ -37,8 +37,8 @@ class FakeGenerator final : public engine::Generator {
   bool healthy = true;
   std::shared_ptr<const engine::CachedPrefixes> cache;  // null: it does not tell
   bool foreign = false;                                 // its model is another server's
-  bool hold = false;     // requests give their first two events and then nothing
-  bool away = false;  // its model is not in memory until come_back()
+  bool hold = false;                                    // requests give their first two events and then nothing
+  bool away = false;                                    // its model is not in memory until come_back()
 
   std::vector<engine::Request> seen() const {
     std::lock_guard lock(mutex_);
@@ -332,5 +332,13 @@ struct World {
   FakeGenerator generator;
   std::unique_ptr<Api> api;
 };
+
+// A request of /v1/chat/completions.
+inline constexpr const char* kHi = R"({"model":"tiny","messages":[{"role":"user","content":"hi"}]})";
+
+// kHi with further members.
+inline std::string hi(const std::string& members) {
+  return R"({"messages":[{"role":"user","content":"hi"}],)" + members + "}";
+}
 
 }  // namespace ashlar::api
