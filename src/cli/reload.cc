@@ -32,13 +32,6 @@ Json lines_of(const std::string& text) {
   return out;
 }
 
-// An empty file is one that somebody is writing, or had no room to write, far more often than it is meant.
-Status takes_all_away(const ServePlan& before, const ServePlan& next) {
-  if (!next.blank || before.blank) return {};
-  return Error{Code::invalid,
-               fmt::format("{}: the file is empty; where that is meant, leave a comment in it", next.config)};
-}
-
 std::string joined(const std::vector<std::string>& words) { return fmt::format("{}", fmt::join(words, ", ")); }
 
 }  // namespace
@@ -88,7 +81,6 @@ Result<Json> Reloader::apply(ServePlan next, const std::string& actor) {
     const std::lock_guard lock(mutex_);
     before = running_;
   }
-  TRY(takes_all_away(*before, next));
   const Outcome outcome = TRY(parts_.apply(*before, next));
   const std::vector<std::string> waiting = waits_for_restart(at_start_, next.options);
   const bool said = !outcome.made.empty() || !outcome.refused.empty() || next.stamp != before->stamp;

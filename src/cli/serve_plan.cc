@@ -211,7 +211,6 @@ Result<ServePlan> plan_of(ServeOptions options, const std::string& model, const 
   if (plan.models.empty() && plan.gateway.upstreams.empty() && options.repository.model_repository.empty())
     plan.models.emplace_back(kDefaultModel);
   plan.config = config;
-  plan.blank = text.find_first_not_of(" \t\r\n") == text.npos;
   const auto values = option_values(options);
   plan.limits_stamp = stamp_of_file(options.metering.limits);
   plan.identity_stamp = stamp_of_file(options.identity);

@@ -22,7 +22,6 @@ struct ServePlan {
   std::string limits_stamp, identity_stamp, keys_stamp;  // another where what was read is another
   std::string stamp;                                     // of all of it
   std::string config;                                    // the file of --config, or ""
-  bool blank = false;                                    // nothing stands in it, not even a comment
 };
 
 // With the files that were read, or should have been.
