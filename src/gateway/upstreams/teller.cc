@@ -211,8 +211,10 @@ void Teller::end(engine::ChoiceEnd end) {
 void Teller::counted(std::optional<int> prompt, std::optional<int> completion, std::optional<int> cached,
                      std::optional<int> reasoning, std::optional<int> written, std::optional<int> hour) {
   if (prompt) prompt_ = prompt;
-  if (completion) completion_ = completion;
-  if (completion) fresh_ = true;
+  if (completion) {
+    completion_ = completion;
+    fresh_ = true;
+  }
   if (cached) cached_ = cached;
   if (reasoning) reasoning_ = reasoning;
   if (written) written_ = written;
