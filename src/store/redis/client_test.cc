@@ -69,11 +69,16 @@ TEST(RedisClient, EntersWithAPasswordAndChoosesADatabase) {
   EXPECT_NE(said((*client)->call({"CLIENT", "INFO"})).find(" db=5 "), std::string::npos);
   for (const char* wrong : {"", "h4ckme"}) {
     options.password = wrong;
-    auto refused = RedisClient::create(options);
-    const auto answer = (*refused)->call({"PING"});
-    ASSERT_FALSE(answer);
-    EXPECT_EQ(answer.error().code, Code::unauthorized);
-    EXPECT_EQ(answer.error().message.find("h4ckme"), std::string::npos);
+    // Who asks when the refusal has come already is told that of a connection which is not there.
+    for (Code code = Code::unavailable; code == Code::unavailable;) {
+      auto refused = RedisClient::create(options);
+      const auto answer = (*refused)->call({"PING"});
+      ASSERT_FALSE(answer);
+      EXPECT_EQ(answer.error().message.find("h4ckme"), std::string::npos);
+      EXPECT_NE(answer.error().message.find("does not let us in"), std::string::npos) << answer.error().message;
+      code = answer.error().code;
+      if (code != Code::unavailable) EXPECT_EQ(code, Code::unauthorized);
+    }
   }
 }
 
