@@ -111,7 +111,7 @@ class FormCheck {
       return Error{Code::too_large, fmt::format("it holds more than {} values, aliases counted", kMostNodes)};
     if (!is_known_tag(node.Tag()))
       faults_.add(node, fmt::format("the tag {} is not read: write the value itself", shown(node.Tag())));
-    if (node.IsScalar() && !strange_character(node.Scalar()).second.empty())
+    if (node.IsScalar() && !is_yaml_text(node.Scalar()))
       faults_.add(node, "an escape in this text stands for a control character: take it out");
     if (node.IsSequence())
       for (const auto& each : node) TRY(walk(each, depth + 1));
@@ -212,6 +212,8 @@ Result<YAML::Node> load_yaml(const std::string& text, const std::string& path, F
     return wrong(e.mark.is_null() ? 0 : line + 1, fmt::format("this is no YAML: {}{}", e.msg, hint));
   }
 }
+
+bool is_yaml_text(std::string_view text) { return strange_character(text).second.empty(); }
 
 Result<std::string> read_text_file(const std::string& path, std::string_view what, Bytes most) {
   // A pipe without a writer is not waited for.

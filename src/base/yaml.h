@@ -45,6 +45,9 @@ std::string shape_of(const YAML::Node& node);
 // each alias counted as what it stands for.
 Result<YAML::Node> load_yaml(const std::string& text, const std::string& path, FileFaults& faults);
 
+// Whether load_yaml takes it, written in quotes: UTF-8 without control characters but line breaks and tabs.
+bool is_yaml_text(std::string_view text);
+
 // The text of a file that people write. not_found, forbidden: it is not there, may not be read, or is no file;
 // too_large. `what`: "configuration file".
 Result<std::string> read_text_file(const std::string& path, std::string_view what, Bytes most);

@@ -157,6 +157,30 @@ litellm_settings: {cache: true, cache_params: {type: redis, ttl: 600}}
   EXPECT_THAT(notes_of(*made), HasSubstr("7 litellm_settings.cache_params.type: not supported"));
 }
 
+TEST(ImportLitellm, WhatOurOwnFileCannotSayIsLeftOut) {
+  ::setenv("ASHLAR_TEST_LINES", "2024\n-02-01", 1);
+  const auto made = import_litellm(R"(model_list:
+  - {model_name: a, litellm_params: {model: azure/a, api_base: "https://a.openai.azure.com", api_version: "2024\r-02"}}
+  - {model_name: b, litellm_params: {model: azure/b, api_base: "https://b.openai.azure.com", api_version: "20\x0124"}}
+  - {model_name: c, litellm_params: {model: azure/c, api_base: "https://c.openai.azure.com",
+                                     api_version: os.environ/ASHLAR_TEST_LINES}}
+router_settings: {redis_host: "10.0.0.5/0 or so"}
+)",
+                                   "");
+  ASSERT_TRUE(made);
+  const auto upstreams = gateway::parse_upstreams(made->config, "made");
+  ASSERT_TRUE(upstreams) << upstreams.error().message;
+  ASSERT_EQ(upstreams->size(), 3);
+  for (const auto& each : *upstreams) EXPECT_EQ(each.api_version, "");
+  EXPECT_THAT(made->config, Not(HasSubstr("counters")));
+  const std::string notes = notes_of(*made);
+  for (const auto* each : {"2 litellm_params.api_version: should be a text of one line",
+                           "3 litellm_params.api_version: should be a text of one line",
+                           "5 litellm_params.api_version: left out: ASHLAR_TEST_LINES says more than a line",
+                           "6 router_settings.redis_host: left out"})
+    EXPECT_THAT(notes, HasSubstr(each));
+}
+
 TEST(ImportLitellm, ReferencesToTheEnvironmentAreFollowedWhereverTheyStand) {
   ::setenv("ASHLAR_TEST_MODEL", "azure/gpt-4o-eu", 1);
   ::setenv("ASHLAR_TEST_VERSION", "2025-01-01", 1);

@@ -9,12 +9,18 @@
 
 #include "base/contains.h"
 #include "base/json.h"
+#include "base/yaml.h"
 
 namespace ashlar::gateway {
 namespace {
 
 constexpr std::size_t kMostNotes = 5'000, kMostMembers = 2'000;
 constexpr int kMostMerges = 8;  // of maps into maps: `<<: *defaults`
+
+// What our own file can say.
+bool is_line(std::string_view text) {
+  return text.size() <= 4096 && text.find_first_of("\r\n") == text.npos && is_yaml_text(text);
+}
 
 }  // namespace
 
@@ -86,8 +92,8 @@ LitellmReader::Members LitellmReader::members(const YAML::Node& node, const std:
 
 // nullopt, and a note: not that.
 std::optional<std::string> LitellmReader::text(const YAML::Node& node, const std::string& key) {
-  if (node.IsScalar() && node.Scalar().size() <= 4096) return node.Scalar();
-  note(node, key, "should be a text");
+  if (node.IsScalar() && is_line(node.Scalar())) return node.Scalar();
+  note(node, key, "should be a text of one line, without control characters");
   return std::nullopt;
 }
 
@@ -98,6 +104,10 @@ std::optional<std::string> LitellmReader::resolved(const YAML::Node& at, const s
   if (said == nullptr || *said == '\0') {
     note(at, key,
          fmt::format("left out: set {0} and import again, or write here what it would say", name->substr(0, 100)));
+    return std::nullopt;
+  }
+  if (!is_line(said)) {
+    note(at, key, fmt::format("left out: {} says more than a line, or holds control characters", *name));
     return std::nullopt;
   }
   note(at, key, fmt::format("what {} says now was written", *name));

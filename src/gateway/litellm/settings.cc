@@ -7,6 +7,8 @@
 #include <cmath>
 #include <utility>
 
+#include "store/redis/client.h"
+
 namespace ashlar::gateway {
 
 void LitellmImporter::settings() {
@@ -26,7 +28,10 @@ void LitellmImporter::redis(const YAML::Node& node) {
   if (!host) return;
   if (litellm_variable(*host))
     return note(node, "router_settings.redis_host", "give --counters redis://HOST:PORT yourself");
-  made_.options["counters"] = in_quotes(fmt::format("redis://{}:{}", *host, redis_port_));
+  const std::string url = fmt::format("redis://{}:{}", *host, redis_port_);
+  if (const auto parsed = store::parse_redis_url(url); !parsed || parsed->host != *host)
+    return note(node, "router_settings.redis_host", "left out: it is no host's name or address");
+  made_.options["counters"] = in_quotes(url);
 }
 
 void LitellmImporter::setting(const std::string& path, const std::string& key, const YAML::Node& value) {
