@@ -157,7 +157,7 @@ class AnswerersImpl final : public Answerers {
   }
 
   engine::Generator& generator() override { return *front_; }
-  engine::Embedder& embedder() override { return *models_; }
+  engine::Embedder& embedder() override { return *asked_for_; }
   engine::Reranker& reranker() override { return rankers_; }
   gateway::Rollouts& rollouts() override { return *rollouts_; }
   gateway::Shadows& shadows() override { return *shadows_; }
@@ -366,8 +366,13 @@ class AnswerersImpl final : public Answerers {
       rankers_.set(repository_.aliases());
     }
     for (const KeptUpstream& each : upstreams_)
-      places.push_back({.name = each.options.name, .generator = each.upstream, .embedder = each.upstream});
-    models_->set(std::make_shared<const Places>(std::move(places)));
+      places.push_back({.name = each.options.name,
+                        .generator = each.upstream,
+                        .embedder = each.upstream,
+                        .data_classes = each.options.data_classes});
+    const auto all = std::make_shared<const Places>(std::move(places));
+    models_->set(all);
+    asked_for_->set(all);
   }
 
   // The deployments of `table` are behind doors to the models: the doors of before, where the same generator stands
@@ -408,8 +413,8 @@ class AnswerersImpl final : public Answerers {
       routed_ = std::make_shared<const Places>(std::vector<Place>{
           {.name = {}, .generator = gateway::borrowed<engine::Generator>(router_.get()), .embedder = nullptr},
           {.name = {},
-           .generator = gateway::borrowed<engine::Generator>(models_.get()),
-           .embedder = gateway::borrowed<engine::Embedder>(models_.get())}});
+           .generator = gateway::borrowed<engine::Generator>(asked_for_.get()),
+           .embedder = gateway::borrowed<engine::Embedder>(asked_for_.get())}});
     }
     if (routed) front_->set(routed_);
     doors_ = std::move(doors);
@@ -466,6 +471,9 @@ class AnswerersImpl final : public Answerers {
   std::vector<KeptUpstream> upstreams_;
   std::vector<std::shared_ptr<gateway::Upstream>> retired_;  // of before, with requests under way
   const std::unique_ptr<Directory> models_ = std::make_unique<Directory>(std::vector<Place>{});  // all of them
+  // The same by the names that clients use. Routes, shadows and judges look at the classes of marked data themselves.
+  const std::unique_ptr<Directory> asked_for_ =
+      std::make_unique<Directory>(std::vector<Place>{}, Directory::Marked::where_listed);
   RouteTable routes_;                                                                            // without doors
   std::map<std::string, std::shared_ptr<Door>> doors_;  // by deployment and model
   std::unique_ptr<gateway::Shadows> shadows_;
@@ -474,8 +482,8 @@ class AnswerersImpl final : public Answerers {
   std::shared_ptr<const Places> routed_;     // routes before models
   const std::shared_ptr<const Places> unrouted_ = std::make_shared<const Places>(
       std::vector<Place>{{.name = {},
-                          .generator = gateway::borrowed<engine::Generator>(models_.get()),
-                          .embedder = gateway::borrowed<engine::Embedder>(models_.get())}});
+                          .generator = gateway::borrowed<engine::Generator>(asked_for_.get()),
+                          .embedder = gateway::borrowed<engine::Embedder>(asked_for_.get())}});
   const std::unique_ptr<Directory> front_ = std::make_unique<Directory>(unrouted_);
   mutable std::mutex seen_mutex_;
   Seen seen_;                       // GUARDED_BY(seen_mutex_)

@@ -98,7 +98,14 @@ routes:
   for (let i = 0; i < 5; ++i) assert.equal((await ask("both", secret)).status, 200);
   const refused = await ask("cloudy", secret);
   assert.ok(refused.status >= 400, JSON.stringify(refused.json));
+  // Nor by the model's own name, nor as vectors; our own model takes it.
+  const direct = await ask(`cloud/${back.model}`, secret);
+  assert.equal(direct.status, 403, JSON.stringify(direct.json));
+  assert.match(direct.json.error.message, /may not see data of the class 'sensitive'/);
+  const vectors = await front.post("/v1/embeddings", { model: `cloud/${back.model}`, input: "secret" }, { headers: secret });
+  assert.equal(vectors.status, 403, JSON.stringify(vectors.json));
   assert.equal(await asked(), before);
+  assert.equal((await ask("ashlar-assistant", secret)).status, 200);
 });
 
 test("a faulty file is refused as a whole, with lines", async (t) => {

@@ -5,12 +5,15 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/contains.h"
 #include "engine/load_sum.h"
 
 namespace ashlar::gateway {
 namespace {
 
 using Found = Places::Found;
+
+constexpr std::size_t kMostShown = 64;
 
 Error nobody(const std::string& model) {
   return {Code::not_found, fmt::format("the model '{}' does not exist; GET /v1/models lists those served", model)};
@@ -44,12 +47,23 @@ std::shared_ptr<const Places> Directory::places() const {
   return places_;
 }
 
+Status Directory::may_see(const Place& place, const std::string& model, const engine::Sender& sender) const {
+  if (marked_ == Marked::anywhere || !place.data_classes) return {};
+  for (const std::string& each : sender.data_classes)
+    if (!contains(*place.data_classes, each))
+      return Error{Code::forbidden,
+                   fmt::format("the model '{}' may not see data of the class '{}'", model, each.substr(0, kMostShown))};
+  return {};
+}
+
 std::expected<std::unique_ptr<engine::Ticket>, engine::Generator::Refusal> Directory::start(engine::Request request,
                                                                                             engine::Sink& sink) {
   const auto places = this->places();
   Found found = places->find(request.model);
   if (found.place == nullptr)
     return std::unexpected(Refusal{.error = nobody(request.model), .reason = "model_not_found"});
+  if (auto may = may_see(*found.place, request.model, request.sender); !may)
+    return std::unexpected(Refusal{.error = std::move(may.error())});
   request.model = std::move(found.model);
   auto ticket = found.place->generator->start(std::move(request), sink);
   if (!ticket) return ticket;
@@ -152,6 +166,7 @@ void Directory::embed(engine::EmbedRequest request, Done done) {
   if (found.place == nullptr) return refuse(nobody(request.model));
   if (found.place->embedder == nullptr)
     return refuse({Code::unsupported, fmt::format("the model '{}' gives no embeddings", request.model)});
+  if (auto may = may_see(*found.place, request.model, request.sender); !may) return refuse(std::move(may.error()));
   request.model = std::move(found.model);
   found.place->embedder->embed(std::move(request), [held = found.place->embedder, done = std::move(done)](auto answer) {
     done(std::move(answer));

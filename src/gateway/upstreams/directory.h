@@ -17,8 +17,13 @@ namespace ashlar::gateway {
 // its threads, and they must not end it.
 class Directory final : public engine::Generator, public engine::Embedder, public engine::CountedNames {
  public:
-  explicit Directory(std::vector<Place> places) : Directory(std::make_shared<const Places>(std::move(places))) {}
-  explicit Directory(std::shared_ptr<const Places> places) : places_(std::move(places)) {}
+  // Whether requests with marked data are refused (forbidden) where the place does not list all of its classes.
+  enum class Marked { anywhere, where_listed };
+
+  explicit Directory(std::vector<Place> places, Marked marked = Marked::anywhere)
+      : Directory(std::make_shared<const Places>(std::move(places)), marked) {}
+  explicit Directory(std::shared_ptr<const Places> places, Marked marked = Marked::anywhere)
+      : marked_(marked), places_(std::move(places)) {}
 
   // For requests that come; those that run stay where they are.
   void set(std::shared_ptr<const Places> places);
@@ -44,6 +49,9 @@ class Directory final : public engine::Generator, public engine::Embedder, publi
   void embed(engine::EmbedRequest request, Done done) override;
 
  private:
+  Status may_see(const Place& place, const std::string& model, const engine::Sender& sender) const;
+
+  const Marked marked_;
   mutable std::mutex mutex_;
   std::shared_ptr<const Places> places_;  // GUARDED_BY(mutex_); never null
 };

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <future>
 #include <memory>
 #include <string>
 #include <vector>
@@ -50,6 +52,47 @@ TEST(Directory, ANameTellsWhoAnswersAndTheFirstHasIt) {
   EXPECT_EQ(directory.tokenize("a", {}, true).error().code, Code::unsupported);
   directory.embed({.model = "c/d"}, [](auto result) { EXPECT_EQ(result.error().error.code, Code::unsupported); });
   EXPECT_TRUE(directory.load().healthy);
+}
+
+TEST(Directory, MarkedDataGoesOnlyToPlacesThatListItsClasses) {
+  std::atomic<int> asked = 0;
+  FakeServer server([&](const FakeServer::Turn& turn, int) {
+    ++asked;
+    turn.answer(400, "application/json", "{}");
+  });
+  const auto here = serving(server, "here", {{"a", "a"}}), cloud = serving(server, "cloud", {{"b", "b"}}),
+             trusted = serving(server, "trusted", {{"c", "c"}});
+  const auto places = std::make_shared<const Places>(std::vector<Place>{
+      {.name = {}, .generator = here, .embedder = here},
+      {.name = "cloud", .generator = cloud, .embedder = cloud, .data_classes = std::vector<std::string>{}},
+      {.name = "trusted", .generator = trusted, .embedder = trusted, .data_classes = {{"sensitive", "secret"}}}});
+  Directory asked_for(places, Directory::Marked::where_listed), any(places);
+  const auto goes = [&](Directory& to, const std::string& model, std::vector<std::string> classes) {
+    const int before = asked;
+    HeardSink sink;
+    auto request = chat_request();
+    request.model = model;
+    request.sender.data_classes = classes;
+    const auto ticket = to.start(std::move(request), sink);
+    if (ticket) sink.wait();
+    EXPECT_TRUE(ticket || ticket.error().error.code == Code::forbidden) << ticket.error().error.message;
+    EXPECT_EQ(asked != before, ticket.has_value());
+    std::promise<bool> embeds;
+    to.embed({.model = model, .inputs = {"text"}, .sender = {.data_classes = std::move(classes)}},
+             [&](auto vectors) { embeds.set_value(vectors || vectors.error().error.code != Code::forbidden); });
+    EXPECT_EQ(embeds.get_future().get(), ticket.has_value());
+    return ticket.has_value();
+  };
+  for (const char* model : {"a", "b", "cloud/b", "c"}) {
+    EXPECT_TRUE(goes(asked_for, model, {})) << model;
+    EXPECT_TRUE(goes(any, model, {"sensitive"})) << model << ": whoever asks so has looked";
+  }
+  EXPECT_TRUE(goes(asked_for, "a", {"sensitive", "medical"}));
+  EXPECT_FALSE(goes(asked_for, "b", {"sensitive"}));
+  EXPECT_FALSE(goes(asked_for, "cloud/b", {"sensitive"}));
+  EXPECT_TRUE(goes(asked_for, "c", {"sensitive"}));
+  EXPECT_TRUE(goes(asked_for, "trusted/c", {"secret", "sensitive"}));
+  EXPECT_FALSE(goes(asked_for, "c", {"sensitive", "medical"}));
 }
 
 // As behind routes: what they do not know is asked of the models.

@@ -99,6 +99,7 @@ Section::Readers UpstreamsReader::members(UpstreamOptions& out) {
       {"health_failures", section_.whole("health_failures", out.health_failures, 1, 100)},
       {"load_interval", section_.duration("load_interval", out.load_interval)},
       {"blocks_interval", section_.duration("blocks_interval", out.blocks_interval)},
+      {"data_classes", section_.classes("data_classes", out.data_classes)},
       {"allow_private", section_.flag("allow_private", out.allow_private)},
       {"stream", section_.flag("stream", out.stream)},
       {"max_answer", section_.bytes("max_answer", out.max_answer, 1024)},

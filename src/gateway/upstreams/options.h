@@ -56,6 +56,9 @@ struct UpstreamOptions {
   // tenants has blocks of its own there. The key must be an operator's there. 0: it is not asked.
   std::chrono::milliseconds blocks_interval{0};
 
+  // Marked data that may go there where one of its models is asked for by name, "sensitive"; unmarked always may.
+  std::vector<std::string> data_classes;
+
   bool allow_private = false;  // addresses of private networks; this machine's are fine where the URL names it
   bool stream = true;          // answers are asked for in pieces; false: for servers that cannot
   Bytes max_answer{64 << 20};

@@ -22,6 +22,8 @@ struct Place {
   std::string name;  // "": its models have no second name
   std::shared_ptr<engine::Generator> generator;
   std::shared_ptr<engine::Embedder> embedder;  // null: none of its models embeds
+  // Marked data that may come here, "sensitive"; nothing: any, for it stays in this process.
+  std::optional<std::vector<std::string>> data_classes = {};
 };
 
 // The same as a pointer that owns nothing.
