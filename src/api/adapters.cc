@@ -38,7 +38,7 @@ net::Headers plain_text() { return {{"content-type", "text/plain; charset=utf-8"
 // The answer comes when the adapter is loaded; meanwhile everything goes on.
 Outcome<void> load_adapter(Call& call) {
   engine::Generator& generator = *TRY(call.generator());
-  const Json body = TRY(parse_body(call.request().body));
+  const Json body = TRY(parse_body(call.request()));
   Fields fields(body);
   engine::AdapterOrder order;
   fields.read("lora_name", order.name, kMaxName);
@@ -59,7 +59,7 @@ Outcome<void> load_adapter(Call& call) {
 
 Outcome<void> unload_adapter(Call& call) {
   engine::Generator& generator = *TRY(call.generator());
-  const Json body = TRY(parse_body(call.request().body));
+  const Json body = TRY(parse_body(call.request()));
   Fields fields(body);
   std::string name;
   fields.read("lora_name", name, kMaxName);

@@ -281,7 +281,7 @@ void refuse_what_is_no_text(Fields& fields) {
 Outcome<void> chat_completions(Call& call) {
   engine::Request request;  // it has arrived: what follows is counted as ours
   engine::Generator& generator = *TRY(call.generator());
-  const auto body = std::make_shared<const Json>(TRY(parse_body(call.request().body)));
+  const auto body = std::make_shared<const Json>(TRY(parse_body(call.request())));
   Fields fields(*body);
   const auto model = TRY(find_model(call, generator, fields));
 

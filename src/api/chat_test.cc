@@ -41,6 +41,15 @@ TEST(Chat, AnswersAsOpenAiDoes) {
   EXPECT_EQ(usage["completion_tokens_details"]["reasoning_tokens"], 0);
 }
 
+TEST(Chat, ACompressedBodyIsRefusedAsWhatItIs) {
+  World world;
+  const auto zipped = world.chat("\x1f\x8b\x08 something", {{"content-encoding", "gzip"}});
+  expect_fault(zipped, 415, "", "content-encoding 'gzip'");
+  EXPECT_EQ(zipped->json()["error"]["code"], "unsupported_content_encoding");
+  EXPECT_EQ(world.chat(kHi, {{"content-encoding", "identity"}})->status(), 200);
+  EXPECT_EQ(world.chat("{", {{"content-encoding", "identity"}})->status(), 400);
+}
+
 TEST(Chat, StreamsRoleThenTextThenEndThenDone) {
   World world;
   const auto answer = world.chat(hi(R"("stream":true)"));

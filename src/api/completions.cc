@@ -208,7 +208,7 @@ void read_settings(Fields& fields, engine::Request& request, Settings& settings)
 Outcome<void> completions(Call& call) {
   engine::Request base;  // it has arrived: what follows is counted as ours
   engine::Generator& generator = *TRY(call.generator());
-  const auto body = std::make_shared<const Json>(TRY(parse_body(call.request().body)));
+  const auto body = std::make_shared<const Json>(TRY(parse_body(call.request())));
   Fields fields(*body);
   const auto model = TRY(find_model(call, generator, fields));
 

@@ -59,7 +59,7 @@ Outcome<bool> read_encoding(Fields& fields) {
 Outcome<void> embeddings(Call& call) {
   const auto arrived = engine::Clock::now();
   const engine::Generator& generator = *TRY(call.generator());
-  const Json body = TRY(parse_body(call.request().body));
+  const Json body = TRY(parse_body(call.request()));
   Fields fields(body);
   const auto model = TRY(find_model(call, generator, fields));
   engine::Embedder* embedder = call.shared.embedder;

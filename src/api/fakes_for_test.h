@@ -321,8 +321,8 @@ struct World {
     exchange->wait_ended();
     return exchange;
   }
-  std::shared_ptr<RecordingExchange> chat(std::string body) {
-    return ask("POST", "/v1/chat/completions", std::move(body));
+  std::shared_ptr<RecordingExchange> chat(std::string body, net::Headers headers = {}) {
+    return ask("POST", "/v1/chat/completions", std::move(body), std::move(headers));
   }
   std::shared_ptr<RecordingExchange> complete(std::string body) {
     return ask("POST", "/v1/completions", std::move(body));

@@ -12,7 +12,7 @@ namespace ashlar::api {
 
 Outcome<void> feedback(Call& call) {
   TRY(call.generator());
-  const Json body = TRY(parse_body(call.request().body));
+  const Json body = TRY(parse_body(call.request()));
   Fields fields(body);
   std::string id;
   float score = -1;

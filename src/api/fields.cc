@@ -58,9 +58,17 @@ std::string_view kind(const Json& json) {
   }
 }
 
-Outcome<Json> parse_body(std::string_view body) {
-  if (body.empty()) return bad("", "the request has no body: send a JSON object");
-  auto parsed = parse_json(body);
+Outcome<Json> parse_body(const net::HttpRequest& request) {
+  if (request.body.empty()) return bad("", "the request has no body: send a JSON object");
+  auto parsed = parse_json(request.body);
+  const auto encoding = net::find_header(request.headers, "content-encoding");
+  if (!parsed && !encoding.empty() && encoding != "identity") {
+    Fault fault({Code::unsupported, fmt::format("a body in the content-encoding '{}' is not read: send it as it is",
+                                                encoding.substr(0, 40))},
+                "", "unsupported_content_encoding");
+    fault.status = 415;
+    return fault;
+  }
   if (!parsed) return bad("", fmt::format("the body is not acceptable {}", parsed.error().message));
   if (!parsed->is_object()) return bad("", fmt::format("the body should be a JSON object, not {}", kind(*parsed)));
   return std::move(*parsed);

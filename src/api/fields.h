@@ -15,8 +15,8 @@
 
 namespace ashlar::api {
 
-// Parses a request's body: 400 unless it is a JSON object within our limits.
-Outcome<Json> parse_body(std::string_view body);
+// Parses a request's body: 400 unless it is a JSON object within our limits, 415 where it is compressed.
+Outcome<Json> parse_body(const net::HttpRequest& request);
 
 struct Range {
   double low = std::numeric_limits<double>::lowest();

@@ -79,7 +79,7 @@ std::string ranking_json(const RankReply& reply, const engine::Ranking& ranking)
 Outcome<void> rerank(Call& call) {
   const auto arrived = engine::Clock::now();
   const engine::Generator& generator = *TRY(call.generator());
-  const Json body = TRY(parse_body(call.request().body));
+  const Json body = TRY(parse_body(call.request()));
   Fields fields(body);
   const auto model = TRY(find_model(call, generator, fields));
   engine::Reranker* reranker = call.shared.reranker;

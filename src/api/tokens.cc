@@ -98,7 +98,7 @@ Outcome<Maker> tokenize_prompt(const std::string& model, Fields& fields) {
 
 Outcome<void> tokenize(Call& call) {
   const engine::Generator& generator = *TRY(call.generator());
-  const Json body = TRY(parse_body(call.request().body));
+  const Json body = TRY(parse_body(call.request()));
   Fields fields(body);
   const auto model = TRY(find_model(call, generator, fields));
   answer(call, generator, model.id,
@@ -109,7 +109,7 @@ Outcome<void> tokenize(Call& call) {
 // vLLM reads `prompt`, llama.cpp `content`: both get theirs.
 Outcome<void> detokenize(Call& call) {
   const engine::Generator& generator = *TRY(call.generator());
-  const Json body = TRY(parse_body(call.request().body));
+  const Json body = TRY(parse_body(call.request()));
   Fields fields(body);
   const auto model = TRY(find_model(call, generator, fields));
   std::vector<std::int32_t> ids;
@@ -126,7 +126,7 @@ Outcome<void> detokenize(Call& call) {
 
 Outcome<void> apply_template(Call& call) {
   const engine::Generator& generator = *TRY(call.generator());
-  const Json body = TRY(parse_body(call.request().body));
+  const Json body = TRY(parse_body(call.request()));
   Fields fields(body);
   const auto model = TRY(find_model(call, generator, fields));
   const auto chat = TRY(read_chat(fields));
