@@ -212,9 +212,27 @@ TEST(Url, IsTakenApart) {
   EXPECT_TRUE(v6->tls);
   EXPECT_EQ(v6->authority(), "[::1]:8443");
   EXPECT_EQ(parse_url("https://a:443/")->authority(), "a");
-  for (const auto* bad : {"", "a", "http:/a", "ftp://a", "http://", "http:///x", "http://a:0/", "http://a:65536/",
-                          "http://a:/", "http://a:b/", "http://u:p@a/", "http://[::1/", "http://[::1]x/", "http://a/ b",
-                          "http://a/\r\nx: y", "http://a/\xc3\xbc"})
+  for (const auto* bad : {"",
+                          "a",
+                          "http:/a",
+                          "ftp://a",
+                          "http://",
+                          "http:///x",
+                          "http://a:0/",
+                          "http://a:65536/",
+                          "http://a:/",
+                          "http://a:b/",
+                          "http://u:p@a/",
+                          "http://[::1/",
+                          "http://[::1]x/",
+                          "http://[[::1]/",
+                          "http://[a]/",
+                          "http://[]/",
+                          "http://a[1]/",
+                          "http://a]/",
+                          "http://a/ b",
+                          "http://a/\r\nx: y",
+                          "http://a/\xc3\xbc"})
     EXPECT_FALSE(parse_url(bad)) << bad;
 }
 

@@ -57,6 +57,9 @@ Result<Url> parse_url(std::string_view text) {
     const std::size_t close = where.find(']');
     if (close == where.npos) return bad("the address has no closing bracket");
     url.host = where.substr(1, close - 1);
+    boost::system::error_code no_address;
+    boost::asio::ip::make_address_v6(url.host, no_address);
+    if (no_address) return bad("between the brackets stands no IPv6 address");
     where.remove_prefix(close + 1);
     if (!where.empty() && where[0] != ':') return bad("after the address comes neither a port nor a path");
     has_port = !where.empty();
@@ -68,6 +71,7 @@ Result<Url> parse_url(std::string_view text) {
     if (has_port) port = where.substr(colon + 1);
   }
   if (url.host.empty()) return bad("it names no host");
+  if (url.host.find_first_of("[]") != url.host.npos) return bad("an address in brackets stands alone");
   url.port = url.tls ? 443 : 80;
   if (has_port) {
     const auto number = parse_decimal(port);
