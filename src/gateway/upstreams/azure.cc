@@ -14,15 +14,15 @@ class Azure final : public Wire {
   Azure(const UpstreamOptions& options, UpstreamSecrets secrets)
       : base_(base_url(options)),
         version_(options.api_version.empty() ? "2024-10-21" : options.api_version),
-        stream_(options.stream),
-        most_(version_ < "2024-09" ? kOlderMost : kNewerMost),  // the first that knows it: 2024-09-01-preview
+        form_{.stream = options.stream,
+              .most = version_ < "2024-09" ? kOlderMost : kNewerMost},  // the first that knows it: 2024-09-01-preview
         headers_{{"content-type", "application/json"}} {
     if (!secrets.api_key.empty()) headers_.emplace_back("api-key", secrets.api_key);
   }
 
   Result<net::ClientRequest> ask(const engine::Request& request, const std::string& model) const override {
     const bool chat = std::holds_alternative<engine::Chat>(request.prompt.input);
-    return post(model, chat ? "chat/completions" : "completions", openai_text(request, model, stream_, most_));
+    return post(model, chat ? "chat/completions" : "completions", openai_text(request, model, form_));
   }
   std::unique_ptr<Reader> reader(const engine::Request& request, const net::Headers& headers,
                                  Teller& teller) const override {
@@ -53,8 +53,7 @@ class Azure final : public Wire {
   }
 
   const std::string base_, version_;
-  const bool stream_;
-  const std::string_view most_;
+  const OpenAiForm form_;
   net::Headers headers_;
 };
 

@@ -193,23 +193,24 @@ class OpenAi final : public Wire {
   OpenAi(const UpstreamOptions& options, UpstreamSecrets secrets)
       : base_(base_url(options, "/v1")),
         health_(options.health_path),
-        stream_(options.stream),
-        is_ashlar_(options.blocks_interval.count() > 0),
-        most_(is_openais_own(base_) ? kNewerMost : kOlderMost) {
+        form_{.stream = options.stream,
+              .continuous_usage = options.continuous_usage,
+              .most = is_openais_own(base_) ? kNewerMost : kOlderMost},
+        is_ashlar_(options.blocks_interval.count() > 0) {
     headers_ = {{"content-type", "application/json"},
-                {"accept", stream_ ? "text/event-stream, application/json" : "application/json"}};
+                {"accept", form_.stream ? "text/event-stream, application/json" : "application/json"}};
     if (!secrets.api_key.empty()) headers_.emplace_back("authorization", "Bearer " + secrets.api_key);
   }
 
   Result<net::ClientRequest> ask(const engine::Request& request, const std::string& model) const override {
     const bool chat = std::holds_alternative<engine::Chat>(request.prompt.input);
     const char* path = chat ? "/chat/completions" : "/completions";
-    if (!is_ashlar_) return post(path, openai_text(request, model, stream_, most_));
+    if (!is_ashlar_) return post(path, openai_text(request, model, form_));
     engine::Request salted = request;
     Json body = openai_body(request);
     body["cache_salt"] = blocks_salt(request);
     salted.body = std::make_shared<const Json>(std::move(body));
-    net::ClientRequest out = post(path, openai_text(salted, model, stream_, most_));
+    net::ClientRequest out = post(path, openai_text(salted, model, form_));
     if (request.prefix_salt)
       out.headers.emplace_back("x-ashlar-prefix-salt", fmt::format("{:016x}", *request.prefix_salt));
     return out;
@@ -250,8 +251,8 @@ class OpenAi final : public Wire {
   }
 
   const std::string base_, health_;
-  const bool stream_, is_ashlar_;
-  const std::string_view most_;
+  const OpenAiForm form_;
+  const bool is_ashlar_;
   net::Headers headers_;
 };
 
@@ -286,9 +287,15 @@ std::string messages_text(const Json& messages) {
   return dump_json(written);
 }
 
+std::string_view stream_options(const OpenAiForm& form) {
+  return form.continuous_usage ? R"({"include_usage":true,"continuous_usage_stats":true})"
+                               : R"({"include_usage":true})";
+}
+
 // A chat's body as its client wrote it, but for what the request says otherwise: openai_body() without copying it.
-std::string chat_text(const engine::Request& request, const engine::Chat& chat, const std::string& model, bool stream,
-                      std::string_view most) {
+std::string chat_text(const engine::Request& request, const engine::Chat& chat, const std::string& model,
+                      const OpenAiForm& form) {
+  std::string_view most = form.most;
   for (const std::string_view said : {kOlderMost, kNewerMost})  // the newer counts where there are both
     if (find_member(*request.body, said) != nullptr) most = said;
   // In place of the client's; none: not sent.
@@ -296,8 +303,8 @@ std::string chat_text(const engine::Request& request, const engine::Chat& chat, 
   ours.reserve(8);
   append_json_string(ours.emplace_back("model", "").second, model);
   ours.emplace_back("messages", messages_text(*chat.messages));
-  ours.emplace_back("stream", stream ? "true" : "");
-  ours.emplace_back("stream_options", stream ? R"({"include_usage":true})" : "");
+  ours.emplace_back("stream", form.stream ? "true" : "");
+  ours.emplace_back("stream_options", form.stream ? stream_options(form) : "");
   ours.emplace_back("request_id", "");
   ours.emplace_back("tools", chat.tools ? dump_json(*chat.tools) : "");
   if (request.stopping.max_tokens >= 0) ours.emplace_back(most, fmt::format("{}", request.stopping.max_tokens));
@@ -339,21 +346,22 @@ std::string blocks_salt(const engine::Request& request) {
       store::sha256(fmt::format("{}:{}{}", request.tenant.size(), request.tenant, request.cache_salt)));
 }
 
-std::string openai_text(const engine::Request& request, const std::string& model, bool stream, std::string_view most) {
+std::string openai_text(const engine::Request& request, const std::string& model, const OpenAiForm& form) {
   if (const auto* chat = std::get_if<engine::Chat>(&request.prompt.input); chat != nullptr && request.body != nullptr)
-    return chat_text(request, *chat, model, stream, most);
+    return chat_text(request, *chat, model, form);
   Json body = openai_body(request);
   body["model"] = model;
   if (body.contains("messages")) {
     write_arguments_as_texts(body["messages"]);
-    if (const Json* said = find_member(body, kOlderMost); said != nullptr && most != kOlderMost) {
-      body[std::string(most)] = Json(*said);
+    if (const Json* said = find_member(body, kOlderMost); said != nullptr && form.most != kOlderMost) {
+      body[std::string(form.most)] = Json(*said);
       body.erase(std::string(kOlderMost));
     }
   }
-  if (stream) {
+  if (form.stream) {
     body["stream"] = true;
     body["stream_options"] = {{"include_usage", true}};
+    if (form.continuous_usage) body["stream_options"]["continuous_usage_stats"] = true;
   }
   if (request.body == nullptr && request.logprobs >= 0) {
     if (body.contains("messages")) {

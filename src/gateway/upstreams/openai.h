@@ -26,8 +26,15 @@ std::string blocks_salt(const engine::Request& request);
 // think refuse the older name; many other servers pass over the newer one, and would answer without end.
 constexpr std::string_view kOlderMost = "max_tokens", kNewerMost = "max_completion_tokens";
 
-// The body to be sent: what openai_body() says, with arguments of tool calls as texts, and how it is to be streamed.
-std::string openai_text(const engine::Request& request, const std::string& model, bool stream, std::string_view most);
+// How answers are asked for.
+struct OpenAiForm {
+  bool stream = true;
+  bool continuous_usage = false;  // of a stream: each piece comes with what was counted so far
+  std::string_view most = kOlderMost;
+};
+
+// The body to be sent: what openai_body() says, with arguments of tool calls as texts, and how it is to be answered.
+std::string openai_text(const engine::Request& request, const std::string& model, const OpenAiForm& form);
 std::string openai_vectors_text(const engine::EmbedRequest& request, const std::string& model);
 
 }  // namespace ashlar::gateway

@@ -101,6 +101,7 @@ Section::Readers UpstreamsReader::members(UpstreamOptions& out) {
       {"blocks_interval", section_.duration("blocks_interval", out.blocks_interval)},
       {"data_classes", section_.classes("data_classes", out.data_classes)},
       {"allow_private", section_.flag("allow_private", out.allow_private)},
+      {"continuous_usage", section_.flag("continuous_usage", out.continuous_usage)},
       {"stream", section_.flag("stream", out.stream)},
       {"max_answer", section_.bytes("max_answer", out.max_answer, 1024)},
       {"max_tokens", section_.whole("max_tokens", out.max_tokens, 1, 100'000'000)},
@@ -164,6 +165,8 @@ void UpstreamsReader::check(const YAML::Node& node, const UpstreamOptions& out) 
                                     out.kind == "azure" ? ", the names of its deployments" : ""));
   if (out.kind != "openai" && out.blocks_interval.count() > 0)
     section_.fail(place(node, "blocks_interval"), "'blocks_interval' is for another Ashlar, of kind openai");
+  if (out.continuous_usage && (out.kind != "openai" || !out.stream))
+    section_.fail(place(node, "continuous_usage"), "'continuous_usage' is for streams of kind openai");
   if (out.blocks_interval.count() > 0 && out.blocks_interval < std::chrono::milliseconds(10))
     section_.fail(place(node, "blocks_interval"), "'blocks_interval' should be 10ms at least, or 0");
   if (out.load_interval.count() > 0 && out.load_interval < std::chrono::milliseconds(10))

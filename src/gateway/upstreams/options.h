@@ -60,7 +60,10 @@ struct UpstreamOptions {
   std::vector<std::string> data_classes;
 
   bool allow_private = false;  // addresses of private networks; this machine's are fine where the URL names it
-  bool stream = true;          // answers are asked for in pieces; false: for servers that cannot
+  // A stream's pieces are asked for with what was counted so far, of kind openai: who leaves in the midst of an answer
+  // then pays what the upstream counted. For servers that know continuous_usage_stats (vLLM, SGLang, Ashlar).
+  bool continuous_usage = false;
+  bool stream = true;  // answers are asked for in pieces; false: for servers that cannot
   Bytes max_answer{64 << 20};
   int max_tokens = 4096;  // where a kind must be told and the client said nothing
   int context = 0;        // tokens; 0: as the upstream says

@@ -119,6 +119,24 @@ TEST(Upstream, WhatTheClientWroteGoesOutAsItIs) {
   EXPECT_EQ(head.find("accept-encoding"), head.npos) << head;
 }
 
+TEST(Upstream, PiecesAreAskedForWithTheirCountsWhereItIsSaid) {
+  Json seen;
+  FakeServer server([&](const Turn& turn, int) {
+    seen = turn.json();
+    hello(turn);
+  });
+  const Json counts = {{"include_usage", true}, {"continuous_usage_stats", true}};
+  const auto with_counts = [](UpstreamOptions& options) { options.continuous_usage = true; };
+  ask(server, {}, with_counts);
+  EXPECT_EQ(seen["stream_options"], counts);
+  auto request = chat_request("Hi");
+  request.body = nullptr;
+  auto options = options_for(server);
+  with_counts(options);
+  Asked asked(std::move(options), std::move(request));
+  EXPECT_EQ(seen["stream_options"], counts);
+}
+
 TEST(Upstream, HearsThePriorityThatCounts) {
   Json seen;
   FakeServer server([&](const Turn& turn, int) {
