@@ -164,6 +164,7 @@ TEST(ImportLitellm, WhatOurOwnFileCannotSayIsLeftOut) {
   - {model_name: b, litellm_params: {model: azure/b, api_base: "https://b.openai.azure.com", api_version: "20\x0124"}}
   - {model_name: c, litellm_params: {model: azure/c, api_base: "https://c.openai.azure.com",
                                      api_version: os.environ/ASHLAR_TEST_LINES}}
+  - {model_name: d, litellm_params: {model: bedrock/d, aws_region_name: "eu-west-1/x"}}
 router_settings: {redis_host: "10.0.0.5/0 or so"}
 )",
                                    "");
@@ -177,7 +178,7 @@ router_settings: {redis_host: "10.0.0.5/0 or so"}
   for (const auto* each : {"2 litellm_params.api_version: should be a text of one line",
                            "3 litellm_params.api_version: should be a text of one line",
                            "5 litellm_params.api_version: left out: ASHLAR_TEST_LINES says more than a line",
-                           "6 router_settings.redis_host: left out"})
+                           "6 litellm_params.aws_region_name: left out", "7 router_settings.redis_host: left out"})
     EXPECT_THAT(notes, HasSubstr(each));
 }
 

@@ -12,6 +12,7 @@
 #include "base/utf8.h"
 #include "gateway/litellm/providers.h"
 #include "gateway/section.h"
+#include "gateway/upstreams/options.h"
 #include "net/url.h"
 
 namespace ashlar::gateway {
@@ -228,6 +229,10 @@ bool LitellmImporter::place(const YAML::Node& node, const std::string& said, con
     if (region.empty()) {
       note(node, "litellm_params.aws_region_name", "us-east-1 was written: change it where it is another");
       region = "us-east-1";
+    }
+    if (!is_region(region)) {
+      note(node, "litellm_params.aws_region_name", "left out: it is no region");
+      return false;
     }
     up.members["region"] = in_quotes(region);
     secret(node, "aws_access_key_id", get("aws_access_key_id"), "access_key", up);

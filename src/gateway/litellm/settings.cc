@@ -29,7 +29,7 @@ void LitellmImporter::redis(const YAML::Node& node) {
   if (litellm_variable(*host))
     return note(node, "router_settings.redis_host", "give --counters redis://HOST:PORT yourself");
   const std::string url = fmt::format("redis://{}:{}", *host, redis_port_);
-  if (const auto parsed = store::parse_redis_url(url); !parsed || parsed->host != *host)
+  if (host->find_first_of("/@ ") != host->npos || !store::parse_redis_url(url))
     return note(node, "router_settings.redis_host", "left out: it is no host's name or address");
   made_.options["counters"] = in_quotes(url);
 }

@@ -173,6 +173,8 @@ void UpstreamsReader::check(const YAML::Node& node, const UpstreamOptions& out) 
     section_.fail(place(node, "load_interval"), "'load_interval' should be 10ms at least, or 0");
   if (out.kind == "bedrock" && out.region.empty())
     section_.fail(node, "an upstream of kind bedrock needs its 'region'");
+  if (!out.region.empty() && !is_region(out.region))
+    section_.fail(place(node, "region"), "'region' should be letters, digits and '-', as eu-west-1");
 }
 
 UpstreamOptions UpstreamsReader::upstream(const YAML::Node& node) {
@@ -198,6 +200,11 @@ std::vector<UpstreamOptions> UpstreamsReader::read(const YAML::Node& list) {
 }
 
 }  // namespace
+
+bool is_region(std::string_view text) {
+  return !text.empty() && text.size() <= 40 &&
+         std::ranges::all_of(text, [](unsigned char c) { return std::isalnum(c) || c == '-'; });
+}
 
 Result<std::vector<UpstreamOptions>> parse_upstreams(const std::string& text, const std::string& path) {
   std::vector<UpstreamOptions> out;

@@ -74,6 +74,9 @@ struct UpstreamOptions {
   bool operator==(const UpstreamOptions&) const = default;
 };
 
+// A cloud's region, "eu-west-1": it becomes a part of a host's name.
+bool is_region(std::string_view text);
+
 // The section `upstreams` of the file at `path`; none: no upstreams. invalid: every fault of the section, a line each
 // ("ashlar.yaml:7: ..."); not_found.
 Result<std::vector<UpstreamOptions>> read_upstreams(const std::string& path);

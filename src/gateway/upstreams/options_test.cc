@@ -77,7 +77,7 @@ TEST(UpstreamOptions, EveryFaultIsToldWithItsLine) {
     http2: often
     proxy: http://me:sk-secret@hub
   - 5
-  - {name: d, kind: azure, url: "http://x", continuous_usage: true}
+  - {name: d, kind: azure, url: "http://x", continuous_usage: true, region: "eu/x"}
 )",
                                     "a.yaml");
   ASSERT_FALSE(read);
@@ -89,7 +89,7 @@ TEST(UpstreamOptions, EveryFaultIsToldWithItsLine) {
         "a.yaml:9: 'retry_budget'", "a.yaml:10: 'connect_timeout'", "a.yaml:11: the model 'x' stands twice",
         "a.yaml:11: a model has no 'nam'", "a.yaml:12: 'host' is no header that may be sent", "a.yaml:12: 'authorization'",
         "a.yaml:13: two upstreams are called 'c'", "a.yaml:15: 'stream'", "a.yaml:16: 'http2' should be true", "a.yaml:17: 'proxy': a password", "a.yaml:18: an upstream should be a map",
-        "a.yaml:19: an upstream of kind azure", "a.yaml:19: 'continuous_usage' is for streams"})
+        "a.yaml:19: an upstream of kind azure", "a.yaml:19: 'continuous_usage' is for streams", "a.yaml:19: 'region' should be"})
     EXPECT_NE(text.find(part), text.npos) << part << "\nin\n" << text;
   EXPECT_EQ(text.find("sk-secret"), text.npos);
   EXPECT_FALSE(parse_upstreams("a: [", "b.yaml"));
