@@ -107,13 +107,14 @@ test("of those who share an answer one pays", async (t) => {
     await held;
     whole(response, [says("shared"), ends, { choices: [], usage }]);
   }, { limits: "prices: [{model: chat, input: 1000, output: 1000}]\n", routes: "routes: [{name: chat, deployments: [fake]}]\n", more: ["--response-cache", "16MiB"] });
-  const all = Array.from({ length: 3 }, () => chat("same", { model: "chat", temperature: 0 }));
-  const read = async () => (await (await server.fetch("/metrics")).text()).match(/joined_total (\d+)/)?.[1];
-  if ((await read()) !== undefined) await server.until(read, (count) => Number(count) >= 2);
-  else await server.until(() => asked.length, (count) => count >= 1);
+  const same = () => chat("same", { model: "chat", temperature: 0 });
+  const all = [same()];
+  await server.until(() => asked.length, (count) => count === 1);
+  all.push(same(), same());  // who come while it is under way
+  await server.until(() => server.metric("ashlar_gateway_response_cache_joined_total"), (count) => count === 2);
   go();
   for (const answer of await Promise.all(all)) assert.equal(answer.json.choices[0].message.content, "shared");
-  await chat("same", { model: "chat", temperature: 0 });
+  await same();
   const kept = await server.until(rows, (found) => found.length === 4);
   assert.deepEqual(kept.map((row) => row.cost_nano_usd).sort((a, b) => b - a), [15e6, 0, 0, 0]);
   assert.deepEqual(kept.map((row) => row.tags.cache ?? "").sort(), ["", "hit", "hit", "hit"]);
